@@ -1,0 +1,130 @@
+//! `Snapshot`: one recovery point made of components, mirrored from the repository. Not the data.
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::backup::ComponentKind;
+use crate::refs::LocalRef;
+
+/// One recovery point, made of components. The object mirrors the repository: deleting it deletes no data, and
+/// the next sync brings it back.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "holdfast.dev",
+    version = "v1alpha1",
+    kind = "Snapshot",
+    plural = "snapshots",
+    namespaced,
+    status = "SnapshotStatus",
+    derive = "PartialEq",
+    shortname = "hfsnap",
+    category = "holdfast",
+    doc = "One recovery point, made of components. The object mirrors the repository: deleting it deletes no data, and the next sync brings it back.",
+    printcolumn(name = "Complete", type_ = "boolean", json_path = ".status.complete"),
+    printcolumn(name = "Taken", type_ = "date", json_path = ".spec.time"),
+    printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.totalSize"),
+    printcolumn(name = "Repository", type_ = "string", json_path = ".spec.repositoryRef.name"),
+    printcolumn(name = "Backup", type_ = "string", json_path = ".spec.backup.name"),
+    printcolumn(name = "Cluster", type_ = "string", json_path = ".spec.cluster", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", priority = 1)
+)]
+#[x_kube(validation = Rule::new("self == oldSelf")
+    .message("the spec of a Snapshot says what is in the repository and cannot be changed"))]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotSpec {
+    /// The Repository that holds it.
+    pub repository_ref: LocalRef,
+    /// When the Backup that made it began.
+    pub time: Time,
+    /// The Backup that made it; it need not exist any more.
+    pub backup: BackupId,
+    /// Name of the cluster it was made in.
+    #[schemars(length(min = 1, max = 63))]
+    pub cluster: String,
+    /// Namespace it was made in.
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: String,
+}
+
+/// Which Backup made a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupId {
+    /// Name of the Backup.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Uid of the Backup: names come again, uids do not.
+    #[schemars(length(min = 1, max = 63))]
+    pub uid: String,
+}
+
+/// What a snapshot holds.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotStatus {
+    /// The generation of the spec that this status describes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Whether every component of the Backup is in the repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete: Option<bool>,
+    /// Bytes of all files of all components, as they were on their volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_size: Option<u64>,
+    /// The components that are in the repository.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 512))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
+    pub components: Vec<SnapshotComponent>,
+    /// `Ready`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// One part of a snapshot, such as one volume.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotComponent {
+    /// Its name, unique in the snapshot: `volume/<claim>`.
+    pub name: String,
+    /// What it is.
+    #[serde(default)]
+    pub kind: ComponentKind,
+    /// Id of the restic snapshot.
+    pub snapshot_id: String,
+    /// Bytes of all files, as they were on the volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// Number of files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
+    /// What the volume was like.
+    #[serde(default)]
+    pub source: VolumeSource,
+}
+
+/// What a saved volume was like: what a new claim has to be able to take.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VolumeSource {
+    /// Name of the claim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
+    /// Capacity of the volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Quantity>,
+    /// Storage class of the claim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+    /// Access modes of the claim.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub access_modes: Vec<String>,
+    /// Volume mode of the claim: `Filesystem` or `Block`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_mode: Option<String>,
+}

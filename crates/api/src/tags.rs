@@ -1,0 +1,359 @@
+//! The restic tags of a component's snapshot: all that is needed to make the Snapshot object again from the
+//! bucket alone. Fixed for ever: a tag may be added, but none renamed and no form changed.
+//!
+//! A tag is `holdfast.dev/<key>=<value>`. restic takes lists of tags separated by commas, so every byte of a
+//! value outside `A-Z a-z 0-9 . _ ~ / : + @ -` is written as `%` and two hexadecimal digits of its UTF-8 form.
+//!
+//! | key | value |
+//! |---|---|
+//! | `format` | `1`; a version that a reader does not know is refused |
+//! | `cluster`, `cluster-uid` | name of the cluster, uid of its namespace `kube-system` |
+//! | `namespace`, `run`, `run-uid` | of the Backup |
+//! | `run-start` | when the Backup began, `2026-11-20T02:00:00Z` |
+//! | `component` | name of the component |
+//! | `components`, `components-digest` | how many components the Backup has, and their digest ([`ComponentSet`]) |
+//! | `unreadable` | number of files that could not be read; set by the runner, absent when there are none |
+//! | `capacity`, `storage-class`, `access-modes`, `volume-mode` | of the claim; access modes joined by `+` |
+
+use std::collections::BTreeMap;
+
+use data_encoding::HEXLOWER;
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+const PREFIX: &str = "holdfast.dev/";
+const FORMAT: &str = "1";
+
+/// What the tags of one component's snapshot say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunTags {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Uid of the cluster's namespace `kube-system`.
+    pub cluster_uid: String,
+    /// Namespace of the Backup.
+    pub namespace: String,
+    /// Name of the Backup.
+    pub run: String,
+    /// Uid of the Backup.
+    pub run_uid: String,
+    /// When the Backup began, in whole seconds.
+    pub run_start: Timestamp,
+    /// Name of the component.
+    pub component: String,
+    /// All components of the Backup.
+    pub components: ComponentSet,
+    /// What the volume was like.
+    pub volume: VolumeTags,
+}
+
+/// Count and digest of the components of a Backup. A Snapshot is complete when the set made from the components
+/// that were found equals the set that each of them names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComponentSet {
+    /// How many components.
+    pub count: usize,
+    /// First 16 hexadecimal digits of the SHA-256 of the sorted names, each ended by a line feed.
+    pub digest: String,
+}
+
+impl ComponentSet {
+    /// The set of these components; neither order nor repetition matters.
+    pub fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut names: Vec<&str> = names.into_iter().collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut hasher = Sha256::new();
+        for name in &names {
+            hasher.update(name.as_bytes());
+            hasher.update(b"\n");
+        }
+        let mut digest = HEXLOWER.encode(&hasher.finalize());
+        digest.truncate(16);
+        Self { count: names.len(), digest }
+    }
+}
+
+/// What the volume of a component was like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeTags {
+    /// Capacity, as a Kubernetes quantity.
+    pub capacity: Option<String>,
+    /// Storage class of the claim.
+    pub storage_class: Option<String>,
+    /// Access modes of the claim.
+    pub access_modes: Vec<String>,
+    /// Volume mode of the claim.
+    pub volume_mode: Option<String>,
+}
+
+/// Tags that begin like ours and cannot be read.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum TagError {
+    /// Written by a later version.
+    #[error(
+        "the snapshot was written in tag format {format:?}, and this version of Holdfast reads format 1: use a later version"
+    )]
+    UnknownFormat {
+        /// The format that was found.
+        format: String,
+    },
+    /// A tag is missing.
+    #[error("the snapshot has Holdfast's tags, but lacks {PREFIX}{key}: someone has changed its tags")]
+    Missing {
+        /// The key of the tag.
+        key: &'static str,
+    },
+    /// A tag is there twice with different values.
+    #[error("the snapshot has the tag {PREFIX}{key} more than once: someone has changed its tags")]
+    Ambiguous {
+        /// The key of the tag.
+        key: String,
+    },
+    /// A value cannot be read.
+    #[error("the snapshot's tag {PREFIX}{key} has the value {value:?}, which is not {expected}")]
+    Invalid {
+        /// The key of the tag.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+}
+
+impl RunTags {
+    /// The tags, sorted. None of them holds a comma.
+    pub fn to_tags(&self) -> Vec<String> {
+        let Self { cluster, cluster_uid, namespace, run, run_uid, run_start, component, components, volume } =
+            self;
+        let VolumeTags { capacity, storage_class, access_modes, volume_mode } = volume;
+        let mut tags = vec![
+            tag("format", FORMAT),
+            tag("cluster", cluster),
+            tag("cluster-uid", cluster_uid),
+            tag("namespace", namespace),
+            tag("run", run),
+            tag("run-uid", run_uid),
+            tag("run-start", &run_start.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+            tag("component", component),
+            tag("components", &components.count.to_string()),
+            tag("components-digest", &components.digest),
+        ];
+        tags.extend(capacity.as_deref().map(|value| tag("capacity", value)));
+        tags.extend(storage_class.as_deref().map(|value| tag("storage-class", value)));
+        tags.extend(volume_mode.as_deref().map(|value| tag("volume-mode", value)));
+        if !access_modes.is_empty() {
+            tags.push(tag("access-modes", &access_modes.join("+")));
+        }
+        tags.sort_unstable();
+        tags
+    }
+
+    /// Reads the tags of a snapshot. None: it was not made by Holdfast (by restic or K8up, say), and is left alone.
+    /// Tags that we do not know are passed over: the user's own, and those of later versions.
+    pub fn parse(tags: &[String]) -> Result<Option<Self>, TagError> {
+        let mut values: BTreeMap<&str, String> = BTreeMap::new();
+        for (key, raw) in tags.iter().filter_map(|tag| tag.strip_prefix(PREFIX)?.split_once('=')) {
+            let value = unescape(raw).ok_or_else(|| TagError::Invalid {
+                key: key.to_owned(),
+                value: raw.to_owned(),
+                expected: "percent-encoded UTF-8",
+            })?;
+            if values.get(key).is_some_and(|earlier| *earlier != value) {
+                return Err(TagError::Ambiguous { key: key.to_owned() });
+            }
+            values.insert(key, value);
+        }
+        match values.remove("format") {
+            None if values.is_empty() => return Ok(None),
+            None => return Err(TagError::Missing { key: "format" }),
+            Some(format) if format != FORMAT => return Err(TagError::UnknownFormat { format }),
+            Some(_) => {}
+        }
+        let mut take = |key: &'static str| values.remove(key).ok_or(TagError::Missing { key });
+        let run_start = take("run-start")?;
+        let count = take("components")?;
+        let tags = Self {
+            cluster: take("cluster")?,
+            cluster_uid: take("cluster-uid")?,
+            namespace: take("namespace")?,
+            run: take("run")?,
+            run_uid: take("run-uid")?,
+            component: take("component")?,
+            run_start: run_start.parse().map_err(|_| TagError::Invalid {
+                key: "run-start".to_owned(),
+                value: run_start,
+                expected: "a time such as 2026-11-20T02:00:00Z",
+            })?,
+            components: ComponentSet {
+                digest: take("components-digest")?,
+                count: count.parse().map_err(|_| TagError::Invalid {
+                    key: "components".to_owned(),
+                    value: count,
+                    expected: "a number",
+                })?,
+            },
+            volume: VolumeTags {
+                capacity: values.remove("capacity"),
+                storage_class: values.remove("storage-class"),
+                volume_mode: values.remove("volume-mode"),
+                access_modes: values
+                    .remove("access-modes")
+                    .map(|modes| modes.split('+').map(str::to_owned).collect())
+                    .unwrap_or_default(),
+            },
+        };
+        Ok(Some(tags))
+    }
+}
+
+/// Whether a tag is one of ours, so that a user's tag cannot pass for it.
+pub fn is_reserved(tag: &str) -> bool {
+    tag.starts_with(PREFIX)
+}
+
+fn tag(key: &str, value: &str) -> String {
+    format!("{PREFIX}{key}={}", escape(value))
+}
+
+fn escape(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b"._~/:+@-".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push('%');
+            data_encoding::HEXUPPER.encode_append(&[byte], &mut escaped);
+        }
+    }
+    escaped
+}
+
+/// None when the text is not what [`escape`] writes for any value.
+fn unescape(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        if *first == b'%' {
+            let (digits, after) = after.split_at_checked(2)?;
+            bytes.extend(data_encoding::HEXUPPER_PERMISSIVE.decode(digits).ok()?);
+            rest = after;
+        } else {
+            bytes.push(*first);
+            rest = after;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> RunTags {
+        RunTags {
+            cluster: "prod".into(),
+            cluster_uid: "5b1f6d0c-6f0e-4d65-9a0e-0d6a1c9b3e11".into(),
+            namespace: "shop".into(),
+            run: "daily-20261120t020000z-x7k2p".into(),
+            run_uid: "0b6c5c0e-6a1d-4c5b-9c57-2f6a5f2f7c11".into(),
+            run_start: "2026-11-20T02:00:00Z".parse().unwrap(),
+            component: "volume/data".into(),
+            components: ComponentSet::of(["volume/data", "volume/logs"]),
+            volume: VolumeTags {
+                capacity: Some("10Gi".into()),
+                storage_class: Some("fast".into()),
+                access_modes: vec!["ReadWriteOnce".into(), "ReadOnlyMany".into()],
+                volume_mode: Some("Filesystem".into()),
+            },
+        }
+    }
+
+    /// These stand in buckets. A change here makes old snapshots unreadable: do not adapt the test.
+    #[test]
+    fn the_form_that_is_fixed_for_ever() {
+        let expected = [
+            "holdfast.dev/access-modes=ReadWriteOnce+ReadOnlyMany",
+            "holdfast.dev/capacity=10Gi",
+            "holdfast.dev/cluster-uid=5b1f6d0c-6f0e-4d65-9a0e-0d6a1c9b3e11",
+            "holdfast.dev/cluster=prod",
+            "holdfast.dev/component=volume/data",
+            "holdfast.dev/components-digest=2642d32a41e4e095",
+            "holdfast.dev/components=2",
+            "holdfast.dev/format=1",
+            "holdfast.dev/namespace=shop",
+            "holdfast.dev/run-start=2026-11-20T02:00:00Z",
+            "holdfast.dev/run-uid=0b6c5c0e-6a1d-4c5b-9c57-2f6a5f2f7c11",
+            "holdfast.dev/run=daily-20261120t020000z-x7k2p",
+            "holdfast.dev/storage-class=fast",
+            "holdfast.dev/volume-mode=Filesystem",
+        ];
+        assert_eq!(example().to_tags(), expected);
+    }
+
+    #[test]
+    fn every_value_is_read_back_and_no_tag_holds_a_comma() {
+        let mut odd = example();
+        odd.component = "volume/a,b%2C=c d\n\u{1F980}".into();
+        odd.volume = VolumeTags { storage_class: Some(String::new()), ..VolumeTags::default() };
+        for tags in [example(), odd] {
+            let mut list = tags.to_tags();
+            assert!(list.iter().all(|tag| !tag.contains([',', ' ', '\n'])), "{list:?}");
+            list.push("release-42".into());
+            list.push("holdfast.dev/from-the-future=1".into());
+            list.reverse();
+            assert_eq!(RunTags::parse(&list).unwrap().unwrap(), tags);
+        }
+    }
+
+    #[test]
+    fn snapshots_of_others_are_not_ours() {
+        assert_eq!(RunTags::parse(&[]), Ok(None));
+        assert_eq!(RunTags::parse(&["daily".into(), "k8up.io/x=1".into()]), Ok(None));
+    }
+
+    #[test]
+    fn damaged_tags_are_refused_with_the_tag_in_the_message() {
+        let without = |key: &str| -> Vec<String> {
+            example().to_tags().into_iter().filter(|t| !t.starts_with(&format!("{PREFIX}{key}="))).collect()
+        };
+        let with = |key: &str, value: &str| {
+            let mut tags = without(key);
+            tags.push(format!("{PREFIX}{key}={value}"));
+            tags
+        };
+        for key in [
+            "format",
+            "cluster",
+            "cluster-uid",
+            "namespace",
+            "run",
+            "run-uid",
+            "run-start",
+            "component",
+            "components",
+            "components-digest",
+        ] {
+            let error = RunTags::parse(&without(key)).unwrap_err();
+            assert!(error.to_string().contains(&format!("holdfast.dev/{key}")), "{error}");
+        }
+        for (key, value) in
+            [("format", "2"), ("run-start", "today"), ("components", "-1"), ("run", "%2"), ("run", "%FF")]
+        {
+            RunTags::parse(&with(key, value)).unwrap_err();
+        }
+        let mut twice = example().to_tags();
+        twice.push("holdfast.dev/run=another".into());
+        assert_eq!(RunTags::parse(&twice), Err(TagError::Ambiguous { key: "run".into() }));
+    }
+
+    #[test]
+    fn a_set_knows_its_members_only() {
+        let set = ComponentSet::of(["volume/b", "volume/a"]);
+        assert_eq!(set, ComponentSet::of(["volume/a", "volume/b", "volume/a"]));
+        assert_eq!(set.count, 2);
+        assert_ne!(set, ComponentSet::of(["volume/a"]));
+        assert_ne!(ComponentSet::of(["ab"]).digest, ComponentSet::of(["a", "b"]).digest);
+    }
+}

@@ -1,0 +1,235 @@
+//! The rules in the schemas: each is evaluated here as the API server does it, on objects that keep and that break
+//! it. Not the schemas' syntax, which only an API server can judge.
+
+// Helpers of tests may panic as the tests do.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
+use serde_json::{Value, json};
+
+fn schema(kind: &str) -> Value {
+    let crd = crd(kind);
+    serde_json::to_value(crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap())
+        .unwrap()
+}
+
+fn crd(kind: &str) -> CustomResourceDefinition {
+    holdfast_api::crds().into_iter().find(|crd| crd.spec.names.kind == kind).unwrap()
+}
+
+/// The messages that creating an object with this spec gives (or, with `old`, changing it to this spec).
+fn refused(kind: &str, spec: &Value, old: Option<&Value>) -> Vec<String> {
+    let object = |spec: &Value| json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": kind, "metadata": {"name": "x"}, "spec": spec});
+    let old = old.map(object);
+    match kube_cel::Validator::new().validate_with_defaults(&schema(kind), &object(spec), old.as_ref()) {
+        Ok(()) => Vec::new(),
+        Err(errors) => errors.into_vec().into_iter().map(|error| error.message).collect(),
+    }
+}
+
+#[track_caller]
+fn accepts(kind: &str, spec: &Value) {
+    assert_eq!(refused(kind, spec, None), Vec::<String>::new(), "{spec}");
+}
+
+#[track_caller]
+fn refuses(kind: &str, spec: &Value, old: Option<&Value>, message: &str) {
+    let messages = refused(kind, spec, old);
+    assert!(messages.iter().any(|m| m.contains(message)), "{spec} gave {messages:?}, not {message:?}");
+}
+
+fn s3() -> Value {
+    json!({"bucket": "backups", "endpoint": "https://s3.example", "credentialsSecretRef": {"name": "key"}})
+}
+
+#[test]
+fn a_storage_has_exactly_one_backend() {
+    accepts("BackupStorage", &json!({"backend": {"s3": s3()}}));
+    refuses("BackupStorage", &json!({"backend": {}}), None, "exactly one backend");
+}
+
+#[test]
+fn namespaces_are_selected_by_a_selector_and_by_nothing_else() {
+    let policy = |namespaces: Value| json!({"backend": {"s3": s3()}, "usagePolicy": {"allowedNamespaces": namespaces}});
+    let selector = json!({"matchLabels": {"team": "a"}});
+    for fine in [
+        json!({"from": "Same"}),
+        json!({"from": "All"}),
+        json!({"from": "Selector", "selector": selector}),
+        json!({}),
+    ] {
+        accepts("BackupStorage", &policy(fine));
+    }
+    for wrong in [json!({"from": "Selector"}), json!({"from": "All", "selector": selector})] {
+        refuses("BackupStorage", &policy(wrong), None, "selector must be set when from is Selector");
+    }
+}
+
+#[test]
+fn a_storage_may_change_and_a_repository_may_not_move() {
+    let (old, mut new) = (json!({"backend": {"s3": s3()}}), json!({"backend": {"s3": s3()}}));
+    new["backend"]["s3"]["endpoint"] = json!("https://other.example");
+    assert_eq!(refused("BackupStorage", &new, Some(&old)), Vec::<String>::new());
+
+    let chosen = json!({"storageRef": {"name": "offsite"}});
+    let named = json!({"storageRef": {"name": "offsite"}, "directory": "prod/shop/main-x7k2p"});
+    let moved = json!({"storageRef": {"name": "offsite"}, "directory": "prod/shop/other"});
+    let elsewhere = json!({"storageRef": {"name": "offsite", "namespace": "backup"}});
+    accepts("Repository", &chosen);
+    accepts("Repository", &named);
+    for (old, new) in [(&chosen, &named), (&named, &chosen), (&named, &moved)] {
+        refuses("Repository", new, Some(old), "directory is chosen once");
+    }
+    refuses("Repository", &elsewhere, Some(&chosen), "storageRef cannot be changed");
+    let mut other_password = named.clone();
+    other_password["passwordSecretRef"] = json!({"name": "rotated", "key": "password"});
+    assert_eq!(refused("Repository", &other_password, Some(&named)), Vec::<String>::new());
+}
+
+#[test]
+fn a_backup_goes_to_one_place_and_stays_as_it_is() {
+    accepts("Backup", &json!({}));
+    accepts("Backup", &json!({"storageRef": {"name": "offsite"}}));
+    accepts("Backup", &json!({"repositoryRef": {"name": "main"}}));
+    let both = json!({"storageRef": {"name": "offsite"}, "repositoryRef": {"name": "main"}});
+    refuses("Backup", &both, None, "exclude each other");
+    refuses("Backup", &json!({"tags": ["a"]}), Some(&json!({})), "cannot be changed");
+}
+
+#[test]
+fn a_restore_says_from_where_and_to_where() {
+    let from = json!({"snapshotRef": {"name": "daily-1"}});
+    let volume = |component: &str| json!({"component": component, "to": {"existingClaim": {"name": "data"}}});
+    accepts("Restore", &json!({"from": from}));
+    accepts("Restore", &json!({"from": from, "volumes": [volume("volume/data")]}));
+    accepts(
+        "Restore",
+        &json!({"from": from, "components": ["volume/data"], "volumes": [volume("volume/data")]}),
+    );
+    refuses("Restore", &json!({"from": {}}), None, "exactly one source");
+    refuses(
+        "Restore",
+        &json!({"from": from, "volumes": [{"component": "volume/data", "to": {}}]}),
+        None,
+        "exactly one target",
+    );
+    refuses(
+        "Restore",
+        &json!({"from": from, "components": ["volume/logs"], "volumes": [volume("volume/data")]}),
+        None,
+        "every entry of volumes must name a component that is restored",
+    );
+    refuses(
+        "Restore",
+        &json!({"from": from, "dryRun": true}),
+        Some(&json!({"from": from})),
+        "cannot be changed",
+    );
+}
+
+#[test]
+fn a_snapshot_says_what_is_and_cannot_be_changed() {
+    let spec = |cluster: &str| {
+        json!({"repositoryRef": {"name": "main"}, "time": "2026-11-20T02:00:00Z", "cluster": cluster,
+            "namespace": "shop", "backup": {"name": "daily", "uid": "u"}})
+    };
+    accepts("Snapshot", &spec("prod"));
+    refuses("Snapshot", &spec("other"), Some(&spec("prod")), "cannot be changed");
+}
+
+/// Fields whose types are Kubernetes' own.
+const FOREIGN: [&str; 2] = ["conditions", "selector"];
+
+fn walk(place: &str, props: &JSONSchemaProps, visit: &mut impl FnMut(&str, &JSONSchemaProps)) {
+    visit(place, props);
+    for (name, inner) in props.properties.iter().flatten() {
+        if !FOREIGN.contains(&name.as_str()) {
+            walk(&format!("{place}.{name}"), inner, visit);
+        }
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &props.items {
+        walk(&format!("{place}[]"), items, visit);
+    }
+}
+
+#[test]
+fn everything_a_user_writes_is_bounded_and_every_field_is_explained() {
+    for crd in holdfast_api::crds() {
+        let root = crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap();
+        for part in ["spec", "status"] {
+            let place = format!("{}.{part}", crd.spec.names.kind);
+            walk(&place, &root.properties.as_ref().unwrap()[part], &mut |place, props| {
+                let kind = props.type_.as_deref();
+                if kind == Some("array") {
+                    assert!(
+                        props.max_items.is_some() || place.contains(".status."),
+                        "{place} has no maxItems"
+                    );
+                }
+                let closed = props.enum_.is_some() || props.format.as_deref() == Some("date-time");
+                if part == "spec" && kind == Some("string") && !closed {
+                    assert!(props.max_length.is_some(), "{place} has no maxLength");
+                }
+                assert!(place.ends_with("[]") || props.description.is_some(), "{place} has no description");
+                assert_eq!(props.nullable, None, "{place} is nullable");
+                let format = props.format.as_deref().unwrap_or("int64");
+                assert!(["int32", "int64", "double", "date-time"].contains(&format), "{place}: {format}");
+            });
+        }
+    }
+}
+
+#[test]
+fn defaults_are_in_the_schema() {
+    let at = |kind: &str, path: &str| schema(kind).pointer(path).cloned();
+    for (kind, field, default) in [
+        ("Backup", "activeDeadline", json!("12h")),
+        ("Backup", "runAs", json!("Auto")),
+        ("Backup", "volumes", json!({"excludeCaches": true})),
+        ("Backup", "failurePolicy", json!({"retries": 2, "onUnreadableFile": "PartiallyFail"})),
+        ("Restore", "quiesce", json!("Auto")),
+        ("Restore", "retries", json!(2)),
+        ("Restore", "dryRun", json!(false)),
+        ("BackupStorage", "default", json!(false)),
+        ("BackupStorage", "usagePolicy", json!({"allowedNamespaces": {"from": "Same"}})),
+    ] {
+        let found = at(kind, &format!("/properties/spec/properties/{field}/default"));
+        assert_eq!(found, Some(default), "{kind}.spec.{field}");
+    }
+    for (kind, default) in
+        [("Backup", Some(json!({}))), ("Restore", None), ("BackupStorage", None), ("Repository", None)]
+    {
+        assert_eq!(at(kind, "/properties/spec/default"), default, "{kind}.spec");
+    }
+    let s3 = "/properties/spec/properties/backend/properties/s3/properties";
+    assert_eq!(at("BackupStorage", &format!("{s3}/region/default")), Some(json!("us-east-1")));
+    assert_eq!(
+        at("BackupStorage", &format!("{s3}/caBundleRef/properties/key/default")),
+        Some(json!("ca.crt"))
+    );
+}
+
+#[test]
+fn what_is_left_out_reads_as_the_schemas_default() {
+    let backup: holdfast_api::BackupSpec = serde_json::from_value(json!({})).unwrap();
+    assert_eq!(backup, holdfast_api::BackupSpec::default());
+    assert!(backup.volumes.exclude_caches);
+    let restore: holdfast_api::RestoreSpec = serde_json::from_value(
+        json!({"from": {"snapshotRef": {"name": "a"}}, "volumes": [{"component": "volume/a", "to": {"existingClaim": {"name": "a"}}}]}),
+    )
+    .unwrap();
+    assert_eq!(restore.volumes, [holdfast_api::restore::RestoreVolume::back_to("volume/a", "a")]);
+    let status: holdfast_api::BackupStatus = serde_json::from_value(json!({})).unwrap();
+    assert_eq!(serde_json::to_value(&status).unwrap(), json!({}), "an empty status owns no field");
+}
+
+#[test]
+fn definitions_outlive_the_chart() {
+    for crd in holdfast_api::crds() {
+        assert_eq!(crd.metadata.annotations.unwrap()["helm.sh/resource-policy"], "keep");
+        assert_eq!(crd.spec.names.categories.unwrap(), ["holdfast"]);
+        assert!(crd.spec.versions[0].subresources.as_ref().unwrap().status.is_some());
+    }
+}
