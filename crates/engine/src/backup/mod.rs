@@ -1,0 +1,364 @@
+//! Backup: a snapshot of directory trees, committed only when everything it refers to is durable.
+//!
+//! Packs, then index, then snapshot; a run that ends at any moment leaves a repository that is whole, and blobs that
+//! the next run finds again. Not here: how content becomes blobs (`pipeline`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Ctx, FaultList};
+pub use crate::format::compress::Compression;
+use crate::format::snapshot::{Snapshot, SnapshotSummary};
+use crate::format::time::{OffsetTime, Time};
+use crate::id::Id;
+use crate::lock::LockGuard;
+use crate::pipeline::{self, Plan, Roots, State, path_text};
+use crate::repository::Repository;
+use crate::store::{FileKind, FileName};
+
+/// File systems keep times in ticks of up to two seconds (FAT), so a change may carry a time before it was made.
+const CLOCK_TICK_SECONDS: i64 = 2;
+
+/// Which snapshot to compare with, so that unchanged files need not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Parent {
+    /// The newest of the same host and paths.
+    #[default]
+    Auto,
+    /// None: every file is read.
+    None,
+    /// This one.
+    Id(Id),
+}
+
+/// What a file that cannot be read means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unreadable {
+    /// It is recorded, and the snapshot is written without it.
+    #[default]
+    Continue,
+    /// The backup fails and writes no snapshot.
+    Fail,
+}
+
+/// How many of the sealed blobs are opened again before they are written, as a guard against broken memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// None.
+    Off,
+    /// One of 16 with file content, and every directory.
+    #[default]
+    Sample,
+    /// All.
+    Full,
+}
+
+/// What to back up, and how.
+#[derive(Debug, Clone)]
+pub struct BackupSpec {
+    /// Absolute paths; the snapshot's `paths`.
+    pub roots: Vec<PathBuf>,
+    /// The snapshot's host.
+    pub host: String,
+    /// The snapshot's tags.
+    pub tags: Vec<String>,
+    /// Key of a tag `<key>=<count>` that the snapshot gets when something could not be read.
+    pub fault_tag: Option<String>,
+    /// The snapshot's time.
+    pub time: Timestamp,
+    /// Patterns that leave files out, as restic has them; a later one with `!` takes back in.
+    pub excludes: Vec<String>,
+    /// Leave out what lies beside a valid `CACHEDIR.TAG`.
+    pub exclude_caches: bool,
+    /// Leave out what is mounted below a root.
+    pub one_file_system: bool,
+    /// What to compare with.
+    pub parent: Parent,
+    /// What unreadable files mean.
+    pub unreadable: Unreadable,
+    /// The snapshot's user name.
+    pub username: String,
+    /// The snapshot's user id; 0 is left out.
+    pub uid: u32,
+    /// The snapshot's group id; 0 is left out.
+    pub gid: u32,
+    /// The snapshot's `program_version`, e.g. `holdfast 0.1.0`.
+    pub program_version: String,
+    /// How hard to compress.
+    pub compression: Compression,
+    /// How much to verify.
+    pub verify: Verify,
+    /// Threads that list directories, and as many that read files; more help on network file systems.
+    pub readers: usize,
+    /// Packs (16 MiB each) that are uploaded at a time.
+    pub uploads: usize,
+}
+
+impl Default for BackupSpec {
+    fn default() -> Self {
+        Self {
+            roots: Vec::new(),
+            host: String::new(),
+            tags: Vec::new(),
+            fault_tag: None,
+            time: Timestamp::now(),
+            excludes: Vec::new(),
+            exclude_caches: false,
+            one_file_system: false,
+            parent: Parent::default(),
+            unreadable: Unreadable::default(),
+            username: String::new(),
+            uid: 0,
+            gid: 0,
+            program_version: concat!("holdfast ", env!("CARGO_PKG_VERSION")).to_owned(),
+            compression: Compression::default(),
+            verify: Verify::default(),
+            readers: 2,
+            uploads: 2,
+        }
+    }
+}
+
+/// What a backup did. Bytes are plain unless said otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BackupReport {
+    /// The snapshot that was written.
+    pub snapshot: Id,
+    /// Its root tree.
+    pub tree: Id,
+    /// What it was compared with.
+    pub parent: Option<Id>,
+    /// Files that the parent does not have.
+    pub files_new: u64,
+    /// Files that were read again.
+    pub files_changed: u64,
+    /// Files that were taken over unread.
+    pub files_unmodified: u64,
+    /// Directories that the parent does not have.
+    pub dirs_new: u64,
+    /// Directories in which something differs from the parent.
+    pub dirs_changed: u64,
+    /// Directories that are as in the parent.
+    pub dirs_unmodified: u64,
+    /// Chunks stored.
+    pub data_blobs: u64,
+    /// Directories stored.
+    pub tree_blobs: u64,
+    /// Bytes of the blobs stored.
+    pub data_added: u64,
+    /// Bytes that they take in the repository.
+    pub data_added_packed: u64,
+    /// Files in the snapshot.
+    pub total_files: u64,
+    /// Their bytes.
+    pub total_bytes: u64,
+    /// What could not be read.
+    pub faults: FaultList,
+    /// Files that changed between opening and the end of reading; what was read is stored.
+    pub changed_while_reading: u64,
+    /// Entries that were gone between listing and reading.
+    pub vanished: u64,
+    /// Entries that the spec's rules left out; a directory counts as one.
+    pub excluded: u64,
+    /// Unix sockets: there is nothing in them to back up.
+    pub sockets_skipped: u64,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// Backs up `spec.roots` into a new snapshot. The caller holds a lock on the repository and keeps it after.
+///
+/// # Errors
+/// Any error means that no snapshot was written. Files that cannot be read are in the report, not errors, unless
+/// `spec.unreadable` says otherwise.
+pub async fn backup(
+    repository: &Repository,
+    lock: &LockGuard,
+    spec: &BackupSpec,
+    ctx: &Ctx,
+) -> Result<BackupReport> {
+    let clock = Instant::now();
+    let start = Timestamp::now();
+    let roots = Roots::new(&spec.roots)?;
+    let paths = spec.roots.iter().map(|root| path_text(root)).collect::<Result<Vec<_>>>()?;
+    check_roots(&spec.roots)?;
+
+    let state = Arc::new(State::new(ctx, spec.unreadable == Unreadable::Fail));
+    state.phase("prepare");
+    // Snapshots before index: then the index knows all that the parent refers to.
+    let parent = ctx.run(find_parent(repository, spec, &paths)).await?;
+    let index = repository.load_index(ctx).await?;
+    lock.check()?;
+
+    let plan = Plan {
+        roots,
+        parent: parent.as_ref().map(|(_, snapshot)| snapshot.tree),
+        racy_from: parent.as_ref().map(|(_, snapshot)| racy_from(snapshot)),
+        excludes: spec.excludes.clone(),
+        exclude_caches: spec.exclude_caches,
+        one_file_system: spec.one_file_system,
+        compression: spec.compression,
+        verify: spec.verify,
+        readers: spec.readers,
+        uploads: spec.uploads,
+        guess: parent
+            .as_ref()
+            .and_then(|(_, snapshot)| snapshot.summary.as_ref())
+            .map(|summary| (summary.total_files_processed, summary.total_bytes_processed)),
+    };
+    state.phase("read");
+    let tree = match pipeline::run(repository, index, plan, &state).await {
+        Ok(tree) => tree,
+        Err(e) => {
+            // A lost lock cancels the run; that is the reason to name then.
+            lock.check()?;
+            return Err(e);
+        }
+    };
+
+    let mut report = report(&state, tree, parent.map(|(id, _)| id));
+    let snapshot = snapshot(spec, paths, start, &report);
+    let json = serde_json::to_vec(&snapshot).map_err(|e| {
+        Error::with_source(ErrorKind::Internal, "the snapshot could not be written as JSON", e)
+    })?;
+    // The last look before the commit: whoever took our lock away may have deleted what the snapshot needs.
+    lock.confirm().await?;
+    ctx.check()?;
+    // Not cut short by a cancellation: half a request might still have written it.
+    report.snapshot = pipeline::save(repository, FileKind::Snapshot, &json).await?;
+    check_committed(repository, lock, report.snapshot).await?;
+    report.duration = clock.elapsed();
+    Ok(report)
+}
+
+/// A lock that went away while the snapshot was written: packs may be missing, so the snapshot must not stand.
+async fn check_committed(repository: &Repository, lock: &LockGuard, id: Id) -> Result<()> {
+    match lock.confirm().await {
+        Err(lost) if lost.kind() == ErrorKind::LockLost => {
+            let name = FileName { kind: FileKind::Snapshot, id };
+            repository.store().delete(name).await.map_err(|e| {
+                Error::with_source(
+                    ErrorKind::LockLost,
+                    format!(
+                        "our lock was lost while snapshot {id} was written, and the snapshot could not be taken back; \
+                         run a check before relying on it"
+                    ),
+                    e,
+                )
+            })?;
+            Err(lost)
+        }
+        // That the store cannot be asked now says nothing against a snapshot that it has accepted.
+        _ => Ok(()),
+    }
+}
+
+fn check_roots(roots: &[PathBuf]) -> Result<()> {
+    for root in roots {
+        std::fs::symlink_metadata(root).map_err(|e| {
+            Error::with_source(ErrorKind::Source, format!("{} cannot be backed up", root.display()), e)
+        })?;
+    }
+    Ok(())
+}
+
+async fn find_parent(
+    repository: &Repository,
+    spec: &BackupSpec,
+    paths: &[String],
+) -> Result<Option<(Id, Snapshot)>> {
+    match spec.parent {
+        Parent::None => Ok(None),
+        Parent::Id(id) => Ok(Some((id, repository.load_snapshot(&id).await?))),
+        Parent::Auto => {
+            let same = |snapshot: &Snapshot| {
+                let mut theirs = snapshot.paths.clone();
+                let mut ours = paths.to_vec();
+                theirs.sort();
+                ours.sort();
+                snapshot.hostname == spec.host && theirs == ours
+            };
+            Ok(repository.snapshots().await?.into_iter().rfind(|(_, snapshot)| same(snapshot)))
+        }
+    }
+}
+
+/// From when on a change may have escaped the run that made `parent`.
+fn racy_from(parent: &Snapshot) -> Time {
+    let began = parent.summary.as_ref().map_or(parent.time, |summary| summary.backup_start).timestamp;
+    let nanos = u32::try_from(began.subsec_nanosecond()).unwrap_or(0);
+    Time::new(began.as_second().saturating_sub(CLOCK_TICK_SECONDS), nanos)
+}
+
+fn report(state: &State, tree: Id, parent: Option<Id>) -> BackupReport {
+    let counters = &state.counters;
+    let (files, dirs) = (&counters.files, &counters.dirs);
+    BackupReport {
+        snapshot: Id::default(),
+        tree,
+        parent,
+        files_new: files.new.get(),
+        files_changed: files.changed.get(),
+        files_unmodified: files.unmodified.get(),
+        dirs_new: dirs.new.get(),
+        dirs_changed: dirs.changed.get(),
+        dirs_unmodified: dirs.unmodified.get(),
+        data_blobs: counters.data_blobs.get(),
+        tree_blobs: counters.tree_blobs.get(),
+        data_added: counters.plain_added.get(),
+        data_added_packed: counters.packed_added.get(),
+        total_files: files.total(),
+        total_bytes: counters.total_bytes.get(),
+        faults: state.take_faults(),
+        changed_while_reading: counters.changed_while_reading.get(),
+        vanished: counters.vanished.get(),
+        excluded: counters.excluded.get(),
+        sockets_skipped: counters.sockets_skipped.get(),
+        duration: Duration::ZERO,
+    }
+}
+
+fn snapshot(spec: &BackupSpec, paths: Vec<String>, start: Timestamp, report: &BackupReport) -> Snapshot {
+    let mut tags = spec.tags.clone();
+    if let Some(key) = &spec.fault_tag
+        && !report.faults.is_empty()
+    {
+        tags.push(format!("{key}={}", report.faults.total));
+    }
+    Snapshot {
+        time: OffsetTime::utc(spec.time),
+        parent: report.parent,
+        tree: report.tree,
+        paths,
+        hostname: spec.host.clone(),
+        username: spec.username.clone(),
+        uid: spec.uid,
+        gid: spec.gid,
+        excludes: spec.excludes.clone(),
+        tags,
+        original: None,
+        program_version: spec.program_version.clone(),
+        summary: Some(SnapshotSummary {
+            backup_start: OffsetTime::utc(start),
+            backup_end: OffsetTime::utc(Timestamp::now()),
+            files_new: report.files_new,
+            files_changed: report.files_changed,
+            files_unmodified: report.files_unmodified,
+            dirs_new: report.dirs_new,
+            dirs_changed: report.dirs_changed,
+            dirs_unmodified: report.dirs_unmodified,
+            data_blobs: report.data_blobs,
+            tree_blobs: report.tree_blobs,
+            data_added: report.data_added,
+            data_added_packed: report.data_added_packed,
+            total_files_processed: report.total_files,
+            total_bytes_processed: report.total_bytes,
+        }),
+        other: serde_json::Map::new(),
+    }
+}

@@ -1,0 +1,227 @@
+//! Data: packs read whole, compared with their names, their headers, the index, and each blob with its name.
+//!
+//! Not here: whether anything needs those blobs (`structure`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use super::structure::Known;
+use super::{Findings, ReadData, Tools, on_threads};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Progress};
+use crate::format::pack::{self, PackedBlob};
+use crate::id::Id;
+use crate::read::fetch::{self, Request};
+use crate::read::{BlobOpener, is_damage};
+use crate::store::{FileKind, FileName};
+
+/// A pack to read.
+struct Chosen<'a> {
+    id: Id,
+    number: u32,
+    size: u64,
+    /// Its blobs by the index, in the order they lie there.
+    blobs: &'a [PackedBlob],
+}
+
+pub(super) fn check(tools: &Tools, known: &Known, how: ReadData, findings: &Findings<'_>) -> Result<()> {
+    let by_pack = known.index.blobs_by_pack();
+    let mut chosen: Vec<Chosen<'_>> = (0_u32..)
+        .zip(known.index.packs().iter().zip(&by_pack))
+        .filter_map(|(number, (pack, blobs))| {
+            // Those that are missing were told with the structure.
+            Some(Chosen { id: pack.id, number, size: *known.packs.get(&pack.id)?, blobs })
+        })
+        .collect();
+    choose(&mut chosen, how)?;
+    let requests = chosen
+        .iter()
+        .enumerate()
+        .map(|(position, c)| Request {
+            pack: c.number,
+            range: 0..c.size,
+            blobs: position..position.saturating_add(1),
+        })
+        .collect();
+    let index = Arc::clone(&known.index);
+    let fetched = fetch::spawn(
+        Arc::clone(tools.repo.store()),
+        move |number| index.packs().get(number as usize).map(|p| p.id),
+        requests,
+        findings.ctx.cancel.clone(),
+        &tools.runtime,
+    );
+    let done = AtomicU64::new(0);
+    let bytes_total = chosen.iter().map(|c| c.size).sum();
+    on_threads(|| {
+        let mut opener = BlobOpener::new()?;
+        for got in &fetched {
+            findings.go_on()?;
+            let Some(pack) = chosen.get(got.request.blobs.start) else { continue };
+            check_pack(tools, pack, &got.bytes, &mut opener, findings)?;
+            let (files_done, bytes_done) = findings.update(|report| {
+                report.packs_read = report.packs_read.saturating_add(1);
+                report.bytes_read = report.bytes_read.saturating_add(pack.size);
+                (report.packs_read, report.bytes_read)
+            });
+            done.fetch_add(1, Ordering::Relaxed);
+            let files_total = chosen.len() as u64;
+            findings.ctx.events.event(Event::Progress(Progress {
+                files_done,
+                bytes_done,
+                files_total,
+                bytes_total,
+            }));
+        }
+        Ok(())
+    })?;
+    findings.go_on()?;
+    if done.into_inner() != chosen.len() as u64 {
+        return Err(Error::new(ErrorKind::Internal, "not all packs were read: a bug"));
+    }
+    Ok(())
+}
+
+fn choose(packs: &mut Vec<Chosen<'_>>, how: ReadData) -> Result<()> {
+    match how {
+        ReadData::None => packs.clear(),
+        ReadData::All => {}
+        ReadData::Subset { n, m } => packs.retain(|p| in_part(&p.id, n, m)),
+        ReadData::Fraction(share) => {
+            let mut keys = HashMap::with_capacity(packs.len());
+            for pack in packs.iter() {
+                let mut random = [0_u8; 8];
+                crate::crypto::random(&mut random)?;
+                keys.insert(pack.id, random);
+            }
+            packs.sort_unstable_by_key(|p| keys.get(&p.id).copied());
+            packs.truncate(share_of(packs.len(), share));
+        }
+    }
+    packs.sort_unstable_by_key(|p| p.number);
+    Ok(())
+}
+
+/// The parts are those of restic, so that both can take turns.
+fn in_part(id: &Id, n: u8, m: u8) -> bool {
+    let [first, ..] = id.as_bytes();
+    first.checked_rem(m) == n.checked_sub(1)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share of a count needs no more precision, and lies between 0 and the count"
+)]
+fn share_of(count: usize, share: f64) -> usize {
+    ((count as f64 * share).ceil() as usize).clamp(1, count.max(1))
+}
+
+fn check_pack(
+    tools: &Tools,
+    pack: &Chosen<'_>,
+    fetched: &Result<Bytes>,
+    opener: &mut BlobOpener,
+    findings: &Findings<'_>,
+) -> Result<()> {
+    let object = format!("pack {}", pack.id);
+    let mut again = None;
+    let bytes = match fetched {
+        Ok(bytes) if Id::hash(bytes) == pack.id => bytes,
+        Err(e) if !is_damage(e) => {
+            return Err(Error::new(e.kind(), format!("pack {} could not be read: {}", pack.id, e.chain())));
+        }
+        // Damaged on the way, maybe: only what is wrong twice is wrong in the store.
+        first => {
+            let name = FileName { kind: FileKind::Pack, id: pack.id };
+            let second = tools.runtime.block_on(findings.ctx.run(tools.repo.store().get(name, None)));
+            let bytes = match second {
+                Ok(bytes) => bytes,
+                Err(e) if is_damage(&e) => {
+                    findings.error(object, format!("cannot be read: {}", e.chain()));
+                    return Ok(());
+                }
+                Err(e) => return Err(e),
+            };
+            if Id::hash(&bytes) == pack.id {
+                let why = first.as_ref().map_or_else(Error::chain, |_| "damaged on the way".to_owned());
+                findings.note(object.clone(), format!("came whole only when it was read again ({why})"));
+            } else {
+                findings.error(
+                    object.clone(),
+                    "its bytes are not those its name stands for: it was changed or damaged",
+                );
+            }
+            again.insert(bytes)
+        }
+    };
+    if let Err(e) = compare_header(tools, pack, bytes) {
+        findings.error(object.clone(), e.chain());
+    }
+    for blob in pack.blobs {
+        let start = blob.offset as usize;
+        let sealed = bytes.get(start..start.saturating_add(blob.length as usize)).unwrap_or_default();
+        if let Err(e) = opener.open(tools.repo.key(), sealed, blob.kind, &blob.id, blob.uncompressed) {
+            let kind = blob.kind.as_str();
+            findings.error(object.clone(), format!("its {kind} blob {} is lost: {}", blob.id, e.chain()));
+        }
+    }
+    Ok(())
+}
+
+/// The header must list exactly the blobs that the index lists.
+fn compare_header(tools: &Tools, pack: &Chosen<'_>, bytes: &Bytes) -> Result<()> {
+    let damaged = |text: &str| Error::new(ErrorKind::Corrupt, text);
+    let (rest, last) =
+        bytes.split_last_chunk::<4>().ok_or_else(|| damaged("it is too short to be a pack"))?;
+    let length = pack::header_length(*last, bytes.len() as u64)?;
+    let sealed = rest
+        .len()
+        .checked_sub(length)
+        .and_then(|start| rest.get(start..))
+        .ok_or_else(|| damaged("its header claims more bytes than there are"))?;
+    let header = tools
+        .repo
+        .key()
+        .open(sealed)
+        .map_err(|e| Error::with_source(ErrorKind::Corrupt, "its header cannot be opened", e))?;
+    let mut listed = pack::decode_header(&header)?;
+    listed.sort_unstable_by_key(|b| b.offset);
+    if listed == pack.blobs {
+        return Ok(());
+    }
+    let missing = listed.iter().filter(|b| !pack.blobs.contains(b)).count();
+    let unknown = pack.blobs.iter().filter(|b| !listed.contains(b)).count();
+    Err(damaged(&format!(
+        "its header and the index disagree: {missing} blobs are only in the header, {unknown} only in the index"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_everything_once() {
+        for m in [1_u8, 2, 3, 7, 255] {
+            for first in 0..=255_u8 {
+                let mut bytes = [0; 32];
+                bytes[0] = first;
+                let id = Id::from_bytes(bytes);
+                assert_eq!((1..=m).filter(|n| in_part(&id, *n, m)).count(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_share_is_at_least_one_pack_and_at_most_all() {
+        assert_eq!(share_of(0, 0.5), 1);
+        assert_eq!(share_of(10, 0.001), 1);
+        assert_eq!(share_of(10, 0.25), 3);
+        assert_eq!(share_of(10, 1.0), 10);
+    }
+}

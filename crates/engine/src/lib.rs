@@ -1,0 +1,27 @@
+//! The repository engine: backup, restore and check in the restic repository format.
+//!
+//! It knows bytes, files and storage, and nothing of Kubernetes. Start at [`repository::Repository`].
+
+pub mod backup;
+pub mod browse;
+pub mod check;
+pub mod chunk;
+pub mod crypto;
+pub mod error;
+pub mod event;
+pub mod format;
+pub mod id;
+pub mod index;
+pub mod lock;
+mod pattern;
+pub mod pipeline;
+mod read;
+pub mod repository;
+pub mod restore;
+pub mod store;
+mod work_pool;
+
+pub use error::{Class, Error, ErrorKind, Result};
+pub use event::{Ctx, Event, EventSink, Fault, Progress};
+pub use id::Id;
+pub use repository::Repository;

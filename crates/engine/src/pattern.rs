@@ -1,0 +1,230 @@
+//! One pattern for paths, in restic's manner.
+//!
+//! `*`, `?` and `[a-z]` match within one name, `**` any number of directories, `\` takes the next character
+//! literally. A pattern with a leading `/` starts at the root, any other may match at any depth. What matches a
+//! directory matches all that is in it. Names are bytes: they need not be UTF-8. Not here: what a match means.
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A pattern, parsed.
+#[derive(Debug, Clone)]
+pub(crate) struct Pattern {
+    text: String,
+    anchored: bool,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone)]
+enum Part {
+    /// `**`: any number of names.
+    Many,
+    Name(Vec<Token>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Token {
+    Star,
+    One,
+    Literal(u32),
+    Class { negated: bool, ranges: Vec<(u32, u32)> },
+}
+
+impl Pattern {
+    /// Parses a pattern; a malformed one is `ErrorKind::Usage`, so that a typing error never selects the wrong files.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let bad =
+            |why: &str| Error::new(ErrorKind::Usage, format!("the pattern {text:?} cannot be used: {why}"));
+        if text.starts_with('!') {
+            return Err(bad(
+                "a leading ! (take back an earlier match) is not supported; write \\! for a name",
+            ));
+        }
+        let anchored = text.starts_with('/');
+        let mut parts = Vec::new();
+        for name in text.split('/').filter(|n| !n.is_empty() && *n != ".") {
+            match name {
+                "**" => parts.push(Part::Many),
+                ".." => return Err(bad("it contains ..")),
+                name => {
+                    parts
+                        .push(Part::Name(tokens(name).ok_or_else(|| bad("it ends inside [ ] or after \\"))?));
+                }
+            }
+        }
+        if parts.is_empty() && !anchored {
+            return Err(bad("it is empty"));
+        }
+        Ok(Self { text: text.to_owned(), anchored, parts })
+    }
+
+    /// The pattern as it was written.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the path, given as its names, or a directory above it, matches.
+    pub(crate) fn matches(&self, path: &[&[u8]]) -> bool {
+        if self.anchored {
+            return matches_prefix(&self.parts, path);
+        }
+        (0..path.len()).any(|start| path.get(start..).is_some_and(|rest| matches_prefix(&self.parts, rest)))
+    }
+
+    /// Whether a longer path that begins with `path` could match.
+    pub(crate) fn may_match_below(&self, path: &[&[u8]]) -> bool {
+        if !self.anchored {
+            return true;
+        }
+        for (part, name) in self.parts.iter().zip(path) {
+            match part {
+                Part::Many => return true,
+                Part::Name(tokens) if !name_matches(tokens, name) => return false,
+                Part::Name(_) => {}
+            }
+        }
+        true
+    }
+}
+
+/// Whether some prefix of `path` matches all `parts`.
+fn matches_prefix(parts: &[Part], path: &[&[u8]]) -> bool {
+    let Some((part, parts)) = parts.split_first() else { return true };
+    match part {
+        Part::Many => {
+            (0..=path.len()).any(|skip| path.get(skip..).is_some_and(|rest| matches_prefix(parts, rest)))
+        }
+        Part::Name(tokens) => path
+            .split_first()
+            .is_some_and(|(name, rest)| name_matches(tokens, name) && matches_prefix(parts, rest)),
+    }
+}
+
+fn tokens(name: &str) -> Option<Vec<Token>> {
+    let mut out = Vec::new();
+    let mut chars = name.chars();
+    while let Some(c) = chars.next() {
+        out.push(match c {
+            '*' => Token::Star,
+            '?' => Token::One,
+            '\\' => Token::Literal(u32::from(chars.next()?)),
+            '[' => class(&mut chars)?,
+            c => Token::Literal(u32::from(c)),
+        });
+    }
+    out.dedup_by(|a, b| *a == Token::Star && *b == Token::Star);
+    Some(out)
+}
+
+fn class(chars: &mut std::str::Chars<'_>) -> Option<Token> {
+    let mut next = chars.next()?;
+    // Go knows `^` only; `!` stands for itself.
+    let negated = next == '^';
+    if negated {
+        next = chars.next()?;
+    }
+    let mut ranges = Vec::new();
+    loop {
+        if next == ']' && !ranges.is_empty() {
+            return Some(Token::Class { negated, ranges });
+        }
+        let low = if next == '\\' { chars.next()? } else { next };
+        next = chars.next()?;
+        let mut high = low;
+        if next == '-' {
+            let end = chars.next()?;
+            if end == ']' {
+                // `[a-]`: the dash stands for itself.
+                ranges.push((u32::from(low), u32::from(low)));
+                ranges.push((u32::from('-'), u32::from('-')));
+                return Some(Token::Class { negated, ranges });
+            }
+            high = if end == '\\' { chars.next()? } else { end };
+            next = chars.next()?;
+        }
+        ranges.push((u32::from(low), u32::from(high)));
+    }
+}
+
+/// One character and what follows it. A byte that is no part of valid UTF-8 counts as a character of its own,
+/// above all others.
+fn next_char(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let (&first, rest) = bytes.split_first()?;
+    if first < 0x80 {
+        return Some((u32::from(first), rest));
+    }
+    for len in 2..=4 {
+        if let Some((head, tail)) = bytes.split_at_checked(len)
+            && let Ok(text) = std::str::from_utf8(head)
+            && let Some(c) = text.chars().next()
+        {
+            return Some((u32::from(c), tail));
+        }
+    }
+    Some((0x11_0000 + u32::from(first), rest))
+}
+
+fn token_matches(token: &Token, c: u32) -> bool {
+    match token {
+        Token::Star | Token::One => true,
+        Token::Literal(l) => *l == c,
+        Token::Class { negated, ranges } => {
+            ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != *negated
+        }
+    }
+}
+
+/// Matches one whole name. After a mismatch only the latest `*` is tried again one character further, which is
+/// enough and keeps the time within pattern length times name length.
+fn name_matches(mut tokens: &[Token], mut name: &[u8]) -> bool {
+    let mut retry: Option<(&[Token], &[u8])> = None;
+    loop {
+        let step = match (tokens.split_first(), next_char(name)) {
+            (Some((Token::Star, rest)), _) => {
+                retry = Some((rest, name));
+                tokens = rest;
+                continue;
+            }
+            (None, None) => return true,
+            (Some((token, tokens)), Some((c, name))) if token_matches(token, c) => Some((tokens, name)),
+            _ => None,
+        };
+        if let Some(next) = step {
+            (tokens, name) = next;
+            continue;
+        }
+        let Some((after_star, from)) = retry else { return false };
+        let Some((_, from)) = next_char(from) else { return false };
+        retry = Some((after_star, from));
+        (tokens, name) = (after_star, from);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_escapes_and_questions() {
+        for (pattern, name, want) in [
+            ("[a-c]x", "bx", true),
+            ("[a-c]x", "dx", false),
+            ("[^a-c]x", "dx", true),
+            ("[^a-c]x", "bx", false),
+            ("[!a]", "!", true),
+            ("[!a]", "b", false),
+            ("{a,b}", "a", false),
+            ("{a,b}", "{a,b}", true),
+            ("[a-]x", "-x", true),
+            (r"\*x", "*x", true),
+            (r"\*x", "ax", false),
+            ("?", "é", true),
+            ("a*b*c", "aXXbYYbc", true),
+            ("a*b*c", "aXXbYYb", false),
+            ("*", "", true),
+        ] {
+            let tokens = tokens(pattern).expect(pattern);
+            assert_eq!(name_matches(&tokens, name.as_bytes()), want, "{pattern} on {name}");
+        }
+        assert!(name_matches(&tokens("a?b").expect("good"), b"a\xffb"), "an invalid byte is one character");
+    }
+}

@@ -1,0 +1,203 @@
+//! What all threads of one backup share: the stop signal, the counters, the faults.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, ErrorKind};
+use crate::event::{Ctx, Event, Fault, FaultList, Progress};
+
+/// A counter of the run.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// New, changed and unmodified things, compared with the parent.
+#[derive(Debug, Default)]
+pub(crate) struct Compared {
+    pub(crate) new: Counter,
+    pub(crate) changed: Counter,
+    pub(crate) unmodified: Counter,
+}
+
+impl Compared {
+    pub(crate) fn total(&self) -> u64 {
+        self.new.get() + self.changed.get() + self.unmodified.get()
+    }
+}
+
+/// How a thing relates to the parent's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Relation {
+    New,
+    Changed,
+    Unmodified,
+}
+
+impl Compared {
+    pub(crate) fn count(&self, relation: Relation) {
+        match relation {
+            Relation::New => self.new.add(1),
+            Relation::Changed => self.changed.add(1),
+            Relation::Unmodified => self.unmodified.add(1),
+        }
+    }
+}
+
+/// Everything that is counted.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) files: Compared,
+    pub(crate) dirs: Compared,
+    /// Blobs of file content that were stored.
+    pub(crate) data_blobs: Counter,
+    /// Blobs of directories that were stored.
+    pub(crate) tree_blobs: Counter,
+    /// Their plain bytes.
+    pub(crate) plain_added: Counter,
+    /// Their sealed bytes.
+    pub(crate) packed_added: Counter,
+    /// Plain bytes of all finished files, stored now or known before.
+    pub(crate) total_bytes: Counter,
+    /// Bytes that went through the workers or were known, for progress.
+    pub(crate) bytes_done: Counter,
+    /// Files that the walk has met.
+    pub(crate) files_found: Counter,
+    /// Their bytes.
+    pub(crate) bytes_found: Counter,
+    pub(crate) changed_while_reading: Counter,
+    /// Gone between listing and reading.
+    pub(crate) vanished: Counter,
+    pub(crate) sockets_skipped: Counter,
+    /// Left out by a pattern, a cache tag or the file system's border.
+    pub(crate) excluded: Counter,
+}
+
+/// The state of one run.
+pub(crate) struct State {
+    /// Ends this run; a child of the caller's token.
+    stop: CancellationToken,
+    ctx: Ctx,
+    pub(crate) counters: Counters,
+    faults: Mutex<FaultList>,
+    /// The first error that ended the run.
+    fatal: Mutex<Option<Error>>,
+    /// Any fault ends the run.
+    strict: bool,
+    /// The walk has met everything: the totals are known.
+    walked: AtomicBool,
+}
+
+/// A poisoned lock means that another thread panicked, which ends the run anyway; the data behind is only counted.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    pub(crate) fn new(ctx: &Ctx, strict: bool) -> Self {
+        Self {
+            stop: ctx.cancel.child_token(),
+            ctx: ctx.clone(),
+            counters: Counters::default(),
+            faults: Mutex::default(),
+            fatal: Mutex::default(),
+            strict,
+            walked: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether to stop at once. Asked before each file and each buffer.
+    pub(crate) fn stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// The signal behind [`State::stopped`].
+    pub(crate) fn stop_signal(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Ends the run with an error; only the first is kept.
+    pub(crate) fn fail(&self, error: Error) {
+        locked(&self.fatal).get_or_insert(error);
+        self.stop.cancel();
+    }
+
+    /// Why the run ended early, if it did.
+    pub(crate) fn take_failure(&self) -> Option<Error> {
+        let fatal = locked(&self.fatal).take();
+        fatal.or_else(|| {
+            self.ctx.cancel.is_cancelled().then(|| {
+                Error::new(
+                    ErrorKind::Cancelled,
+                    "the backup was cancelled before its snapshot was written; nothing was committed",
+                )
+            })
+        })
+    }
+
+    /// Records that one thing could not be read. The run goes on unless it is strict.
+    pub(crate) fn fault(&self, path: PathBuf, action: &'static str, error: &dyn std::fmt::Display) {
+        let fault = Fault { path, action, error: error.to_string() };
+        if self.strict {
+            self.fail(Error::new(
+                ErrorKind::Source,
+                format!(
+                    "{}: {} failed ({}), and the backup was told to end at the first thing it cannot read",
+                    fault.path.display(),
+                    fault.action,
+                    fault.error
+                ),
+            ));
+        }
+        self.ctx.events.event(Event::Fault(fault.clone()));
+        locked(&self.faults).push(fault);
+    }
+
+    /// What could not be read so far.
+    pub(crate) fn take_faults(&self) -> FaultList {
+        std::mem::take(&mut *locked(&self.faults))
+    }
+
+    /// The walk is through: found counts are totals now.
+    pub(crate) fn walk_finished(&self) {
+        self.walked.store(true, Ordering::Relaxed);
+    }
+
+    /// A phase begins.
+    pub(crate) fn phase(&self, name: &'static str) {
+        self.ctx.events.event(Event::Phase(name));
+    }
+
+    /// Tells how far the run is. `guess` is used for the totals while the walk goes on.
+    pub(crate) fn report_progress(&self, guess: Option<(u64, u64)>) {
+        let found = (self.counters.files_found.get(), self.counters.bytes_found.get());
+        let (files_total, bytes_total) = if self.walked.load(Ordering::Relaxed) {
+            found
+        } else {
+            guess.map_or((0, 0), |(files, bytes)| (files.max(found.0), bytes.max(found.1)))
+        };
+        self.ctx.events.event(Event::Progress(Progress {
+            files_done: self.counters.files.total(),
+            bytes_done: self.counters.bytes_done.get(),
+            files_total,
+            bytes_total,
+        }));
+    }
+}
+
+/// Joins a directory's path and a raw name.
+pub(crate) fn join(dir: &Path, name: &[u8]) -> PathBuf {
+    dir.join(std::ffi::OsStr::from_bytes(name))
+}

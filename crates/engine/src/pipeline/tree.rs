@@ -1,0 +1,141 @@
+//! Directories on their way to becoming trees: each waits for its entries and is closed by the last of them.
+//!
+//! Not here: serialising and storing the closed tree (`worker`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::state::{Relation, State, locked};
+use crate::format::node::Node;
+use crate::id::Id;
+
+/// A directory that is being backed up.
+pub(crate) struct Dir {
+    /// Where it goes in the directory above; `None` for the snapshot's root.
+    up: Option<Slot>,
+    /// Absolute path, for faults and patterns.
+    pub(crate) path: PathBuf,
+    inner: Mutex<Inner>,
+    /// Entries that are not there yet, and one while the directory is still being listed.
+    pending: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Its own metadata; `None` for the snapshot's root.
+    node: Option<Node>,
+    /// What the parent snapshot has in its place.
+    previous: Option<Node>,
+    /// Entries in ascending order; `None` where nothing came of it.
+    entries: Vec<Option<Node>>,
+}
+
+/// A place in a directory that one entry will fill.
+#[derive(Clone)]
+pub(crate) struct Slot {
+    dir: Arc<Dir>,
+    index: usize,
+}
+
+/// A directory whose entries are all there.
+pub(crate) struct Closed {
+    pub(crate) dir: Arc<Dir>,
+}
+
+/// What a closed directory consists of.
+pub(crate) struct Content {
+    pub(crate) node: Option<Node>,
+    pub(crate) previous: Option<Node>,
+    pub(crate) entries: Vec<Node>,
+}
+
+impl Dir {
+    /// A directory that is about to be listed.
+    pub(crate) fn new(up: Option<Slot>, path: PathBuf, previous: Option<Node>) -> Arc<Self> {
+        let inner = Inner { previous, ..Inner::default() };
+        Arc::new(Self { up, path, inner: Mutex::new(inner), pending: AtomicUsize::new(1) })
+    }
+
+    /// Its metadata, once it is open.
+    pub(crate) fn set_node(&self, node: Node) {
+        locked(&self.inner).node = Some(node);
+    }
+
+    /// Makes room for `count` entries. Called once, before the first slot is handed out.
+    pub(crate) fn expect(&self, count: usize) {
+        locked(&self.inner).entries.resize_with(count, || None);
+        self.pending.fetch_add(count, Ordering::AcqRel);
+    }
+
+    /// The place of the entry at `index`.
+    pub(crate) fn slot(self: &Arc<Self>, index: usize) -> Slot {
+        Slot { dir: Arc::clone(self), index }
+    }
+
+    /// All slots are handed out. Returns the directory when all are filled already.
+    pub(crate) fn listed(self: &Arc<Self>) -> Option<Closed> {
+        self.arrived()
+    }
+
+    fn arrived(self: &Arc<Self>) -> Option<Closed> {
+        (self.pending.fetch_sub(1, Ordering::AcqRel) == 1).then(|| Closed { dir: Arc::clone(self) })
+    }
+}
+
+impl Slot {
+    /// Fills the place, with nothing where the entry could not be read or is left out. Returns the directory when
+    /// this was the last one it waited for.
+    pub(crate) fn fill(self, node: Option<Node>) -> Option<Closed> {
+        if node.is_some()
+            && let Some(place) = locked(&self.dir.inner).entries.get_mut(self.index)
+        {
+            *place = node;
+        }
+        self.dir.arrived()
+    }
+
+    /// The directory that the entry lies in.
+    pub(crate) fn dir(&self) -> &Arc<Dir> {
+        &self.dir
+    }
+}
+
+impl Closed {
+    /// Takes the content out; the memory goes with it.
+    pub(crate) fn take(&self) -> Content {
+        let inner = std::mem::take(&mut *locked(&self.dir.inner));
+        Content {
+            node: inner.node,
+            previous: inner.previous,
+            entries: inner.entries.into_iter().flatten().collect(),
+        }
+    }
+
+    /// Hands the stored tree to the directory above. `Err` with the id when this was the root.
+    pub(crate) fn hand_up(self, node: Option<Node>, tree: Id) -> Result<Option<Closed>, Id> {
+        match (&self.dir.up, node) {
+            (Some(slot), Some(mut node)) => {
+                node.subtree = Some(tree);
+                Ok(slot.clone().fill(Some(node)))
+            }
+            (Some(slot), None) => Ok(slot.clone().fill(None)),
+            (None, _) => Err(tree),
+        }
+    }
+}
+
+/// Counts a directory against the parent's.
+pub(crate) fn count_dir(state: &State, node: &Node, tree: Id, previous: Option<&Node>) {
+    let relation = match previous {
+        None => Relation::New,
+        Some(before) if before.subtree == Some(tree) && same_metadata(before, node) => Relation::Unmodified,
+        Some(_) => Relation::Changed,
+    };
+    state.counters.dirs.count(relation);
+}
+
+fn same_metadata(a: &Node, b: &Node) -> bool {
+    a.mode == b.mode && a.mtime == b.mtime && a.uid == b.uid && a.gid == b.gid && a.xattrs == b.xattrs
+}

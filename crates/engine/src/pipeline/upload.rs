@@ -1,0 +1,214 @@
+//! Packs on their way to the store, and the index of those that arrived.
+//!
+//! An index file is written early, of durable packs only, so that a run that is killed leaves its work to the next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::Shared;
+use super::pack::SealedPack;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::index_file::{IndexFile, IndexedPack, MAX_BLOBS};
+use crate::id::Id;
+use crate::repository::Repository;
+use crate::store::{FileKind, FileName, PutMode, Store};
+
+/// An index file is written at the latest this long after its first pack.
+const FLUSH_AFTER: Duration = Duration::from_mins(1);
+/// And when its packs hold this many bytes.
+const FLUSH_BYTES: u64 = 2 << 30;
+/// How often progress is told.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// Uploads until all packs are durable and indexed; a failure ends up in the run's state.
+pub(super) async fn run(
+    shared: &Arc<Shared>,
+    mut packs: mpsc::UnboundedReceiver<SealedPack>,
+    guess: Option<(u64, u64)>,
+) {
+    let mut uploads =
+        Uploads { shared, flying: JoinSet::new(), index: PendingIndex::new(shared.repository.clone()) };
+    // Whatever it is waiting for, a hanging store too, ends with the run.
+    let result = tokio::select! {
+        biased;
+        () = shared.state.stop_signal().cancelled() => Ok(()),
+        result = uploads.drive(&mut packs, guess) => result,
+    };
+    if let Err(error) = result {
+        shared.state.fail(error);
+    }
+    // Workers that wait for a flight go on, see the stop, and end.
+    shared.packs.give_up();
+    packs.close();
+    uploads.flying.shutdown().await;
+    shared.state.report_progress(guess);
+}
+
+struct Uploads<'a> {
+    shared: &'a Arc<Shared>,
+    flying: JoinSet<Result<IndexedPack>>,
+    index: PendingIndex,
+}
+
+impl Uploads<'_> {
+    async fn drive(
+        &mut self,
+        packs: &mut mpsc::UnboundedReceiver<SealedPack>,
+        guess: Option<(u64, u64)>,
+    ) -> Result<()> {
+        let mut tick = tokio::time::interval(PROGRESS_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut feeding = true;
+        while feeding || !self.flying.is_empty() {
+            tokio::select! {
+                biased;
+                Some(done) = self.flying.join_next() => self.arrived(done).await?,
+                pack = packs.recv(), if feeding => {
+                    if let Some(pack) = pack {
+                        self.send(pack);
+                    } else {
+                        feeding = false;
+                        self.send_rest().await?;
+                    }
+                }
+                _ = tick.tick() => {
+                    self.shared.state.report_progress(guess);
+                    if self.index.is_due() {
+                        self.index.flush().await?;
+                    }
+                }
+            }
+        }
+        self.index.flush().await
+    }
+
+    /// All workers are through: what is left in the open packs goes last.
+    async fn send_rest(&mut self) -> Result<()> {
+        self.shared.state.phase("commit");
+        for full in self.shared.packs.take_rest().await? {
+            let pack = full.seal(self.shared.repository.key())?;
+            self.send(pack);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, pack: SealedPack) {
+        let shared = Arc::clone(self.shared);
+        let store = Arc::clone(shared.repository.store());
+        self.flying.spawn(async move {
+            let name = FileName { kind: FileKind::Pack, id: pack.id };
+            let size = pack.body.len() as u64;
+            store.put(name, pack.body.clone(), PutMode::ContentAddressed).await?;
+            check_size(store.as_ref(), name, size).await?;
+            shared.packs.take_back(pack.body);
+            drop(pack.flight);
+            Ok(IndexedPack { id: pack.id, blobs: pack.blobs, marked: false })
+        });
+    }
+
+    async fn arrived(&mut self, done: Result<Result<IndexedPack>, JoinError>) -> Result<()> {
+        let pack =
+            done.map_err(|e| Error::with_source(ErrorKind::Internal, "an upload was broken off", e))??;
+        self.index.add(pack);
+        if self.index.is_due() {
+            self.index.flush().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Durable packs that no index file lists yet.
+struct PendingIndex {
+    repository: Repository,
+    packs: Vec<IndexedPack>,
+    blobs: usize,
+    bytes: u64,
+    since: Instant,
+}
+
+impl PendingIndex {
+    fn new(repository: Repository) -> Self {
+        Self { repository, packs: Vec::new(), blobs: 0, bytes: 0, since: Instant::now() }
+    }
+
+    fn add(&mut self, pack: IndexedPack) {
+        if self.packs.is_empty() {
+            self.since = Instant::now();
+        }
+        self.blobs += pack.blobs.len();
+        self.bytes += pack.blobs.iter().map(|blob| u64::from(blob.length)).sum::<u64>();
+        self.packs.push(pack);
+    }
+
+    fn is_due(&self) -> bool {
+        !self.packs.is_empty()
+            && (self.blobs >= MAX_BLOBS || self.bytes >= FLUSH_BYTES || self.since.elapsed() >= FLUSH_AFTER)
+    }
+
+    /// Writes index files of at most [`MAX_BLOBS`] blobs, unless one pack alone has more.
+    async fn flush(&mut self) -> Result<()> {
+        let packs = std::mem::take(&mut self.packs);
+        (self.blobs, self.bytes) = (0, 0);
+        let mut file: Vec<IndexedPack> = Vec::new();
+        let mut blobs = 0;
+        for pack in packs {
+            if !file.is_empty() && blobs + pack.blobs.len() > MAX_BLOBS {
+                self.write(&file).await?;
+                file.clear();
+                blobs = 0;
+            }
+            blobs += pack.blobs.len();
+            file.push(pack);
+        }
+        if file.is_empty() { Ok(()) } else { self.write(&file).await }
+    }
+
+    async fn write(&self, packs: &[IndexedPack]) -> Result<()> {
+        let json = IndexFile::to_json(packs)?;
+        save(&self.repository, FileKind::Index, &json).await.map(drop)
+    }
+}
+
+/// Seals and writes an index or a snapshot: it is opened again first, a guard against broken memory, and looked for
+/// in the store after.
+pub(crate) async fn save(repository: &Repository, kind: FileKind, json: &[u8]) -> Result<Id> {
+    let (id, sealed) = repository.seal_unpacked(json)?;
+    let name = FileName { kind, id };
+    if repository.open_unpacked(kind, &id, &sealed)? != json {
+        return Err(Error::new(
+            ErrorKind::Internal,
+            format!(
+                "{name} does not read back as it was sealed and was not written. Check this machine's memory"
+            ),
+        ));
+    }
+    let size = sealed.len() as u64;
+    repository.store().put(name, sealed, PutMode::ContentAddressed).await?;
+    check_size(repository.store().as_ref(), name, size).await?;
+    Ok(id)
+}
+
+/// Asks whether a file arrived whole. Some servers answer a write before they know, or after they have failed;
+/// what refers to the file must not be written then.
+async fn check_size(store: &dyn Store, name: FileName, expected: u64) -> Result<()> {
+    let refuse = |found: String| {
+        Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "{} accepted {name} of {expected} bytes, but has {found}; there is no new snapshot. \
+                 Do not trust this store with backups",
+                store.describe()
+            ),
+        )
+    };
+    match store.size(name).await {
+        Ok(size) if size == expected => Ok(()),
+        Ok(size) => Err(refuse(format!("{size} bytes of it"))),
+        Err(e) if e.kind() == ErrorKind::Missing => Err(refuse("nothing of it".to_owned())),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,575 @@
+//! The walk: lists directories, compares each entry with the parent snapshot, and queues what must be read.
+//!
+//! Several threads take directories from one stack, so that a slow file system answers several questions at once;
+//! the order does not matter, since every entry has its place in its directory. Not here: reading content.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use crossbeam_channel::Sender;
+use rustix::io::Errno;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+
+use super::Shared;
+use super::exclude::Excludes;
+use super::file::{Follower, Met, Run, finish};
+use super::read::{FileTask, SMALL};
+use super::roots::Roots;
+use super::source::{self, Carrier, Stat};
+use super::state::{Relation, join, locked};
+use super::tree::{Closed, Dir, Slot};
+use super::worker::Job;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::node::{Node, NodeType};
+use crate::format::pack::BlobKind;
+use crate::format::time::Time;
+use crate::format::tree::Tree;
+use crate::id::Id;
+use crate::index::Index;
+use crate::repository::Repository;
+
+/// Trees of the parent that are loaded ahead, at most. Each waits in memory until its directory's turn.
+const PREFETCH: usize = 32;
+/// Files that go to a reader together, at most. Each keeps its directory open until it is read.
+const BATCH_FILES: usize = 32;
+/// Bytes of small files that go to a reader together.
+const BATCH_BYTES: u64 = 1 << 20;
+
+/// What the walk takes from the caller's wishes.
+pub(crate) struct Rules {
+    pub(crate) excludes: Excludes,
+    pub(crate) exclude_caches: bool,
+    pub(crate) one_file_system: bool,
+    /// Nothing that changed at or after this time is taken as unchanged: the parent may have read it before the
+    /// change, within the same tick of the clock. Only the inode's own change time tells, since any program may set
+    /// the other to the future.
+    pub(crate) racy_from: Option<Time>,
+}
+
+/// A directory to list.
+struct DirTask {
+    dir: Arc<Dir>,
+    place: Place,
+    previous: Option<Previous>,
+    /// The device to stay on.
+    device: Option<u64>,
+    /// One of the paths that the caller named: without it there is nothing to back up.
+    is_root: bool,
+}
+
+/// How to get at a directory.
+enum Place {
+    /// A name in an open directory.
+    Entry(Arc<OwnedFd>, CString, Stat),
+    /// A path above the roots, of which only these children are wanted.
+    Above(PathBuf, BTreeMap<Vec<u8>, Roots>),
+}
+
+/// The parent's tree of a directory.
+struct Previous {
+    id: Id,
+    loading: Option<(JoinHandle<Result<Tree>>, OwnedSemaphorePermit)>,
+}
+
+/// Directories that wait to be listed.
+#[derive(Default)]
+struct Frontier {
+    waiting: Vec<DirTask>,
+    /// Threads that are listing one, and may add more.
+    busy: usize,
+}
+
+/// What the walking threads share.
+pub(crate) struct Walk {
+    shared: Arc<Shared>,
+    rules: Rules,
+    frontier: Mutex<Frontier>,
+    more: Condvar,
+    prefetch: Arc<Semaphore>,
+    runtime: Handle,
+}
+
+/// One walking thread's own things.
+struct Walker<'a> {
+    walk: &'a Walk,
+    files: Sender<Vec<FileTask>>,
+    jobs: Sender<Job>,
+    names: Vec<MaybeUninit<u8>>,
+    batch: Vec<FileTask>,
+    batch_bytes: u64,
+}
+
+impl Walk {
+    /// A walk over `roots`, compared with the tree `parent`.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        rules: Rules,
+        roots: Roots,
+        parent: Option<Id>,
+        runtime: Handle,
+    ) -> Self {
+        let previous = parent.map(|id| Previous { id, loading: None });
+        let dir = Dir::new(None, PathBuf::from("/"), None);
+        let is_root = matches!(roots, Roots::Here);
+        let place = match roots {
+            Roots::Above(children) => Place::Above(PathBuf::from("/"), children),
+            // The whole file system is wanted.
+            Roots::Here => Place::Above(PathBuf::from("/"), BTreeMap::new()),
+        };
+        let first = DirTask { dir, place, previous, device: None, is_root };
+        Self {
+            shared,
+            rules,
+            frontier: Mutex::new(Frontier { waiting: vec![first], busy: 0 }),
+            more: Condvar::new(),
+            prefetch: Arc::new(Semaphore::new(PREFETCH)),
+            runtime,
+        }
+    }
+
+    /// Walks until nothing is left or the run stops. Called by each walking thread.
+    pub(crate) fn run(&self, files: Sender<Vec<FileTask>>, jobs: Sender<Job>) {
+        let mut walker = Walker {
+            walk: self,
+            files,
+            jobs,
+            names: source::list_buffer(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+        };
+        while let Some(task) = self.next(&mut walker) {
+            let children = walker.list(task);
+            let mut frontier = locked(&self.frontier);
+            frontier.busy -= 1;
+            frontier.waiting.extend(children);
+            drop(frontier);
+            self.more.notify_all();
+        }
+        walker.flush();
+        self.shared.state.walk_finished();
+    }
+
+    fn next(&self, walker: &mut Walker<'_>) -> Option<DirTask> {
+        let mut frontier = locked(&self.frontier);
+        loop {
+            if self.shared.state.stopped() {
+                return None;
+            }
+            if let Some(task) = frontier.waiting.pop() {
+                frontier.busy += 1;
+                return Some(task);
+            }
+            if frontier.busy == 0 {
+                return None;
+            }
+            if !walker.batch.is_empty() {
+                // Others may be busy for long; what was found must not wait for them.
+                drop(frontier);
+                walker.flush();
+                frontier = locked(&self.frontier);
+                continue;
+            }
+            // Woken by the others; the time only matters when the run is stopped from outside.
+            let wait = std::time::Duration::from_millis(100);
+            frontier = self.more.wait_timeout(frontier, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn load(&self, previous: Option<Previous>) -> Option<Tree> {
+        let previous = previous?;
+        let stop = self.shared.state.stop_signal();
+        let loading = async {
+            match previous.loading {
+                Some((handle, _permit)) => handle.await.unwrap_or_else(|e| {
+                    let what = "loading a directory of the parent snapshot was broken off";
+                    Err(Error::with_source(ErrorKind::Internal, what, e))
+                }),
+                None => load_tree(&self.shared.repository, &self.shared.index, previous.id).await,
+            }
+        };
+        // A store that hangs must not keep a run that was stopped.
+        let loaded = self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => None,
+                loaded = loading => Some(loaded),
+            }
+        })?;
+        match loaded {
+            Ok(tree) => Some(tree),
+            // The parent only saves work: without this tree everything below is read again, and so mended.
+            Err(e) if matches!(e.kind(), ErrorKind::Missing | ErrorKind::Corrupt) => {
+                tracing::warn!(tree = %previous.id, error = e.chain(), "a directory of the parent snapshot cannot be read");
+                None
+            }
+            Err(e) => {
+                self.shared.state.fail(e);
+                None
+            }
+        }
+    }
+
+    fn prefetch(&self, id: Id) -> Previous {
+        let loading = Arc::clone(&self.prefetch).try_acquire_owned().ok().map(|permit| {
+            let repository = self.shared.repository.clone();
+            let index = Arc::clone(&self.shared.index);
+            (self.runtime.spawn(async move { load_tree(&repository, &index, id).await }), permit)
+        });
+        Previous { id, loading }
+    }
+}
+
+async fn load_tree(repository: &Repository, index: &Index, id: Id) -> Result<Tree> {
+    repository.load_tree(index, &id).await
+}
+
+impl Walker<'_> {
+    fn close(&self, closed: Option<Closed>) {
+        if let Some(closed) = closed {
+            // A closed queue means that the workers have stopped, and why is known by then.
+            let _ = self.jobs.send(Job::Close(closed));
+        }
+    }
+
+    fn fault(&self, path: PathBuf, action: &'static str, error: Errno) {
+        self.walk.shared.state.fault(path, action, &error);
+    }
+
+    /// A directory cannot be read: a fault, but the end of the run when it is what was to be backed up.
+    fn dir_fault(&self, dir: &Dir, is_root: bool, action: &'static str, error: Errno) {
+        self.fault(dir.path.clone(), action, error);
+        if is_root {
+            let message = format!(
+                "{} cannot be read ({action}), so there is nothing to back up; check that it is mounted and that this \
+                 user may read it",
+                dir.path.display()
+            );
+            self.walk.shared.state.fail(Error::with_source(ErrorKind::Source, message, error));
+        }
+    }
+
+    fn flush(&mut self) {
+        self.batch_bytes = 0;
+        if !self.batch.is_empty() {
+            let _ = self.files.send(std::mem::take(&mut self.batch));
+        }
+    }
+
+    /// Lists one directory; returns its subdirectories, the first one last.
+    fn list(&mut self, task: DirTask) -> Vec<DirTask> {
+        let DirTask { dir, place, previous, device, is_root } = task;
+        let mut children = match place {
+            Place::Above(path, wanted) if !wanted.is_empty() => {
+                self.list_above(&dir, &path, wanted, previous)
+            }
+            Place::Above(path, _) => match source::open_path_dir(&path) {
+                Ok(fd) => self.list_all(&dir, (&fd, c"."), None, previous, device, is_root),
+                Err(e) => {
+                    self.dir_fault(&dir, is_root, "open", e);
+                    Vec::new()
+                }
+            },
+            Place::Entry(above, name, stat) => {
+                let own = Some((stat, name.to_bytes()));
+                self.list_all(&dir, (above.as_ref(), &name), own, previous, device, is_root)
+            }
+        };
+        self.close(dir.listed());
+        children.reverse();
+        children
+    }
+
+    /// A directory that lies above the roots: its own metadata, and of its entries only the way down.
+    fn list_above(
+        &mut self,
+        dir: &Arc<Dir>,
+        path: &Path,
+        wanted: BTreeMap<Vec<u8>, Roots>,
+        previous: Option<Previous>,
+    ) -> Vec<DirTask> {
+        let fd = match source::open_path_dir(path) {
+            Ok(fd) => Arc::new(fd),
+            Err(e) => {
+                self.fault(path.to_owned(), "open", e);
+                return Vec::new();
+            }
+        };
+        if let Some(name) = path.file_name() {
+            match source::stat_path(path) {
+                Ok(stat) => {
+                    let mut node = stat.node(std::os::unix::ffi::OsStrExt::as_bytes(name));
+                    match source::xattrs(Carrier::Name(fd.as_fd(), c".")) {
+                        Ok(found) => node.xattrs = found,
+                        Err(e) => self.fault(path.to_owned(), "xattr", e),
+                    }
+                    dir.set_node(node);
+                }
+                Err(e) => self.fault(path.to_owned(), "stat", e),
+            }
+        }
+        let mut before = self.walk.load(previous).unwrap_or_default();
+        dir.expect(wanted.len());
+        let mut children = Vec::new();
+        for (index, (name, roots)) in wanted.into_iter().enumerate() {
+            let slot = dir.slot(index);
+            let old = take_named(&mut before, &name);
+            let child = join(path, &name);
+            match roots {
+                Roots::Above(below) => {
+                    let previous =
+                        old.as_ref().and_then(|node| node.subtree).map(|id| self.walk.prefetch(id));
+                    let dir = Dir::new(Some(slot), child.clone(), old);
+                    let place = Place::Above(child, below);
+                    children.push(DirTask { dir, place, previous, device: None, is_root: false });
+                }
+                Roots::Here => match CString::new(name) {
+                    Ok(name) => children.extend(
+                        self.entry(&fd, &name, slot, old, None).map(|task| DirTask { is_root: true, ..task }),
+                    ),
+                    Err(_) => self.fault(child, "open", Errno::INVAL),
+                },
+            }
+        }
+        children
+    }
+
+    fn list_all(
+        &mut self,
+        dir: &Arc<Dir>,
+        at: (&OwnedFd, &CStr),
+        own: Option<(Stat, &[u8])>,
+        previous: Option<Previous>,
+        device: Option<u64>,
+        is_root: bool,
+    ) -> Vec<DirTask> {
+        let (above, name) = at;
+        let opened = source::open_dir(above.as_fd(), name)
+            .map_err(|e| ("open", e))
+            .and_then(|fd| source::stat_open(fd.as_fd()).map(|stat| (fd, stat)).map_err(|e| ("stat", e)));
+        let (fd, stat) = match opened {
+            Ok((fd, stat)) => (Arc::new(fd), stat),
+            Err((_, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) if !is_root => {
+                self.walk.shared.state.counters.vanished.add(1);
+                return Vec::new();
+            }
+            Err((action, e)) => {
+                // Its metadata is known: it is kept, empty, rather than lost altogether.
+                if let Some((stat, name)) = own {
+                    dir.set_node(stat.node(name));
+                }
+                self.dir_fault(dir, is_root, action, e);
+                return Vec::new();
+            }
+        };
+        if let Some((_, name)) = own {
+            let mut node = stat.node(name);
+            match source::xattrs(Carrier::Open(fd.as_fd())) {
+                Ok(found) => node.xattrs = found,
+                Err(e) => self.fault(dir.path.clone(), "xattr", e),
+            }
+            dir.set_node(node);
+        }
+        if device.is_some_and(|device| device != stat.device) {
+            // The directory that another file system is mounted on is kept, what is mounted is not.
+            self.walk.shared.state.counters.excluded.add(1);
+            return Vec::new();
+        }
+        let device = self.walk.rules.one_file_system.then_some(stat.device);
+        let mut names = match source::list(fd.as_fd(), &mut self.names) {
+            Ok(names) => names,
+            Err(e) => {
+                self.dir_fault(dir, is_root, "list", e);
+                return Vec::new();
+            }
+        };
+        self.leave_out(&mut names, dir, &fd);
+        let mut before = self.walk.load(previous).unwrap_or_default();
+        dir.expect(names.len());
+        let mut children = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            if self.walk.shared.state.stopped() {
+                // Nothing is committed any more; the slots that stay empty close nothing.
+                return Vec::new();
+            }
+            let old = take_named(&mut before, name.to_bytes());
+            children.extend(self.entry(&fd, name, dir.slot(index), old, device));
+        }
+        children
+    }
+
+    /// Applies patterns and the cache tag to a listing.
+    fn leave_out(&self, names: &mut Vec<CString>, dir: &Dir, fd: &OwnedFd) {
+        let rules = &self.walk.rules;
+        let all = names.len();
+        if rules.exclude_caches && names.iter().any(|name| name.as_c_str() == CACHE_TAG) && is_cache_tag(fd) {
+            // The tag itself stays, so that the restored directory is still known as a cache.
+            names.retain(|name| name.as_c_str() == CACHE_TAG);
+        }
+        if !rules.excludes.is_empty() {
+            names.retain(|name| !rules.excludes.matches(&join(&dir.path, name.to_bytes())));
+        }
+        self.walk.shared.state.counters.excluded.add((all - names.len()) as u64);
+    }
+
+    /// One entry: a directory becomes a task, a file is compared or queued, all else becomes a node at once.
+    fn entry(
+        &mut self,
+        fd: &Arc<OwnedFd>,
+        name: &CStr,
+        slot: Slot,
+        old: Option<Node>,
+        device: Option<u64>,
+    ) -> Option<DirTask> {
+        let path = join(&slot.dir().path, name.to_bytes());
+        let stat = match source::stat_at(fd.as_fd(), name) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => {
+                self.walk.shared.state.counters.vanished.add(1);
+                self.close(slot.fill(None));
+                return None;
+            }
+            Err(e) => {
+                self.fault(path, "stat", e);
+                self.close(slot.fill(None));
+                return None;
+            }
+        };
+        match stat.kind {
+            NodeType::Dir => {
+                let old = old.filter(|node| node.kind == NodeType::Dir);
+                let previous = old.as_ref().and_then(|node| node.subtree).map(|id| self.walk.prefetch(id));
+                let dir = Dir::new(Some(slot), path, old);
+                let place = Place::Entry(Arc::clone(fd), name.to_owned(), stat);
+                return Some(DirTask { dir, place, previous, device, is_root: false });
+            }
+            NodeType::File => self.file(fd, name, slot, old, &stat),
+            NodeType::Socket => {
+                self.walk.shared.state.counters.sockets_skipped.add(1);
+                self.close(slot.fill(None));
+            }
+            NodeType::Irregular => {
+                self.walk.shared.state.fault(path, "stat", &"the file is of a kind that no backup can hold");
+                self.close(slot.fill(None));
+            }
+            NodeType::Symlink | NodeType::Dev | NodeType::CharDev | NodeType::Fifo => {
+                let node = self.special(fd, name, &stat, &path);
+                self.close(slot.fill(node));
+            }
+        }
+        None
+    }
+
+    fn special(&self, fd: &OwnedFd, name: &CStr, stat: &Stat, path: &Path) -> Option<Node> {
+        let mut node = stat.node(name.to_bytes());
+        if stat.kind == NodeType::Symlink {
+            match source::read_link(fd.as_fd(), name) {
+                Ok(target) => node.link_target = target,
+                Err(e) => {
+                    self.fault(path.to_owned(), "readlink", e);
+                    return None;
+                }
+            }
+        }
+        match source::xattrs(Carrier::Name(fd.as_fd(), name)) {
+            Ok(found) => node.xattrs = found,
+            Err(e) => self.fault(path.to_owned(), "xattr", e),
+        }
+        Some(node)
+    }
+
+    fn file(&mut self, fd: &Arc<OwnedFd>, name: &CStr, slot: Slot, old: Option<Node>, stat: &Stat) {
+        let shared = &self.walk.shared;
+        let counters = &shared.state.counters;
+        counters.files_found.add(1);
+        counters.bytes_found.add(stat.size);
+        let relation = match old {
+            Some(old) if old.kind == NodeType::File => {
+                if self.is_unchanged(stat, &old) {
+                    let mut node = stat.node(name.to_bytes());
+                    node.size = old.size;
+                    node.content = old.content;
+                    // The inode did not change, so neither did these.
+                    node.xattrs = old.xattrs;
+                    counters.bytes_done.add(stat.size);
+                    self.with_run(|run| finish(slot, node, Relation::Unmodified, run));
+                    return;
+                }
+                Relation::Changed
+            }
+            _ => Relation::New,
+        };
+        let link = (stat.links > 1).then_some((stat.device, stat.inode));
+        let follower = Follower { slot, node: stat.node(name.to_bytes()), relation };
+        let follower = match link {
+            None => follower,
+            Some(key) => match shared.links.meet(key, follower) {
+                Met::Read(follower) => follower,
+                Met::Follows => return,
+                Met::Known(follower, content) => {
+                    counters.bytes_done.add(stat.size);
+                    let node = content.give_to(follower.node);
+                    self.with_run(|run| finish(follower.slot, node, relation, run));
+                    return;
+                }
+            },
+        };
+        let task =
+            FileTask { slot: follower.slot, dir: Arc::clone(fd), name: name.to_owned(), relation, link };
+        if stat.size >= SMALL {
+            // On its own, so that small files do not wait behind it.
+            let _ = self.files.send(vec![task]);
+            return;
+        }
+        self.batch.push(task);
+        self.batch_bytes += stat.size;
+        if self.batch.len() >= BATCH_FILES || self.batch_bytes >= BATCH_BYTES {
+            self.flush();
+        }
+    }
+
+    fn with_run(&self, call: impl FnOnce(&Run<'_>)) {
+        let close = |closed| self.close(Some(closed));
+        call(&Run { state: &self.walk.shared.state, links: &self.walk.shared.links, close: &close });
+    }
+
+    /// Whether the parent's content can be taken over: nothing that the kernel notes of a change differs, no change
+    /// came too late for the parent to see, and every chunk is still there.
+    fn is_unchanged(&self, stat: &Stat, old: &Node) -> bool {
+        let racy = self.walk.rules.racy_from.is_some_and(|from| stat.ctime >= from);
+        old.size == stat.size
+            && old.mtime == stat.mtime
+            && old.ctime == stat.ctime
+            && old.inode == stat.inode
+            && !racy
+            && old
+                .content
+                .as_ref()
+                .is_some_and(|ids| ids.iter().all(|id| self.walk.shared.index.contains(BlobKind::Data, id)))
+    }
+}
+
+/// Takes the entry of this name out of a tree that is gone through in ascending order.
+fn take_named(tree: &mut Tree, name: &[u8]) -> Option<Node> {
+    let place = tree.nodes.binary_search_by(|node| node.name.as_slice().cmp(name)).ok()?;
+    let found = tree.nodes.get_mut(place)?;
+    // The name stays, so that the order still holds for the next search.
+    let name = found.name.clone();
+    Some(std::mem::replace(found, Node { name, ..Node::default() }))
+}
+
+const CACHE_TAG: &CStr = c"CACHEDIR.TAG";
+/// Cache Directory Tagging Specification, <https://bford.info/cachedir/>.
+const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
+
+fn is_cache_tag(dir: &OwnedFd) -> bool {
+    let mut head = [0_u8; CACHE_SIGNATURE.len()];
+    source::open_file(dir.as_fd(), CACHE_TAG)
+        .and_then(|fd| source::read_full(fd.as_fd(), &mut head, 0))
+        .is_ok_and(|length| head.get(..length) == Some(CACHE_SIGNATURE))
+}

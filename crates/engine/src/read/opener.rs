@@ -1,0 +1,103 @@
+//! Sealed bytes to checked plain bytes, with buffers that are used again.
+//!
+//! Not here: where the bytes come from.
+
+use crate::crypto::Key;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::compress::Decompressor;
+use crate::format::pack::BlobKind;
+use crate::id::Id;
+
+/// A chunk of content is at most 8 MiB in every known writer; this leaves room for other chunker settings and
+/// keeps a forged length from taking the memory.
+const MAX_DATA: u32 = 64 << 20;
+/// A directory of some ten million entries.
+const MAX_TREE: u32 = 2 << 30;
+/// Buffers up to this are used again; every usual chunk fits.
+const KEPT: usize = 9 << 20;
+
+/// Opens blobs one after the other. One for each thread.
+pub(crate) struct BlobOpener {
+    zstd: Decompressor,
+    sealed: Vec<u8>,
+    plain: Vec<u8>,
+}
+
+impl BlobOpener {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { zstd: Decompressor::new()?, sealed: Vec::new(), plain: Vec::new() })
+    }
+
+    /// Checks the MAC, decrypts, decompresses and compares the digest: what comes back is what was backed up.
+    pub(crate) fn open(
+        &mut self,
+        key: &Key,
+        sealed: &[u8],
+        kind: BlobKind,
+        id: &Id,
+        uncompressed: Option<u32>,
+    ) -> Result<&[u8]> {
+        // One huge directory must not be remembered by its memory.
+        if self.plain.capacity() > KEPT || self.sealed.capacity() > KEPT {
+            (self.plain, self.sealed) = (Vec::new(), Vec::new());
+        }
+        self.sealed.clear();
+        self.sealed.extend_from_slice(sealed);
+        let opened = key.open_in_place(&mut self.sealed)?;
+        let plain: &[u8] = match uncompressed {
+            None => opened,
+            Some(length) => {
+                let limit = match kind {
+                    BlobKind::Data => MAX_DATA,
+                    BlobKind::Tree => MAX_TREE,
+                };
+                if length > limit {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        format!("blob {} claims {length} bytes, more than any writer makes", id.short()),
+                    ));
+                }
+                self.zstd.exact_into(opened, length as usize, &mut self.plain)?;
+                &self.plain
+            }
+        };
+        if Id::hash(plain) != *id {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("blob {} holds other bytes than its name says", id.short()),
+            ));
+        }
+        Ok(plain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::compress::{Compression, Compressor};
+
+    #[test]
+    fn good_blobs_open_and_bad_ones_do_not() {
+        let key = Key::generate().expect("key");
+        let plain = b"some content that compresses some content that compresses".repeat(20);
+        let id = Id::hash(&plain);
+        let mut frame = Vec::new();
+        Compressor::new(Compression::Auto).expect("zstd").append(&plain, &mut frame).expect("compress");
+        let raw = key.seal(&plain).expect("seal");
+        let packed = key.seal(&frame).expect("seal");
+        let length = u32::try_from(plain.len()).expect("small");
+        let mut opener = BlobOpener::new().expect("opener");
+        let mut open = |sealed: &[u8], id: &Id, plain: Option<u32>| {
+            opener.open(&key, sealed, BlobKind::Data, id, plain).map(<[u8]>::to_vec).map_err(|e| e.kind())
+        };
+        assert_eq!(open(&raw, &id, None), Ok(plain.clone()));
+        assert_eq!(open(&packed, &id, Some(length)), Ok(plain.clone()));
+        assert_eq!(open(&packed, &Id::hash(b"other"), Some(length)), Err(ErrorKind::Corrupt));
+        assert_eq!(open(&packed, &id, Some(length - 1)), Err(ErrorKind::Corrupt));
+        assert_eq!(open(&packed, &id, Some(u32::MAX)), Err(ErrorKind::Corrupt));
+        let mut flipped = raw.clone();
+        flipped[20] ^= 1;
+        assert_eq!(open(&flipped, &id, None), Err(ErrorKind::Corrupt));
+        assert_eq!(open(&raw[..10], &id, None), Err(ErrorKind::Corrupt));
+    }
+}

@@ -1,0 +1,252 @@
+//! An open repository: its store, its keys, its configuration, and how its files are read and written.
+//!
+//! Whole operations (backup, restore, check) are built on this and live in their own modules.
+
+mod blobs;
+mod init;
+mod keys;
+mod snapshots;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use parking::Parked;
+
+use crate::crypto::Key;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Ctx;
+use crate::format::compress::{Compression, Compressor, Decompressor};
+use crate::format::config::Config;
+use crate::format::index_file::IndexFile;
+use crate::id::Id;
+use crate::index::{Index, IndexBuilder};
+use crate::read::BlobOpener;
+#[cfg(test)]
+use crate::store::PutMode;
+use crate::store::{FileKind, FileName, Store};
+use crate::work_pool::WorkPool;
+
+pub use init::InitOptions;
+pub use keys::KeyInfo;
+pub use snapshots::SnapshotFilter;
+
+/// The most plain bytes a file outside packs may decompress to; an index of 50,000 blobs has about 10 MB.
+const MAX_UNPACKED: usize = 1 << 30;
+/// How many small files are fetched at a time.
+const PARALLEL: usize = 8;
+/// In front of a compressed file outside packs.
+const COMPRESSED_MARK: u8 = 2;
+
+/// An open repository. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct Repository {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    key: Key,
+    key_id: Id,
+    config: Config,
+    pool: WorkPool,
+    compressors: Parked<Compressor>,
+    decompressors: Parked<Decompressor>,
+    openers: Parked<BlobOpener>,
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Repository")
+            .field("id", &self.inner.config.id)
+            .field("at", &self.inner.store.describe())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Repository {
+    fn new(store: Arc<dyn Store>, key: Key, key_id: Id, config: Config, pool: WorkPool) -> Self {
+        let inner = Inner {
+            store,
+            key,
+            key_id,
+            config,
+            pool,
+            compressors: Parked::default(),
+            decompressors: Parked::default(),
+            openers: Parked::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The repository's random identity, 64 hex digits.
+    pub fn id(&self) -> &str {
+        &self.inner.config.id
+    }
+
+    /// The format version, 1 or 2.
+    pub fn version(&self) -> u32 {
+        self.inner.config.version
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Where it lies.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.inner.store
+    }
+
+    /// The master key, for the threads that seal and open packs.
+    pub(crate) fn key(&self) -> &Key {
+        &self.inner.key
+    }
+
+    /// The bytes of a file that is sealed but not packed (index, snapshot, lock): checked against its name,
+    /// opened, decompressed. Read again when damaged on the way.
+    pub(crate) async fn load_unpacked(&self, kind: FileKind, id: &Id) -> Result<Vec<u8>> {
+        let name = FileName { kind, id: *id };
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let sealed = self.inner.store.get(name, None).await?;
+            let repo = self.clone();
+            let expected = *id;
+            let opened = self.inner.pool.run(move || repo.open_unpacked(kind, &expected, &sealed)).await?;
+            match opened {
+                Err(e) if e.kind() == ErrorKind::Corrupt && attempt < 3 => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Checks and opens the bytes of such a file. Computes; belongs on a worker thread.
+    pub(crate) fn open_unpacked(&self, kind: FileKind, id: &Id, sealed: &[u8]) -> Result<Vec<u8>> {
+        let damaged = |e: Error| {
+            Error::with_source(
+                ErrorKind::Corrupt,
+                format!(
+                    "{} of {} is damaged; run a check",
+                    FileName { kind, id: *id },
+                    self.inner.store.describe()
+                ),
+                e,
+            )
+        };
+        if Id::hash(sealed) != *id {
+            return Err(damaged(Error::new(ErrorKind::Corrupt, "its content does not fit its name")));
+        }
+        let plain = self.inner.key.open(sealed).map_err(damaged)?;
+        match plain.split_first() {
+            Some((b'{' | b'[', _)) => Ok(plain),
+            Some((&COMPRESSED_MARK, frame)) => {
+                self.with_decompressor(|d| d.bounded(frame, MAX_UNPACKED)).map_err(damaged)
+            }
+            Some((other, _)) => Err(Error::new(
+                ErrorKind::Format,
+                format!("{} has the unknown encoding {other}", FileName { kind, id: *id }),
+            )),
+            None => Err(damaged(Error::new(ErrorKind::Corrupt, "it is empty"))),
+        }
+    }
+
+    /// Seals JSON for a file outside packs and names it: the id and the file's bytes.
+    pub(crate) fn seal_unpacked(&self, json: &[u8]) -> Result<(Id, Bytes)> {
+        let mut plain = Vec::new();
+        if self.inner.config.version >= 2 {
+            plain.push(COMPRESSED_MARK);
+            self.with_compressor(|c| c.append(json, &mut plain))?;
+        } else {
+            plain.extend_from_slice(json);
+        }
+        let sealed = self.inner.key.seal(&plain)?;
+        Ok((Id::hash(&sealed), Bytes::from(sealed)))
+    }
+
+    /// Writes such a file durably and returns its id: for tests, which forge files. A backup writes through
+    /// `pipeline::save`, which proves what it wrote.
+    #[cfg(test)]
+    pub(crate) async fn save_unpacked(&self, kind: FileKind, json: &[u8]) -> Result<Id> {
+        let (id, sealed) = self.seal_unpacked(json)?;
+        self.inner.store.put(FileName { kind, id }, sealed, PutMode::ContentAddressed).await?;
+        Ok(id)
+    }
+
+    fn with_compressor<T>(&self, work: impl FnOnce(&mut Compressor) -> Result<T>) -> Result<T> {
+        self.inner.compressors.with(|| Compressor::new(Compression::Auto), work)
+    }
+
+    fn with_decompressor<T>(&self, work: impl FnOnce(&mut Decompressor) -> Result<T>) -> Result<T> {
+        self.inner.decompressors.with(Decompressor::new, work)
+    }
+
+    /// One index file.
+    pub(crate) async fn load_index_file(&self, id: &Id) -> Result<IndexFile> {
+        let json = self.load_unpacked(FileKind::Index, id).await?;
+        self.inner.pool.run(move || IndexFile::parse(&json)).await?
+    }
+
+    /// Reads all index files. List snapshots before this, never after: then every snapshot seen is covered.
+    pub async fn load_index(&self, ctx: &Ctx) -> Result<Arc<Index>> {
+        // A file that vanishes after it was listed was replaced by another client's prune: look again.
+        for _ in 0..3 {
+            match ctx.run(self.load_listed_index()).await {
+                Err(e) if e.kind() == ErrorKind::Missing => {}
+                other => return other,
+            }
+        }
+        ctx.run(self.load_listed_index()).await
+    }
+
+    async fn load_listed_index(&self) -> Result<Arc<Index>> {
+        let listed = self.inner.store.list(FileKind::Index).await?;
+        let builder = stream::iter(listed)
+            .map(|entry| async move { Ok::<_, Error>((entry.id, self.load_index_file(&entry.id).await?)) })
+            .buffer_unordered(PARALLEL)
+            .try_fold(IndexBuilder::new(), |mut builder, (id, file)| async move {
+                builder.add(id, file);
+                Ok(builder)
+            })
+            .await?;
+        self.inner.pool.run(move || Arc::new(builder.finish())).await
+    }
+}
+
+/// Values that are costly to make and used by one thread at a time.
+mod parking {
+    use std::sync::{Mutex, PoisonError};
+
+    use crate::error::Result;
+
+    pub(super) struct Parked<T>(Mutex<Vec<T>>);
+
+    impl<T> Default for Parked<T> {
+        fn default() -> Self {
+            Self(Mutex::new(Vec::new()))
+        }
+    }
+
+    impl<T> Parked<T> {
+        /// Works with a parked value or a new one and parks it again.
+        pub(super) fn with<R>(
+            &self,
+            make: impl FnOnce() -> Result<T>,
+            work: impl FnOnce(&mut T) -> Result<R>,
+        ) -> Result<R> {
+            let parked = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut value = match parked {
+                Some(value) => value,
+                None => make()?,
+            };
+            let result = work(&mut value);
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(value);
+            result
+        }
+    }
+}

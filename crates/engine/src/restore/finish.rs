@@ -1,0 +1,272 @@
+//! The last walk of a restore: links and special files, extras removed, directories given their attributes. And
+//! how directories are made before that.
+//!
+//! Not here: plain files.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::fs::FileType;
+
+use super::attributes::Handle;
+use super::file::{Attributes, put_in_place};
+use super::plan::{Found, compare, extras};
+use super::run::{Links, Run, count};
+use super::select::Selection;
+use super::target::{Dir, temp_name};
+use super::walk::{Left, Start, Step, TreeSource, Visit, Walk, join, split};
+use crate::error::Result;
+use crate::format::node::{Node, NodeType};
+
+/// Makes directories, and remembers which ones on the way to a selected file it made.
+#[derive(Default)]
+pub(crate) struct DirMaker {
+    made: HashSet<Vec<u8>>,
+    narrowed: bool,
+}
+
+impl DirMaker {
+    pub(crate) fn new(selection: &Selection) -> Self {
+        Self { made: HashSet::new(), narrowed: selection.is_narrowed() }
+    }
+
+    /// Makes the directory at `path` and those above it; gives the action that failed and why.
+    pub(crate) fn ensure(&mut self, run: &Run<'_>, path: &[u8]) -> Result<(), (&'static str, io::Error)> {
+        let found = run.target.dir(path);
+        match found {
+            Ok(dir) => {
+                // Without root, a directory that was restored before may deny its own owner.
+                if path.is_empty() || rustix::process::geteuid().is_root() {
+                    return Ok(());
+                }
+                let writable = dir.stat_self().is_ok_and(|s| s.st_mode & 0o300 == 0o300);
+                return if writable { Ok(()) } else { unlock(run, path).or(Ok(())) };
+            }
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                return unlock(run, path).map_err(|e| ("open directory", e));
+            }
+            Err(_) => {}
+        }
+        let (parent, name) = split(path);
+        if path.is_empty() || parent == path {
+            return Err(("open directory", io::Error::from(io::ErrorKind::NotFound)));
+        }
+        // Its parent was made on the way down, unless nothing in that is selected.
+        let dir = if let Ok(dir) = run.target.dir(parent) {
+            dir
+        } else {
+            self.ensure(run, parent)?;
+            run.target.dir(parent).map_err(|e| ("open directory", e))?
+        };
+        make(&dir, name).map_err(|e| ("create directory", e))?;
+        if self.narrowed {
+            self.made.insert(path.to_vec());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn made(&self, path: &[u8]) -> bool {
+        self.made.contains(path)
+    }
+}
+
+fn make(dir: &Dir, name: &[u8]) -> io::Result<()> {
+    if let Some(stat) = dir.stat(name)?
+        && FileType::from_raw_mode(stat.st_mode) != FileType::Directory
+    {
+        // Whatever it is, and wherever it points: the snapshot has a directory here.
+        dir.unlink(name)?;
+    }
+    match dir.make_dir(name) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+fn unlock(run: &Run<'_>, path: &[u8]) -> io::Result<()> {
+    let (parent, name) = split(path);
+    run.target.dir(parent)?.unlock_dir(name)
+}
+
+/// Walks through it all once more and finishes it.
+pub(crate) fn all(
+    run: &Run<'_>,
+    trees: &TreeSource,
+    selection: &Selection,
+    start: &Start,
+    links: &Links,
+) -> Result<()> {
+    make_rest(run, trees, selection, start, links)?;
+    let delete = run.spec.delete_extra && !run.has_faults();
+    if run.spec.delete_extra && !delete {
+        count(&run.tally.delete_skipped, 1);
+    }
+    // What this walk finds wrong was told by the walk that wrote the files.
+    let mut walk = Walk::new(trees, selection, start);
+    while let Some(step) = walk.next(&mut |_| {})? {
+        run.go_on()?;
+        match step {
+            Step::Enter(visit) if delete && visit.whole => remove_extras(run, &visit, selection),
+            Step::Enter(_) => {}
+            Step::Leave(left) => set_dir_attributes(run, &left),
+        }
+    }
+    Ok(())
+}
+
+/// Links and special files come last, when no directory will be made in their place any more.
+fn make_rest(
+    run: &Run<'_>,
+    trees: &TreeSource,
+    selection: &Selection,
+    start: &Start,
+    links: &Links,
+) -> Result<()> {
+    let mut others = OtherLinks::new();
+    let mut walk = Walk::new(trees, selection, start);
+    while let Some(step) = walk.next(&mut |_| {})? {
+        run.go_on()?;
+        let Step::Enter(visit) = step else { continue };
+        let mut here = None;
+        for node in visit.selected() {
+            let path = join(&visit.path, &node.name);
+            let linked = node.links > 1 && node.inode != 0;
+            let key = (node.device_id, node.inode);
+            let link_to = match node.kind {
+                NodeType::Dir => continue,
+                NodeType::Socket => {
+                    count(&run.tally.sockets, 1);
+                    continue;
+                }
+                NodeType::File => match links.get(&key).filter(|first| linked && first.is_same(node)) {
+                    // A plain file, written before; or the name that was.
+                    None => continue,
+                    Some(first) if first.path == path => continue,
+                    Some(first) if first.failed => {
+                        let why = "the file it is a further name of could not be restored";
+                        run.fault(&path, "link", why.to_owned());
+                        continue;
+                    }
+                    Some(first) => Some(first.path.clone()),
+                },
+                _ if linked => match others.entry((node.kind.as_str(), key)) {
+                    std::collections::hash_map::Entry::Occupied(first) => Some(first.get().clone()),
+                    std::collections::hash_map::Entry::Vacant(free) => {
+                        free.insert(path.clone());
+                        None
+                    }
+                },
+                _ => None,
+            };
+            let dir = match &here {
+                Some(dir) => dir,
+                None => match run.target.dir(&visit.path) {
+                    Ok(dir) => here.insert(dir),
+                    Err(_) => break,
+                },
+            };
+            let outcome = match &link_to {
+                Some(first) => link(run, dir, node, &path, first),
+                None => make_other(run, dir, node, &path),
+            };
+            match outcome {
+                Ok(()) => run.tell(),
+                Err((action, e)) => run.write_failed(&path, action, &e),
+            }
+        }
+    }
+    run.go_on()
+}
+
+/// First names of special files and links with several names.
+type OtherLinks = std::collections::HashMap<(&'static str, (u64, u64)), Vec<u8>>;
+
+type Outcome = Result<(), (&'static str, io::Error)>;
+
+fn link(run: &Run<'_>, dir: &Dir, node: &Node, path: &[u8], first: &[u8]) -> Outcome {
+    let failed = |e| ("link", e);
+    let (from, of) = split(first);
+    let source = run.target.dir(from).map_err(failed)?;
+    let there = source.stat(of).map_err(failed)?.ok_or(("link", io::ErrorKind::NotFound.into()))?;
+    let already = dir
+        .stat(&node.name)
+        .map_err(failed)?
+        .is_some_and(|s| (s.st_dev, s.st_ino) == (there.st_dev, there.st_ino));
+    let is_file = node.kind == NodeType::File;
+    if already {
+        count(&run.tally.unchanged, u64::from(is_file));
+    } else {
+        let temp = temp_name(&run.spec.snapshot, path);
+        dir.unlink(&temp).map_err(failed)?;
+        dir.make_hard_link(&temp, &source, of).map_err(failed)?;
+        put_or_remove(run, dir, &temp, &node.name).map_err(failed)?;
+        count(&run.tally.restored, u64::from(is_file));
+    }
+    count(&run.tally.files_done, u64::from(is_file));
+    Ok(())
+}
+
+fn make_other(run: &Run<'_>, dir: &Dir, node: &Node, path: &[u8]) -> Outcome {
+    let stat = dir.stat(&node.name).map_err(|e| ("stat", e))?;
+    let attributes = Attributes::from(node);
+    let handle = |name| {
+        if node.kind == NodeType::Symlink { Handle::Link(dir, name) } else { Handle::Special(dir, name) }
+    };
+    if compare(dir, node, stat.as_ref()) == Found::Same {
+        attributes.apply(run, path, handle(&node.name));
+        return Ok(());
+    }
+    let temp = temp_name(&run.spec.snapshot, path);
+    let action = "create";
+    dir.unlink(&temp).map_err(|e| (action, e))?;
+    match node.kind {
+        NodeType::Symlink => dir.make_symlink(&temp, &node.link_target),
+        NodeType::Fifo => dir.make_special(&temp, FileType::Fifo, 0),
+        NodeType::Dev => dir.make_special(&temp, FileType::BlockDevice, node.device),
+        NodeType::CharDev => dir.make_special(&temp, FileType::CharacterDevice, node.device),
+        NodeType::File | NodeType::Dir | NodeType::Socket | NodeType::Irregular => {
+            Err(io::Error::other("the snapshot does not say what it was"))
+        }
+    }
+    .map_err(|e| (action, e))?;
+    attributes.apply(run, path, handle(&temp));
+    put_or_remove(run, dir, &temp, &node.name).map_err(|e| (action, e))
+}
+
+fn put_or_remove(run: &Run<'_>, dir: &Dir, temp: &[u8], name: &[u8]) -> io::Result<()> {
+    let outcome = put_in_place(run, dir, temp, name);
+    if outcome.is_err() {
+        // The failure to tell is the first one.
+        let _ = dir.unlink(temp);
+    }
+    outcome
+}
+
+fn remove_extras(run: &Run<'_>, visit: &Visit, selection: &Selection) {
+    let Ok(dir) = run.target.dir(&visit.path) else { return };
+    let extras = match extras(&dir, visit, selection) {
+        Ok(extras) => extras,
+        Err(e) => return run.fault(&visit.path, "list", e.to_string()),
+    };
+    for (name, _) in extras {
+        match dir.remove_all(&name) {
+            Ok(removed) => count(&run.tally.deleted, removed),
+            Err(e) => run.fault(&join(&visit.path, &name), "delete", e.to_string()),
+        }
+    }
+}
+
+fn set_dir_attributes(run: &Run<'_>, left: &Left) {
+    let Some(node) = &left.node else { return };
+    // A directory that is only on the way to what was selected keeps what it has, if it was there.
+    if !left.selected && !run.was_made(&left.path) {
+        return;
+    }
+    match run.target.dir(&left.path) {
+        Ok(dir) => Attributes::from(node).apply(run, &left.path, Handle::Open(dir.as_fd())),
+        // Why it is not there was told when it could not be made.
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+        Err(e) => run.metadata_fault(&left.path, "open", e.to_string()),
+    }
+}

@@ -1,0 +1,163 @@
+//! Puts a snapshot's files back: plans, writes by the order of packs, verifies, deletes what is too much.
+//!
+//! Several walks through the snapshot keep memory bounded whatever its size: the first compares with the target
+//! and counts (that is all a dry run does), the second writes files in windows, the third makes links and special
+//! files, the last deletes extras and gives directories their attributes. A file appears under its name only when it is
+//! whole; a file that exists is changed where it differs. Running again after a stop at any moment goes on from
+//! there. Not here: which snapshot, and who must be stopped while its volume is written.
+
+mod attributes;
+mod file;
+mod finish;
+mod plan;
+mod run;
+mod select;
+mod target;
+mod walk;
+mod window;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Ctx, FaultList};
+use crate::id::Id;
+use crate::lock::LockGuard;
+use crate::repository::Repository;
+
+/// What to do about owners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ownership {
+    /// Give files to the users and groups they had. Needs root or `CAP_CHOWN`.
+    #[default]
+    Restore,
+    /// Leave files to whoever restores them.
+    Keep,
+}
+
+/// What to restore, where to, and how.
+#[derive(Debug, Clone)]
+pub struct RestoreSpec {
+    /// The snapshot.
+    pub snapshot: Id,
+    /// This path of the snapshot becomes the target; a file at it is put into the target. `None`: all of it.
+    pub subpath: Option<PathBuf>,
+    /// The directory to restore into; made when absent.
+    pub target: PathBuf,
+    /// Restore only what matches one of these patterns (restic's rules); empty: everything.
+    pub include: Vec<String>,
+    /// Leave out what matches one of these patterns.
+    pub exclude: Vec<String>,
+    /// Remove from the target what the snapshot does not have, once all else has succeeded. Also lets a
+    /// directory that stands where a file belongs be removed.
+    pub delete_extra: bool,
+    /// Write everything out, then read it back from the disk and compare; files that look unchanged are compared
+    /// too, not trusted.
+    pub verify: bool,
+    /// Only plan; nothing is written.
+    pub dry_run: bool,
+    /// What to do about owners.
+    pub ownership: Ownership,
+    /// Make holes of long runs of zeros.
+    pub sparse: bool,
+    /// Let a restore that selects nothing succeed. It may then, with `delete_extra`, empty the target.
+    pub allow_empty: bool,
+}
+
+/// Numbers of things by sort.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Plain files.
+    pub files: u64,
+    /// Directories.
+    pub dirs: u64,
+    /// Links, pipes, devices.
+    pub others: u64,
+}
+
+impl Counts {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.files.saturating_add(self.dirs).saturating_add(self.others)
+    }
+}
+
+/// What a restore would do, as found by comparing the snapshot with the target.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RestorePlan {
+    /// Not there yet.
+    pub create: Counts,
+    /// There, and changed in place where the content differs.
+    pub change: Counts,
+    /// There as something else, and put in its place.
+    pub replace: Counts,
+    /// There and not in the snapshot (only counted with `delete_extra`).
+    pub delete: Counts,
+    /// There with the right size and time.
+    pub unchanged: Counts,
+    /// Bytes of the files to create, change and replace: the most that may be written.
+    pub bytes_to_write: u64,
+    /// Bytes the target must have free.
+    pub bytes_required: u64,
+    /// Bytes the target has free.
+    pub bytes_available: u64,
+    /// Include patterns that match nothing in the snapshot.
+    pub unmatched_includes: Vec<String>,
+}
+
+/// What a restore has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RestoreReport {
+    /// What was planned.
+    pub plan: RestorePlan,
+    /// Files written, linked, or given other attributes.
+    pub files_restored: u64,
+    /// Files that were left alone.
+    pub files_unchanged: u64,
+    /// Names removed because the snapshot does not have them.
+    pub files_deleted: u64,
+    /// Whether extras were left in place because something had failed before.
+    pub delete_skipped: bool,
+    /// Sockets of old snapshots: they mean nothing without their process and are not made.
+    pub sockets_skipped: u64,
+    /// Bytes of content written, or left as holes.
+    pub bytes_written: u64,
+    /// Bytes read back and found right.
+    pub bytes_verified: u64,
+    /// Everything restored was read back from the disk and is right.
+    pub verified: bool,
+    /// Owners, modes, times and attributes that could not be set.
+    pub metadata_faults: FaultList,
+    /// Files that could not be restored, or not wholly.
+    pub faults: FaultList,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// Restores (or, with `dry_run`, plans to restore) a snapshot.
+///
+/// `Ok` means that it ran to its end; the report's `faults` say what is missing all the same. An error means that
+/// it stopped: nothing matched, the target is full, the store failed for good, or the caller cancelled. Nothing
+/// has been deleted then, and the same call goes on where it stopped.
+pub async fn restore(
+    repo: &Repository,
+    lock: Option<&LockGuard>,
+    spec: &RestoreSpec,
+    ctx: &Ctx,
+) -> Result<RestoreReport> {
+    let selection = select::Selection::new(&spec.include, &spec.exclude)?;
+    let snapshot = repo.load_snapshot(&spec.snapshot).await?;
+    let index = repo.load_index(ctx).await?;
+    let outcome = run::start(repo, index, snapshot.tree, selection, spec, ctx).await;
+    // A lost lock cancels the work, so it is the reason to tell.
+    if lock.is_some_and(LockGuard::lost) && outcome.as_ref().is_err_and(|e| e.kind() == ErrorKind::Cancelled)
+    {
+        return Err(Error::new(
+            ErrorKind::LockLost,
+            "the repository's lock was lost while files were restored; run the restore again to go on",
+        ));
+    }
+    outcome
+}

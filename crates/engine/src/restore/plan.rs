@@ -1,0 +1,299 @@
+//! Compares a snapshot with the target and counts what a restore would do. Writes nothing.
+
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{FileType, Stat, StatVfs};
+
+use super::run::existing;
+use super::select::Selection;
+use super::target::{Dir, Target};
+use super::walk::{Start, Step, TreeSource, Visit, Walk, join, shown};
+use super::{Counts, RestorePlan, RestoreSpec};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Ctx, Fault};
+use crate::format::node::{Node, NodeType};
+
+/// What lies in the target where a node belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    /// It looks as it should: a file by size and modification time, a link by what it points to.
+    Same,
+    /// A plain file of its own whose content can be changed in place.
+    Differs,
+    /// Something else, to be replaced.
+    Other,
+}
+
+/// Compares one node with what lies at its name.
+pub(crate) fn compare(dir: &Dir, node: &Node, stat: Option<&Stat>) -> Found {
+    let Some(stat) = stat else { return Found::Nothing };
+    let same_kind = NodeType::from_st_mode(stat.st_mode) == node.kind;
+    match node.kind {
+        _ if !same_kind => Found::Other,
+        NodeType::File => {
+            // Writing into a file that has further names would change those too.
+            let alone = stat.st_nlink == 1;
+            if !alone && node.links <= 1 {
+                Found::Other
+            } else if u64::try_from(stat.st_size) == Ok(node.size)
+                && (stat.st_mtime, stat.st_mtime_nsec) == (node.mtime.seconds, node.mtime.nanos.into())
+            {
+                Found::Same
+            } else if alone {
+                Found::Differs
+            } else {
+                Found::Other
+            }
+        }
+        NodeType::Symlink => {
+            let points_to = rustix::fs::readlinkat(dir, node.name.as_slice(), Vec::new());
+            if points_to.is_ok_and(|t| t.as_bytes() == node.link_target) { Found::Same } else { Found::Other }
+        }
+        NodeType::Dev | NodeType::CharDev if stat.st_rdev != node.device => Found::Other,
+        _ => Found::Same,
+    }
+}
+
+/// Walks the snapshot and the target side by side.
+pub(crate) fn make(
+    trees: &TreeSource,
+    selection: &Selection,
+    start: &Start,
+    spec: &RestoreSpec,
+    fault: &mut dyn FnMut(Fault),
+    ctx: &Ctx,
+) -> Result<RestorePlan> {
+    let target = Target::open(&spec.target)?;
+    let mut plan = RestorePlan::default();
+    let mut matched = vec![false; selection.includes().count()];
+    let mut selected = 0_u64;
+    let mut seen_links = std::collections::HashSet::new();
+    let mut walk = Walk::new(trees, selection, start);
+    while let Some(step) = walk.next(fault)? {
+        if ctx.cancel.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "planning the restore was cancelled"));
+        }
+        let Step::Enter(visit) = step else { continue };
+        let dir = open(target.as_ref(), &visit.path);
+        for node in visit.selected() {
+            selected = selected.saturating_add(1);
+            if selection.is_narrowed() {
+                let path = join(&visit.path, &node.name);
+                let names: Vec<&[u8]> = path.split(|b| *b == b'/').collect();
+                selection.mark(&names, &mut matched);
+            }
+            let further_link = node.kind == NodeType::File
+                && node.links > 1
+                && node.inode != 0
+                && !seen_links.insert((node.device_id, node.inode));
+            add(&mut plan, trees, dir.as_ref(), node, further_link, spec.sparse);
+        }
+        if spec.delete_extra
+            && visit.whole
+            && let Some(dir) = &dir
+        {
+            count_extras(&mut plan.delete, dir, &visit, selection)
+                .map_err(|e| unreadable(&spec.target, &visit.path, e))?;
+        }
+    }
+    plan.unmatched_includes =
+        selection.includes().zip(&matched).filter(|(_, seen)| !**seen).map(|(p, _)| p.to_owned()).collect();
+    if selected == 0 && !spec.allow_empty {
+        return Err(Error::new(ErrorKind::EmptySelection, nothing_selected(selection, spec)));
+    }
+    let space = space(&spec.target)?;
+    plan.bytes_available = space.f_bavail.saturating_mul(space.f_frsize);
+    Ok(plan)
+}
+
+fn nothing_selected(selection: &Selection, spec: &RestoreSpec) -> String {
+    let from = spec.subpath.as_deref().unwrap_or(Path::new("/")).display();
+    if selection.is_narrowed() || !spec.exclude.is_empty() {
+        format!(
+            "the include and exclude patterns select nothing below {from} of snapshot {}; list what it has with \
+             `ls`",
+            spec.snapshot.short()
+        )
+    } else {
+        format!("there is nothing below {from} of snapshot {}", spec.snapshot.short())
+    }
+}
+
+fn unreadable(target: &Path, path: &[u8], error: io::Error) -> Error {
+    let what = shown(path);
+    Error::with_source(
+        ErrorKind::Target,
+        format!("cannot list {} below {}", what.display(), target.display()),
+        error,
+    )
+}
+
+/// The directory in the target, if it is one already. Anything that stands in its place will be replaced.
+fn open(target: Option<&Target>, path: &[u8]) -> Option<Dir> {
+    target.and_then(|t| t.dir(path).ok())
+}
+
+fn add(
+    plan: &mut RestorePlan,
+    trees: &TreeSource,
+    dir: Option<&Dir>,
+    node: &Node,
+    further_link: bool,
+    sparse: bool,
+) {
+    let stat = dir.and_then(|d| d.stat(&node.name).ok().flatten());
+    let found = dir.map_or(Found::Nothing, |d| compare(d, node, stat.as_ref()));
+    let counts = match found {
+        Found::Nothing => &mut plan.create,
+        Found::Same => &mut plan.unchanged,
+        Found::Differs => &mut plan.change,
+        Found::Other => &mut plan.replace,
+    };
+    let counter = match node.kind {
+        NodeType::File => &mut counts.files,
+        NodeType::Dir => &mut counts.dirs,
+        NodeType::Socket => return,
+        _ => &mut counts.others,
+    };
+    *counter = counter.saturating_add(1);
+    if node.kind != NodeType::File || further_link || found == Found::Same {
+        return;
+    }
+    let (size, zeros) = trees.content_bytes(node);
+    plan.bytes_to_write = plan.bytes_to_write.saturating_add(size);
+    let there = match (&stat, found) {
+        (Some(stat), Found::Differs) => u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512),
+        _ => 0,
+    };
+    let holes = if sparse { zeros } else { 0 };
+    plan.bytes_required =
+        plan.bytes_required.saturating_add(size.saturating_sub(holes).saturating_sub(there));
+}
+
+/// Names in a directory that the snapshot does not have and the selection covers.
+pub(crate) fn extras(
+    dir: &Dir,
+    visit: &Visit,
+    selection: &Selection,
+) -> io::Result<Vec<(Vec<u8>, FileType)>> {
+    let mut extras = dir.list()?;
+    let path: Vec<&[u8]> = visit.path.split(|b| *b == b'/').filter(|n| !n.is_empty()).collect();
+    extras.retain(|(name, _)| {
+        let mut names = path.clone();
+        names.push(name);
+        visit.tree.find(name).is_none()
+            // ext4 keeps this for fsck in the root of each file system; it belongs to no backup.
+            && !(path.is_empty() && name == b"lost+found")
+            && selection.verdict(&names).selected
+    });
+    Ok(extras)
+}
+
+fn count_extras(counts: &mut Counts, dir: &Dir, visit: &Visit, selection: &Selection) -> io::Result<()> {
+    // (names from `dir`, type); reopened from `dir` each time, so that depth costs no descriptors.
+    let mut pending: Vec<(Vec<Vec<u8>>, FileType)> =
+        extras(dir, visit, selection)?.into_iter().map(|(n, t)| (vec![n], t)).collect();
+    while let Some((path, mut kind)) = pending.pop() {
+        let Some((name, above)) = path.split_last() else { continue };
+        let parent = dir.walk(above)?;
+        if kind == FileType::Unknown {
+            let Some(stat) = parent.stat(name)? else { continue };
+            kind = FileType::from_raw_mode(stat.st_mode);
+        }
+        match kind {
+            FileType::Directory => {
+                counts.dirs = counts.dirs.saturating_add(1);
+                for (inner, kind) in parent.subdir(name)?.list()? {
+                    let mut path = path.clone();
+                    path.push(inner);
+                    pending.push((path, kind));
+                }
+            }
+            FileType::RegularFile => counts.files = counts.files.saturating_add(1),
+            _ => counts.others = counts.others.saturating_add(1),
+        }
+    }
+    Ok(())
+}
+
+fn space(target: &Path) -> Result<StatVfs> {
+    let at = existing(target);
+    rustix::fs::statvfs(at).map_err(|e| {
+        Error::with_source(
+            ErrorKind::Target,
+            format!("cannot ask how much room {} has", at.display()),
+            io::Error::from(e),
+        )
+    })
+}
+
+/// Refuses a restore that cannot fit, before anything is written.
+pub(crate) fn check_space(plan: &RestorePlan, spec: &RestoreSpec) -> Result<()> {
+    let target = spec.target.display();
+    if plan.bytes_required > plan.bytes_available {
+        return Err(Error::new(
+            ErrorKind::TargetFull,
+            format!(
+                "the restore needs {} bytes and {target} has {} free; nothing was written",
+                plan.bytes_required, plan.bytes_available
+            ),
+        ));
+    }
+    let space = space(&spec.target)?;
+    let names = plan.create.total();
+    // File systems that make inodes as they need them tell 0.
+    if space.f_files > 0 && names > space.f_favail {
+        return Err(Error::new(
+            ErrorKind::TargetFull,
+            format!(
+                "the restore makes {names} files and directories and {target} has room for {}; nothing was written",
+                space.f_favail
+            ),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::AtFlags;
+
+    use super::*;
+    use crate::format::time::Time;
+
+    fn node(kind: NodeType) -> Node {
+        Node { name: b"n".to_vec(), kind, size: 3, links: 1, mtime: Time::new(5, 7), ..Node::default() }
+    }
+
+    fn found(dir: &Dir, node: &Node) -> Found {
+        compare(dir, node, dir.stat(&node.name).expect("stat").as_ref())
+    }
+
+    #[test]
+    fn what_is_there_is_told_apart() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let target = Target::create(temp.path()).expect("target");
+        let dir = target.dir(b"").expect("root");
+        let path = temp.path().join("n");
+        assert_eq!(found(&dir, &node(NodeType::File)), Found::Nothing);
+        std::fs::write(&path, "abc").expect("write");
+        assert_eq!(found(&dir, &node(NodeType::File)), Found::Differs);
+        let times = rustix::fs::Timestamps {
+            last_access: rustix::fs::Timespec { tv_sec: 5, tv_nsec: 7 },
+            last_modification: rustix::fs::Timespec { tv_sec: 5, tv_nsec: 7 },
+        };
+        rustix::fs::utimensat(&dir, "n", &times, AtFlags::empty()).expect("times");
+        assert_eq!(found(&dir, &node(NodeType::File)), Found::Same);
+        std::fs::hard_link(&path, temp.path().join("second")).expect("link");
+        assert_eq!(found(&dir, &node(NodeType::File)), Found::Other, "a second name would change with it");
+        assert_eq!(found(&dir, &Node { links: 2, ..node(NodeType::File) }), Found::Same);
+        assert_eq!(found(&dir, &node(NodeType::Dir)), Found::Other);
+        std::fs::remove_file(&path).expect("remove");
+        std::os::unix::fs::symlink("there", &path).expect("symlink");
+        let link = Node { link_target: b"there".to_vec(), ..node(NodeType::Symlink) };
+        assert_eq!(found(&dir, &link), Found::Same);
+        assert_eq!(found(&dir, &Node { link_target: b"else".to_vec(), ..link }), Found::Other);
+    }
+}

@@ -1,0 +1,391 @@
+//! Restores a bounded number of files at once: compares what exists, fetches what is needed in the order it lies
+//! in the packs, writes it, and reads it back when asked.
+//!
+//! Not here: which files (`run`), how one file is written (`file`).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::FileType;
+use tokio::runtime::Handle;
+
+use super::file::{Action, Expected, FileJob, Near};
+use super::plan::{Found, compare};
+use super::run::{Links, Run};
+use super::target::Dir;
+use super::walk::{ZERO_CHUNK, is_zero_chunk, join, shown};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::format::node::Node;
+use crate::format::pack::BlobKind;
+use crate::id::Id;
+use crate::index::{BlobLocation, Index};
+use crate::read::fetch::{self, Fetched, Place};
+use crate::read::{self, BlobOpener, is_damage};
+use crate::repository::Repository;
+
+/// Files of a window, each some 300 bytes and its path.
+const MAX_FILES: usize = 20_000;
+/// Chunks of a window, each some 100 bytes with its blob. Packs are read once a window, so more is better.
+const MAX_CHUNKS: usize = 250_000;
+/// Files that wait, half written, with an open descriptor.
+const MAX_OPEN: usize = 64;
+
+/// How a restore reaches the repository.
+pub(crate) struct Tools {
+    pub(crate) repo: Repository,
+    pub(crate) index: Arc<Index>,
+    pub(crate) runtime: Handle,
+}
+
+/// One chunk of one file.
+struct Chunk {
+    file: u32,
+    blob: u32,
+    at: u64,
+}
+
+struct Blob {
+    id: Id,
+    location: BlobLocation,
+}
+
+impl Blob {
+    fn place(&self) -> Place {
+        Place { pack: self.location.pack_number, offset: self.location.offset, length: self.location.length }
+    }
+}
+
+/// Files waiting to be restored together.
+#[derive(Default)]
+pub(crate) struct Window {
+    files: Vec<FileJob>,
+    chunks: Vec<Chunk>,
+    blobs: Vec<Blob>,
+    known: HashMap<Id, u32>,
+}
+
+impl Window {
+    pub(crate) fn is_full(&self) -> bool {
+        self.files.len() >= MAX_FILES || self.chunks.len() >= MAX_CHUNKS
+    }
+
+    /// Takes a file in. False, with a fault, when the repository does not have its content.
+    pub(crate) fn add(
+        &mut self,
+        run: &Run<'_>,
+        tools: &Tools,
+        dir: &Dir,
+        parent: &[u8],
+        node: &Node,
+        link: Option<(u64, u64)>,
+    ) -> bool {
+        let path = join(parent, &node.name);
+        let stat = match dir.stat(&node.name) {
+            Ok(stat) => stat,
+            Err(e) => {
+                run.fault(&path, "stat", e.to_string());
+                return false;
+            }
+        };
+        let action = match compare(dir, node, stat.as_ref()) {
+            Found::Same if run.spec.verify => Action::Check,
+            Found::Same => Action::Leave,
+            Found::Differs => Action::Change,
+            Found::Nothing | Found::Other => Action::Create,
+        };
+        if stat.is_some_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory)
+            && !run.spec.delete_extra
+        {
+            run.fault(
+                &path,
+                "create",
+                "a directory is in its place; with delete it would be removed".to_owned(),
+            );
+            return false;
+        }
+        let from = self.chunks.len();
+        let mut size = 0_u64;
+        for id in node.content.iter().flatten() {
+            let Some(blob) = self.blob(tools, id) else {
+                run.fault(&path, "read snapshot", format!("its chunk {id} is in no index of the repository"));
+                self.chunks.truncate(from);
+                return false;
+            };
+            let length = self.blobs.get(blob as usize).map_or(0, |b| b.location.plain_length());
+            let file = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
+            self.chunks.push(Chunk { file, blob, at: size });
+            size = size.saturating_add(length.into());
+        }
+        if size != node.size {
+            let error = format!("the snapshot says {} bytes, the chunks it names have {size}", node.size);
+            run.fault(&path, "read snapshot", error);
+        }
+        let chunks = from..self.chunks.len();
+        self.files.push(FileJob::new(path, node, size, chunks, action, link));
+        true
+    }
+
+    fn blob(&mut self, tools: &Tools, id: &Id) -> Option<u32> {
+        if let Some(known) = self.known.get(id) {
+            return Some(*known);
+        }
+        let location = tools.index.find(BlobKind::Data, id)?;
+        let number = u32::try_from(self.blobs.len()).ok()?;
+        self.blobs.push(Blob { id: *id, location });
+        self.known.insert(*id, number);
+        Some(number)
+    }
+
+    /// Restores all of it. Files that fail are taken out of `links`.
+    pub(crate) fn run(self, run: &Run<'_>, tools: &Tools, links: &mut Links) -> Result<()> {
+        let outcome = self.stages(run, tools);
+        if run.stopped() {
+            let mut near = Near::default();
+            for file in &self.files {
+                file.abandon(run, &mut near);
+            }
+        }
+        outcome?;
+        run.go_on()?;
+        if let Some(file) = self.files.iter().find(|f| !f.failed() && !f.is_done()) {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                format!("{} was neither restored nor given up: a bug", shown(&file.path).display()),
+            ));
+        }
+        for file in self.files.iter().filter(|f| f.failed()) {
+            if let Some(first) = file.link.and_then(|key| links.get_mut(&key)) {
+                first.failed = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn stages(&self, run: &Run<'_>, tools: &Tools) -> Result<()> {
+        let needed: Vec<AtomicBool> = self.chunks.iter().map(|_| AtomicBool::new(false)).collect();
+        parallel(run, self.files.len(), |number, near| {
+            let Some(file) = self.files.get(number) else { return };
+            file.prepare(run, near, &self.expected(file), &mut |n| {
+                if let Some(flag) = needed.get(file.chunks.start.saturating_add(n)) {
+                    flag.store(true, Ordering::Relaxed);
+                }
+            });
+        })?;
+        self.fetch(run, tools, &needed)?;
+        if run.spec.verify && !run.stopped() {
+            run.ctx.events.event(Event::Phase("verify"));
+            // Reading back proves something only once it has been written out.
+            rustix::fs::syncfs(run.target.root()).map_err(|e| {
+                Error::with_source(
+                    ErrorKind::Target,
+                    format!("{} could not be written out", run.target.path().display()),
+                    std::io::Error::from(e),
+                )
+            })?;
+            parallel(run, self.files.len(), |number, near| {
+                let Some(file) = self.files.get(number) else { return };
+                if file.action != Action::Leave {
+                    file.verify(run, near, &self.expected(file));
+                }
+            })?;
+            run.ctx.events.event(Event::Phase("restore"));
+        }
+        Ok(())
+    }
+
+    fn expected(&self, file: &FileJob) -> Vec<Expected> {
+        let chunks = self.chunks.get(file.chunks.clone()).unwrap_or_default();
+        let blobs = chunks.iter().filter_map(|c| Some((c, self.blobs.get(c.blob as usize)?)));
+        blobs
+            .map(|(c, b)| Expected { at: c.at, length: b.location.plain_length().into(), id: b.id })
+            .collect()
+    }
+
+    fn fetch(&self, run: &Run<'_>, tools: &Tools, needed: &[AtomicBool]) -> Result<()> {
+        // Chunks by blob, so that each blob is opened once and written wherever it belongs.
+        let mut by_blob: Vec<u32> = (0_u32..)
+            .zip(needed)
+            .filter(|(_, n)| n.load(Ordering::Relaxed))
+            .map(|(number, _)| number)
+            .collect();
+        let blob_of = |chunk: &u32| self.chunks.get(*chunk as usize).map_or(u32::MAX, |c| c.blob);
+        by_blob.sort_unstable_by_key(|chunk| (blob_of(chunk), *chunk));
+        let mut tasks: Vec<Task<'_>> = by_blob
+            .chunk_by(|a, b| blob_of(a) == blob_of(b))
+            .filter_map(|chunks| {
+                let blob = self.blobs.get(chunks.first().map(blob_of)? as usize)?;
+                Some(Task { blob, chunks })
+            })
+            .collect();
+        let zeros = tasks.extract_if(.., |t| is_zero_chunk(&t.blob.id)).collect::<Vec<_>>();
+        tasks.sort_unstable_by_key(|t| t.blob.place());
+
+        let requests = fetch::requests(tasks.iter().map(|t| t.blob.place()));
+        let index = Arc::clone(&tools.index);
+        let fetched = fetch::spawn(
+            Arc::clone(tools.repo.store()),
+            move |number| index.packs().get(number as usize).map(|p| p.id),
+            requests,
+            run.ctx.cancel.clone(),
+            &tools.runtime,
+        );
+        let work = Work { window: self, run, tools, tasks: &tasks, open: Mutex::default() };
+        let zeros_done = AtomicUsize::new(0);
+        threads(run, |near| {
+            while let Some(task) = zeros.get(zeros_done.fetch_add(1, Ordering::Relaxed)) {
+                work.give(task, &vec![0; ZERO_CHUNK], near);
+            }
+            let mut opener = match BlobOpener::new() {
+                Ok(opener) => opener,
+                Err(e) => return run.stop(e),
+            };
+            for got in &fetched {
+                if run.stopped() {
+                    return;
+                }
+                work.take(&got, &mut opener, near);
+            }
+        })
+    }
+}
+
+/// A blob and the chunks it is for.
+struct Task<'a> {
+    blob: &'a Blob,
+    chunks: &'a [u32],
+}
+
+/// What the writing threads share.
+struct Work<'a> {
+    window: &'a Window,
+    run: &'a Run<'a>,
+    tools: &'a Tools,
+    tasks: &'a [Task<'a>],
+    /// Files with an open descriptor, the longest open first.
+    open: Mutex<VecDeque<u32>>,
+}
+
+impl Work<'_> {
+    fn take(&self, fetched: &Fetched, opener: &mut BlobOpener, near: &mut Near) {
+        if let Err(e) = &fetched.bytes
+            && !is_damage(e)
+        {
+            let error = Error::new(e.kind(), format!("a pack could not be read: {}", e.chain()));
+            return self.run.stop(error);
+        }
+        for task in self.tasks.get(fetched.request.blobs.clone()).unwrap_or_default() {
+            if self.run.stopped() {
+                return;
+            }
+            let blob = task.blob;
+            let sealed = fetched.slice(blob.place()).unwrap_or_default();
+            match opener.open(
+                self.tools.repo.key(),
+                sealed,
+                BlobKind::Data,
+                &blob.id,
+                blob.location.uncompressed,
+            ) {
+                Ok(plain) => self.give(task, plain, near),
+                // Damaged on the way, or in this copy only: ask again, and for all copies.
+                Err(_) => match self.again(&blob.id) {
+                    Ok(plain) => self.give(task, &plain, near),
+                    Err(e) if is_damage(&e) => self.lost(task, &e, near),
+                    Err(e) => return self.run.stop(e),
+                },
+            }
+        }
+    }
+
+    fn again(&self, id: &Id) -> Result<bytes::Bytes> {
+        self.tools.runtime.block_on(self.run.ctx.run(self.tools.repo.load_blob(
+            &self.tools.index,
+            BlobKind::Data,
+            id,
+        )))
+    }
+
+    fn files<'b>(&'b self, task: &'b Task<'_>) -> impl Iterator<Item = (u32, &'b FileJob, u64)> {
+        task.chunks.iter().filter_map(|number| {
+            let chunk = self.window.chunks.get(*number as usize)?;
+            Some((chunk.file, self.window.files.get(chunk.file as usize)?, chunk.at))
+        })
+    }
+
+    fn give(&self, task: &Task<'_>, plain: &[u8], near: &mut Near) {
+        for (number, file, at) in self.files(task) {
+            if self.run.stopped() {
+                return;
+            }
+            let opened = file.write(self.run, near, at, plain);
+            file.chunk_done(self.run, near);
+            if opened && file.chunks.len() > 1 {
+                self.keep_open(number);
+            }
+        }
+    }
+
+    fn lost(&self, task: &Task<'_>, error: &Error, near: &mut Near) {
+        for (_, file, at) in self.files(task) {
+            if file.fail() {
+                let error = format!("its content at byte {at} is lost: {}", error.chain());
+                self.run.fault(&file.path, "read", error);
+            }
+            file.chunk_done(self.run, near);
+        }
+    }
+
+    fn keep_open(&self, number: u32) {
+        let oldest = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.push_back(number);
+            if open.len() > MAX_OPEN { open.pop_front() } else { None }
+        };
+        if let Some(file) = oldest.and_then(|n| self.window.files.get(n as usize)) {
+            file.close();
+        }
+    }
+}
+
+/// Runs `work` on every thread of the restore.
+fn threads(run: &Run<'_>, work: impl Fn(&mut Near) + Sync) -> Result<()> {
+    let count = read::threads();
+    std::thread::scope(|scope| {
+        let mut handles = Vec::with_capacity(count);
+        for number in 0..count {
+            let started = std::thread::Builder::new()
+                .name(format!("restore-{number}"))
+                .spawn_scoped(scope, || work(&mut Near::default()));
+            match started {
+                Ok(handle) => handles.push(handle),
+                // Fewer threads do; none does not.
+                Err(_) if number > 0 => break,
+                Err(e) => run.stop(Error::with_source(ErrorKind::Internal, "cannot start a thread", e)),
+            }
+        }
+        let mut panicked = false;
+        for handle in handles {
+            panicked |= handle.join().is_err();
+        }
+        if panicked {
+            run.stop(Error::new(ErrorKind::Internal, "a thread of the restore met a bug"));
+        }
+    });
+    run.go_on()
+}
+
+/// Does `work` for each number below `count`.
+fn parallel(run: &Run<'_>, count: usize, work: impl Fn(usize, &mut Near) + Sync) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    threads(run, |near| {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count || run.stopped() {
+                return;
+            }
+            work(number, near);
+        }
+    })
+}

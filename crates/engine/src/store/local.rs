@@ -1,0 +1,443 @@
+//! A repository in a directory, laid out as restic does on disk.
+//!
+//! A file is written under a temporary name, made durable, then renamed, so that it is whole or not there.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::io::Errno;
+
+use super::{Entry, FileKind, FileName, PutMode, Store};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::Id;
+use crate::work_pool::WorkPool;
+
+/// Threads for file work: enough to keep a network file system busy.
+const THREADS: usize = 4;
+
+pub(super) struct LocalStore {
+    files: Arc<Files>,
+    pool: WorkPool,
+}
+
+/// The blocking side.
+struct Files {
+    base: PathBuf,
+}
+
+impl LocalStore {
+    pub(super) fn new(base: PathBuf) -> Result<Self> {
+        Ok(Self { files: Arc::new(Files { base }), pool: WorkPool::new("holdfast-file", THREADS)? })
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Files) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let files = Arc::clone(&self.files);
+        self.pool.run(move || work(&files)).await?
+    }
+}
+
+/// What an I/O error on the repository means.
+fn io_error(what: &str, path: &Path, error: io::Error) -> Error {
+    let kind = match Errno::from_io_error(&error) {
+        Some(Errno::NOENT) => ErrorKind::Missing,
+        Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => ErrorKind::AccessDenied,
+        Some(Errno::NOSPC | Errno::DQUOT) => ErrorKind::Full,
+        Some(Errno::NOTDIR) => ErrorKind::ForeignContent,
+        // EIO, ESTALE, ETIMEDOUT and the like: a network file system that is away, and may come back.
+        _ => ErrorKind::Unreachable,
+    };
+    Error::with_source(kind, format!("{what} {} failed", path.display()), error)
+}
+
+impl Files {
+    fn path(&self, name: FileName) -> PathBuf {
+        self.base.join(name.path())
+    }
+
+    /// Modes as restic chooses them: for the owner alone, or for the group too when the config is.
+    fn modes(&self) -> (u32, u32) {
+        let group = fs::metadata(self.base.join("config")).is_ok_and(|m| m.mode() & 0o040 != 0);
+        if group { (0o770, 0o440) } else { (0o700, 0o400) }
+    }
+
+    fn list(&self, kind: FileKind) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        match kind {
+            FileKind::Config => {
+                let path = self.base.join("config");
+                match fs::metadata(&path) {
+                    Ok(meta) => entries.push(Entry {
+                        id: Id::default(),
+                        size: meta.len(),
+                        modified: Some(meta.mtime()),
+                    }),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(io_error("looking at", &path, e)),
+                }
+            }
+            FileKind::Pack => {
+                let base = self.base.join("data");
+                for directory in read_dir(&base)? {
+                    let name = directory.file_name();
+                    if name.len() == 2 && directory.file_type().is_ok_and(|t| t.is_dir()) {
+                        list_ids(&base.join(name), kind, &mut entries)?;
+                    }
+                }
+            }
+            kind => list_ids(&self.base.join(kind.directory()), kind, &mut entries)?,
+        }
+        Ok(entries)
+    }
+
+    fn get(&self, name: FileName, range: Option<Range<u64>>) -> Result<Bytes> {
+        let path = self.path(name);
+        let mut file = File::open(&path).map_err(|e| io_error("opening", &path, e))?;
+        let Some(range) = range else {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map_err(|e| io_error("reading", &path, e))?;
+            return Ok(Bytes::from(bytes));
+        };
+        // The range comes from an index, which may say anything: no memory before the file is known to have it.
+        let size = file.metadata().map_err(|e| io_error("looking at", &path, e))?.len();
+        if range.end > size {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{} ends at byte {size}, the index says it has {}", path.display(), range.end),
+            ));
+        }
+        let length = usize::try_from(range.end.saturating_sub(range.start))
+            .map_err(|_| Error::new(ErrorKind::Internal, "a range is longer than memory"))?;
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, range.start).map_err(|e| io_error("reading", &path, e))?;
+        Ok(Bytes::from(bytes))
+    }
+
+    fn get_suffix(&self, name: FileName, len: u64) -> Result<Bytes> {
+        let path = self.path(name);
+        let mut file = File::open(&path).map_err(|e| io_error("opening", &path, e))?;
+        let size = file.metadata().map_err(|e| io_error("looking at", &path, e))?.len();
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(size.saturating_sub(len)))
+            .and_then(|_| file.read_to_end(&mut bytes))
+            .map_err(|e| io_error("reading", &path, e))?;
+        Ok(Bytes::from(bytes))
+    }
+
+    fn size(&self, name: FileName) -> Result<u64> {
+        let path = self.path(name);
+        fs::metadata(&path).map(|m| m.len()).map_err(|e| io_error("looking at", &path, e))
+    }
+
+    fn put(&self, name: FileName, body: &[u8], mode: PutMode) -> Result<()> {
+        let path = self.path(name);
+        let (directory_mode, file_mode) = self.modes();
+        let write = || write_file(&path, body, mode, file_mode);
+        match write() {
+            // Old repositories lack some of the 256 directories; a deleted one comes back too.
+            Err(e) if e.kind() == ErrorKind::Missing && name.kind != FileKind::Config => {
+                if let Some(parent) = path.parent() {
+                    make_directory(parent, directory_mode)?;
+                }
+                write()
+            }
+            other => other,
+        }
+    }
+
+    fn extra_path(&self, path: &str) -> Result<PathBuf> {
+        let relative = Path::new(path);
+        // `..` may lead to the storage's own files above a repository, never to an absolute path.
+        if relative.components().any(|c| matches!(c, Component::RootDir | Component::Prefix(_))) {
+            return Err(Error::new(ErrorKind::Usage, format!("{path:?} is not relative to the location")));
+        }
+        Ok(self.base.join(relative))
+    }
+
+    fn is_empty(&self) -> Result<bool> {
+        match fs::read_dir(&self.base) {
+            Ok(mut entries) => match entries.next() {
+                None => Ok(true),
+                Some(Ok(_)) => Ok(false),
+                Some(Err(e)) => Err(io_error("listing", &self.base, e)),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let parent =
+                    self.base.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                if parent.is_dir() {
+                    Ok(true)
+                } else {
+                    // A volume that is not mounted looks like this: not the same as an empty place.
+                    Err(Error::with_source(
+                        ErrorKind::BucketNotFound,
+                        format!("neither {} nor the directory above it exists", self.base.display()),
+                        e,
+                    ))
+                }
+            }
+            Err(e) => Err(io_error("listing", &self.base, e)),
+        }
+    }
+
+    fn prepare(&self) -> Result<()> {
+        let (mode, _) = self.modes();
+        make_directory(&self.base, mode)?;
+        for kind in [FileKind::Key, FileKind::Lock, FileKind::Snapshot, FileKind::Index, FileKind::Pack] {
+            make_directory(&self.base.join(kind.directory()), mode)?;
+        }
+        for byte in 0..=255_u8 {
+            make_directory(&self.base.join(format!("data/{byte:02x}")), mode)?;
+        }
+        sync_directory(&self.base.join("data"))?;
+        sync_directory(&self.base)
+    }
+
+    fn list_extra(&self, directory: &str, limit: usize) -> Result<Vec<String>> {
+        let path = self.extra_path(directory)?;
+        let mut names = Vec::new();
+        for entry in read_dir(&path)? {
+            if names.len() >= limit {
+                break;
+            }
+            let kind = entry.file_type().map_err(|e| io_error("listing", &path, e))?;
+            let mut name = entry.file_name().to_string_lossy().into_owned();
+            if kind.is_dir() {
+                name.push('/');
+            }
+            names.push(name);
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+}
+
+/// All entries of a directory; none when it does not exist.
+fn read_dir(path: &Path) -> Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(path) {
+        Ok(entries) => entries.collect::<io::Result<_>>().map_err(|e| listing_error(path, e)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(listing_error(path, e)),
+    }
+}
+
+fn listing_error(path: &Path, error: io::Error) -> Error {
+    match io_error("listing", path, error) {
+        e if e.kind() == ErrorKind::AccessDenied => e,
+        e => Error::with_source(
+            ErrorKind::Listing,
+            format!("{} could not be listed to its end", path.display()),
+            e,
+        ),
+    }
+}
+
+fn list_ids(path: &Path, kind: FileKind, entries: &mut Vec<Entry>) -> Result<()> {
+    for entry in read_dir(path)? {
+        let Some(id) = entry.file_name().to_str().and_then(|n| n.parse::<Id>().ok()) else { continue };
+        let meta = match entry.metadata() {
+            Ok(meta) => meta,
+            // Removed between the listing and the look at it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(listing_error(path, e)),
+        };
+        // An empty lock is one that another client is about to write, or died writing.
+        if !meta.is_file() || (kind == FileKind::Lock && meta.len() == 0) {
+            continue;
+        }
+        entries.push(Entry { id, size: meta.len(), modified: Some(meta.mtime()) });
+    }
+    Ok(())
+}
+
+fn make_directory(path: &Path, mode: u32) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|e| io_error("making", path, e))
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    let result = File::open(path).and_then(|d| d.sync_all());
+    match result {
+        Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::INVAL | Errno::NOTSUP)) => Ok(()),
+        other => other.map_err(|e| io_error("making durable", path, e)),
+    }
+}
+
+/// Removes the temporary file unless it was renamed away.
+struct Temporary<'a> {
+    path: &'a Path,
+    armed: bool,
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            let _ = fs::remove_file(self.path);
+        }
+    }
+}
+
+fn write_file(path: &Path, body: &[u8], mode: PutMode, file_mode: u32) -> Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let mut random = [0_u8; 8];
+    crate::crypto::random(&mut random)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary_path = directory.join(format!("{name}-tmp-{}", data_encoding::HEXLOWER.encode(&random)));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary_path)
+        .map_err(|e| io_error("creating", &temporary_path, e))?;
+    let mut temporary = Temporary { path: &temporary_path, armed: true };
+    // Finds out early that the disk is full; file systems that cannot do it are as good without.
+    if let Err(e) =
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, body.len().max(1) as u64)
+        && matches!(e, Errno::NOSPC | Errno::DQUOT)
+    {
+        return Err(io_error("reserving space for", path, e.into()));
+    }
+    file.write_all(body)
+        .and_then(|()| file.set_len(body.len() as u64))
+        .and_then(|()| file.set_permissions(fs::Permissions::from_mode(file_mode)))
+        .and_then(|()| file.sync_all())
+        .map_err(|e| io_error("writing", &temporary_path, e))?;
+    let written = file.metadata().map_err(|e| io_error("looking at", &temporary_path, e))?.len();
+    if written != body.len() as u64 {
+        return Err(Error::new(
+            ErrorKind::Unreachable,
+            format!("{} has {written} bytes after {} were written", temporary_path.display(), body.len()),
+        ));
+    }
+    match mode {
+        PutMode::ContentAddressed => {
+            fs::rename(&temporary_path, path).map_err(|e| io_error("renaming to", path, e))?;
+            temporary.armed = false;
+        }
+        PutMode::CreateNew => create_new(&temporary_path, path, body)?,
+    }
+    drop(temporary);
+    sync_directory(directory)
+}
+
+/// Gives the temporary file its name unless that is taken: by a link, or, where there are no links, by creating.
+fn create_new(temporary: &Path, path: &Path, body: &[u8]) -> Result<()> {
+    let taken = |e: io::Error| {
+        if e.kind() == io::ErrorKind::AlreadyExists {
+            Error::with_source(
+                ErrorKind::AlreadyInitialized,
+                format!("{} is there already", path.display()),
+                e,
+            )
+        } else {
+            io_error("creating", path, e)
+        }
+    };
+    match fs::hard_link(temporary, path) {
+        Ok(()) => Ok(()),
+        Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::PERM | Errno::NOTSUP | Errno::NOSYS)) => {
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o400).open(path).map_err(taken)?;
+            file.write_all(body).and_then(|()| file.sync_all()).map_err(|e| io_error("writing", path, e))
+        }
+        Err(e) => Err(taken(e)),
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(io_error("removing", path, e)),
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for LocalStore {
+    async fn list(&self, kind: FileKind) -> Result<Vec<Entry>> {
+        self.run(move |f| f.list(kind)).await
+    }
+
+    async fn get(&self, name: FileName, range: Option<Range<u64>>) -> Result<Bytes> {
+        self.run(move |f| f.get(name, range)).await
+    }
+
+    async fn get_suffix(&self, name: FileName, len: u64) -> Result<Bytes> {
+        self.run(move |f| f.get_suffix(name, len)).await
+    }
+
+    async fn size(&self, name: FileName) -> Result<u64> {
+        self.run(move |f| f.size(name)).await
+    }
+
+    async fn put(&self, name: FileName, body: Bytes, mode: PutMode) -> Result<()> {
+        self.run(move |f| f.put(name, &body, mode)).await
+    }
+
+    async fn delete(&self, name: FileName) -> Result<()> {
+        self.run(move |f| remove(&f.path(name))).await
+    }
+
+    async fn is_empty(&self) -> Result<bool> {
+        self.run(Files::is_empty).await
+    }
+
+    async fn prepare(&self) -> Result<()> {
+        self.run(Files::prepare).await
+    }
+
+    async fn get_extra(&self, path: &str) -> Result<Option<Bytes>> {
+        let path = self.files.extra_path(path)?;
+        self.run(move |_| match fs::read(&path) {
+            Ok(bytes) => Ok(Some(Bytes::from(bytes))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(io_error("reading", &path, e)),
+        })
+        .await
+    }
+
+    async fn put_extra(&self, path: &str, body: Bytes, mode: PutMode) -> Result<()> {
+        let path = self.files.extra_path(path)?;
+        self.run(move |_| {
+            let write = || {
+                if let Some(parent) = path.parent() {
+                    make_directory(parent, 0o700)?;
+                }
+                write_file(&path, &body, mode, 0o600)
+            };
+            match write() {
+                // Another's removal may have taken the directory along in between.
+                Err(e) if e.kind() == ErrorKind::Missing => write(),
+                other => other,
+            }
+        })
+        .await
+    }
+
+    async fn delete_extra(&self, path: &str) -> Result<()> {
+        let path = self.files.extra_path(path)?;
+        self.run(move |f| {
+            remove(&path)?;
+            // Buckets have no empty directories; neither shall a directory that was made for this file stay.
+            if let Some(parent) = path.parent().filter(|p| p.starts_with(&f.base) && *p != f.base) {
+                let _ = fs::remove_dir(parent);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn list_extra(&self, directory: &str, limit: usize) -> Result<Vec<String>> {
+        let directory = directory.to_owned();
+        self.run(move |f| f.list_extra(&directory, limit)).await
+    }
+
+    fn describe(&self) -> String {
+        self.files.base.display().to_string()
+    }
+}

@@ -1,0 +1,192 @@
+//! Where a repository's files lie: one narrow trait, with an adapter a kind of store.
+//!
+//! Not here: what the files mean (see `format`), or when to try again (see `store::retry`).
+
+pub mod fault;
+mod local;
+pub mod location;
+mod probe;
+pub mod retry;
+mod s3;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use secrecy::SecretString;
+
+use crate::error::Result;
+use crate::event::Ctx;
+use crate::id::Id;
+
+pub use location::Location;
+pub use probe::{ProbeReport, probe};
+pub use retry::RetryPolicy;
+
+/// How to reach a store.
+#[derive(Debug, Clone, Default)]
+pub struct StoreOptions {
+    /// For S3 servers.
+    pub s3: S3Options,
+    /// How long to try again.
+    pub retry: RetryPolicy,
+}
+
+/// Credentials and trust for an S3 server. `Debug` shows no secret.
+#[derive(Debug, Clone, Default)]
+pub struct S3Options {
+    /// Access key id; it names an account and is no secret.
+    pub access_key_id: Option<String>,
+    /// Secret access key.
+    pub secret_access_key: Option<SecretString>,
+    /// Session token of temporary credentials.
+    pub session_token: Option<SecretString>,
+    /// Region; `us-east-1` when absent, which most servers other than AWS take.
+    pub region: Option<String>,
+    /// Certificates in PEM form to trust besides the system's.
+    pub ca_pem: Option<Vec<u8>>,
+}
+
+/// Opens a store, with the layer that tries again.
+pub fn open(location: &Location, options: &StoreOptions, ctx: &Ctx) -> Result<Arc<dyn Store>> {
+    let inner: Arc<dyn Store> = match location {
+        Location::Local(path) => Arc::new(local::LocalStore::new(path.clone())?),
+        Location::S3 { .. } => Arc::new(s3::S3Store::new(location, &options.s3)?),
+    };
+    Ok(Arc::new(retry::RetryStore::new(inner, options.retry.clone(), ctx.clone())))
+}
+
+/// The kinds of file a repository consists of (restic format, "Repository Layout").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FileKind {
+    /// `config`: one file of fixed name.
+    Config,
+    /// `keys/<id>`.
+    Key,
+    /// `locks/<id>`.
+    Lock,
+    /// `snapshots/<id>`.
+    Snapshot,
+    /// `index/<id>`.
+    Index,
+    /// `data/<first two hex digits>/<id>`.
+    Pack,
+}
+
+/// One file's name within a repository. The id of `Config` is ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileName {
+    /// Which kind of file.
+    pub kind: FileKind,
+    /// Its id.
+    pub id: Id,
+}
+
+impl FileKind {
+    /// The directory of these files (for `Config`: the file's name).
+    pub fn directory(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Key => "keys",
+            Self::Lock => "locks",
+            Self::Snapshot => "snapshots",
+            Self::Index => "index",
+            Self::Pack => "data",
+        }
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            FileKind::Config => f.write_str("config"),
+            kind => write!(f, "{}/{}", kind.directory(), self.id),
+        }
+    }
+}
+
+impl FileName {
+    /// Path below the repository's location, on disks and in buckets alike.
+    pub(crate) fn path(&self) -> String {
+        match self.kind {
+            FileKind::Config => "config".to_owned(),
+            FileKind::Pack => {
+                let hex = self.id.to_hex();
+                format!("data/{}/{hex}", hex.get(..2).unwrap_or_default())
+            }
+            kind => format!("{}/{}", kind.directory(), self.id),
+        }
+    }
+}
+
+/// One row of a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The file's id.
+    pub id: Id,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was last written by the store's clock, in seconds since 1970, where the store tells.
+    pub modified: Option<i64>,
+}
+
+/// Whether a write may find the name taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutMode {
+    /// The name is the content's digest: finding it there with the same size is success.
+    ContentAddressed,
+    /// Nothing may be there yet; `ErrorKind::AlreadyInitialized` if there is.
+    CreateNew,
+}
+
+/// A place that holds one repository. All calls are safe to run side by side.
+///
+/// Every adapter: a listing is whole or an error; a read returns exactly the bytes asked for or an error;
+/// "absent" (`ErrorKind::Missing`) only for a definite not-found.
+#[async_trait::async_trait]
+pub trait Store: Send + Sync {
+    /// All files of one kind. Names that are no ids are left out, as are empty lock files.
+    async fn list(&self, kind: FileKind) -> Result<Vec<Entry>>;
+
+    /// The whole file, or `range` of it; exactly that many bytes, else an error.
+    async fn get(&self, name: FileName, range: Option<Range<u64>>) -> Result<Bytes>;
+
+    /// The last `len` bytes of the file (all of it when it is shorter).
+    async fn get_suffix(&self, name: FileName, len: u64) -> Result<Bytes>;
+
+    /// Size in bytes.
+    async fn size(&self, name: FileName) -> Result<u64>;
+
+    /// Writes a whole file durably; it is visible under its name only when complete.
+    async fn put(&self, name: FileName, body: Bytes, mode: PutMode) -> Result<()>;
+
+    /// Removes a file; `Ok` when it was not there.
+    async fn delete(&self, name: FileName) -> Result<()>;
+
+    /// Whether anything at all (of a repository or not) lies at this location, looked at by a real listing.
+    async fn is_empty(&self) -> Result<bool>;
+
+    /// Prepares an empty location for a new repository (directories where the store has such).
+    async fn prepare(&self) -> Result<()>;
+
+    /// Reads a file beside the repository's own (`repository.yaml`, `../metadata.yaml`), by its path
+    /// relative to the location. `None` when it is definitely absent.
+    async fn get_extra(&self, path: &str) -> Result<Option<Bytes>>;
+
+    /// Writes such a file; with `CreateNew`, `ErrorKind::AlreadyInitialized` when it is there.
+    async fn put_extra(&self, path: &str, body: Bytes, mode: PutMode) -> Result<()>;
+
+    /// Removes such a file.
+    async fn delete_extra(&self, path: &str) -> Result<()>;
+
+    /// What lies directly below a directory, which is relative to the location (empty: the location itself):
+    /// names of files, and names of directories with a `/` at their end; at most `limit`. One level only, so
+    /// that looking for repositories in a storage never walks through their packs. Nothing there: empty.
+    async fn list_extra(&self, directory: &str, limit: usize) -> Result<Vec<String>>;
+
+    /// The location for people and error messages, without secrets.
+    fn describe(&self) -> String;
+}

@@ -1,0 +1,69 @@
+//! Finding out whether a store can hold repositories: write, read back, list, delete a small object.
+
+use bytes::Bytes;
+
+use super::{PutMode, Store};
+use crate::error::{Error, ErrorKind, Result};
+
+/// What a probe found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeReport {
+    /// The store keeps a second writer from writing over a name that is taken. Without it two initialisations
+    /// at the same moment are told apart only by reading back.
+    pub create_only: bool,
+    /// How long writing, reading, listing and deleting took together.
+    pub duration: std::time::Duration,
+}
+
+/// Where probe objects lie, below the location.
+const DIRECTORY: &str = "holdfast-probe";
+
+/// Tries everything a repository needs, with an object of unique name beside it. The error's kind says precisely
+/// what is wrong; nothing stays behind unless deleting is what fails.
+pub async fn probe(store: &dyn Store) -> Result<ProbeReport> {
+    let started = std::time::Instant::now();
+    let mut random = [0_u8; 8];
+    crate::crypto::random(&mut random)?;
+    let name = data_encoding::HEXLOWER.encode(&random);
+    let path = format!("{DIRECTORY}/{name}");
+    let body = Bytes::from(format!("holdfast probe {name}\n"));
+    // A listing first: many servers answer it with the precise reason when credentials or bucket are wrong.
+    store.is_empty().await?;
+    store.put_extra(&path, body.clone(), PutMode::CreateNew).await?;
+    let tried = use_object(store, &path, &name, &body).await;
+    let removed = store.delete_extra(&path).await;
+    let create_only = tried?;
+    removed?;
+    if store.get_extra(&path).await?.is_some() {
+        return Err(Error::new(
+            ErrorKind::Guard,
+            format!(
+                "an object that was deleted from {} is still read: versions or a stale cache answer",
+                store.describe()
+            ),
+        ));
+    }
+    Ok(ProbeReport { create_only, duration: started.elapsed() })
+}
+
+async fn use_object(store: &dyn Store, path: &str, name: &str, body: &Bytes) -> Result<bool> {
+    let read = store.get_extra(path).await?;
+    if read.as_ref() != Some(body) {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("what was written to {} is not what is read back", store.describe()),
+        ));
+    }
+    let listed = store.list_extra(DIRECTORY, 10_000).await?;
+    if !listed.iter().any(|n| n == name) {
+        return Err(Error::new(
+            ErrorKind::Listing,
+            format!("an object just written to {} is not in its listing", store.describe()),
+        ));
+    }
+    match store.put_extra(path, Bytes::from_static(b"second"), PutMode::CreateNew).await {
+        Ok(()) => Ok(false),
+        Err(e) if e.kind() == ErrorKind::AlreadyInitialized => Ok(true),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,256 @@
+//! What every adapter promises, tried on a directory; S3 is tried against a real server in `tests/s3_store.rs`.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::fault::{Fault, FaultStore, Operation, Trouble};
+use super::*;
+use crate::error::ErrorKind;
+use crate::event::{Event, EventSink};
+
+fn local(path: &Path) -> Arc<dyn Store> {
+    let options = StoreOptions { retry: no_retry(), ..StoreOptions::default() };
+    open(&Location::Local(path.to_owned()), &options, &Ctx::default()).unwrap()
+}
+
+fn no_retry() -> RetryPolicy {
+    RetryPolicy { deadline: Duration::ZERO, ..RetryPolicy::default() }
+}
+
+fn name(kind: FileKind, body: &[u8]) -> FileName {
+    FileName { kind, id: Id::hash(body) }
+}
+
+const ABSENT: FileName = FileName { kind: FileKind::Pack, id: Id::from_bytes([7; 32]) };
+
+#[tokio::test]
+async fn files_come_back_whole_or_in_exact_parts() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = local(directory.path());
+    store.prepare().await.unwrap();
+    let body = Bytes::from_static(b"0123456789");
+    let pack = name(FileKind::Pack, &body);
+    store.put(pack, body.clone(), PutMode::ContentAddressed).await.unwrap();
+    store.put(pack, body.clone(), PutMode::ContentAddressed).await.unwrap();
+    assert_eq!(store.get(pack, None).await.unwrap(), body);
+    assert_eq!(store.get(pack, Some(2..5)).await.unwrap(), "234");
+    assert_eq!(store.get_suffix(pack, 3).await.unwrap(), "789");
+    assert_eq!(store.get_suffix(pack, 30).await.unwrap(), body);
+    assert_eq!(store.size(pack).await.unwrap(), 10);
+    assert_eq!(store.get(pack, Some(5..11)).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    for error in [
+        store.get(ABSENT, None).await.unwrap_err(),
+        store.get(ABSENT, Some(0..1)).await.unwrap_err(),
+        store.get_suffix(ABSENT, 1).await.unwrap_err(),
+        store.size(ABSENT).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Missing);
+    }
+    let listed = store.list(FileKind::Pack).await.unwrap();
+    assert_eq!((listed.len(), listed[0].id, listed[0].size), (1, pack.id, 10));
+    assert!(listed[0].modified.is_some());
+    store.delete(pack).await.unwrap();
+    store.delete(pack).await.unwrap();
+    assert_eq!(store.list(FileKind::Pack).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn modes_are_restics_and_follow_the_config() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = local(directory.path());
+    store.prepare().await.unwrap();
+    let mode =
+        |path: &str| std::fs::metadata(directory.path().join(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("data/00"), 0o700);
+    let config = FileName { kind: FileKind::Config, id: Id::default() };
+    store.put(config, "c".into(), PutMode::CreateNew).await.unwrap();
+    assert_eq!(mode("config"), 0o400);
+    let key = name(FileKind::Key, b"k");
+    store.put(key, "k".into(), PutMode::ContentAddressed).await.unwrap();
+    assert_eq!(mode(&key.path()), 0o400);
+    std::fs::set_permissions(directory.path().join("config"), std::fs::Permissions::from_mode(0o440))
+        .unwrap();
+    let shared = name(FileKind::Key, b"s");
+    store.put(shared, "s".into(), PutMode::ContentAddressed).await.unwrap();
+    assert_eq!(mode(&shared.path()), 0o440);
+}
+
+#[tokio::test]
+async fn listings_pass_over_what_is_no_file_of_ours() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = local(directory.path());
+    store.prepare().await.unwrap();
+    let lock = name(FileKind::Lock, b"l");
+    store.put(lock, "l".into(), PutMode::ContentAddressed).await.unwrap();
+    for junk in ["0".repeat(63), "A".repeat(64), format!("{}-tmp-1", "0".repeat(64)), "0".repeat(64)] {
+        // The last one is a name, but an empty lock is one that is just being written.
+        std::fs::write(directory.path().join("locks").join(junk), b"").unwrap();
+    }
+    std::fs::create_dir(directory.path().join("locks").join("1".repeat(64))).unwrap();
+    assert_eq!(store.list(FileKind::Lock).await.unwrap().len(), 1);
+    std::fs::write(directory.path().join("data/readme"), b"x").unwrap();
+    assert_eq!(store.list(FileKind::Pack).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn create_new_never_replaces() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = local(directory.path());
+    store.prepare().await.unwrap();
+    let config = FileName { kind: FileKind::Config, id: Id::default() };
+    let (a, b) = tokio::join!(
+        store.put(config, "a".into(), PutMode::CreateNew),
+        store.put(config, "b".into(), PutMode::CreateNew)
+    );
+    let (winner, error) = match (a, b) {
+        (Ok(()), Err(e)) => ("a", e),
+        (Err(e), Ok(())) => ("b", e),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(error.kind(), ErrorKind::AlreadyInitialized);
+    assert_eq!(store.get(config, None).await.unwrap(), winner);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 6, "no temporary file stays");
+}
+
+#[tokio::test]
+async fn a_lost_data_directory_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = local(directory.path());
+    store.put(name(FileKind::Pack, b"p"), "p".into(), PutMode::ContentAddressed).await.unwrap();
+    assert_eq!(store.list(FileKind::Pack).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn files_beside_and_above_a_repository() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = local(&directory.path().join("repo"));
+    assert!(store.is_empty().await.unwrap());
+    assert_eq!(store.get_extra("a/b.yaml").await.unwrap(), None);
+    store.put_extra("a/b.yaml", "x".into(), PutMode::CreateNew).await.unwrap();
+    let again = store.put_extra("a/b.yaml", "y".into(), PutMode::CreateNew).await.unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::AlreadyInitialized);
+    store.put_extra("../up.yaml", "u".into(), PutMode::ContentAddressed).await.unwrap();
+    assert_eq!(store.get_extra("../up.yaml").await.unwrap().unwrap(), "u");
+    assert!(!store.is_empty().await.unwrap());
+    assert_eq!(store.list_extra("", 10).await.unwrap(), ["a/"]);
+    assert_eq!(store.list_extra("a", 10).await.unwrap(), ["b.yaml"]);
+    assert_eq!(store.list_extra("nothing", 10).await.unwrap(), Vec::<String>::new());
+    assert_eq!(store.get_extra("/etc/passwd").await.unwrap_err().kind(), ErrorKind::Usage);
+    store.delete_extra("a/b.yaml").await.unwrap();
+    store.delete_extra("a/b.yaml").await.unwrap();
+    assert_eq!(store.list_extra("a", 10).await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn probing_leaves_nothing_and_says_what_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let faults = FaultStore::new(local(directory.path()));
+    assert!(probe(&faults).await.unwrap().create_only);
+    assert!(faults.is_empty().await.unwrap());
+    for (fault, kind) in [
+        (
+            Fault::once(Operation::List, None, Trouble::Fail(ErrorKind::BucketNotFound)),
+            ErrorKind::BucketNotFound,
+        ),
+        (Fault::once(Operation::Put, None, Trouble::Fail(ErrorKind::AccessDenied)), ErrorKind::AccessDenied),
+        (Fault::once(Operation::Get, None, Trouble::Flip(3)), ErrorKind::Corrupt),
+        (Fault::once(Operation::Put, None, Trouble::Lose), ErrorKind::Corrupt),
+        (
+            Fault::once(Operation::Delete, None, Trouble::Fail(ErrorKind::AccessDenied)),
+            ErrorKind::AccessDenied,
+        ),
+        (Fault::once(Operation::Delete, None, Trouble::Lose), ErrorKind::Guard),
+    ] {
+        faults.add(fault.clone());
+        assert_eq!(probe(&faults).await.unwrap_err().kind(), kind, "{fault:?}");
+        faults.heal();
+    }
+}
+
+#[derive(Default)]
+struct Told(Mutex<usize>);
+
+impl EventSink for Told {
+    fn event(&self, event: Event) {
+        if matches!(event, Event::Retry { .. }) {
+            *self.0.lock().unwrap() += 1;
+        }
+    }
+}
+
+struct Retrying {
+    store: retry::RetryStore,
+    faults: Arc<FaultStore>,
+    told: Arc<Told>,
+    ctx: Ctx,
+    _directory: tempfile::TempDir,
+}
+
+fn retrying(deadline: Duration) -> Retrying {
+    let directory = tempfile::tempdir().unwrap();
+    let faults = Arc::new(FaultStore::new(local(directory.path())));
+    let told = Arc::new(Told::default());
+    let ctx = Ctx { events: Arc::clone(&told) as Arc<dyn EventSink>, ..Ctx::default() };
+    let policy = RetryPolicy { deadline, first: Duration::from_millis(2), max: Duration::from_millis(5) };
+    let store = retry::RetryStore::new(Arc::clone(&faults) as Arc<dyn Store>, policy, ctx.clone());
+    Retrying { store, faults, told, ctx, _directory: directory }
+}
+
+#[tokio::test]
+async fn passing_failures_are_retried_and_told_others_are_not() {
+    let r = retrying(Duration::from_secs(30));
+    let pack = name(FileKind::Pack, b"p");
+    for kind in [ErrorKind::Unreachable, ErrorKind::Timeout] {
+        r.faults.add(Fault { times: 2, ..Fault::once(Operation::Put, FileKind::Pack, Trouble::Fail(kind)) });
+    }
+    r.store.put(pack, "p".into(), PutMode::ContentAddressed).await.unwrap();
+    assert_eq!(*r.told.0.lock().unwrap(), 4);
+    r.faults.add(Fault::once(Operation::Get, FileKind::Pack, Trouble::Fail(ErrorKind::Auth)));
+    assert_eq!(r.store.get(pack, None).await.unwrap_err().kind(), ErrorKind::Auth);
+    assert_eq!(r.faults.count(Operation::Get, FileKind::Pack), 1);
+}
+
+#[tokio::test]
+async fn retries_end_at_the_deadline() {
+    let r = retrying(Duration::from_millis(60));
+    r.faults.add(Fault::always(Operation::List, FileKind::Index, Trouble::Fail(ErrorKind::Unreachable)));
+    let error = r.store.list(FileKind::Index).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
+    assert!(r.faults.count(Operation::List, FileKind::Index) > 5);
+}
+
+#[tokio::test]
+async fn a_creation_whose_answer_was_lost_is_recognised() {
+    let r = retrying(Duration::from_secs(30));
+    let config = FileName { kind: FileKind::Config, id: Id::default() };
+    let lost = Fault::once(Operation::Put, FileKind::Config, Trouble::StoreButFail(ErrorKind::Unreachable));
+    r.faults.add(lost.clone());
+    r.store.put(config, "mine".into(), PutMode::CreateNew).await.unwrap();
+    r.faults.add(Fault::once(Operation::Put, FileKind::Config, Trouble::Fail(ErrorKind::Unreachable)));
+    let other = r.store.put(config, "other".into(), PutMode::CreateNew).await.unwrap_err();
+    assert_eq!(other.kind(), ErrorKind::AlreadyInitialized);
+    r.faults.add(Fault { kind: None, ..lost });
+    r.store.put_extra("x", "mine".into(), PutMode::CreateNew).await.unwrap();
+}
+
+#[tokio::test]
+async fn cancelling_ends_waiting_but_not_removals() {
+    let r = retrying(Duration::from_mins(10));
+    let lock = name(FileKind::Lock, b"l");
+    r.store.put(lock, "l".into(), PutMode::ContentAddressed).await.unwrap();
+    r.faults.add(Fault::once(Operation::List, FileKind::Lock, Trouble::Hang));
+    let (listed, ()) = tokio::join!(r.store.list(FileKind::Lock), async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        r.ctx.cancel.cancel();
+    });
+    assert_eq!(listed.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(r.store.get(lock, None).await.unwrap_err().kind(), ErrorKind::Cancelled);
+    r.faults.add(Fault {
+        times: 3,
+        ..Fault::once(Operation::Delete, FileKind::Lock, Trouble::Fail(ErrorKind::Unreachable))
+    });
+    r.store.delete(lock).await.unwrap();
+    assert_eq!(r.faults.list(FileKind::Lock).await.unwrap(), []);
+}

@@ -1,0 +1,309 @@
+//! What a backup does when things go wrong: nothing is committed that is not whole, and everything is said.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says what went wrong by failing"
+)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use holdfast_engine::backup::{BackupReport, BackupSpec, Unreadable, backup};
+use holdfast_engine::check::{CheckSpec, ReadData, check};
+use holdfast_engine::error::Result;
+use holdfast_engine::event::EventSink;
+use holdfast_engine::lock::{Holder, LockMode};
+use holdfast_engine::repository::InitOptions;
+use holdfast_engine::store::fault::{Fault, FaultStore, Operation, Trouble};
+use holdfast_engine::store::{self, FileKind, Location, Store, StoreOptions};
+use holdfast_engine::{Ctx, ErrorKind, Event, Repository};
+use rustix::thread::CapabilitySet;
+use tempfile::TempDir;
+
+/// A repository behind a store that fails on command, and a source of several packs.
+struct Scene {
+    dir: TempDir,
+    faults: Arc<FaultStore>,
+    repo: Repository,
+    ctx: Ctx,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let ctx = Ctx::default();
+        let local = Location::Local(dir.path().join("repo"));
+        let local = store::open(&local, &StoreOptions::default(), &ctx).unwrap();
+        let faults = Arc::new(FaultStore::new(local));
+        let options = InitOptions {
+            password: "password".to_owned().into(),
+            recovery_password: None,
+            version: 2,
+            hostname: "test".to_owned(),
+            username: "test".to_owned(),
+        };
+        let store: Arc<dyn Store> = Arc::clone(&faults) as Arc<dyn Store>;
+        let repo = Repository::init(store, &options, &ctx).await.unwrap();
+        let scene = Self { dir, faults, repo, ctx };
+        fs::create_dir(scene.source()).unwrap();
+        for i in 0..12_u64 {
+            fs::write(scene.source().join(format!("f{i}")), noise(i, 4 << 20)).unwrap();
+        }
+        scene
+    }
+
+    fn source(&self) -> PathBuf {
+        self.dir.path().join("source")
+    }
+
+    fn spec(&self) -> BackupSpec {
+        BackupSpec { roots: vec![self.source()], host: "h".to_owned(), ..BackupSpec::default() }
+    }
+
+    async fn back_up(&self, spec: &BackupSpec) -> Result<BackupReport> {
+        let holder = Holder {
+            hostname: "test".to_owned(),
+            username: "test".to_owned(),
+            pid: std::process::id(),
+            cluster: None,
+            job_uid: None,
+        };
+        let lock = self.repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &self.ctx).await?;
+        let report = backup(&self.repo, &lock, spec, &self.ctx).await;
+        let _ = lock.release().await;
+        report
+    }
+
+    /// Files of one kind, whatever state this process's own store is in.
+    fn count(&self, directory: &str) -> usize {
+        fs::read_dir(self.dir.path().join("repo").join(directory)).unwrap().count()
+    }
+
+    /// Reads the whole repository; packs that no index lists are no error.
+    async fn assert_whole(&self) {
+        let ctx = Ctx::default();
+        let local = Location::Local(self.dir.path().join("repo"));
+        let local = store::open(&local, &StoreOptions::default(), &ctx).unwrap();
+        let repo = Repository::open(local, &"password".to_owned().into(), &ctx).await.unwrap();
+        let report = check(&repo, None, &CheckSpec { read_data: ReadData::All }, &ctx).await.unwrap();
+        assert_eq!(report.errors, 0, "{report:?}");
+    }
+}
+
+/// Bytes that do not compress and differ with `seed`.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..length)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()[3]
+        })
+        .collect()
+}
+
+/// Calls a closure on each event.
+struct Listener<F>(F);
+
+impl<F: Fn(&Event) + Send + Sync> EventSink for Listener<F> {
+    fn event(&self, event: Event) {
+        (self.0)(&event);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_gets_no_snapshot_and_the_next_run_mends_it() {
+    let scene = Scene::new().await;
+    let put = |kind, trouble| Fault::once(Operation::Put, kind, trouble);
+    for (fault, expected) in [
+        (put(FileKind::Pack, Trouble::Fail(ErrorKind::Full)), ErrorKind::Full),
+        (Fault { after: 2, ..put(FileKind::Pack, Trouble::Fail(ErrorKind::Auth)) }, ErrorKind::Auth),
+        (put(FileKind::Pack, Trouble::StoreButFail(ErrorKind::Unreachable)), ErrorKind::Unreachable),
+        (put(FileKind::Pack, Trouble::Lose), ErrorKind::Corrupt),
+        (put(FileKind::Pack, Trouble::StoreTruncated(100)), ErrorKind::Corrupt),
+        (put(FileKind::Index, Trouble::Lose), ErrorKind::Corrupt),
+        (put(FileKind::Index, Trouble::Fail(ErrorKind::AccessDenied)), ErrorKind::AccessDenied),
+        (put(FileKind::Snapshot, Trouble::Fail(ErrorKind::Unreachable)), ErrorKind::Unreachable),
+        (
+            Fault::once(Operation::List, FileKind::Snapshot, Trouble::Fail(ErrorKind::Listing)),
+            ErrorKind::Listing,
+        ),
+    ] {
+        // New content each time, so that each run has packs to write.
+        fs::write(scene.source().join("new"), noise(fastrand(), 20 << 20)).unwrap();
+        scene.faults.add(fault.clone());
+        let error = scene.back_up(&scene.spec()).await.unwrap_err();
+        assert_eq!(error.kind(), expected, "{fault:?}: {}", error.chain());
+        scene.faults.heal();
+        assert_eq!(scene.count("snapshots"), 0, "{fault:?}");
+    }
+    let report = scene.back_up(&scene.spec()).await.unwrap();
+    assert_eq!((report.total_files, scene.count("snapshots")), (13, 1));
+    scene.assert_whole().await;
+}
+
+/// A number that differs from call to call.
+fn fastrand() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1000);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_backup_ends_at_once_and_commits_nothing() {
+    let mut scene = Scene::new().await;
+    // The store hangs: nothing but the cancellation can end this.
+    scene.faults.add(Fault::always(Operation::Put, FileKind::Pack, Trouble::Hang));
+    let cancel = scene.ctx.cancel.clone();
+    let faults = Arc::clone(&scene.faults);
+    scene.ctx.events = Arc::new(Listener(move |event: &Event| {
+        if matches!(event, Event::Progress(_)) && faults.count(Operation::Put, FileKind::Pack) > 0 {
+            cancel.cancel();
+        }
+    }));
+    let begun = Instant::now();
+    let error = scene.back_up(&scene.spec()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{}", error.chain());
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    scene.faults.heal();
+    assert_eq!((scene.count("snapshots"), scene.count("locks")), (0, 0));
+    scene.assert_whole().await;
+}
+
+/// One runtime thread is enough: files and CPU have their own.
+#[tokio::test(flavor = "current_thread")]
+async fn a_lock_that_is_taken_away_ends_the_backup_before_its_snapshot() {
+    let mut scene = Scene::new().await;
+    let locks = scene.dir.path().join("repo/locks");
+    scene.ctx.events = Arc::new(Listener(move |event: &Event| {
+        if matches!(event, Event::Phase("commit")) {
+            for lock in fs::read_dir(&locks).unwrap() {
+                fs::remove_file(lock.unwrap().path()).unwrap();
+            }
+        }
+    }));
+    let error = scene.back_up(&scene.spec()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LockLost, "{}", error.chain());
+    assert_eq!(scene.count("snapshots"), 0);
+}
+
+/// Gives up root's right to read everything, for this thread and those it starts.
+fn become_ordinary() {
+    let mut own = rustix::thread::capabilities(None).unwrap();
+    own.effective.remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+    rustix::thread::set_capabilities(None, own).unwrap();
+}
+
+fn lock_up(path: &Path) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_all_else_is_stored() {
+    // On a thread of its own, whose lost rights harm no other test.
+    std::thread::spawn(|| {
+        become_ordinary();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let scene = Scene::new().await;
+            let source = scene.source();
+            fs::create_dir(source.join("secret")).unwrap();
+            fs::write(source.join("secret/inside"), "unseen").unwrap();
+            fs::hard_link(source.join("f3"), source.join("f3 again")).unwrap();
+            lock_up(&source.join("secret"));
+            lock_up(&source.join("f3"));
+            let spec = BackupSpec { fault_tag: Some("gaps".to_owned()), ..scene.spec() };
+            let report = scene.back_up(&spec).await.unwrap();
+            let mut paths: Vec<_> = report.faults.first.iter().map(|fault| fault.path.clone()).collect();
+            paths.sort();
+            assert_eq!(paths, ["f3", "f3 again", "secret"].map(|name| source.join(name)));
+            assert!(report.faults.first.iter().all(|fault| fault.action == "open"), "{:?}", report.faults);
+            assert_eq!((report.faults.total, report.total_files), (3, 11));
+            let snapshot = scene.repo.load_snapshot(&report.snapshot).await.unwrap();
+            assert_eq!(snapshot.tags, ["gaps=3"]);
+            scene.assert_whole().await;
+
+            let strict = BackupSpec { unreadable: Unreadable::Fail, ..scene.spec() };
+            let error = scene.back_up(&strict).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Source);
+            assert!(error.to_string().contains("source/"), "{error}");
+            assert_eq!(scene.count("snapshots"), 1, "only the first");
+            fs::set_permissions(source.join("secret"), fs::Permissions::from_mode(0o700)).unwrap();
+        });
+    })
+    .join()
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_root_that_is_missing_is_no_empty_backup() {
+    let scene = Scene::new().await;
+    let spec = BackupSpec { roots: vec![scene.source(), scene.dir.path().join("nowhere")], ..scene.spec() };
+    let error = scene.back_up(&spec).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Source);
+    assert!(error.to_string().contains("nowhere"), "{error}");
+    assert_eq!(scene.count("snapshots"), 0);
+}
+
+/// `/proc` is another file system everywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_mounted_below_a_root_is_left_out_on_demand() {
+    let scene = Scene::new().await;
+    let spec = BackupSpec {
+        roots: vec![PathBuf::from("/")],
+        excludes: vec!["/*".to_owned(), "!/proc".to_owned()],
+        one_file_system: true,
+        ..scene.spec()
+    };
+    let report = scene.back_up(&spec).await.unwrap();
+    let index = scene.repo.load_index(&scene.ctx).await.unwrap();
+    let root = scene.repo.load_tree(&index, &report.tree).await.unwrap();
+    let [proc] = root.nodes.as_slice() else { panic!("{root:?}") };
+    assert_eq!(proc.name, b"proc");
+    let below = scene.repo.load_tree(&index, &proc.subtree.unwrap()).await.unwrap();
+    assert_eq!(below.nodes, [], "the directory is there, what is mounted on it is not");
+}
+
+#[test]
+fn a_root_that_cannot_be_read_is_no_empty_backup() {
+    std::thread::spawn(|| {
+        become_ordinary();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let scene = Scene::new().await;
+            lock_up(&scene.source());
+            let error = scene.back_up(&scene.spec()).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Source, "{}", error.chain());
+            assert_eq!(scene.count("snapshots"), 0);
+            fs::set_permissions(scene.source(), fs::Permissions::from_mode(0o700)).unwrap();
+        });
+    })
+    .join()
+    .unwrap();
+}
+
+/// Damage in the parent costs work, not the new snapshot: what it cannot vouch for is read and stored again.
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_the_index_lost_is_stored_again() {
+    let scene = Scene::new().await;
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    let first = scene.back_up(&scene.spec()).await.unwrap();
+    for directory in ["index", "data"] {
+        let directory = scene.dir.path().join("repo").join(directory);
+        fs::remove_dir_all(&directory).unwrap();
+        fs::create_dir(&directory).unwrap();
+    }
+    for i in 0..=255_u8 {
+        fs::create_dir(scene.dir.path().join(format!("repo/data/{i:02x}"))).unwrap();
+    }
+    let second = scene.back_up(&scene.spec()).await.unwrap();
+    assert_eq!(second.parent, Some(first.snapshot));
+    assert_eq!((second.tree, second.data_blobs), (first.tree, first.data_blobs));
+    scene.assert_whole().await;
+}

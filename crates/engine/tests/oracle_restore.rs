@@ -1,0 +1,337 @@
+//! What stock restic wrote must come back as it was; and what a restore does to a target that is not empty.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that meets a surprise must fail, in its helpers too"
+)]
+
+mod restoring;
+mod stock;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+
+use holdfast_engine::restore::{Counts, RestoreSpec};
+use holdfast_engine::{ErrorKind, Repository, browse};
+use restoring::{back_up, check_all, init, latest, open, run, run_clean, scratch, spec, temporary_files};
+use stock::{Restic, assert_same, build_source, facts, noise, settle};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_every_restic_wrote_comes_back() {
+    let dir = scratch();
+    for (version, format) in [("0.19", "2"), ("0.18", "1"), ("0.14", "2")] {
+        let (source, at) =
+            (dir.path().join(format!("source {version}")), dir.path().join(format!("repo {version}")));
+        build_source(&source);
+        if version == "0.14" {
+            // It writes link targets that are not text with replacement characters.
+            fs::remove_file(source.join("links/raw")).unwrap();
+            settle(&source.join("links"));
+        }
+        let restic = Restic::new(version, &at);
+        restic.run(["init", "--repository-version", format]);
+        restic.backup(&source, "oracle", &[]);
+        let repo = open(&at).await;
+        assert_eq!(repo.version().to_string(), format);
+        let target = dir.path().join(format!("target {version}"));
+        let report = run_clean(&repo, &spec(latest(&repo).await, &source, &target)).await;
+        assert_same(&source, &target, &format!("written by restic {version}"));
+        assert_eq!(temporary_files(&target), Vec::<PathBuf>::new());
+        assert!(report.bytes_verified >= report.bytes_written);
+        let sparse = target.join("sizes/sparse").metadata().unwrap();
+        assert!(sparse.blocks() * 512 < sparse.size() / 4, "{} blocks", sparse.blocks());
+        let check = check_all(&repo).await;
+        assert!(check.is_sound(), "{:#?}", check.findings);
+        assert_eq!(check.packs_read, check.packs);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_subpath_the_snapshots_own_paths_are_made() {
+    let dir = scratch();
+    let (source, at, target) =
+        (dir.path().join("source"), dir.path().join("repo"), dir.path().join("target"));
+    build_source(&source);
+    let repo = init(&at).await;
+    let snapshot = back_up(&repo, &source).await.snapshot;
+    let whole =
+        RestoreSpec { subpath: None, sparse: false, verify: false, ..spec(snapshot, &source, &target) };
+    run_clean(&repo, &whole).await;
+    assert_same(&source, &target.join(source.strip_prefix("/").unwrap()), "the whole snapshot");
+}
+
+/// A small source in a repository of ours.
+async fn prepared(dir: &Path) -> (Repository, RestoreSpec) {
+    let (source, at) = (dir.join("source"), dir.join("repo"));
+    fs::create_dir_all(source.join("sub/deep")).unwrap();
+    fs::write(source.join("large"), noise(1, 20 << 20)).unwrap();
+    fs::write(source.join("sub/a.txt"), "a").unwrap();
+    fs::write(source.join("sub/b.bin"), noise(2, 3000)).unwrap();
+    fs::write(source.join("sub/deep/c.txt"), "c").unwrap();
+    fs::write(source.join("empty"), "").unwrap();
+    symlink("sub/a.txt", source.join("link")).unwrap();
+    settle(&source);
+    let repo = init(&at).await;
+    let snapshot = back_up(&repo, &source).await.snapshot;
+    let spec = spec(snapshot, &source, &dir.join("target"));
+    (repo, spec)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_again_leaves_everything_alone() {
+    let dir = scratch();
+    let (source, at, target) =
+        (dir.path().join("source"), dir.path().join("repo"), dir.path().join("target"));
+    build_source(&source);
+    let repo = init(&at).await;
+    let snapshot = back_up(&repo, &source).await.snapshot;
+    let spec = spec(snapshot, &source, &target);
+    let first = run_clean(&repo, &spec).await;
+    let changed = |at: &Path| {
+        let stat = at.symlink_metadata().unwrap();
+        (stat.ino(), stat.ctime(), stat.ctime_nsec())
+    };
+    let paths: Vec<PathBuf> = facts(&target).into_keys().map(|p| target.join(p)).collect();
+    let before: Vec<_> = paths.iter().map(|p| changed(p)).collect();
+    for verify in [false, true] {
+        let again = run_clean(&repo, &RestoreSpec { verify, ..spec.clone() }).await;
+        assert_eq!((again.files_restored, again.bytes_written), (0, 0));
+        assert_eq!(again.files_unchanged, first.files_restored);
+        assert_eq!(again.plan.unchanged.total(), first.plan.create.total());
+    }
+    let after: Vec<_> = paths.iter().map(|p| changed(p)).collect();
+    assert_eq!(before, after, "a backup after it would read changed files again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_target_becomes_what_the_snapshot_says() {
+    let dir = scratch();
+    let (repo, mut spec) = prepared(dir.path()).await;
+    let (source, target) = (dir.path().join("source"), spec.target.clone());
+    run_clean(&repo, &spec).await;
+
+    // Some bytes in the middle of a large file: only their chunk is written, and into the same file.
+    let large = target.join("large");
+    let inode = large.metadata().unwrap().ino();
+    File::options().write(true).open(&large).unwrap().write_all_at(b"changed", 10 << 20).unwrap();
+    let report = run_clean(&repo, &spec).await;
+    assert!(report.bytes_written > 0 && report.bytes_written <= 8 << 20, "{}", report.bytes_written);
+    assert_eq!((report.plan.change.files, report.files_restored), (1, 1));
+    assert_eq!(large.metadata().unwrap().ino(), inode);
+    assert_same(&source, &target, "bytes changed");
+
+    // All sorts of damage at once.
+    File::options().write(true).open(&large).unwrap().set_len(1 << 20).unwrap();
+    fs::write(target.join("empty"), "no longer").unwrap();
+    fs::remove_file(target.join("sub/a.txt")).unwrap();
+    symlink("/etc/passwd", target.join("sub/a.txt")).unwrap();
+    fs::remove_file(target.join("sub/b.bin")).unwrap();
+    fs::create_dir_all(target.join("sub/b.bin/with/content")).unwrap();
+    fs::remove_dir_all(target.join("sub/deep")).unwrap();
+    fs::write(target.join("sub/deep"), "a file in place of a directory").unwrap();
+    fs::remove_file(target.join("link")).unwrap();
+    symlink("elsewhere", target.join("link")).unwrap();
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::create_dir_all(target.join("extra/of/several")).unwrap();
+    fs::write(target.join("extra/of/several/levels"), "x").unwrap();
+    fs::create_dir(target.join("lost+found")).unwrap();
+
+    // Without leave to delete, a directory stays, and that is told.
+    let report = run(&repo, &spec).await.unwrap();
+    assert_eq!(report.faults.total, 1, "{:?}", report.faults.first);
+    assert_eq!(report.faults.first[0].path, Path::new("/sub/b.bin"));
+    assert!(target.join("extra/of/several/levels").exists());
+    assert_eq!(fs::read(target.join("sub/a.txt")).unwrap(), b"a");
+
+    spec.delete_extra = true;
+    let plan = run_clean(&repo, &RestoreSpec { dry_run: true, verify: false, ..spec.clone() }).await.plan;
+    assert_eq!(plan.delete, Counts { files: 1, dirs: 3, others: 0 });
+    assert_eq!(plan.replace, Counts { files: 1, ..Counts::default() });
+    let report = run_clean(&repo, &spec).await;
+    assert!(report.files_deleted >= 4 && !report.delete_skipped);
+    fs::remove_dir(target.join("lost+found")).expect("the file system's own directory was left");
+    settle_root(&source, &target);
+    assert_same(&source, &target, "after all sorts of damage");
+}
+
+/// Taking lost+found away has renewed the directory's time.
+fn settle_root(source: &Path, target: &Path) {
+    let modified = source.metadata().unwrap().modified().unwrap();
+    File::open(target).unwrap().set_modified(modified).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn same_size_and_time_is_believed_unless_verified() {
+    let dir = scratch();
+    let (repo, spec) = prepared(dir.path()).await;
+    run_clean(&repo, &spec).await;
+    let path = spec.target.join("sub/b.bin");
+    let modified = path.metadata().unwrap().modified().unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(b"rot", 100).unwrap();
+    file.set_modified(modified).unwrap();
+    let trusting = run_clean(&repo, &RestoreSpec { verify: false, ..spec.clone() }).await;
+    assert_eq!(trusting.files_restored, 0);
+    let report = run_clean(&repo, &spec).await;
+    assert_eq!(report.files_restored, 1);
+    assert_eq!(fs::read(&path).unwrap(), noise(2, 3000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_writes_nothing() {
+    let dir = scratch();
+    let (repo, spec) = prepared(dir.path()).await;
+    let dry = RestoreSpec { dry_run: true, verify: false, ..spec };
+    let report = run_clean(&repo, &dry).await;
+    assert_eq!(report.plan.create, Counts { files: 5, dirs: 2, others: 1 });
+    assert_eq!(report.plan.bytes_to_write, (20 << 20) + 3002);
+    assert!(report.plan.bytes_available > report.plan.bytes_required);
+    assert_eq!(report.bytes_written, 0);
+    assert!(!dry.target.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patterns_choose_and_leave_what_is_around_alone() {
+    let dir = scratch();
+    let (repo, spec) = prepared(dir.path()).await;
+    let target = &spec.target;
+    fs::create_dir_all(target.join("sub")).unwrap();
+    fs::set_permissions(target.join("sub"), fs::Permissions::from_mode(0o711)).unwrap();
+    fs::write(target.join("sub/mine"), "mine").unwrap();
+    let include = vec!["*.txt".to_owned(), "/nothing".to_owned()];
+    let chosen = RestoreSpec { include, delete_extra: true, ..spec.clone() };
+    let report = run_clean(&repo, &chosen).await;
+    assert_eq!(report.plan.unmatched_includes, ["/nothing"]);
+    assert_eq!(report.files_restored, 2);
+    let found: Vec<PathBuf> = facts(target).into_keys().collect();
+    assert_eq!(found, ["", "sub", "sub/a.txt", "sub/deep", "sub/deep/c.txt", "sub/mine"].map(PathBuf::from));
+    assert_eq!(target.join("sub").metadata().unwrap().mode() & 0o7777, 0o711, "it was there before");
+    let made =
+        (target.join("sub/deep").metadata().unwrap(), dir.path().join("source/sub/deep").metadata().unwrap());
+    assert_eq!((made.0.mode(), made.0.mtime()), (made.1.mode(), made.1.mtime()), "it was made on the way");
+
+    let exclude = vec!["sub".to_owned(), "large".to_owned()];
+    let rest = RestoreSpec { exclude, target: dir.path().join("rest"), ..spec };
+    run_clean(&repo, &rest).await;
+    assert_eq!(facts(&rest.target).into_keys().collect::<Vec<_>>(), ["", "empty", "link"].map(PathBuf::from));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_selected_is_an_error_unless_it_is_meant() {
+    let dir = scratch();
+    let (repo, spec) = prepared(dir.path()).await;
+    let none = vec!["*.nothing".to_owned()];
+    let missing = Some(dir.path().join("source/absent"));
+    for wrong in [
+        RestoreSpec { include: none.clone(), ..spec.clone() },
+        RestoreSpec { exclude: vec!["*".to_owned()], ..spec.clone() },
+        RestoreSpec { subpath: missing, ..spec.clone() },
+        RestoreSpec { subpath: Some(dir.path().join("source/large/no directory")), ..spec.clone() },
+    ] {
+        let error = run(&repo, &wrong).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::EmptySelection, "{error}");
+        assert!(!spec.target.exists());
+    }
+    run_clean(&repo, &RestoreSpec { include: none, allow_empty: true, ..spec }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_file_goes_into_the_target() {
+    let dir = scratch();
+    let (repo, spec) = prepared(dir.path()).await;
+    let one = RestoreSpec { subpath: Some(dir.path().join("source/sub/b.bin")), ..spec };
+    run_clean(&repo, &one).await;
+    assert_eq!(facts(&one.target).into_keys().collect::<Vec<_>>(), ["", "b.bin"].map(PathBuf::from));
+    assert_eq!(fs::read(one.target.join("b.bin")).unwrap(), noise(2, 3000));
+}
+
+/// Without root, what was restored before may deny its own owner: directories without write permission, files
+/// without any.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_root_a_restore_can_be_run_again() {
+    const NOBODY: u32 = 65_534;
+    let dir = tempfile::tempdir().unwrap();
+    let (source, at, target) =
+        (dir.path().join("source"), dir.path().join("repo"), dir.path().join("target"));
+    fs::create_dir_all(source.join("closed/inner")).unwrap();
+    fs::write(source.join("closed/readonly"), "readonly").unwrap();
+    fs::write(source.join("closed/nothing"), "nothing").unwrap();
+    fs::write(source.join("closed/inner/f"), "f").unwrap();
+    settle(&source);
+    for (path, mode) in
+        [("closed/readonly", 0o444), ("closed/nothing", 0o000), ("closed/inner", 0o000), ("closed", 0o555)]
+    {
+        fs::set_permissions(source.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let repo = init(&at).await;
+    back_up(&repo, &source).await;
+    // All of it is readable for, and the target belongs to, somebody without rights.
+    let program = dir.path().join("restore");
+    fs::copy(restoring::restore_program(), &program).unwrap();
+    for path in restoring::files_below(&at).iter().chain([&program]) {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    for path in restoring::directories_below(dir.path()).iter().filter(|p| !p.starts_with(&source)) {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::create_dir(&target).unwrap();
+    std::os::unix::fs::chown(&target, Some(NOBODY), Some(NOBODY)).unwrap();
+    let restore = || {
+        let output = std::process::Command::new(&program)
+            .args([at.as_os_str(), target.as_os_str(), "keep-owners".as_ref()])
+            .env("RESTIC_PASSWORD", stock::PASSWORD)
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let restored = target.join(source.strip_prefix("/").unwrap());
+    let check = |report: &serde_json::Value, files: u64| {
+        assert_eq!(report["faults"]["total"], 0, "{report:#}");
+        assert_eq!(report["files_restored"], files, "{report:#}");
+        for path in ["closed/readonly", "closed/nothing", "closed/inner", "closed", "closed/inner/f"] {
+            let (found, expected) =
+                (restored.join(path).metadata().unwrap(), source.join(path).metadata().unwrap());
+            assert_eq!((found.mode(), found.mtime()), (expected.mode(), expected.mtime()), "{path}");
+        }
+        assert_eq!(fs::read(restored.join("closed/readonly")).unwrap(), b"readonly");
+    };
+    check(&restore(), 3);
+    check(&restore(), 0);
+    // Root changes what the owner may not even write to; the next restore of nobody's mends it.
+    fs::write(restored.join("closed/readonly"), "changed").unwrap();
+    fs::write(restored.join("closed/inner/f"), "changed").unwrap();
+    check(&restore(), 2);
+    assert_eq!(fs::read(restored.join("closed/inner/f")).unwrap(), b"f");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listing_gives_every_entry_once_and_in_order() {
+    let dir = scratch();
+    let (repo, spec) = prepared(dir.path()).await;
+    let index = repo.load_index(&holdfast_engine::Ctx::default()).await.unwrap();
+    let snapshot = repo.load_snapshot(&spec.snapshot).await.unwrap();
+    let source = dir.path().join("source");
+    let list = async |path: &Path, recursive| {
+        let mut found = Vec::new();
+        let outcome =
+            browse::ls(&repo, &index, &snapshot, path.to_str().unwrap(), recursive, |path, node| {
+                found.push((path.strip_prefix(&source).unwrap().to_owned(), node.size));
+                Ok(())
+            });
+        outcome.await.map(|()| found)
+    };
+    let expected = ["empty", "large", "link", "sub", "sub/a.txt", "sub/b.bin", "sub/deep", "sub/deep/c.txt"];
+    let all = list(&source, true).await.unwrap();
+    assert_eq!(all.iter().map(|(p, _)| p.as_path()).collect::<Vec<_>>(), expected.map(Path::new));
+    assert_eq!(list(&source, false).await.unwrap().len(), 4);
+    assert_eq!(list(&source.join("sub/b.bin"), true).await.unwrap(), [(PathBuf::from("sub/b.bin"), 3000)]);
+    assert_eq!(list(&source.join("absent"), true).await.unwrap_err().kind(), ErrorKind::EmptySelection);
+}

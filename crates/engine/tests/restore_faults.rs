@@ -1,0 +1,351 @@
+//! Damaged repositories, failing stores, full disks, restores that are stopped: what is good comes back, what is
+//! not is named, and nothing half written has a file's name.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that meets a surprise must fail, in its helpers too"
+)]
+
+mod restic;
+mod restoring;
+mod stock;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use holdfast_engine::check::Severity;
+use holdfast_engine::restore::{RestoreSpec, restore};
+use holdfast_engine::store::FileKind;
+use holdfast_engine::store::fault::{Fault, Operation, Trouble};
+use holdfast_engine::{Ctx, ErrorKind, Event, EventSink, Id};
+use restic::Restic;
+use restoring::{
+    back_up, check_all, check_structure, init, open, open_faulty, packs, run, run_clean, scratch, spec,
+    temporary_files,
+};
+use stock::{PASSWORD, assert_same, noise, settle};
+
+/// Forty files of a megabyte, each with its own content, in several packs.
+async fn prepared(dir: &Path) -> RestoreSpec {
+    let (source, at) = (dir.join("source"), dir.join("repo"));
+    fs::create_dir(&source).unwrap();
+    for i in 0..40_u64 {
+        fs::write(source.join(format!("f{i:02}")), noise(i + 1, 1 << 20)).unwrap();
+    }
+    settle(&source);
+    let repo = init(&at).await;
+    let snapshot = back_up(&repo, &source).await.snapshot;
+    spec(snapshot, &source, &dir.join("target"))
+}
+
+/// Every file that is there must be right, whatever happened; gives how many.
+fn assert_no_wrong_file(dir: &Path) -> usize {
+    assert_eq!(temporary_files(&dir.join("target")), Vec::<PathBuf>::new());
+    let mut good = 0;
+    for entry in fs::read_dir(dir.join("target")).unwrap() {
+        let name = entry.unwrap().file_name();
+        let same = fs::read(dir.join("source").join(&name)).unwrap()
+            == fs::read(dir.join("target").join(&name)).unwrap();
+        assert!(same, "{} is there and wrong", name.display());
+        good += 1;
+    }
+    good
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = File::options().read(true).write(true).open(make_writable(path)).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+}
+
+fn make_writable(path: &Path) -> &Path {
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_costs_one_file_and_is_found() {
+    let dir = scratch();
+    let spec = prepared(dir.path()).await;
+    let at = dir.path().join("repo");
+    let repo = open(&at).await;
+    assert!(check_all(&repo).await.is_sound());
+    let pack = packs(&at).remove(0);
+    flip(&pack, 1000);
+    let report = run(&repo, &RestoreSpec { delete_extra: true, ..spec.clone() }).await.unwrap();
+    assert_eq!((report.faults.total, report.files_restored), (1, 39), "{:?}", report.faults.first);
+    assert!(!report.verified && report.delete_skipped);
+    assert_eq!(assert_no_wrong_file(dir.path()), 39);
+
+    assert!(check_structure(&repo).await.is_sound(), "only reading can find it");
+    let found = check_all(&repo).await;
+    let name = pack.file_name().unwrap().to_str().unwrap();
+    assert!(
+        found.findings.iter().all(|f| f.severity == Severity::Error && f.object.contains(name)),
+        "{found:?}"
+    );
+    assert_eq!(found.errors, 2, "the pack's own digest, and one blob: {:?}", found.findings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_and_a_short_pack_cost_their_files_and_are_found() {
+    let dir = scratch();
+    let spec = prepared(dir.path()).await;
+    let at = dir.path().join("repo");
+    let (first, second) = (packs(&at).remove(0), packs(&at).remove(1));
+    fs::remove_file(&first).unwrap();
+    File::options().write(true).open(make_writable(&second)).unwrap().set_len(5 << 20).unwrap();
+    let repo = open(&at).await;
+    let report = run(&repo, &spec).await.unwrap();
+    assert_eq!(report.faults.total + report.files_restored, 40);
+    assert!(report.faults.total > 10 && report.files_restored > 4, "{}", report.files_restored);
+    assert_eq!(assert_no_wrong_file(dir.path()) as u64, report.files_restored);
+
+    let found = check_structure(&repo).await;
+    let says = |text: &str| found.findings.iter().filter(|f| f.text.contains(text)).count();
+    assert_eq!((says("is missing; the index"), says("by the index it should have")), (1, 1), "{found:#?}");
+    assert!(says("its content at byte 0") > 5, "the files it costs are named: {found:#?}");
+    let stock = Restic::newest().command(&at, &["check"]).env("RESTIC_PASSWORD", PASSWORD).output().unwrap();
+    assert!(!stock.status.success(), "stock restic agrees that something is wrong");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_directories_indexes_and_snapshots_are_found() {
+    let dir = scratch();
+    let spec = prepared(dir.path()).await;
+    let at = dir.path().join("repo");
+    let repo = open(&at).await;
+    let tree_pack = packs(&at).pop().unwrap();
+    let kept = fs::read(&tree_pack).unwrap();
+
+    flip(&tree_pack, 200);
+    let damaged = check_structure(&repo).await;
+    assert!(!damaged.is_sound());
+    let error = run(&repo, &spec).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Corrupt), "{error}");
+    fs::write(&tree_pack, &kept).unwrap();
+    assert!(check_structure(&repo).await.is_sound());
+
+    let index = fs::read_dir(at.join("index")).unwrap().next().unwrap().unwrap().path();
+    flip(&index, 50);
+    let found = check_structure(&repo).await;
+    assert!(found.findings.iter().any(|f| f.object.starts_with("index ")), "{found:#?}");
+    assert!(found.findings.iter().any(|f| f.text.contains("in no index")), "{found:#?}");
+    flip(&index, 50);
+
+    let snapshot = fs::read_dir(at.join("snapshots")).unwrap().next().unwrap().unwrap().path();
+    flip(&snapshot, 50);
+    let found = check_structure(&repo).await;
+    assert_eq!((found.errors, found.snapshots), (1, 0), "{found:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_on_the_way_is_read_again() {
+    let dir = scratch();
+    let spec = prepared(dir.path()).await;
+    let (repo, faults) = open_faulty(&dir.path().join("repo")).await;
+    for after in [1, 3, 5] {
+        let fault = Fault { after, ..Fault::once(Operation::Get, FileKind::Pack, Trouble::Flip(70_000)) };
+        faults.add(fault);
+    }
+    faults.add(Fault {
+        after: 7,
+        ..Fault::once(Operation::Get, FileKind::Pack, Trouble::Fail(ErrorKind::Corrupt))
+    });
+    run_clean(&repo, &spec).await;
+    assert_same(&dir.path().join("source"), &spec.target, "after damage on the way");
+
+    let faulted = Fault { after: 2, ..Fault::once(Operation::Get, FileKind::Pack, Trouble::Flip(9_999)) };
+    faults.add(faulted);
+    let report = check_all(&repo).await;
+    assert!(report.is_sound(), "{:?}", report.findings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_ends_the_restore_and_the_next_run_goes_on() {
+    let dir = scratch();
+    let spec = prepared(dir.path()).await;
+    let (repo, faults) = open_faulty(&dir.path().join("repo")).await;
+    faults.add(Fault {
+        after: 6,
+        ..Fault::always(Operation::Get, FileKind::Pack, Trouble::Fail(ErrorKind::Unreachable))
+    });
+    let error = run(&repo, &spec).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    let done = assert_no_wrong_file(dir.path()) as u64;
+    assert!(done < 40);
+    faults.heal();
+    let report = run_clean(&repo, &spec).await;
+    assert_eq!((report.files_unchanged, report.files_restored), (done, 40 - done));
+    assert_same(&dir.path().join("source"), &spec.target, "after the store came back");
+}
+
+/// Does something when a phase begins or so many bytes were written.
+struct When<F: Fn(&Event) + Send + Sync>(F);
+
+impl<F: Fn(&Event) + Send + Sync> EventSink for When<F> {
+    fn event(&self, event: Event) {
+        (self.0)(&event);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_restore_leaves_no_half_file_and_can_go_on() {
+    let dir = scratch();
+    let spec = prepared(dir.path()).await;
+    let (repo, faults) = open_faulty(&dir.path().join("repo")).await;
+    // Slow enough that it is cancelled in the middle.
+    faults.add(Fault {
+        after: 8,
+        ..Fault::always(Operation::Get, FileKind::Pack, Trouble::Delay(Duration::from_mins(1)))
+    });
+    let ctx = Ctx::default();
+    let cancel = ctx.cancel.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        cancel.cancel();
+    });
+    let began = Instant::now();
+    let error = restore(&repo, None, &spec, &ctx).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    assert!(began.elapsed() < Duration::from_secs(20));
+    let done = assert_no_wrong_file(dir.path());
+    assert!((1..40).contains(&done), "{done}");
+    faults.heal();
+    run_clean(&repo, &spec).await;
+    assert_same(&dir.path().join("source"), &spec.target, "after going on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_restore_goes_on_where_it_was() {
+    let dir = scratch();
+    let (source, at, target) =
+        (dir.path().join("source"), dir.path().join("repo"), dir.path().join("target"));
+    fs::create_dir(&source).unwrap();
+    for i in 0..6_u64 {
+        fs::write(source.join(format!("f{i}")), noise(i + 1, 60 << 20)).unwrap();
+    }
+    settle(&source);
+    let repo = init(&at).await;
+    let snapshot = back_up(&repo, &source).await.snapshot;
+    for megabytes in [20, 150, 280] {
+        let mut child = Command::new(restoring::restore_program())
+            .args([&at, &target])
+            .env("RESTIC_PASSWORD", PASSWORD)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let inner = target.join(source.strip_prefix("/").unwrap());
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while written(&inner) < megabytes << 20 {
+            assert!(Instant::now() < deadline, "nothing is written");
+            if child.try_wait().unwrap().is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What has its own name is whole.
+        for entry in fs::read_dir(&inner).unwrap() {
+            let name = entry.unwrap().file_name();
+            if !name.to_string_lossy().starts_with('.') {
+                assert!(fs::read(inner.join(&name)).unwrap() == fs::read(source.join(&name)).unwrap());
+            }
+        }
+    }
+    let whole = RestoreSpec { subpath: None, ..spec(snapshot, &source, &target) };
+    let report = run_clean(&repo, &whole).await;
+    assert!(report.bytes_written < 300 << 20, "it began anew: {}", report.bytes_written);
+    assert_same(&source, &target.join(source.strip_prefix("/").unwrap()), "after three kills");
+}
+
+/// Bytes that take room below a directory.
+fn written(at: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(at) else { return 0 };
+    entries
+        .filter_map(|e| e.ok()?.metadata().ok())
+        .map(|m| std::os::unix::fs::MetadataExt::blocks(&m) * 512)
+        .sum()
+}
+
+/// A file system of its own that is small; gone at the end.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, megabytes: u32) -> Self {
+        fs::create_dir(at).unwrap();
+        let size = format!("size={megabytes}m,nr_inodes=1000");
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).status().unwrap();
+        assert!(status.success(), "this test mounts a small file system: run it as root");
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_too_small_is_refused_before_anything_is_written() {
+    let dir = scratch();
+    let spec = prepared(dir.path()).await;
+    let repo = open(&dir.path().join("repo")).await;
+    let disk = SmallDisk::mount(&dir.path().join("disk"), 30);
+    let small = RestoreSpec { target: disk.0.join("target"), ..spec };
+    let error = run(&repo, &small).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TargetFull);
+    assert!(error.to_string().contains("41943040"), "{error}");
+    assert!(!small.target.exists());
+    let plan = run(&repo, &RestoreSpec { dry_run: true, ..small }).await.unwrap().plan;
+    assert!(plan.bytes_required > plan.bytes_available, "a dry run shows it: {plan:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_fills_up_stops_the_restore_at_once() {
+    let dir = scratch();
+    let spec = prepared(dir.path()).await;
+    let repo = open(&dir.path().join("repo")).await;
+    let disk = SmallDisk::mount(&dir.path().join("disk"), 60);
+    let target = disk.0.join("target");
+    let taken = Arc::new(AtomicBool::new(false));
+    let ballast = disk.0.join("somebody else's");
+    let once = Arc::clone(&taken);
+    let path = ballast.clone();
+    let take_room = When(move |event: &Event| {
+        // After the room was looked at, somebody takes it.
+        if matches!(event, Event::Phase("restore")) && !once.swap(true, Ordering::SeqCst) {
+            fs::write(&path, vec![1; 35 << 20]).unwrap();
+        }
+    });
+    let ctx = Ctx { events: Arc::new(take_room), ..Ctx::default() };
+    let small = RestoreSpec { target: target.clone(), ..spec.clone() };
+    let error = restore(&repo, None, &small, &ctx).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TargetFull, "{error}");
+    assert!(taken.load(Ordering::SeqCst));
+    assert_eq!(temporary_files(&target), Vec::<PathBuf>::new());
+    fs::remove_file(&ballast).unwrap();
+    run_clean(&repo, &small).await;
+    assert_same(&dir.path().join("source"), &target, "after room was made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_snapshot_is_missing() {
+    let dir = scratch();
+    let spec = prepared(dir.path()).await;
+    let repo = open(&dir.path().join("repo")).await;
+    let error = run(&repo, &RestoreSpec { snapshot: Id::hash(b"none"), ..spec }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+}
