@@ -1,0 +1,27 @@
+//! Names of the files in the Secret of a run, as the runner finds them in its spec directory.
+
+/// The [`RunSpec`](crate::RunSpec).
+pub const SPEC: &str = "spec.json";
+/// Password of the repository.
+pub const PASSWORD: &str = "password";
+/// The storage's recovery password, the second key of every repository. Never in a tenant's namespace.
+pub const RECOVERY_PASSWORD: &str = "recovery-password";
+/// S3 access key id.
+pub const ACCESS_KEY_ID: &str = "access-key-id";
+/// S3 secret access key.
+pub const SECRET_ACCESS_KEY: &str = "secret-access-key";
+/// S3 session token, where the credentials are temporary.
+pub const SESSION_TOKEN: &str = "session-token";
+/// Certificates (PEM) that the store's certificate is checked against, beside the system's.
+pub const CA: &str = "ca.crt";
+
+/// Where the Secret is mounted in the runner's container.
+pub const DIRECTORY: &str = "/holdfast/run";
+/// Below which claims are mounted, each under its own name (`/data/<claim>`).
+pub const DATA: &str = "/data";
+/// Environment variable with the uid of the Job that the runner belongs to (downward API).
+pub const JOB_UID_VARIABLE: &str = "HOLDFAST_JOB_UID";
+/// Environment variable with the name of the runner's pod (downward API).
+pub const POD_NAME_VARIABLE: &str = "HOLDFAST_POD_NAME";
+/// Where the runner writes its verdict (the container's `terminationMessagePath`).
+pub const TERMINATION_MESSAGE: &str = "/dev/termination-log";
