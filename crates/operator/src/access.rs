@@ -1,0 +1,355 @@
+//! How a storage and a repository are reached: where they are, and with which credentials. Reads Secrets, and
+//! keeps them out of every `Debug` and error text.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use holdfast_api::backup_storage::{CaBundleKind, S3Backend};
+use holdfast_api::conditions::Reason;
+use holdfast_api::{BackupStorage, Repository};
+use holdfast_protocol::spec::{RunIdentity, StorageAccess as StorageLocation};
+use holdfast_protocol::{RunSpec, Task, files};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::{Client, ResourceExt};
+
+use crate::kubernetes::{self, RequestError};
+
+/// Why a storage or repository cannot be reached as it is described.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// The API server could not be asked: try again.
+    #[error("the cluster could not be asked about the storage")]
+    Request(#[from] RequestError),
+    /// The storage is gone.
+    #[error("BackupStorage {namespace}/{name} does not exist; create it, or name another one")]
+    StorageNotFound {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// The storage has no backend that this version knows.
+    #[error("the storage sets no backend that this version of Holdfast knows; set spec.backend.s3")]
+    NoBackend,
+    /// A Secret or ConfigMap is not there.
+    #[error("{kind} {namespace}/{name} ({purpose}) does not exist; create it")]
+    NotFound {
+        /// `Secret` or `ConfigMap`.
+        kind: &'static str,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// What it is for.
+        purpose: &'static str,
+    },
+    /// A Secret or ConfigMap lacks a key, or has nothing under it.
+    #[error("{kind} {namespace}/{name} ({purpose}) has nothing under the key {key}; add it")]
+    KeyMissing {
+        /// `Secret` or `ConfigMap`.
+        kind: &'static str,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// What it is for.
+        purpose: &'static str,
+        /// The key.
+        key: String,
+    },
+    /// The repository has no directory or password yet.
+    #[error("Repository {namespace}/{name} is not initialised yet")]
+    RepositoryNotReady {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl AccessError {
+    /// The reason for a condition; `None` when only asking again can help.
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Request(_) => None,
+            Self::StorageNotFound { .. } => Some(Reason::StorageNotFound),
+            Self::NoBackend => Some(Reason::InvalidSpec),
+            Self::NotFound { purpose: CA_PURPOSE, .. } => Some(Reason::CaBundleNotFound),
+            Self::NotFound { .. } => Some(Reason::SecretNotFound),
+            Self::KeyMissing { .. } => Some(Reason::SecretInvalid),
+            Self::RepositoryNotReady { .. } => Some(Reason::RepositoryNotReady),
+        }
+    }
+}
+
+const CA_PURPOSE: &str = "certificates of the store";
+const CREDENTIALS_PURPOSE: &str = "credentials of the store";
+const RECOVERY_PURPOSE: &str = "recovery password of the storage";
+const PASSWORD_PURPOSE: &str = "password of the repository";
+
+/// The files of credentials that a runner gets. Shows nothing of them.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    files: BTreeMap<&'static str, Vec<u8>>,
+}
+
+impl Credentials {
+    /// Adds the repository's password.
+    #[must_use]
+    pub fn with_password(mut self, password: Vec<u8>) -> Self {
+        self.files.insert(files::PASSWORD, password);
+        self
+    }
+
+    /// Leaves the recovery password out: it never enters a tenant's namespace.
+    #[must_use]
+    pub fn without_recovery_password(mut self) -> Self {
+        self.files.remove(files::RECOVERY_PASSWORD);
+        self
+    }
+
+    /// Whether the storage's recovery password is among them.
+    pub fn has_recovery_password(&self) -> bool {
+        self.files.contains_key(files::RECOVERY_PASSWORD)
+    }
+
+    /// The files, as a Secret's data.
+    pub fn files(&self) -> BTreeMap<String, ByteString> {
+        self.files.iter().map(|(&name, content)| (name.to_owned(), ByteString(content.clone()))).collect()
+    }
+
+    /// A digest that changes when any of them changes. Not reversible, still never shown.
+    pub fn fingerprint(&self) -> String {
+        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for (name, content) in &self.files {
+            for part in [name.as_bytes(), content.as_slice()] {
+                context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+                context.update(part);
+            }
+        }
+        data_encoding::HEXLOWER.encode(context.finish().as_ref())
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Credentials").field(&self.files.keys().collect::<Vec<_>>()).finish()
+    }
+}
+
+/// A storage with what it takes to reach it.
+#[derive(Debug, Clone)]
+pub struct StorageAccess {
+    /// The storage.
+    pub storage: BackupStorage,
+    /// Where it is, as runners are told.
+    pub location: StorageLocation,
+    /// Its credentials, with the recovery password where there is one.
+    pub credentials: Credentials,
+}
+
+impl StorageAccess {
+    /// Reads all that the storage names.
+    pub async fn read(client: &Client, storage: BackupStorage) -> Result<Self, AccessError> {
+        let namespace = storage.namespace().unwrap_or_default();
+        let s3 = s3(&storage)?;
+        let mut files = BTreeMap::new();
+
+        let secret = secret(client, &namespace, &s3.credentials_secret_ref.name, CREDENTIALS_PURPOSE).await?;
+        for (file, key) in [
+            (files::ACCESS_KEY_ID, S3Backend::ACCESS_KEY_ID),
+            (files::SECRET_ACCESS_KEY, S3Backend::SECRET_ACCESS_KEY),
+        ] {
+            files.insert(file, key_of(&secret, key, CREDENTIALS_PURPOSE)?);
+        }
+        // Keys are often made with `echo`, and a line end is no part of any of them.
+        for content in files.values_mut() {
+            *content = content.trim_ascii().to_vec();
+        }
+        if let Some(reference) = &s3.ca_bundle_ref {
+            let content = match reference.kind {
+                CaBundleKind::Secret => {
+                    let secret = self::secret(client, &namespace, &reference.name, CA_PURPOSE).await?;
+                    key_of(&secret, &reference.key, CA_PURPOSE)?
+                }
+                CaBundleKind::ConfigMap => {
+                    config_map_key(client, &namespace, &reference.name, &reference.key).await?
+                }
+            };
+            files.insert(files::CA, content);
+        }
+        if let Some(reference) = &storage.spec.recovery_password_secret_ref {
+            let secret = self::secret(client, &namespace, &reference.name, RECOVERY_PURPOSE).await?;
+            files.insert(files::RECOVERY_PASSWORD, password_of(&secret, &reference.key, RECOVERY_PURPOSE)?);
+        }
+        let location = location(s3);
+        Ok(Self { storage, location, credentials: Credentials { files } })
+    }
+
+    /// Namespace of the storage.
+    pub fn namespace(&self) -> String {
+        self.storage.namespace().unwrap_or_default()
+    }
+}
+
+/// A repository with what it takes to open it.
+#[derive(Debug, Clone)]
+pub struct RepositoryAccess {
+    /// The storage that it lies in.
+    pub storage: BackupStorage,
+    /// Where the storage is, as runners are told.
+    pub location: StorageLocation,
+    /// Directory below the storage's prefix.
+    pub directory: String,
+    /// Credentials of the storage and the repository's password; no recovery password.
+    pub credentials: Credentials,
+}
+
+impl RepositoryAccess {
+    /// Reads all that is needed to open a repository that is initialised.
+    pub async fn read(client: &Client, repository: &Repository) -> Result<Self, AccessError> {
+        let namespace = repository.namespace().unwrap_or_default();
+        let reference = &repository.spec.storage_ref;
+        let storage_namespace = reference.namespace_or(&namespace).to_owned();
+        let storage: BackupStorage =
+            kubernetes::get(client, &storage_namespace, &reference.name).await?.ok_or_else(|| {
+                AccessError::StorageNotFound { namespace: storage_namespace, name: reference.name.clone() }
+            })?;
+        let StorageAccess { storage, location, credentials } = StorageAccess::read(client, storage).await?;
+        let status = repository.status.as_ref();
+        let (Some(directory), Some(password)) =
+            (status.and_then(|s| s.directory.clone()), status.and_then(|s| s.password_secret.as_ref()))
+        else {
+            return Err(AccessError::RepositoryNotReady { namespace, name: repository.name_any() });
+        };
+        let password = repository_password(client, repository, &password.namespace, &password.name).await?;
+        let credentials = credentials.without_recovery_password().with_password(password);
+        Ok(Self { storage, location, directory, credentials })
+    }
+
+    /// The run spec of a task on this repository.
+    pub fn spec(&self, run: RunIdentity, task: Task) -> RunSpec {
+        RunSpec {
+            version: holdfast_protocol::VERSION,
+            run,
+            storage: self.location.clone(),
+            directory: Some(self.directory.clone()),
+            dead_jobs: Vec::new(),
+            task,
+        }
+    }
+}
+
+/// The password in the Secret that a repository's status names.
+pub async fn repository_password(
+    client: &Client,
+    repository: &Repository,
+    namespace: &str,
+    name: &str,
+) -> Result<Vec<u8>, AccessError> {
+    let key = repository
+        .spec
+        .password_secret_ref
+        .as_ref()
+        .map_or(files::PASSWORD, |reference| reference.key.as_str());
+    password_of(&secret(client, namespace, name, PASSWORD_PURPOSE).await?, key, PASSWORD_PURPOSE)
+}
+
+/// The S3 backend of a storage.
+pub fn s3(storage: &BackupStorage) -> Result<&S3Backend, AccessError> {
+    storage.spec.backend.s3.as_ref().ok_or(AccessError::NoBackend)
+}
+
+fn location(s3: &S3Backend) -> StorageLocation {
+    StorageLocation::S3 {
+        endpoint: s3.endpoint.trim_end_matches('/').to_owned(),
+        bucket: s3.bucket.clone(),
+        prefix: s3.prefix.clone().unwrap_or_default(),
+        region: s3.region.clone(),
+    }
+}
+
+async fn secret(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    purpose: &'static str,
+) -> Result<Secret, AccessError> {
+    kubernetes::get(client, namespace, name).await?.ok_or_else(|| AccessError::NotFound {
+        kind: "Secret",
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        purpose,
+    })
+}
+
+fn key_of(secret: &Secret, key: &str, purpose: &'static str) -> Result<Vec<u8>, AccessError> {
+    let content = secret.data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.clone());
+    content.filter(|content| !content.trim_ascii().is_empty()).ok_or_else(|| AccessError::KeyMissing {
+        kind: "Secret",
+        namespace: secret.namespace().unwrap_or_default(),
+        name: secret.name_any(),
+        purpose,
+        key: key.to_owned(),
+    })
+}
+
+/// A password without the line end that an editor or `echo` put after it; restic reads password files the same.
+fn password_of(secret: &Secret, key: &str, purpose: &'static str) -> Result<Vec<u8>, AccessError> {
+    let content = key_of(secret, key, purpose)?;
+    let end = content.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
+    Ok(content.get(..end).unwrap_or_default().to_vec())
+}
+
+async fn config_map_key(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    key: &str,
+) -> Result<Vec<u8>, AccessError> {
+    let (kind, purpose) = ("ConfigMap", CA_PURPOSE);
+    let map: ConfigMap = kubernetes::get(client, namespace, name).await?.ok_or_else(|| {
+        AccessError::NotFound { kind, namespace: namespace.to_owned(), name: name.to_owned(), purpose }
+    })?;
+    let text = map.data.as_ref().and_then(|data| data.get(key)).filter(|text| !text.trim().is_empty());
+    text.map(|text| text.clone().into_bytes()).ok_or_else(|| AccessError::KeyMissing {
+        kind,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        purpose,
+        key: key.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_credential_is_shown() {
+        let credentials = Credentials::default().with_password(b"hunter2".to_vec());
+        let shown = format!("{credentials:?}");
+        assert!(
+            shown.contains("password") && !shown.contains("hunter2") && !shown.contains("104"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn a_fingerprint_tells_every_change() {
+        let one = Credentials::default().with_password(b"a".to_vec());
+        assert_eq!(one.fingerprint(), one.clone().fingerprint());
+        assert_ne!(one.fingerprint(), Credentials::default().with_password(b"b".to_vec()).fingerprint());
+        assert_ne!(one.fingerprint(), Credentials::default().fingerprint());
+    }
+
+    #[test]
+    fn a_password_loses_its_line_end_and_nothing_else() {
+        let secret: Secret = serde_saphyr::from_str("data: {password: cGFzcyAK, empty: Cg==}").unwrap();
+        assert_eq!(password_of(&secret, "password", PASSWORD_PURPOSE).unwrap(), b"pass ");
+        let error = password_of(&secret, "empty", PASSWORD_PURPOSE).unwrap_err();
+        assert!(matches!(error.reason(), Some(Reason::SecretInvalid)), "{error}");
+        assert!(password_of(&secret, "other", PASSWORD_PURPOSE).is_err());
+    }
+}

@@ -1,0 +1,425 @@
+//! The reconciler of Backups: one Job a claim, one Snapshot of all that was saved.
+//!
+//! ```text
+//! Pending ──repository Ready, plan made──▶ Running ──each Job ended──▶ Succeeded │ PartiallyFailed │ Failed
+//!    │                                        │ a runner was killed      ▲
+//!    │ nothing to save: Skipped               └──▶ Finishing ── locks ───┘
+//! ```
+//! The components are fixed in the status before the first Job starts, because their names and number go into the
+//! tags of each snapshot. Everything else is derived anew at each look.
+
+pub mod apply;
+pub mod build;
+pub mod dereference;
+pub mod status;
+pub mod validate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_api::backup::{Backup, BackupPhase, BackupStatus};
+use holdfast_api::names::{self, FINALIZER_CLEANUP};
+use holdfast_api::tags::ComponentSet;
+use holdfast_api::{BackupStorage, Reason, Repository, Restore};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Api, ResourceExt};
+
+use crate::access::RepositoryAccess;
+use crate::context::Ctx;
+use crate::jobs::{self, JobView, RunKind, RunRef, observe};
+use crate::runs::advance::Order;
+use crate::runs::lost::leave_behind;
+use crate::runs::settle::lock_may_remain;
+use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, named, settle, time_left};
+use crate::{controllers, kubernetes};
+use build::Cluster;
+use status::Conclusion;
+use validate::{Plan, Refusal};
+
+/// How long a Backup waits for its storage and repository before it is Failed. Long enough for a store that is
+/// started again, and for objects that are applied in any order.
+const PATIENCE: Duration = Duration::from_mins(10);
+/// How often it looks anew while it waits; watches tell of most changes before.
+const WAITING_LOOK: Duration = Duration::from_secs(30);
+
+/// Looks after all Backups until the operator stops.
+pub async fn run(ctx: Arc<Ctx>) {
+    let controller = controllers::controller::<Backup>(&ctx, RunKind::Backup);
+    let (of_repository, of_storage, of_restore) =
+        (controller.store(), controller.store(), controller.store());
+    let client = &ctx.client;
+    let controller = controller
+        .watches(Api::<Repository>::all(client.clone()), watcher::Config::default(), move |repository| {
+            let namespace = repository.namespace();
+            waiting_backups(&of_repository, |backup| backup.namespace() == namespace)
+        })
+        .watches(Api::<BackupStorage>::all(client.clone()), watcher::Config::default(), move |_| {
+            waiting_backups(&of_storage, |_| true)
+        })
+        .watches(Api::<Restore>::all(client.clone()), watcher::Config::default(), move |restore| {
+            let namespace = restore.namespace();
+            waiting_backups(&of_restore, |backup| backup.namespace() == namespace)
+        });
+    controllers::run(controller, ctx, reconcile).await;
+}
+
+/// The Backups that wait for their repository, or for a Restore.
+fn waiting_backups(store: &Store<Backup>, which: impl Fn(&Backup) -> bool) -> Vec<ObjectRef<Backup>> {
+    let waits = |backup: &Backup| backup.status.as_ref().is_none_or(|status| status.start_time.is_none());
+    let found = store.state_filter(|backup| waits(backup) && which(backup));
+    found.iter().map(|backup| ObjectRef::from_obj(&**backup)).collect()
+}
+
+async fn reconcile(backup: Arc<Backup>, ctx: Arc<Ctx>) -> Result<Action, RunError> {
+    let look = Look {
+        run: RunRef::of(RunKind::Backup, &*backup),
+        generation: backup.metadata.generation,
+        now: ctx.now(),
+        backup: &backup,
+        ctx: &ctx,
+    };
+    match Box::pin(look.reconcile()).await {
+        // Nothing can be started in a namespace that is going away; the Backup goes with it.
+        Err(error) if namespace_is_terminating(&error) => Ok(Action::await_change()),
+        result => result,
+    }
+}
+
+fn namespace_is_terminating(error: &RunError) -> bool {
+    match error {
+        RunError::Request(error) => error.namespace_is_terminating(),
+        RunError::Job(error) => error.namespace_is_terminating(),
+        RunError::Unlock(_) | RunError::Access(_) => false,
+    }
+}
+
+/// One look at one Backup.
+struct Look<'a> {
+    run: RunRef,
+    generation: Option<i64>,
+    now: Timestamp,
+    backup: &'a Backup,
+    ctx: &'a Ctx,
+}
+
+impl Look<'_> {
+    async fn reconcile(&self) -> Result<Action, RunError> {
+        let status = self.backup.status.clone().unwrap_or_default();
+        let over = status.phase.is_some_and(BackupPhase::is_terminal);
+        if over || self.backup.metadata.deletion_timestamp.is_some() {
+            return self.end().await;
+        }
+        kubernetes::set_finalizer(&self.ctx.client, self.backup, FINALIZER_CLEANUP, true).await?;
+        match status.start_time.as_ref().map(|time| time.0) {
+            Some(started) => Box::pin(self.work(status, started, None)).await,
+            None => Box::pin(self.begin(status)).await,
+        }
+    }
+
+    /// The run is over or unwanted: everything of it goes, then the finalizer.
+    async fn end(&self) -> Result<Action, RunError> {
+        if !self.backup.finalizers().iter().any(|finalizer| finalizer == FINALIZER_CLEANUP) {
+            return Ok(Action::await_change());
+        }
+        let repository = self.recorded_repository().await?;
+        match settle(self.ctx, &self.run.namespace, &self.run, repository.as_ref()).await? {
+            Settled::NotYet { message } => {
+                tracing::debug!(
+                    namespace = self.run.namespace,
+                    backup = self.run.name,
+                    message,
+                    "a run is being ended"
+                );
+                // The state of a node changes without a word to us.
+                return Ok(Action::requeue(WAITING_LOOK));
+            }
+            Settled::Done { warning } => {
+                if let Some(warning) = warning {
+                    self.ctx.events.warning(self.backup, Reason::RepositoryLocked, warning).await;
+                }
+                kubernetes::set_finalizer(&self.ctx.client, self.backup, FINALIZER_CLEANUP, false).await?;
+            }
+        }
+        Ok(Action::await_change())
+    }
+
+    async fn recorded_repository(&self) -> Result<Option<Repository>, RunError> {
+        let recorded = self.backup.status.as_ref().and_then(|status| status.repository_ref.as_ref());
+        let Some(reference) = recorded else { return Ok(None) };
+        Ok(kubernetes::get(&self.ctx.client, &self.run.namespace, &reference.name).await?)
+    }
+
+    /// Finds repository and claims, and fixes the components.
+    async fn begin(&self, mut status: BackupStatus) -> Result<Action, RunError> {
+        let client = &self.ctx.client;
+        let namespace = dereference::namespace(client, &self.run.namespace).await?;
+        let (chosen, facts) = futures::try_join!(
+            dereference::repository(self.ctx, self.backup, &namespace),
+            dereference::facts(client, namespace.clone()),
+        )?;
+        let repository = match chosen {
+            Ok(repository) => repository,
+            Err(refusal) => return self.wait(status, &refusal).await,
+        };
+        let access = match RepositoryAccess::read(client, &repository).await {
+            Ok(access) => access,
+            Err(error) => match error.reason() {
+                Some(reason) => {
+                    let refusal = Refusal { reason, message: error.to_string() };
+                    return self.wait(status, &refusal).await;
+                }
+                None => return Err(error.into()),
+            },
+        };
+        let plan = match validate::validate(self.backup, &facts) {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                status::refused(&mut status, &refusal, self.generation, self.now);
+                return self.finish(status, Vec::new(), &namespace).await;
+            }
+        };
+        if let Some(refusal) = self.restore_at_work(&plan).await? {
+            return self.wait(status, &refusal).await;
+        }
+        status::begun(&mut status, &plan, &repository.name_any(), self.generation, self.now);
+        self.write(&status).await?;
+        if plan.components.is_empty() {
+            return Box::pin(self.work(status, self.now, Some((plan, access, namespace)))).await;
+        }
+        let note = format!(
+            "{} into Repository {}",
+            status.message.as_deref().unwrap_or_default(),
+            repository.name_any()
+        );
+        self.ctx.events.normal(self.backup, "Started", note).await;
+        Box::pin(self.work(status, self.now, Some((plan, access, namespace)))).await
+    }
+
+    /// The Restore that the plan has to wait for.
+    async fn restore_at_work(&self, plan: &Plan) -> Result<Option<Refusal>, RunError> {
+        let restores = kubernetes::list::<Restore>(&self.ctx.client, &self.run.namespace, "").await?;
+        Ok(validate::being_restored(plan, &restores))
+    }
+
+    /// Waits for storage and repository, or for a Restore, but not for ever.
+    async fn wait(&self, mut status: BackupStatus, refusal: &Refusal) -> Result<Action, RunError> {
+        let since = status::waits_since(&status, refusal, self.now);
+        let patience = match refusal.reason {
+            // A Restore may take hours; this run may take as long as its own deadline says.
+            Reason::ClaimInUse => PATIENCE.max(self.backup.spec.active_deadline.into()),
+            _ => PATIENCE,
+        };
+        let Some(left) = time_left(since, patience, self.now) else {
+            let message = format!("waited {} minutes in vain: {}", patience.as_secs() / 60, refusal.message);
+            let refusal = Refusal { reason: refusal.reason, message };
+            status::refused(&mut status, &refusal, self.generation, self.now);
+            self.write(&status).await?;
+            self.ctx.events.warning(self.backup, refusal.reason, &refusal.message).await;
+            return Ok(Action::await_change());
+        };
+        let before = status.message.clone();
+        status::waiting(&mut status, refusal, self.generation, self.now);
+        self.write(&status).await?;
+        if before != status.message {
+            match refusal.reason {
+                Reason::Initializing | Reason::ClaimInUse => {
+                    self.ctx.events.normal(self.backup, refusal.reason, &refusal.message).await;
+                }
+                _ => self.ctx.events.warning(self.backup, refusal.reason, &refusal.message).await,
+            }
+        }
+        Ok(Action::requeue(left.min(WAITING_LOOK)))
+    }
+
+    /// Looks at each component, and ends the run when each has ended.
+    async fn work(
+        &self,
+        mut status: BackupStatus,
+        started: Timestamp,
+        fresh: Option<(Plan, RepositoryAccess, Namespace)>,
+    ) -> Result<Action, RunError> {
+        let ctx = self.ctx;
+        let mut views = observe(&ctx.client, &self.run.namespace, &self.run).await?;
+        leave_behind(&ctx.client, &self.run, &mut views, &mut Vec::new(), self.now).await?;
+        let deadline = Duration::from(self.backup.spec.active_deadline);
+        let mut crew = Crew {
+            ctx,
+            run: &self.run,
+            named: named(names::RunKind::Backup, &self.run),
+            task: jobs::JobTask::Backup,
+            retries: self.backup.spec.failure_policy.retries,
+            started,
+            deadline,
+            views,
+            now: self.now,
+            may_start: true,
+            look_again: LookAgain::default(),
+        };
+        crew.look_again.after(time_left(started, deadline, self.now).unwrap_or(WAITING_LOOK));
+        let all: Vec<String> = status.components.iter().map(|component| component.name.clone()).collect();
+        let set = ComponentSet::of(all.iter().map(String::as_str));
+        let mut ready = fresh;
+        for component in status.components.iter_mut().filter(|component| !component.phase.is_terminal()) {
+            if ready.is_none() && crew.needs_job(&component.name) {
+                let fresh = self.replan().await?;
+                if let Some(refusal) = self.restore_at_work(&fresh.0).await? {
+                    // Jobs that are there are followed; new ones wait for the Restore.
+                    crew.may_start = false;
+                    crew.look_again.after(WAITING_LOOK);
+                    component.reason = Some(refusal.reason.as_str().to_owned());
+                    component.message = Some(refusal.message);
+                }
+                ready = Some(fresh);
+            }
+            let planned = ready
+                .as_ref()
+                .and_then(|(plan, ..)| plan.components.iter().find(|planned| planned.name == component.name));
+            if let (Some((plan, ..)), None) = (&ready, planned)
+                && crew.needs_job(&component.name)
+            {
+                status::vanished(component, plan, self.now);
+                continue;
+            }
+            let order = |name: String, left: Duration| {
+                let ((_, access, _), planned) = (ready.as_ref()?, planned?);
+                let cluster = Cluster { name: &ctx.settings.cluster_name, uid: &ctx.cluster_uid };
+                let task = build::task(self.backup, cluster, started, &set, planned);
+                let owner = jobs::owner_reference(self.backup)?;
+                Some(Order {
+                    plan: build::job(self.backup, &self.run, owner, planned, name, left),
+                    spec: access.spec(self.run.identity(cluster.name, cluster.uid), task),
+                    credentials: &access.credentials,
+                })
+            };
+            let end = crew.advance(&mut component.common(), order).await?;
+            if let Some(end) = end {
+                status::ended(component, &end);
+            }
+        }
+        if status.components.iter().any(|component| !component.phase.is_terminal()) {
+            status.message = Some(status::under_way(&mut status.components));
+            self.write(&status).await?;
+            return Ok(crew.look_again.action());
+        }
+        let views = crew.views;
+        let namespace = match ready {
+            Some((.., namespace)) => namespace,
+            None => dereference::namespace(&ctx.client, &self.run.namespace).await?,
+        };
+        self.finish(status, views, &namespace).await
+    }
+
+    /// Plan and credentials for components whose Job has to be started after the first look.
+    async fn replan(&self) -> Result<(Plan, RepositoryAccess, Namespace), RunError> {
+        let client = &self.ctx.client;
+        let namespace = dereference::namespace(client, &self.run.namespace).await?;
+        let facts = dereference::facts(client, namespace.clone()).await?;
+        let plan = validate::validate(self.backup, &facts).unwrap_or_else(|_| Plan::nothing());
+        let Some(repository) = self.recorded_repository().await? else {
+            let name = self.backup.status.as_ref().and_then(|status| status.repository_ref.clone());
+            return Err(RunError::Access(crate::access::AccessError::RepositoryNotReady {
+                namespace: self.run.namespace.clone(),
+                name: name.map(|reference| reference.name).unwrap_or_default(),
+            }));
+        };
+        let access = RepositoryAccess::read(client, &repository).await?;
+        Ok((plan, access, namespace))
+    }
+
+    /// Each component has ended: the locks of killed runners go, the Snapshot is made, the result is told, and what
+    /// is left of the run is removed.
+    async fn finish(
+        &self,
+        mut status: BackupStatus,
+        views: Vec<JobView>,
+        namespace: &Namespace,
+    ) -> Result<Action, RunError> {
+        if views.iter().any(lock_may_remain) {
+            status.phase = Some(BackupPhase::Finishing);
+            status.message = Some("waits until the locks of its runners are gone".to_owned());
+            self.write(&status).await?;
+            let repository = self.recorded_repository().await?;
+            match settle(self.ctx, &self.run.namespace, &self.run, repository.as_ref()).await? {
+                Settled::NotYet { .. } => return Ok(Action::requeue(WAITING_LOOK)),
+                Settled::Done { warning: Some(warning) } => {
+                    self.ctx.events.warning(self.backup, Reason::RepositoryLocked, warning).await;
+                }
+                Settled::Done { warning: None } => {}
+            }
+        }
+        if !status.phase.is_some_and(BackupPhase::is_terminal) {
+            let snapshot = apply::snapshot(self.ctx, self.backup, &status).await?;
+            status.snapshot_ref = snapshot.map(holdfast_api::refs::LocalRef::new);
+            let coverage = status.coverage.clone().unwrap_or_default();
+            let conclusion = status::conclude(&status.components, &coverage);
+            status::concluded(&mut status, &conclusion, self.generation, self.now);
+        }
+        self.write(&status).await?;
+        self.tell(&status).await;
+        tracing::info!(
+            namespace = namespace.name_any(),
+            backup = self.run.name,
+            phase = status.phase.map(BackupPhase::as_str),
+            message = status.message,
+            "a Backup ended"
+        );
+        self.end_of(&status).await
+    }
+
+    /// The clean-up that follows a result at once, so that it need not wait for its own echo.
+    async fn end_of(&self, status: &BackupStatus) -> Result<Action, RunError> {
+        let name = &self.run.name;
+        let Some(fresh) = kubernetes::get::<Backup>(&self.ctx.client, &self.run.namespace, name).await?
+        else {
+            return Ok(Action::await_change());
+        };
+        if fresh.uid() != self.backup.uid() || fresh.status.as_ref() != Some(status) {
+            // Somebody else is at it; the watch brings us back.
+            return Ok(Action::await_change());
+        }
+        let look = Look {
+            run: self.run.clone(),
+            generation: self.generation,
+            now: self.now,
+            backup: &fresh,
+            ctx: self.ctx,
+        };
+        look.end().await
+    }
+
+    async fn tell(&self, status: &BackupStatus) {
+        let Conclusion { phase, reason, message } = conclusion_of(status);
+        match phase {
+            BackupPhase::Succeeded | BackupPhase::Skipped => {
+                self.ctx.events.normal(self.backup, reason, message).await;
+            }
+            _ => self.ctx.events.warning(self.backup, reason, message).await,
+        }
+    }
+
+    /// Writes the status, if it is another one.
+    async fn write(&self, status: &BackupStatus) -> Result<(), RunError> {
+        if self.backup.status.as_ref() != Some(status) {
+            kubernetes::apply_status(&self.ctx.client, self.backup, status).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What a terminal status says.
+fn conclusion_of(status: &BackupStatus) -> Conclusion {
+    use holdfast_api::conditions::{ConditionType, find_condition};
+    let completed = find_condition(&status.conditions, ConditionType::Completed);
+    let reason = completed
+        .and_then(|condition| Reason::ALL.iter().copied().find(|reason| reason.as_str() == condition.reason))
+        .unwrap_or(Reason::Failed);
+    Conclusion {
+        phase: status.phase.unwrap_or(BackupPhase::Failed),
+        reason,
+        message: status.message.clone().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,177 @@
+use super::*;
+use holdfast_api::backup::{SkipReason, SkippedClaim};
+use holdfast_api::refs::Identity;
+
+fn component(name: &str, verdict: &Verdict) -> BackupComponent {
+    let mut component = BackupComponent {
+        name: format!("volume/{name}"),
+        run_as: Some(Identity { uid: 65_532, ..Identity::default() }),
+        ..BackupComponent::default()
+    };
+    judged(&mut component, verdict);
+    component
+}
+
+fn verdict(outcome: Outcome, result: BackupResult) -> Verdict {
+    Verdict {
+        outcome,
+        reason: None,
+        message: None,
+        result: Some(TaskResult::BackupVolume(result)),
+        ..Verdict::failed("", "", false)
+    }
+}
+
+fn good() -> BackupComponent {
+    let result = BackupResult {
+        snapshot_id: Some("aa".into()),
+        files_new: 2,
+        files_total: 2,
+        bytes_processed: 3 << 30,
+        bytes_added: 1536,
+        ..BackupResult::default()
+    };
+    component("good", &verdict(Outcome::Succeeded, result))
+}
+
+fn partial() -> BackupComponent {
+    let row = FaultRow { path: "/data/x".into(), error: "open: permission denied".into() };
+    let result = BackupResult {
+        snapshot_id: Some("bb".into()),
+        files_total: 1,
+        unreadable: 700,
+        unreadable_sample: vec![row; 30],
+        ..BackupResult::default()
+    };
+    component("partial", &verdict(Outcome::Partial, result))
+}
+
+fn bad() -> BackupComponent {
+    component("bad", &Verdict::failed("AccessDenied", "the store refuses the key", false))
+}
+
+fn skipped(reason: SkipReason) -> Coverage {
+    Coverage { protected: 0, skipped: vec![SkippedClaim { claim: "c".into(), reason, message: None }] }
+}
+
+#[test]
+fn unreadable_files_are_listed_with_what_to_do() {
+    let partial = partial();
+    assert_eq!(partial.phase, ComponentPhase::PartiallyFailed);
+    assert_eq!(partial.reason.as_deref(), Some("UnreadableFiles"));
+    assert_eq!((partial.unreadable, partial.unreadable_sample.len()), (Some(700), MAX_SAMPLES));
+    let message = partial.message.unwrap();
+    assert!(message.contains("700 files") && message.contains("allow-root-runner"), "{message}");
+}
+
+#[test]
+fn success_without_a_committed_snapshot_is_a_failure() {
+    for outcome in [Outcome::Succeeded, Outcome::Partial] {
+        let component = component("x", &verdict(outcome, BackupResult::default()));
+        assert_eq!(component.phase, ComponentPhase::Failed, "{outcome:?}");
+    }
+    let silent = component("x", &Verdict { outcome: Outcome::Succeeded, ..Verdict::failed("", "", false) });
+    assert_eq!(silent.phase, ComponentPhase::Failed);
+}
+
+#[test]
+fn a_lost_runner_fails_its_component_with_the_reason() {
+    let mut component = BackupComponent::default();
+    let end = End::Lost { loss: Loss::OutOfMemory, message: "raise the limit".into() };
+    let end = Ended {
+        end,
+        attempts: 1,
+        pod: None,
+        node: None,
+        started: None,
+        finished: None,
+        lock_may_remain: true,
+    };
+    ended(&mut component, &end);
+    assert_eq!((component.phase, component.reason.as_deref()), (ComponentPhase::Failed, Some("OutOfMemory")));
+}
+
+#[test]
+fn the_phase_of_a_run_follows_from_components_and_coverage() {
+    use BackupPhase::{Failed, PartiallyFailed, Skipped, Succeeded};
+    let none = Coverage::default();
+    let wish = skipped(SkipReason::ExcludedByAnnotation);
+    let lost = skipped(SkipReason::ClaimLost);
+    for (components, coverage, phase, reason) in [
+        (vec![good()], &none, Succeeded, Reason::Succeeded),
+        (vec![good()], &wish, Succeeded, Reason::Succeeded),
+        (vec![good()], &skipped(SkipReason::NoDataYet), Succeeded, Reason::Succeeded),
+        (vec![good()], &lost, PartiallyFailed, Reason::ClaimsSkipped),
+        (vec![good(), partial()], &none, PartiallyFailed, Reason::UnreadableFiles),
+        (vec![good(), bad()], &none, PartiallyFailed, Reason::ComponentsFailed),
+        (vec![bad()], &none, Failed, Reason::ComponentsFailed),
+        (vec![], &lost, Failed, Reason::ClaimsSkipped),
+        (vec![], &wish, Skipped, Reason::NothingToBackUp),
+        (vec![], &none, Skipped, Reason::NothingToBackUp),
+    ] {
+        let conclusion = conclude(&components, coverage);
+        assert_eq!((conclusion.phase, conclusion.reason), (phase, reason), "{}", conclusion.message);
+    }
+}
+
+#[test]
+fn the_message_tells_people_what_was_saved_and_what_was_not() {
+    let message = conclude(&[good(), bad()], &skipped(SkipReason::ClaimLost)).message;
+    for part in [
+        "saved 1 volume of 2: 2 files, 3.0 GiB, of which 1.5 KiB new",
+        "failed: volume/bad (AccessDenied)",
+        "not saved: c (ClaimLost)",
+        "the store refuses the key",
+    ] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+}
+
+#[test]
+fn an_empty_volume_raises_a_warning() {
+    let result = BackupResult { snapshot_id: Some("aa".into()), ..BackupResult::default() };
+    let empty = component("empty", &verdict(Outcome::Succeeded, result));
+    let mut status = BackupStatus { components: vec![empty], ..BackupStatus::default() };
+    let conclusion = conclude(&status.components, &Coverage::default());
+    concluded(&mut status, &conclusion, Some(1), Timestamp::UNIX_EPOCH);
+    assert_eq!(status.phase, Some(BackupPhase::Succeeded));
+    assert!(holdfast_api::conditions::is_true(&status.conditions, ConditionType::SourceEmpty));
+    assert!(holdfast_api::conditions::is_true(&status.conditions, ConditionType::Completed));
+}
+
+#[test]
+fn sizes_are_for_people() {
+    for (size, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_572_864, "1.5 MiB")] {
+        assert_eq!(bytes(size), text);
+    }
+    assert_eq!(bytes(u64::MAX), "15.9 EiB");
+}
+
+#[test]
+fn a_run_that_is_held_up_says_by_what() {
+    let waits = |reason: WaitReason| BackupComponent {
+        name: "volume/x".into(),
+        reason: Some(reason.as_str().into()),
+        message: Some("no node takes it".into()),
+        ..BackupComponent::default()
+    };
+    assert_eq!(under_way(&mut [good(), waits(WaitReason::Starting)]), "saves 2 volumes, 1 of them done");
+    let held_up = under_way(&mut [good(), waits(WaitReason::Unschedulable)]);
+    assert_eq!(held_up, "saves 2 volumes, 1 of them done; volume/x: no node takes it");
+}
+
+#[test]
+fn patience_counts_from_the_first_look_that_had_to_wait() {
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let refusal = |reason| Refusal { reason, message: "m".into() };
+    let (repository, restore) = (refusal(Reason::RepositoryNotReady), refusal(Reason::ClaimInUse));
+    let mut status = BackupStatus::default();
+    assert_eq!(waits_since(&status, &repository, at(1000)), at(1000), "whenever it was made");
+    waiting(&mut status, &repository, None, at(1000));
+    waiting(&mut status, &refusal(Reason::Initializing), None, at(1100));
+    assert_eq!(waits_since(&status, &repository, at(1200)), at(1000));
+    assert_eq!(waits_since(&status, &restore, at(1200)), at(1200), "a Restore is another wait");
+    waiting(&mut status, &restore, None, at(1200));
+    assert_eq!(waits_since(&status, &restore, at(9000)), at(1200));
+    assert_eq!(waits_since(&status, &repository, at(9000)), at(9000));
+}

@@ -1,0 +1,274 @@
+//! Which claims a Backup saves and which it does not, and why: spec and facts into one plan. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdfast_api::backup::{Backup, Coverage, SkipReason, SkippedClaim};
+use holdfast_api::names::{
+    ANNOTATION_ALLOW_ROOT_RUNNER, ANNOTATION_BACKUP, ANNOTATION_BACKUP_K8UP, ANNOTATION_EXCLUDE,
+    volume_component,
+};
+use holdfast_api::refs::Identity;
+use holdfast_api::restore::RestorePhase;
+use holdfast_api::tags::VolumeTags;
+use holdfast_api::{MAX_COMPONENTS, Reason, Restore};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
+use kube::ResourceExt;
+
+use crate::jobs::Placement;
+use crate::volumes::identity::{Access, choose_identity};
+use crate::volumes::{Binding, ClaimView, NodeStates, active_pods, place};
+
+/// What the plan is made from, read together.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The Backup's namespace.
+    pub namespace: Namespace,
+    /// All claims of the namespace.
+    pub claims: Vec<PersistentVolumeClaim>,
+    /// The storage classes that claims without a volume name.
+    pub classes: Vec<StorageClass>,
+    /// All pods of the namespace.
+    pub pods: Vec<Pod>,
+    /// The nodes.
+    pub nodes: NodeStates,
+    /// Which volumes are attached where.
+    pub attachments: Vec<VolumeAttachment>,
+}
+
+/// What a Backup does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// What is saved, by name of the component.
+    pub components: Vec<PlannedComponent>,
+    /// What is saved and what is not.
+    pub coverage: Coverage,
+}
+
+impl Plan {
+    /// The plan that saves nothing.
+    pub fn nothing() -> Self {
+        Self { components: Vec::new(), coverage: Coverage::default() }
+    }
+}
+
+/// One claim that is saved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedComponent {
+    /// `volume/<claim>`.
+    pub name: String,
+    /// The claim.
+    pub claim: String,
+    /// Where its runner has to run.
+    pub placement: Placement,
+    /// Who its runner is.
+    pub identity: Identity,
+    /// What the runner may not be able to read, and how to allow it.
+    pub limits: Option<String>,
+    /// Patterns of files to leave out.
+    pub exclude: Vec<String>,
+    /// What the volume is like.
+    pub volume: VolumeTags,
+}
+
+/// Why nothing is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// In one word.
+    pub reason: Reason,
+    /// Cause and what to do.
+    pub message: String,
+}
+
+/// Whether runners may be root in a namespace.
+pub fn root_allowed(namespace: &Namespace) -> bool {
+    namespace.annotations().get(ANNOTATION_ALLOW_ROOT_RUNNER).is_some_and(|value| value == "true")
+}
+
+/// Makes the plan.
+pub fn validate(backup: &Backup, facts: &Facts) -> Result<Plan, Refusal> {
+    let mut components = Vec::new();
+    let mut skipped = Vec::new();
+    let wanted: BTreeSet<&str> = backup.spec.volumes.claims.iter().map(String::as_str).collect();
+    let claims: BTreeMap<String, &PersistentVolumeClaim> =
+        facts.claims.iter().map(|claim| (claim.name_any(), claim)).collect();
+    for (name, claim) in &claims {
+        match select(claim, &wanted).or_else(|| obstacle(claim, facts)) {
+            Some((reason, message)) => {
+                skipped.push(SkippedClaim { claim: name.clone(), reason, message: Some(message) });
+            }
+            None => match component(backup, claim, facts)? {
+                Ok(component) => components.push(component),
+                Err(skip) => skipped.push(skip),
+            },
+        }
+    }
+    for name in wanted.iter().filter(|name| !claims.contains_key(**name)) {
+        skipped.push(SkippedClaim {
+            claim: (*name).to_owned(),
+            reason: SkipReason::ClaimNotFound,
+            message: Some("spec.volumes.claims names it, but there is no such claim".to_owned()),
+        });
+    }
+    if components.len() > MAX_COMPONENTS {
+        return Err(Refusal {
+            reason: Reason::TooManyComponents,
+            message: format!(
+                "{} claims are to be saved, and one Backup can have {MAX_COMPONENTS}: make several Backups that each \
+                 name some of them in spec.volumes.claims",
+                components.len()
+            ),
+        });
+    }
+    skipped.sort_by(|a, b| a.claim.cmp(&b.claim));
+    skipped.truncate(MAX_COMPONENTS);
+    let protected = u32::try_from(components.len()).unwrap_or(u32::MAX);
+    Ok(Plan { components, coverage: Coverage { protected, skipped } })
+}
+
+/// The Restore that writes a claim of the plan at the moment. What is half restored is no recovery point, so the
+/// Backup waits until it is over.
+pub fn being_restored(plan: &Plan, restores: &[Restore]) -> Option<Refusal> {
+    restores.iter().find_map(|restore| {
+        let status = restore.status.as_ref()?;
+        let writes = match status.phase? {
+            RestorePhase::Quiescing | RestorePhase::Running | RestorePhase::Unquiescing => {
+                !restore.spec.dry_run
+            }
+            RestorePhase::Pending
+            | RestorePhase::Planning
+            | RestorePhase::Planned
+            | RestorePhase::Succeeded
+            | RestorePhase::PartiallyFailed
+            | RestorePhase::Failed => false,
+        };
+        let is_target = |planned: &&PlannedComponent| {
+            status.components.iter().any(|target| target.claim.as_ref() == Some(&planned.claim))
+        };
+        let hit = plan.components.iter().find(is_target).filter(|_| writes)?;
+        Some(Refusal {
+            reason: Reason::ClaimInUse,
+            message: format!(
+                "Restore {} writes the claim {}: waits until it is over, since a half-restored volume is no \
+                 recovery point",
+                restore.name_any(),
+                hit.claim
+            ),
+        })
+    })
+}
+
+/// Why the user's wish leaves a claim out. The annotation wins over the list.
+fn select(claim: &PersistentVolumeClaim, wanted: &BTreeSet<&str>) -> Option<(SkipReason, String)> {
+    let annotation = [ANNOTATION_BACKUP, ANNOTATION_BACKUP_K8UP]
+        .into_iter()
+        .find_map(|key| claim.annotations().get(key).map(|value| (key, value.as_str())));
+    match annotation {
+        Some((key, "false")) => {
+            Some((SkipReason::ExcludedByAnnotation, format!("the claim has the annotation {key}=false")))
+        }
+        Some((_, "true")) => None,
+        // Anything else is a slip of the pen; leaving data out because of it would be silent loss.
+        Some(_) | None if wanted.is_empty() || wanted.contains(claim.name_any().as_str()) => None,
+        Some(_) | None => {
+            Some((SkipReason::NotSelected, "spec.volumes.claims names other claims".to_owned()))
+        }
+    }
+}
+
+/// Why a claim cannot be mounted.
+fn obstacle(claim: &PersistentVolumeClaim, facts: &Facts) -> Option<(SkipReason, String)> {
+    let view = ClaimView::new(claim, &facts.classes);
+    let consumers = active_pods(&facts.pods, &view.name());
+    if view.is_terminating() {
+        return Some((SkipReason::ClaimTerminating, "the claim is being deleted".to_owned()));
+    }
+    if view.is_block() {
+        let message = "the volume is a block device (volumeMode Block), and only filesystems can be saved";
+        return Some((SkipReason::BlockVolume, message.to_owned()));
+    }
+    match view.binding() {
+        Binding::Bound => {}
+        Binding::Lost => {
+            let volume = view.volume_name().unwrap_or("unknown");
+            let message = format!(
+                "the claim has lost its volume ({volume}): bring the PersistentVolume back, or delete the claim"
+            );
+            return Some((SkipReason::ClaimLost, message));
+        }
+        Binding::WaitsForConsumer if consumers.is_empty() => {
+            let message = "the claim waits for the first pod that uses it, so nothing was ever written to it";
+            return Some((SkipReason::NoDataYet, message.to_owned()));
+        }
+        Binding::WaitsForConsumer | Binding::Pending => {
+            let message = "the claim is not bound to a volume; `kubectl describe pvc` says what it waits for";
+            return Some((SkipReason::ClaimPending, message.to_owned()));
+        }
+    }
+    let user = consumers.first().filter(|_| view.is_one_pod_only())?;
+    Some((
+        SkipReason::ReadWriteOncePodInUse,
+        format!(
+            "the claim is ReadWriteOncePod and the pod {} uses it, so no second pod can mount it: use the access \
+             mode ReadWriteOnce, or back up while the pod is stopped",
+            user.name_any()
+        ),
+    ))
+}
+
+fn component(
+    backup: &Backup,
+    claim: &PersistentVolumeClaim,
+    facts: &Facts,
+) -> Result<Result<PlannedComponent, SkippedClaim>, Refusal> {
+    let view = ClaimView::new(claim, &facts.classes);
+    let name = view.name();
+    let consumers = active_pods(&facts.pods, &name);
+    let placement = match place(&view, &consumers, &facts.attachments, &facts.nodes) {
+        Ok(placement) => placement,
+        Err(error) => {
+            let message = Some(format!("{error}: bring the node back, or move the workload"));
+            return Ok(Err(SkippedClaim { claim: name, reason: SkipReason::NodeNotReady, message }));
+        }
+    };
+    let choice = choose_identity(
+        backup.spec.run_as,
+        Access::Read,
+        &name,
+        consumers.first().copied(),
+        root_allowed(&facts.namespace),
+    )
+    .map_err(|error| Refusal { reason: Reason::RootNotAllowed, message: error.to_string() })?;
+    Ok(Ok(PlannedComponent {
+        name: volume_component(&name),
+        placement,
+        identity: choice.identity,
+        limits: choice.limits,
+        exclude: excludes(backup, claim),
+        volume: volume_tags(claim),
+        claim: name,
+    }))
+}
+
+/// What a claim is like, as the tags and the Snapshot keep it.
+pub fn volume_tags(claim: &PersistentVolumeClaim) -> VolumeTags {
+    let view = ClaimView::new(claim, &[]);
+    VolumeTags {
+        capacity: view.capacity().map(|quantity| quantity.0.clone()),
+        storage_class: view.storage_class().map(str::to_owned),
+        access_modes: view.access_modes().to_vec(),
+        volume_mode: Some(view.volume_mode().to_owned()),
+    }
+}
+
+/// The Backup's patterns and those of the claim's annotation.
+fn excludes(backup: &Backup, claim: &PersistentVolumeClaim) -> Vec<String> {
+    let annotated = claim.annotations().get(ANNOTATION_EXCLUDE).map(String::as_str).unwrap_or_default();
+    let annotated =
+        annotated.split(',').map(str::trim).filter(|pattern| !pattern.is_empty()).map(str::to_owned);
+    backup.spec.volumes.exclude.iter().cloned().chain(annotated).collect()
+}
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;

@@ -1,0 +1,187 @@
+use super::*;
+use crate::volumes::node_name;
+use k8s_openapi::api::core::v1::Node;
+
+fn backup(spec: &str) -> Backup {
+    serde_saphyr::from_str(&format!("{{metadata: {{name: b, namespace: shop}}, spec: {spec}}}")).unwrap()
+}
+
+fn facts(claims: &str, pods: &str) -> Facts {
+    let nodes: Vec<Node> = serde_saphyr::from_str(
+        r"
+- {metadata: {name: n1}, status: {conditions: [{type: Ready, status: 'True'}]}}
+- {metadata: {name: dead}, status: {conditions: [{type: Ready, status: Unknown}]}}
+",
+    )
+    .unwrap();
+    Facts {
+        namespace: serde_saphyr::from_str("{metadata: {name: shop}}").unwrap(),
+        claims: serde_saphyr::from_str(claims).unwrap(),
+        classes: serde_saphyr::from_str(
+            "[{metadata: {name: local}, provisioner: x, volumeBindingMode: WaitForFirstConsumer}]",
+        )
+        .unwrap(),
+        pods: serde_saphyr::from_str(pods).unwrap(),
+        nodes: NodeStates::new(&nodes),
+        attachments: vec![],
+    }
+}
+
+fn bound(name: &str, annotations: &str) -> String {
+    format!(
+        r"
+- metadata: {{name: {name}, annotations: {annotations}}}
+  spec:
+    {{accessModes: [ReadWriteOnce], storageClassName: local, volumeName: pv-{name}, resources: {{requests: {{storage: 1Gi}}}}}}
+  status: {{phase: Bound, capacity: {{storage: 2Gi}}}}
+"
+    )
+}
+
+fn pod(name: &str, claim: &str, node: &str) -> String {
+    format!(
+        r"
+- metadata: {{name: {name}}}
+  spec:
+    nodeName: {node}
+    containers: [{{name: c, securityContext: {{runAsUser: 999}}, volumeMounts: [{{name: d, mountPath: /d}}]}}]
+    volumes: [{{name: d, persistentVolumeClaim: {{claimName: {claim}}}}}]
+  status: {{phase: Running}}
+"
+    )
+}
+
+fn names(plan: &Plan) -> Vec<&str> {
+    plan.components.iter().map(|component| component.claim.as_str()).collect()
+}
+
+fn skipped(plan: &Plan) -> Vec<(&str, SkipReason)> {
+    plan.coverage.skipped.iter().map(|skip| (skip.claim.as_str(), skip.reason)).collect()
+}
+
+#[test]
+fn every_claim_is_saved_beside_its_pod_as_its_user() {
+    let plan = validate(&backup("{}"), &facts(&(bound("a", "{}") + &bound("b", "{}")), &pod("p", "b", "n1")))
+        .unwrap();
+    assert_eq!(names(&plan), ["a", "b"]);
+    assert_eq!(plan.coverage, Coverage { protected: 2, skipped: vec![] });
+    let [a, b] = plan.components.as_slice() else { panic!("two components") };
+    assert_eq!((node_name(&b.placement), b.identity.uid, &b.limits), (Some("n1"), 999, &None));
+    assert_eq!((node_name(&a.placement), a.identity.uid), (None, 65_532));
+    assert!(a.limits.as_ref().unwrap().contains("allow-root-runner"));
+    assert_eq!(a.volume.capacity.as_deref(), Some("2Gi"));
+}
+
+#[test]
+fn annotations_win_over_the_list_of_claims() {
+    let claims = bound("in", "{}")
+        + &bound("out", "{holdfast.dev/backup: 'false'}")
+        + &bound("always", "{holdfast.dev/backup: 'true'}")
+        + &bound("k8up", "{k8up.io/backup: 'false'}")
+        + &bound("ours-first", "{k8up.io/backup: 'false', holdfast.dev/backup: 'true'}")
+        + &bound("other", "{}")
+        + &bound("slip", "{holdfast.dev/backup: 'no'}");
+    let plan = validate(&backup("{volumes: {claims: [in, out, slip]}}"), &facts(&claims, "[]")).unwrap();
+    assert_eq!(names(&plan), ["always", "in", "ours-first", "slip"]);
+    assert_eq!(
+        skipped(&plan),
+        [
+            ("k8up", SkipReason::ExcludedByAnnotation),
+            ("other", SkipReason::NotSelected),
+            ("out", SkipReason::ExcludedByAnnotation),
+        ]
+    );
+}
+
+#[test]
+fn a_claim_that_cannot_be_mounted_is_reported_with_the_reason() {
+    let claims = r"
+- {metadata: {name: block}, spec: {volumeMode: Block, volumeName: v}, status: {phase: Bound}}
+- {metadata: {name: fresh}, spec: {storageClassName: local}, status: {phase: Pending}}
+- {metadata: {name: going, deletionTimestamp: '2026-11-20T02:00:00Z'}, spec: {volumeName: v}, status: {phase: Bound}}
+- {metadata: {name: lost}, spec: {volumeName: v}, status: {phase: Lost}}
+- {metadata: {name: one-pod}, spec: {accessModes: [ReadWriteOncePod], volumeName: v}, status: {phase: Bound}}
+- {metadata: {name: on-dead}, spec: {accessModes: [ReadWriteOnce], volumeName: v}, status: {phase: Bound}}
+- {metadata: {name: pending}, spec: {storageClassName: none}, status: {phase: Pending}}
+- {metadata: {name: waiting}, spec: {storageClassName: local}, status: {phase: Pending}}
+";
+    let pods = pod("p1", "one-pod", "n1") + &pod("p2", "on-dead", "dead") + &pod("p3", "waiting", "''");
+    let plan = validate(&backup("{volumes: {claims: [missing]}}"), &facts(claims, &pods)).unwrap();
+    assert_eq!(skipped(&plan).len(), 9, "a list of other claims leaves all out: {:?}", skipped(&plan));
+    let plan = validate(&backup("{}"), &facts(claims, &pods)).unwrap();
+    assert_eq!(names(&plan), Vec::<&str>::new());
+    assert_eq!(
+        skipped(&plan),
+        [
+            ("block", SkipReason::BlockVolume),
+            ("fresh", SkipReason::NoDataYet),
+            ("going", SkipReason::ClaimTerminating),
+            ("lost", SkipReason::ClaimLost),
+            ("on-dead", SkipReason::NodeNotReady),
+            ("one-pod", SkipReason::ReadWriteOncePodInUse),
+            ("pending", SkipReason::ClaimPending),
+            ("waiting", SkipReason::ClaimPending),
+        ]
+    );
+}
+
+#[test]
+fn a_named_claim_that_is_not_there_is_reported() {
+    let plan =
+        validate(&backup("{volumes: {claims: [a, nowhere]}}"), &facts(&bound("a", "{}"), "[]")).unwrap();
+    assert_eq!(names(&plan), ["a"]);
+    assert_eq!(skipped(&plan), [("nowhere", SkipReason::ClaimNotFound)]);
+}
+
+#[test]
+fn root_is_refused_where_it_is_not_allowed_and_used_where_it_is() {
+    let mut facts = facts(&bound("a", "{}"), "[]");
+    let refusal = validate(&backup("{runAs: Root}"), &facts).unwrap_err();
+    assert_eq!(refusal.reason, Reason::RootNotAllowed);
+    facts.namespace.annotations_mut().insert(ANNOTATION_ALLOW_ROOT_RUNNER.into(), "true".into());
+    for run_as in ["Root", "Auto"] {
+        let plan = validate(&backup(&format!("{{runAs: {run_as}}}")), &facts).unwrap();
+        assert_eq!(plan.components.first().unwrap().identity.uid, 0, "{run_as}");
+    }
+}
+
+#[test]
+fn more_claims_than_one_run_can_have_are_refused() {
+    let claims: String = (0..=MAX_COMPONENTS).map(|n| bound(&format!("c{n}"), "{}")).collect();
+    let refusal = validate(&backup("{}"), &facts(&claims, "[]")).unwrap_err();
+    assert_eq!(refusal.reason, Reason::TooManyComponents);
+}
+
+#[test]
+fn excludes_of_backup_and_claim_add_up() {
+    let claims = bound("a", "{holdfast.dev/exclude: 'cache/, *.bak,'}");
+    let plan = validate(&backup("{volumes: {exclude: ['*.tmp']}}"), &facts(&claims, "[]")).unwrap();
+    assert_eq!(plan.components.first().unwrap().exclude, ["*.tmp", "cache/", "*.bak"]);
+}
+
+#[test]
+fn a_claim_that_a_restore_writes_makes_the_backup_wait_for_it() {
+    let plan = validate(&backup("{}"), &facts(&(bound("data", "{}") + &bound("other", "{}")), "[]")).unwrap();
+    assert_eq!(names(&plan), ["data", "other"]);
+    let wait = |phase: &str, claim: &str, spec: &str| {
+        let restore: Restore = serde_saphyr::from_str(&format!(
+            r"
+metadata: {{name: back, namespace: shop}}
+spec: {{from: {{snapshotRef: {{name: s}}}}{spec}}}
+status: {{phase: {phase}, components: [{{name: volume/x, claim: {claim}}}]}}
+"
+        ))
+        .unwrap();
+        being_restored(&plan, &[restore])
+    };
+    for phase in ["Quiescing", "Running", "Unquiescing"] {
+        let refusal = wait(phase, "data", "").unwrap();
+        assert_eq!(refusal.reason, Reason::ClaimInUse);
+        assert!(refusal.message.contains("Restore back writes the claim data"), "{}", refusal.message);
+    }
+    for phase in ["Pending", "Planning", "Planned", "Succeeded", "PartiallyFailed", "Failed"] {
+        assert_eq!(wait(phase, "data", ""), None, "{phase}");
+    }
+    assert_eq!(wait("Running", "third", ""), None, "a claim that is not saved");
+    assert_eq!(wait("Running", "data", ", dryRun: true"), None, "a dry run writes nothing");
+}

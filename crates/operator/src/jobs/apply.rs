@@ -1,0 +1,288 @@
+//! Starting, watching and removing a runner's Job and its Secret. The only place that writes them.
+
+use holdfast_protocol::RunSpec;
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Event, Pod, Secret};
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt};
+
+use super::denial::{self, Denial};
+use super::outcome::{self, JobState, WaitReason, Waiting};
+use super::{JobPlan, RunRef, build};
+use crate::access::Credentials;
+use crate::context::Ctx;
+use crate::kubernetes::{self, Created, Namespaced, RequestError};
+
+/// Why a Job could not be started, watched or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The API server refused or could not be asked.
+    #[error("the API server did not do what a Job needs")]
+    Request(#[from] RequestError),
+    /// The run spec could not be written as JSON.
+    #[error("the run spec of Job {name} cannot be written")]
+    Spec {
+        /// Name of the Job.
+        name: String,
+        /// What the writer said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// An object of the Job's name exists that is not ours.
+    #[error(
+        "{kind} {namespace}/{name} exists and was not made by Holdfast for this run; delete or rename it"
+    )]
+    NameTaken {
+        /// `Job` or `Secret`.
+        kind: String,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl JobError {
+    /// The namespace is going away, so nothing can be started in it any more.
+    pub fn namespace_is_terminating(&self) -> bool {
+        matches!(self, Self::Request(error) if error.namespace_is_terminating())
+    }
+}
+
+/// What came of starting a Job.
+#[derive(Debug)]
+pub enum Started {
+    /// It is there, started now or before.
+    Job(Box<Job>),
+    /// A Job of this name is being deleted: a watch tells when it is gone.
+    BeingDeleted,
+    /// The cluster does not admit the runner's pod.
+    Denied(Denial),
+}
+
+/// Starts a Job: asks whether its pod is admitted, makes the Secret, makes the Job. A Job of this name that was
+/// started for the same run before is taken as it is, so the call can be repeated after a crash at any point.
+pub async fn start(
+    ctx: &Ctx,
+    plan: &JobPlan,
+    spec: &RunSpec,
+    credentials: &Credentials,
+) -> Result<Started, JobError> {
+    let client = &ctx.client;
+    let job = build::job(plan, &ctx.settings);
+    if let Some(existing) = kubernetes::get::<Job>(client, &plan.namespace, &plan.name).await? {
+        return adopt(plan, existing);
+    }
+    if let Some(denial) = denial::ask(client, &job).await? {
+        return Ok(Started::Denied(denial));
+    }
+    let text =
+        serde_json::to_string(spec).map_err(|source| JobError::Spec { name: plan.name.clone(), source })?;
+    let secret = build::secret(plan, &text, credentials);
+    if let Created::Existing(old) = kubernetes::create(client, &secret).await? {
+        // Left by a start that was interrupted, and perhaps out of date; no Job reads it yet.
+        check_ours(plan, &old)?;
+        kubernetes::delete::<Secret>(client, &plan.namespace, &plan.name, old.uid().as_deref()).await?;
+        if let Created::Existing(other) = kubernetes::create(client, &secret).await? {
+            check_ours(plan, &other)?;
+        }
+    }
+    match kubernetes::create(client, &job).await? {
+        Created::New(job) => Ok(Started::Job(Box::new(job))),
+        Created::Existing(job) => adopt(plan, job),
+    }
+}
+
+fn adopt(plan: &JobPlan, job: Job) -> Result<Started, JobError> {
+    check_ours(plan, &job)?;
+    if job.metadata.deletion_timestamp.is_some() {
+        return Ok(Started::BeingDeleted);
+    }
+    Ok(Started::Job(Box::new(job)))
+}
+
+fn check_ours<K: Namespaced>(plan: &JobPlan, object: &K) -> Result<(), JobError> {
+    if RunRef::from_child(object).is_some_and(|run| run.uid == plan.run.uid) {
+        return Ok(());
+    }
+    Err(JobError::NameTaken {
+        kind: K::kind(&()).into_owned(),
+        namespace: plan.namespace.clone(),
+        name: plan.name.clone(),
+    })
+}
+
+/// A Job, its pods and what they say.
+#[derive(Debug, Clone)]
+pub struct JobView {
+    /// The Job.
+    pub job: Job,
+    /// Its pods.
+    pub pods: Vec<Pod>,
+    /// What both say.
+    pub state: JobState,
+}
+
+impl JobView {
+    /// Name of the Job.
+    pub fn name(&self) -> &str {
+        self.job.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Uid of the Job: what its runner's lock names.
+    pub fn uid(&self) -> &str {
+        self.job.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// Namespace of the Job.
+    pub fn namespace(&self) -> &str {
+        self.job.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// The component that it works on.
+    pub fn component(&self) -> Option<&str> {
+        super::component_of(&self.job)
+    }
+
+    /// Its task, as its label tells.
+    pub fn task(&self) -> Option<&str> {
+        super::task_label(&self.job)
+    }
+
+    /// It was told to go.
+    pub fn is_being_deleted(&self) -> bool {
+        self.job.metadata.deletion_timestamp.is_some()
+    }
+
+    /// When it was made.
+    pub fn created(&self) -> Option<Timestamp> {
+        self.job.creation_timestamp().map(|t| t.0)
+    }
+
+    /// Whether a process of this Job can still be at work: a pod that has neither ended nor is gone. Until then
+    /// its lock is not dead.
+    pub fn has_live_pod(&self) -> bool {
+        self.pods.iter().any(|pod| {
+            let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+            !matches!(phase, Some("Succeeded" | "Failed"))
+        })
+    }
+
+    fn new(job: Job, pods: Vec<Pod>) -> Self {
+        let state = outcome::state(&job, &pods);
+        Self { job, pods, state }
+    }
+}
+
+/// All Jobs of a run in one namespace, with their pods; those of several attempts too.
+///
+/// Pods of Jobs that are gone already are found by [`orphaned_pods`].
+pub async fn observe(client: &Client, namespace: &str, run: &RunRef) -> Result<Vec<JobView>, JobError> {
+    let selector = run.selector();
+    let (jobs, pods) = tokio::try_join!(
+        kubernetes::list::<Job>(client, namespace, &selector),
+        kubernetes::list::<Pod>(client, namespace, &selector),
+    )?;
+    Ok(jobs
+        .into_iter()
+        .map(|job| {
+            let uid = job.uid().unwrap_or_default();
+            let own =
+                pods.iter().filter(|pod| super::job_uid_of(pod) == Some(uid.as_str())).cloned().collect();
+            JobView::new(job, own)
+        })
+        .collect())
+}
+
+/// Pods of a run that still run although their Job is gone: after a deletion, until they have stopped.
+pub async fn orphaned_pods(client: &Client, namespace: &str, run: &RunRef) -> Result<Vec<Pod>, JobError> {
+    let selector = run.selector();
+    let (jobs, pods) = tokio::try_join!(
+        kubernetes::list::<Job>(client, namespace, &selector),
+        kubernetes::list::<Pod>(client, namespace, &selector),
+    )?;
+    let uids: Vec<String> = jobs.iter().filter_map(ResourceExt::uid).collect();
+    Ok(pods
+        .into_iter()
+        .filter(|pod| !super::job_uid_of(pod).is_some_and(|uid| uids.iter().any(|known| known == uid)))
+        .collect())
+}
+
+/// Removes a Job with its pods (which get SIGTERM and their grace period) and its Secret.
+pub async fn remove(client: &Client, view: &JobView) -> Result<(), JobError> {
+    // A Job that is deleted already is not asked again: each request would be one more round through its watch.
+    if !view.is_being_deleted() {
+        kubernetes::delete::<Job>(client, view.namespace(), view.name(), Some(view.uid())).await?;
+    }
+    kubernetes::delete::<Secret>(client, view.namespace(), view.name(), None).await?;
+    Ok(())
+}
+
+/// Removes all Secrets of a run in a namespace, also those whose Job was never made. Their content is not read.
+pub async fn remove_secrets(client: &Client, namespace: &str, run: &RunRef) -> Result<(), JobError> {
+    for secret in kubernetes::list_metadata::<Secret>(client, namespace, &run.selector()).await? {
+        kubernetes::delete::<Secret>(client, namespace, &secret.name_any(), secret.uid().as_deref()).await?;
+    }
+    Ok(())
+}
+
+/// What Kubernetes' Events add to a Job that waits: the volume that cannot be mounted, the quota that is used up.
+/// One request; ask it when the wait has become long, not at every look.
+pub async fn explain_waiting(client: &Client, view: &JobView, waiting: Waiting) -> Result<Waiting, JobError> {
+    let (kind, name) = match (&waiting.pod, waiting.reason) {
+        (Some(pod), WaitReason::Starting) => ("Pod", pod.clone()),
+        (None, WaitReason::PodNotCreated) => ("Job", view.name().to_owned()),
+        _ => return Ok(waiting),
+    };
+    let fields = format!("involvedObject.kind={kind},involvedObject.name={name},type=Warning");
+    let events = Api::<Event>::namespaced(client.clone(), view.namespace())
+        .list(&ListParams::default().fields(&fields).limit(50))
+        .await
+        .map(|list| list.items)
+        .unwrap_or_default();
+    Ok(with_event(waiting, &events))
+}
+
+fn with_event(mut waiting: Waiting, events: &[Event]) -> Waiting {
+    let when = |event: &Event| {
+        let seen = event.last_timestamp.as_ref().map(|t| t.0);
+        seen.or_else(|| event.event_time.as_ref().map(|t| t.0))
+    };
+    let Some(event) = events.iter().max_by_key(|event| when(event)) else { return waiting };
+    let said = event.message.as_deref().unwrap_or_default();
+    match event.reason.as_deref().unwrap_or_default() {
+        "FailedMount" | "FailedAttachVolume" | "FailedMapVolume" => {
+            waiting.reason = WaitReason::VolumeNotMounted;
+            waiting.message = format!("the volume cannot be mounted into the runner's pod: {said}");
+        }
+        reason => waiting.message = format!("{}: {reason}: {said}", waiting.message),
+    }
+    waiting
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_event_names_the_volume_that_cannot_be_mounted() {
+        let events: Vec<Event> = serde_saphyr::from_str(
+            r#"
+- {metadata: {}, involvedObject: {}, reason: FailedScheduling, message: old, lastTimestamp: "2026-11-20T02:00:00Z"}
+- {metadata: {}, involvedObject: {}, reason: FailedAttachVolume, message: Multi-Attach error, lastTimestamp: "2026-11-20T02:01:00Z"}
+"#,
+        )
+        .unwrap();
+        let waiting = Waiting {
+            reason: WaitReason::Starting,
+            message: "the runner's pod is being started".into(),
+            since: None,
+            pod: Some("p".into()),
+        };
+        let explained = with_event(waiting.clone(), &events);
+        assert_eq!(explained.reason, WaitReason::VolumeNotMounted);
+        assert!(explained.message.contains("Multi-Attach"), "{}", explained.message);
+        assert_eq!(with_event(waiting.clone(), &[]), waiting);
+    }
+}

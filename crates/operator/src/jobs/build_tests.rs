@@ -1,0 +1,158 @@
+use clap::Parser;
+
+use super::*;
+use crate::jobs::RunKind;
+
+#[derive(clap::Parser)]
+struct Command {
+    #[command(flatten)]
+    options: Options,
+}
+
+fn settings() -> Options {
+    let arguments = [
+        "holdfast",
+        "--cluster-name",
+        "prod",
+        "--namespace",
+        "holdfast",
+        "--runner-image",
+        "registry/holdfast:1",
+    ];
+    Command::parse_from(arguments).options
+}
+
+fn plan(identity: Identity, placement: Placement) -> JobPlan {
+    JobPlan {
+        name: "daily-data-0a1b2c3d".into(),
+        namespace: "shop".into(),
+        owner: OwnerReference { name: "daily".into(), uid: "u1".into(), ..OwnerReference::default() },
+        run: RunRef {
+            kind: RunKind::Backup,
+            namespace: "shop".into(),
+            name: "daily".into(),
+            uid: "u1".into(),
+        },
+        task: JobTask::Backup,
+        component: Some("volume/data".into()),
+        claim: Some(ClaimMount { claim: "data".into(), path: "/data/data".into(), read_only: true }),
+        identity,
+        placement,
+        retries: 2,
+        deadline: Duration::from_hours(1),
+    }
+}
+
+fn spec_of(job: &Job) -> PodSpec {
+    job.spec.clone().unwrap().template.spec.unwrap()
+}
+
+#[test]
+fn a_source_is_mounted_so_that_nothing_can_be_written_and_no_owner_is_changed() {
+    let workload = Identity::Workload {
+        uid: 999,
+        gid: Some(999),
+        supplemental_groups: vec![5],
+        selinux_level: Some("s0:c1,c2".into()),
+    };
+    let pod = spec_of(&job(&plan(workload, Placement::Anywhere), &settings()));
+    let claim = pod.volumes.unwrap().into_iter().find_map(|v| v.persistent_volume_claim).unwrap();
+    assert_eq!((claim.claim_name.as_str(), claim.read_only), ("data", Some(true)));
+    let container = &pod.containers[0];
+    let mount =
+        container.volume_mounts.as_ref().unwrap().iter().find(|m| m.mount_path == "/data/data").unwrap();
+    assert_eq!(mount.read_only, Some(true));
+    let security = pod.security_context.unwrap();
+    assert_eq!(security.fs_group, None);
+    assert_eq!(
+        (security.run_as_user, security.run_as_group, security.run_as_non_root),
+        (Some(999), Some(999), Some(true))
+    );
+    assert_eq!(security.supplemental_groups, Some(vec![5]));
+    assert_eq!(security.se_linux_options.unwrap().level.as_deref(), Some("s0:c1,c2"));
+}
+
+#[test]
+fn no_runner_has_a_token_or_more_capabilities_than_its_task_needs() {
+    let level = || None;
+    let reader = Identity::RootReader { selinux_level: level() };
+    let writer = Identity::RootWriter { selinux_level: level() };
+    for (identity, expected) in [
+        (Identity::Unprivileged, None),
+        (reader, Some(vec!["DAC_OVERRIDE"])),
+        (writer, Some(vec!["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"])),
+    ] {
+        let pod = spec_of(&job(&plan(identity, Placement::Anywhere), &settings()));
+        assert_eq!(pod.automount_service_account_token, Some(false));
+        let security = pod.containers[0].security_context.clone().unwrap();
+        assert_eq!(security.allow_privilege_escalation, Some(false));
+        assert_eq!(security.read_only_root_filesystem, Some(true));
+        let capabilities = security.capabilities.unwrap();
+        assert_eq!(capabilities.drop, Some(vec!["ALL".to_owned()]));
+        assert_eq!(capabilities.add, expected.map(|all| all.into_iter().map(str::to_owned).collect()));
+    }
+}
+
+#[test]
+fn a_runner_goes_to_the_node_of_its_volume_even_when_it_is_cordoned() {
+    let toleration = Toleration { key: Some("dedicated".into()), ..Toleration::default() };
+    let placement = Placement::Node { name: "n2".into(), tolerations: vec![toleration.clone()] };
+    let pod = spec_of(&job(&plan(Identity::Unprivileged, placement), &settings()));
+    let required = pod
+        .affinity
+        .unwrap()
+        .node_affinity
+        .unwrap()
+        .required_during_scheduling_ignored_during_execution
+        .unwrap();
+    let field = &required.node_selector_terms[0].match_fields.as_ref().unwrap()[0];
+    assert_eq!(
+        (field.key.as_str(), field.values.as_deref()),
+        ("metadata.name", Some(["n2".to_owned()].as_slice()))
+    );
+    let tolerations = pod.tolerations.unwrap();
+    assert!(tolerations.contains(&toleration));
+    assert!(tolerations.iter().any(|t| t.key.as_deref() == Some("node.kubernetes.io/unschedulable")));
+}
+
+#[test]
+fn the_job_controller_is_told_what_to_try_again() {
+    let spec = job(&plan(Identity::Unprivileged, Placement::Anywhere), &settings()).spec.unwrap();
+    assert_eq!((spec.backoff_limit, spec.active_deadline_seconds), (Some(2), Some(3600)));
+    assert_eq!(spec.pod_replacement_policy.as_deref(), Some("Failed"));
+    let rules = spec.pod_failure_policy.unwrap().rules;
+    let actions: Vec<_> = rules.iter().map(|rule| rule.action.as_str()).collect();
+    assert_eq!(actions, ["Ignore", "FailJob"]);
+    assert_eq!(rules[1].on_exit_codes.as_ref().unwrap().values, [exit::FATAL]);
+    assert_eq!(spec.template.spec.unwrap().restart_policy.as_deref(), Some("Never"));
+}
+
+#[test]
+fn the_run_is_found_again_from_job_pod_and_secret() {
+    let plan = plan(Identity::Unprivileged, Placement::Anywhere);
+    let job = job(&plan, &settings());
+    let secret = secret(&plan, "{}", &Credentials::default().with_password(b"p".to_vec()));
+    let pod = pod(&job).unwrap();
+    assert_eq!(RunRef::from_child(&job).as_ref(), Some(&plan.run));
+    assert_eq!(RunRef::from_child(&pod).as_ref(), Some(&plan.run));
+    assert_eq!(RunRef::from_child(&secret).as_ref(), Some(&plan.run));
+    assert_eq!(crate::jobs::component_of(&job), Some("volume/data"));
+    assert_eq!(secret.metadata.name, job.metadata.name);
+    let data = secret.data.unwrap();
+    assert_eq!(data.keys().map(String::as_str).collect::<Vec<_>>(), ["password", "spec.json"]);
+    // Nothing secret stands in the Job, which more people may read.
+    assert!(!serde_json::to_string(&job).unwrap().contains("password"));
+}
+
+#[test]
+fn a_volume_that_is_yet_to_come_takes_selector_affinity_and_tolerations_of_its_workload() {
+    let placement = Placement::Like {
+        node_selector: BTreeMap::from([("disk".to_owned(), "fast".to_owned())]),
+        node_affinity: Some(Box::default()),
+        tolerations: vec![Toleration { key: Some("gpu".into()), ..Toleration::default() }],
+    };
+    let pod = spec_of(&job(&plan(Identity::Unprivileged, placement), &settings()));
+    assert_eq!(pod.node_selector.unwrap().get("disk").map(String::as_str), Some("fast"));
+    assert_eq!(pod.affinity.unwrap().node_affinity, Some(NodeAffinity::default()));
+    assert_eq!(pod.tolerations.unwrap().len(), 1, "no cordoned node: nothing is there yet");
+}

@@ -1,0 +1,97 @@
+//! Finding out beforehand whether the cluster admits a runner's pod. A Job whose pods are refused would wait for
+//! ever, with the reason only in an Event.
+
+use holdfast_api::conditions::Reason;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, PostParams};
+use kube::{Client, ResourceExt};
+
+use super::build;
+use crate::errors::Chain;
+use crate::kubernetes::{self, RequestError};
+
+/// The cluster does not admit the runner's pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// In one word.
+    pub reason: Reason,
+    /// Cause and what to do.
+    pub message: String,
+    /// Whether it may pass without anybody changing anything, as a used-up quota does.
+    pub may_pass: bool,
+}
+
+/// Asks by a dry run whether the pod of this Job would be made.
+pub async fn ask(client: &Client, job: &Job) -> Result<Option<Denial>, RequestError> {
+    let Some(pod) = build::pod(job) else { return Ok(None) };
+    let namespace = job.namespace().unwrap_or_default();
+    let params = PostParams { dry_run: true, field_manager: Some(kubernetes::MANAGER.into()) };
+    match Api::<Pod>::namespaced(client.clone(), &namespace).create(&params, &pod).await {
+        Ok(_) => Ok(None),
+        Err(error) if kubernetes::is_namespace_terminating(&error) => Err(RequestError {
+            verb: "create",
+            kind: "Pod".into(),
+            namespace,
+            name: job.name_any(),
+            source: Box::new(error),
+        }),
+        Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_invalid() => {
+            Ok(Some(judge(&status.message, &namespace)))
+        }
+        // Anything else is the server's trouble, not a verdict on the pod: the Job itself will tell.
+        Err(error) => {
+            tracing::debug!(
+                error = %Chain(&error),
+                namespace,
+                "the dry run of a pod gave no answer"
+            );
+            Ok(None)
+        }
+    }
+}
+
+fn judge(said: &str, namespace: &str) -> Denial {
+    if said.contains("violates PodSecurity") {
+        return Denial {
+            reason: Reason::PodSecurityDenied,
+            message: format!(
+                "Pod Security of namespace {namespace} does not admit the runner's pod; set runAs: Workload, or let \
+                 an administrator lower the namespace's level: {said}"
+            ),
+            may_pass: false,
+        };
+    }
+    if said.contains("exceeded quota") {
+        return Denial {
+            reason: Reason::Failed,
+            message: format!(
+                "the quota of namespace {namespace} leaves no room for the runner's pod; raise it: {said}"
+            ),
+            may_pass: true,
+        };
+    }
+    Denial {
+        reason: Reason::Failed,
+        message: format!("namespace {namespace} does not admit the runner's pod: {said}"),
+        may_pass: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pod_security_is_told_from_quota_and_the_rest() {
+        let denial = judge(
+            r#"pods "x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true"#,
+            "shop",
+        );
+        assert_eq!((denial.reason, denial.may_pass), (Reason::PodSecurityDenied, false));
+        assert!(denial.message.contains("runAs: Workload") && denial.message.contains("shop"));
+        let denial = judge(r#"pods "x" is forbidden: exceeded quota: q, requested: pods=1"#, "shop");
+        assert_eq!((denial.reason, denial.may_pass), (Reason::Failed, true));
+        assert!(!judge(r#"admission webhook "w" denied the request"#, "shop").may_pass);
+    }
+}

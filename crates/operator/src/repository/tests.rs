@@ -1,0 +1,358 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use holdfast_api::conditions::{ConditionType, find_condition};
+use holdfast_api::repository::RepositoryPhase;
+use holdfast_api::{BackupStorage, Repository, RepositoryStatus};
+use holdfast_protocol::{Outcome, TaskResult, Verdict};
+use jiff::Timestamp;
+
+use super::dereference::{Facts, NamespaceFacts};
+use super::status::{Synced, status};
+use super::validate::{Plan, Step, validate};
+use super::*;
+use crate::access::{Credentials, StorageAccess};
+use crate::context::Attempt;
+use crate::jobs::{End, Ended, JobState, JobTask, JobView, RunRef};
+
+fn now() -> Timestamp {
+    "2026-11-20T02:00:00Z".parse().unwrap()
+}
+
+fn storage(policy: &str, status: &str) -> BackupStorage {
+    serde_saphyr::from_str(&format!(
+        "
+apiVersion: holdfast.dev/v1alpha1
+kind: BackupStorage
+metadata: {{name: offsite, namespace: backup, uid: s1}}
+spec:
+  backend: {{s3: {{bucket: b, endpoint: 'https://s3.example', credentialsSecretRef: {{name: keys}}}}}}
+  usagePolicy: {{allowedNamespaces: {{from: {policy}}}}}
+status: {status}
+"
+    ))
+    .unwrap()
+}
+
+fn repository(spec: &str, status: &str) -> Repository {
+    serde_saphyr::from_str(&format!(
+        "
+apiVersion: holdfast.dev/v1alpha1
+kind: Repository
+metadata: {{name: main, namespace: shop, uid: r1, generation: 1}}
+spec: {{storageRef: {{name: offsite, namespace: backup}}{spec}}}
+status: {status}
+"
+    ))
+    .unwrap()
+}
+
+const READY: &str = "{initialized: true, observedGeneration: 1, directory: prod/shop/main-x7k2p, phase: Ready, \
+                     repositoryId: aa, snapshotCount: 0, lastSyncTime: '2026-11-20T01:30:00Z'}";
+const NEW: &str = "{directory: prod/shop/main-x7k2p}";
+
+fn facts(repository: Repository) -> Facts {
+    let storage = storage("All", "{phase: Ready}");
+    let access = StorageAccess {
+        storage: storage.clone(),
+        location: holdfast_protocol::spec::StorageAccess::S3 {
+            endpoint: "https://s3.example".into(),
+            bucket: "b".into(),
+            prefix: String::new(),
+            region: "us-east-1".into(),
+        },
+        credentials: Credentials::default(),
+    };
+    Facts {
+        run: RunRef::of(RunKind::Repository, &repository),
+        repository,
+        cluster: "prod".into(),
+        namespace: NamespaceFacts { labels: BTreeMap::new(), terminating: false },
+        storage: Some(storage),
+        access: Some(Ok(access)),
+        password: Some(Ok(b"secret".to_vec())),
+        rival: None,
+        jobs: Vec::new(),
+        snapshots: Vec::new(),
+        running: Vec::new(),
+        rows: None,
+        opened: None,
+        synced: None,
+        sync_period: Duration::from_hours(1),
+        now: now(),
+    }
+}
+
+fn job(task: JobTask, name: &str, state: JobState) -> JobView {
+    let job = serde_saphyr::from_str(&format!(
+        "metadata: {{name: {name}, creationTimestamp: '2026-11-20T01:59:50Z', labels: {{holdfast.dev/task: {task}}}}}"
+    ))
+    .unwrap();
+    JobView { job, pods: Vec::new(), state }
+}
+
+fn ended(verdict: Verdict) -> Ended {
+    Ended {
+        end: End::Verdict(Box::new(verdict)),
+        attempts: 1,
+        pod: Some("p".into()),
+        node: None,
+        started: None,
+        finished: None,
+        lock_may_remain: false,
+    }
+}
+
+fn opened(id: &str, created: bool, foreign: Option<&str>) -> Ended {
+    let mut verdict = Verdict::failed("", "", false);
+    verdict.outcome = Outcome::Succeeded;
+    verdict.result = Some(TaskResult::Initialize {
+        repository_id: id.into(),
+        created,
+        format_version: 2,
+        recovery_key: false,
+        foreign_record: foreign.map(str::to_owned),
+    });
+    ended(verdict)
+}
+
+fn judged(repository: Repository, ended: Ended) -> RepositoryStatus {
+    let facts = facts(repository);
+    let mut plan = validate(&facts);
+    plan.step = Step::JudgeOpen { ended: Box::new(ended), inputs: String::new() };
+    status(&facts, &plan, None).status
+}
+
+fn ready(status: &RepositoryStatus) -> (&str, &str) {
+    let condition = find_condition(&status.conditions, ConditionType::Ready).unwrap();
+    (condition.status.as_str(), condition.reason.as_str())
+}
+
+fn refused(facts: &Facts) -> String {
+    let plan = validate(facts);
+    let Step::Refuse { reason, message, .. } = &plan.step else { panic!("{:?}", plan.step) };
+    assert!(!message.is_empty());
+    reason.to_string()
+}
+
+#[test]
+fn a_new_repository_gets_a_directory_a_password_and_then_a_job() {
+    let mut facts = facts(repository("", "{}"));
+    let Plan { directory, step, .. } = validate(&facts);
+    assert_eq!(step, Step::SetDirectory);
+    assert!(directory.starts_with("prod/shop/main-") && directory.len() == "prod/shop/main-x7k2p".len());
+    facts.repository.status =
+        Some(RepositoryStatus { directory: Some(directory.clone()), ..Default::default() });
+    facts.password = Some(Err(AccessError::NotFound {
+        kind: "Secret",
+        namespace: "backup".into(),
+        name: "x".into(),
+        purpose: "password",
+    }));
+    let plan = validate(&facts);
+    assert_eq!(plan.directory, directory, "chosen once");
+    let Step::MakePassword { place } = plan.step else { panic!("{:?}", plan.step) };
+    assert_eq!(place.namespace, "backup", "it outlives the repository's namespace");
+    facts.password = Some(Ok(b"p".to_vec()));
+    assert!(matches!(validate(&facts).step, Step::Open { must_exist: false, .. }));
+}
+
+#[test]
+fn a_lost_password_is_never_replaced_by_a_new_one() {
+    let mut facts = facts(repository("", READY));
+    facts.password = Some(Err(AccessError::NotFound {
+        kind: "Secret",
+        namespace: "backup".into(),
+        name: "x".into(),
+        purpose: "password",
+    }));
+    assert_eq!(refused(&facts), "SecretNotFound");
+}
+
+#[test]
+fn what_is_adopted_or_was_there_is_never_made() {
+    let adopted = facts(repository(
+        ", directory: prod/shop/old, passwordSecretRef: {name: p}",
+        "{directory: prod/shop/old}",
+    ));
+    assert!(matches!(validate(&adopted).step, Step::Open { must_exist: true, .. }));
+    let mut again = facts(repository("", READY));
+    again.repository.metadata.generation = Some(2);
+    assert!(matches!(validate(&again).step, Step::Open { must_exist: true, .. }));
+}
+
+#[test]
+fn who_may_not_be_where_it_wants_is_refused() {
+    let mut all = facts(repository("", NEW));
+    all.storage = Some(storage("Same", "{phase: Ready}"));
+    assert_eq!(refused(&all), "StorageNotAllowed");
+    all.storage = None;
+    assert_eq!(refused(&all), "StorageNotFound");
+    let elsewhere = facts(repository(", directory: prod/bank/main", "{directory: prod/bank/main}"));
+    assert_eq!(refused(&elsewhere), "DirectoryNotAllowed");
+    let mut rival = facts(repository("", NEW));
+    rival.rival = Some("a/one".into());
+    assert_eq!(refused(&rival), "DirectoryInUse");
+    let mut away = facts(repository("", NEW));
+    away.storage = Some(storage("All", "{phase: Unavailable}"));
+    assert_eq!(refused(&away), "StorageNotReady");
+}
+
+#[test]
+fn nothing_is_begun_in_a_namespace_that_goes_away() {
+    let mut facts = facts(repository("", NEW));
+    facts.namespace.terminating = true;
+    assert_eq!(validate(&facts).step, Step::Nothing);
+}
+
+#[test]
+fn a_job_that_failed_is_tried_again_later_and_at_once_with_another_password() {
+    let mut facts = facts(repository("", NEW));
+    let Step::Open { job: name, .. } = validate(&facts).step else { panic!() };
+    facts.jobs =
+        vec![job(JobTask::Init, &name, JobState::Ended(ended(Verdict::failed("WrongPassword", "m", false))))];
+    let Step::JudgeOpen { inputs, .. } = validate(&facts).step else { panic!() };
+    facts.jobs = Vec::new();
+    facts.opened = Some(Attempt { inputs, at: now(), failures: 1 });
+    assert!(matches!(validate(&facts).step, Step::Rest { .. }));
+    facts.password = Some(Ok(b"other".to_vec()));
+    assert!(matches!(validate(&facts).step, Step::Open { .. }));
+}
+
+#[test]
+fn a_new_repository_is_ready_and_synced_in_one_step() {
+    let status = judged(repository("", NEW), opened("aa", true, None));
+    assert_eq!(ready(&status), ("True", "Initialized"));
+    assert_eq!((status.phase, status.initialized), (Some(RepositoryPhase::Ready), true));
+    assert_eq!((status.snapshot_count, status.last_sync_time.map(|t| t.0)), (Some(0), Some(now())));
+    // One that was found has to be listed.
+    let found = judged(repository("", NEW), opened("aa", false, None));
+    assert_eq!(found.last_sync_time, None);
+}
+
+#[test]
+fn every_fault_of_a_repository_has_a_reason_of_its_own() {
+    let fail = |said: &str| ended(Verdict::failed(said, "m", false));
+    for (said, reason) in [
+        ("WrongPassword", "WrongPassword"),
+        ("ForeignContent", "ForeignContent"),
+        ("Auth", "InvalidCredentials"),
+        ("Tls", "UntrustedCertificate"),
+        ("NotARepository", "InitFailed"),
+        ("Internal", "InitFailed"),
+    ] {
+        let status = judged(repository("", NEW), fail(said));
+        assert_eq!(ready(&status), ("False", reason));
+        assert_eq!((status.phase, status.initialized), (Some(RepositoryPhase::Failed), false));
+    }
+    assert_eq!(ready(&judged(repository("", READY), fail("NotARepository"))), ("False", "RepositoryMissing"));
+    assert_eq!(
+        ready(&judged(repository("", READY), opened("bb", false, None))),
+        ("False", "RepositoryReplaced")
+    );
+    let foreign = Some("cluster prod (uid k2)");
+    assert_eq!(
+        ready(&judged(repository("", NEW), opened("aa", false, foreign))),
+        ("False", "ClusterMismatch")
+    );
+    let adopted = repository(", passwordSecretRef: {name: p}", NEW);
+    assert_eq!(
+        ready(&judged(adopted, opened("aa", false, foreign))),
+        ("True", "Initialized"),
+        "adopted on purpose"
+    );
+}
+
+#[test]
+fn a_repository_that_failed_is_opened_again_also_after_its_storage_was_away() {
+    let failed = judged(repository("", READY), ended(Verdict::failed("WrongPassword", "m", false)));
+    let mut facts = facts(repository("", READY));
+    facts.repository.status = Some(failed);
+    assert!(matches!(validate(&facts).step, Step::Open { .. }));
+    facts.storage = Some(storage("All", "{phase: Unavailable}"));
+    let plan = validate(&facts);
+    facts.repository.status = Some(status(&facts, &plan, None).status);
+    assert_eq!(ready(facts.repository.status.as_ref().unwrap()), ("False", "StorageNotReady"));
+    facts.storage = Some(storage("All", "{phase: Ready}"));
+    assert!(matches!(validate(&facts).step, Step::Open { .. }), "it must not become Ready by the way");
+}
+
+#[test]
+fn a_sync_is_due_when_asked_for_when_mirrors_were_deleted_and_when_it_is_time() {
+    let mut facts = facts(repository("", READY));
+    assert_eq!(validate(&facts).step, Step::Rest { until: "2026-11-20T02:30:00Z".parse().unwrap() });
+    facts.now = "2026-11-20T02:30:00Z".parse().unwrap();
+    assert!(matches!(validate(&facts).step, Step::Sync { .. }));
+
+    facts.now = now();
+    facts.repository.status.as_mut().unwrap().snapshot_count = Some(1);
+    assert!(matches!(validate(&facts).step, Step::Sync { .. }), "one mirror is missing");
+
+    facts.repository.status.as_mut().unwrap().snapshot_count = Some(0);
+    let annotations = BTreeMap::from([("holdfast.dev/sync-now".to_owned(), "1".to_owned())]);
+    facts.repository.metadata.annotations = Some(annotations);
+    let Step::Sync { job: name } = validate(&facts).step else { panic!() };
+    facts.jobs = vec![job(JobTask::Sync, &name, JobState::Ended(ended(Verdict::failed("Tls", "m", false))))];
+    assert!(matches!(validate(&facts).step, Step::JudgeSync { answers: Some(answer), .. } if answer == "1"));
+    // Asked again meanwhile: what has ended does not answer it.
+    facts.repository.metadata.annotations =
+        Some(BTreeMap::from([("holdfast.dev/sync-now".to_owned(), "2".to_owned())]));
+    assert!(matches!(validate(&facts).step, Step::JudgeSync { answers: None, .. }));
+}
+
+#[test]
+fn a_sync_that_failed_says_so_and_leaves_the_repository_ready() {
+    let facts = facts(repository("", READY));
+    let mut plan = validate(&facts);
+    plan.step = Step::JudgeSync {
+        ended: Box::new(ended(Verdict::failed("Unreachable", "no answer", true))),
+        inputs: String::new(),
+        answers: Some("1".into()),
+        listed: now(),
+    };
+    let failed = status(&facts, &plan, None).status;
+    let synced = find_condition(&failed.conditions, ConditionType::SnapshotsSynced).unwrap();
+    assert_eq!((synced.status.as_str(), synced.reason.as_str()), ("False", "SyncFailed"));
+    assert_eq!((failed.phase, failed.last_sync_request), (Some(RepositoryPhase::Ready), None));
+
+    let found = Synced { foreign: 2, unreadable: vec!["ab: bad".into()], total: 3 };
+    let good = status(&facts, &plan, Some(&found)).status;
+    let synced = find_condition(&good.conditions, ConditionType::SnapshotsSynced).unwrap();
+    assert_eq!(synced.status, "True");
+    assert!(synced.message.contains("2 snapshots of other programs") && synced.message.contains("ab: bad"));
+    assert_eq!((good.snapshot_count, good.last_sync_request.as_deref()), (Some(3), Some("1")));
+}
+
+#[test]
+fn older_repositories_of_the_same_name_are_pointed_out() {
+    let mut facts = facts(repository("", READY));
+    let listed = "{phase: Ready, repositories: [{directory: prod/shop/main-abcde}, {directory: prod/shop/main-x7k2p}, \
+                  {directory: prod/shop/mainly-other}, {directory: prod/bank/main-abcde}]}";
+    facts.storage = Some(storage("All", listed));
+    let plan = validate(&facts);
+    let status = status(&facts, &plan, None).status;
+    assert_eq!(status.previous_repositories, ["prod/shop/main-abcde"]);
+    assert!(find_condition(&status.conditions, ConditionType::PreviousRepositoriesFound).is_some());
+    assert_eq!(ready(&status), ("True", "Initialized"), "it is no error");
+}
+
+#[test]
+fn a_storage_that_moves_to_another_endpoint_keeps_the_passwords_of_its_repositories() {
+    let moved = |status: &str| {
+        let mut facts = facts(repository("", status));
+        let s3 = facts.storage.as_mut().and_then(|storage| storage.spec.backend.s3.as_mut()).unwrap();
+        s3.endpoint = "https://moved.example".into();
+        validate(&facts).password.unwrap()
+    };
+    let before = validate(&facts(repository("", READY))).password.unwrap();
+    let known = |extra: &str, namespace: &str, name: &str| {
+        format!(
+            "{{{extra}directory: prod/shop/main-x7k2p, passwordSecret: {{namespace: {namespace}, name: {name}}}}}"
+        )
+    };
+    assert_eq!(moved(&known("initialized: true, ", "backup", &before.name)), before);
+    // What was never opened, and what was a user's Secret, is no password of ours.
+    assert_ne!(moved(&known("", "backup", &before.name)), before);
+    assert!(moved(&known("initialized: true, ", "backup", "theirs")).name.starts_with("holdfast-repo-"));
+    assert_eq!(moved(&known("initialized: true, ", "shop", &before.name)).namespace, "backup");
+}

@@ -1,0 +1,734 @@
+//! Carries out a Restore, one step after the other. The decisions are in `validate`, `status` and [`crate::quiesce`].
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use holdfast_api::Reason;
+use holdfast_api::conditions::{ConditionType, find_condition};
+use holdfast_api::names::{self, FINALIZER_CLEANUP};
+use holdfast_api::restore::{Quiesce, Restore, RestoreComponent, RestorePhase, RestoreStatus};
+use holdfast_api::{Repository, Snapshot};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+
+use super::status::{Writer, conclude, in_the_way};
+use super::validate::{Facts, Refusal, validate};
+use super::{build, dereference, status};
+use crate::access::RepositoryAccess;
+use crate::backup::dereference::ready;
+use crate::backup::status::{count, with_progress};
+use crate::context::Ctx;
+use crate::errors::Chain;
+use crate::jobs::denial::Denial;
+use crate::jobs::{self, JobState, JobTask, JobView, RunKind, RunRef, observe};
+use crate::kubernetes;
+use crate::quiesce::apply::{explain, reason};
+use crate::quiesce::{HoldError, PodWatch, WorkloadId, hold_all, read_inventory, release_run};
+use crate::runs::advance::Order;
+use crate::runs::settle::lock_may_remain;
+use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, Stopped, named, settle, stop_all, time_left};
+use crate::volumes::{ClaimView, active_pods, place_writer};
+
+/// How long a Restore waits for its repository or for a claim to be bound before it is Failed.
+const PATIENCE: Duration = Duration::from_mins(10);
+/// How often it looks anew while it waits; watches tell of most changes before.
+const WAITING_LOOK: Duration = Duration::from_secs(30);
+/// How often it tries again what it cannot do at the moment, while workloads are held.
+const BLOCKED_LOOK: Duration = Duration::from_secs(10);
+/// How long pods of workloads scaled to 0 get beyond their own grace period. A pod on a dead node never goes.
+const QUIESCE_PATIENCE: Duration = Duration::from_mins(10);
+
+/// One look at one Restore.
+pub async fn reconcile(restore: &Restore, ctx: &Ctx, pods: &PodWatch<Restore>) -> Result<Action, RunError> {
+    let run = RunRef::of(RunKind::Restore, restore);
+    let look = Look { run, now: ctx.now(), restore, ctx, pods };
+    match Box::pin(look.reconcile()).await {
+        // Nothing can be started in a namespace that is going away; the Restore goes with it.
+        Err(error) if is_namespace_terminating(&error) => Ok(Action::await_change()),
+        result => result,
+    }
+}
+
+struct Look<'a> {
+    run: RunRef,
+    now: Timestamp,
+    restore: &'a Restore,
+    ctx: &'a Ctx,
+    pods: &'a PodWatch<Restore>,
+}
+
+impl Look<'_> {
+    async fn reconcile(&self) -> Result<Action, RunError> {
+        let status = self.restore.status.clone().unwrap_or_default();
+        let phase = status.phase.unwrap_or_default();
+        let over = phase.is_terminal(self.restore.spec.dry_run);
+        if over || self.restore.metadata.deletion_timestamp.is_some() {
+            return self.end().await;
+        }
+        kubernetes::set_finalizer(&self.ctx.client, self.restore, FINALIZER_CLEANUP, true).await?;
+        let started = status.start_time.as_ref().map(|time| time.0);
+        match (started, phase) {
+            (None, _) => Box::pin(self.plan(status)).await,
+            (Some(started), RestorePhase::Pending | RestorePhase::Planning | RestorePhase::Planned) => {
+                Box::pin(self.look_only(status, started)).await
+            }
+            (Some(started), RestorePhase::Quiescing) => Box::pin(self.quiesce(status, started)).await,
+            (Some(started), RestorePhase::Running) => Box::pin(self.write_volumes(status, started)).await,
+            (Some(_), _) => self.unquiesce(status).await,
+        }
+    }
+
+    fn writer<'s>(&self, status: &'s mut RestoreStatus) -> Writer<'s> {
+        Writer { status, generation: self.restore.metadata.generation, now: self.now }
+    }
+
+    async fn save(&self, status: &RestoreStatus) -> Result<(), RunError> {
+        if self.restore.status.as_ref() != Some(status) {
+            kubernetes::apply_status(&self.ctx.client, self.restore, status).await?;
+        }
+        Ok(())
+    }
+
+    /// Everything of the run goes, workloads come back, then the finalizer goes.
+    async fn end(&self) -> Result<Action, RunError> {
+        self.pods.stop(&self.run.uid);
+        if !self.restore.finalizers().iter().any(|finalizer| finalizer == FINALIZER_CLEANUP) {
+            return Ok(Action::await_change());
+        }
+        let ns = &self.run.namespace;
+        // No workload may start while a runner still writes to its claim.
+        let (_, waits) = stop_all(self.ctx, ns, &self.run, &Stopped::with_run()).await?;
+        if waits.is_some() {
+            return Ok(Action::await_change());
+        }
+        let report = release_run(&self.ctx.client, ns, &self.run.uid).await?;
+        let names = self
+            .restore
+            .status
+            .as_ref()
+            .map_or_else(Vec::new, |status| status::unreadable_consumers(status, &report));
+        if !names.is_empty() {
+            let note = format!(
+                "cannot be scaled back, because their quiesce record was changed: {}",
+                names.join(", ")
+            );
+            self.ctx.events.warning(self.restore, Reason::QuiesceFailed, note).await;
+        }
+        if !report.refused.is_empty() {
+            let note = format!("not scaled back yet, and tried again: {}", report.refusals());
+            self.ctx.events.warning(self.restore, Reason::QuiesceFailed, note).await;
+            return Ok(Action::requeue(WAITING_LOOK));
+        }
+        let repository = self.recorded_repository().await?;
+        match settle(self.ctx, ns, &self.run, repository.as_ref()).await? {
+            Settled::NotYet { .. } => return Ok(Action::await_change()),
+            Settled::Done { warning: Some(warning) } => {
+                self.ctx.events.warning(self.restore, Reason::RepositoryLocked, warning).await;
+            }
+            Settled::Done { warning: None } => {}
+        }
+        kubernetes::set_finalizer(&self.ctx.client, self.restore, FINALIZER_CLEANUP, false).await?;
+        Ok(Action::await_change())
+    }
+
+    async fn recorded_repository(&self) -> Result<Option<Repository>, RunError> {
+        let recorded = self.restore.status.as_ref().and_then(|status| status.repository_ref.as_ref());
+        let Some(reference) = recorded else { return Ok(None) };
+        Ok(dereference::repository(&self.ctx.client, &self.run.namespace, &reference.name).await?)
+    }
+
+    /// Finds out what would be done and whether it can be done. Touches nothing.
+    async fn plan(&self, mut status: RestoreStatus) -> Result<Action, RunError> {
+        let client = &self.ctx.client;
+        let Some(snapshot) = dereference::snapshot(client, self.restore).await? else {
+            let name = self.restore.spec.from.snapshot_ref.as_ref().map_or("(none)", |r| r.name.as_str());
+            let message = format!(
+                "there is no Snapshot {name} in namespace {}: `kubectl get snapshots.holdfast.dev` lists those that \
+                 are there; the annotation {} on a Repository brings back those that are only in the repository",
+                self.run.namespace,
+                names::ANNOTATION_SYNC_NOW
+            );
+            return self.refuse(status, &Refusal::plain(Reason::SnapshotNotFound, message)).await;
+        };
+        let repository = match self.repository_of(&snapshot).await? {
+            Ok(repository) => repository,
+            Err((reason, message)) => return self.wait(status, reason, &message).await,
+        };
+        let facts = dereference::facts(client, &self.run.namespace).await?;
+        let plan = match validate(self.restore, &snapshot, &facts) {
+            Ok(plan) => plan,
+            // A claim that was made a moment ago gets its volume any moment now.
+            Err(refusal) if refusal.may_pass() => {
+                return self.wait(status, refusal.reason, &refusal.message).await;
+            }
+            Err(refusal) => return self.refuse(status, &refusal).await,
+        };
+        let dry_run = self.restore.spec.dry_run;
+        if !dry_run {
+            let claims: Vec<String> = plan.components.iter().map(|planned| planned.claim.clone()).collect();
+            let others = dereference::others(client, self.restore).await?;
+            if let Some(other) = in_the_way(self.restore, &claims, &others) {
+                let message =
+                    format!("waits for Restore {}, which writes to the same claims", other.name_any());
+                return self.wait(status, Reason::Pending, &message).await;
+            }
+        }
+        let untouched = status.clone();
+        self.writer(&mut status).planned(&plan, &repository.name_any(), dry_run);
+        if !dry_run && let Some(denial) = Box::pin(self.denied(&facts, &status.components)).await? {
+            return self.refuse(untouched, &Refusal::plain(denial.reason, denial.message)).await;
+        }
+        let mut writer = self.writer(&mut status);
+        let volumes = count(plan.components.len(), "volume");
+        if dry_run {
+            writer.phase(RestorePhase::Planning, Reason::Running, format!("looks at {volumes}"));
+            self.save(&status).await?;
+            return Box::pin(self.look_only(status, self.now)).await;
+        }
+        let workloads: Vec<String> = plan.workloads.iter().map(ToString::to_string).collect();
+        if workloads.is_empty() {
+            writer.phase(RestorePhase::Quiescing, Reason::Quiescing, format!("restores {volumes}"));
+        } else {
+            // Written down before the first workload is touched.
+            let text = format!("restores {volumes}; scales to 0: {}", workloads.join(", "));
+            writer.holding(&workloads);
+            writer.phase(RestorePhase::Quiescing, Reason::Quiescing, text);
+        }
+        self.save(&status).await?;
+        let note = status.message.clone().unwrap_or_default();
+        self.ctx.events.normal(self.restore, "Started", note).await;
+        Box::pin(self.quiesce(status, self.now)).await
+    }
+
+    /// Why the cluster would not admit the pod of a runner that writes, asked before any workload is touched. A quota
+    /// is not asked about: the pods of the workloads may be what fills it.
+    async fn denied(
+        &self,
+        facts: &Facts,
+        components: &[RestoreComponent],
+    ) -> Result<Option<Denial>, RunError> {
+        let mut asked = Vec::new();
+        for component in components {
+            let (Some(placement), Some(owner)) =
+                (placement(facts, component), jobs::owner_reference(self.restore))
+            else {
+                continue;
+            };
+            if asked.contains(&&component.run_as) {
+                continue;
+            }
+            asked.push(&component.run_as);
+            let run = named(names::RunKind::Restore, &self.run);
+            let name = names::job_name(run, JobTask::Restore, &component.name, 0);
+            let deadline = Duration::from(self.restore.spec.active_deadline);
+            let plan = build::job(self.restore, &self.run, owner, component, placement, name, deadline);
+            let job = jobs::build::job(&plan, &self.ctx.settings);
+            let denial = jobs::denial::ask(&self.ctx.client, &job).await?;
+            if let Some(denial) = denial.filter(|denial| !denial.may_pass) {
+                return Ok(Some(denial));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The repository of a Snapshot, when it can be opened.
+    async fn repository_of(
+        &self,
+        snapshot: &Snapshot,
+    ) -> Result<Result<Repository, (Reason, String)>, RunError> {
+        let client = &self.ctx.client;
+        let name = &snapshot.spec.repository_ref.name;
+        let Some(repository) = dereference::repository(client, &self.run.namespace, name).await? else {
+            let message =
+                format!("Repository {}/{name} of the Snapshot does not exist: create it", self.run.namespace);
+            return Ok(Err((Reason::RepositoryNotFound, message)));
+        };
+        let repository = match ready(repository) {
+            Ok(repository) => repository,
+            Err(refusal) => return Ok(Err((refusal.reason, refusal.message))),
+        };
+        match RepositoryAccess::read(client, &repository).await {
+            Ok(_) => Ok(Ok(repository)),
+            Err(error) => match error.reason() {
+                Some(reason) => Ok(Err((reason, error.to_string()))),
+                None => Err(error.into()),
+            },
+        }
+    }
+
+    async fn refuse(&self, mut status: RestoreStatus, refusal: &Refusal) -> Result<Action, RunError> {
+        self.writer(&mut status).refused(refusal);
+        self.save(&status).await?;
+        self.ctx.events.warning(self.restore, refusal.reason, &refusal.message).await;
+        self.log_end(&status);
+        Ok(Action::await_change())
+    }
+
+    /// Waits for repository or another Restore, but not for ever.
+    async fn wait(
+        &self,
+        mut status: RestoreStatus,
+        reason: Reason,
+        message: &str,
+    ) -> Result<Action, RunError> {
+        let created = self.restore.creation_timestamp().map_or(self.now, |time| time.0);
+        // Behind another Restore the time is its, not ours.
+        let allowed = if reason == Reason::Pending { Duration::MAX } else { PATIENCE };
+        let Some(left) = time_left(created, allowed, self.now) else {
+            let text = format!("waited {} minutes in vain: {message}", PATIENCE.as_secs() / 60);
+            return self.refuse(status, &Refusal::plain(reason, text)).await;
+        };
+        let before = status.message.clone();
+        self.writer(&mut status).waiting(reason, message);
+        self.save(&status).await?;
+        if before != status.message {
+            match reason {
+                Reason::Pending | Reason::Initializing => {
+                    self.ctx.events.normal(self.restore, reason, message).await;
+                }
+                _ => self.ctx.events.warning(self.restore, reason, message).await,
+            }
+        }
+        Ok(Action::requeue(left.min(WAITING_LOOK)))
+    }
+
+    fn crew(&self, views: Vec<JobView>, started: Timestamp) -> Crew<'_> {
+        let deadline = Duration::from(self.restore.spec.active_deadline);
+        let mut crew = Crew {
+            ctx: self.ctx,
+            run: &self.run,
+            named: named(names::RunKind::Restore, &self.run),
+            task: if self.restore.spec.dry_run { JobTask::Plan } else { JobTask::Restore },
+            retries: self.restore.spec.retries,
+            started,
+            deadline,
+            views,
+            now: self.now,
+            may_start: true,
+            look_again: LookAgain::default(),
+        };
+        crew.look_again.after(time_left(started, deadline, self.now).unwrap_or(WAITING_LOOK));
+        crew
+    }
+
+    /// Looks at every component that has not ended. True when none is left. After an error, the status tells what was
+    /// seen by then.
+    async fn advance(&self, crew: &mut Crew<'_>, status: &mut RestoreStatus) -> Result<bool, RunError> {
+        let RestoreStatus { components, plan, .. } = status;
+        let mut ready: Option<(Facts, RepositoryAccess)> = None;
+        for component in components.iter_mut().filter(|component| !component.phase.is_terminal()) {
+            if ready.is_none() && crew.needs_job(&component.name) {
+                ready = Some(Box::pin(self.ready()).await?);
+            }
+            let order = |name: String, left: Duration| {
+                let (facts, access) = ready.as_ref()?;
+                let owner = jobs::owner_reference(self.restore)?;
+                let placement = placement(facts, component)?;
+                let identity = self.run.identity(&self.ctx.settings.cluster_name, &self.ctx.cluster_uid);
+                Some(Order {
+                    plan: build::job(self.restore, &self.run, owner, component, placement, name, left),
+                    spec: access.spec(identity, build::task(self.restore, component)),
+                    credentials: &access.credentials,
+                })
+            };
+            if let Some((facts, _)) = &ready
+                && crew.needs_job(&component.name)
+                && placement(facts, component).is_none()
+            {
+                let claim = component.claim.clone().unwrap_or_default();
+                let message =
+                    format!("the claim {claim} is gone, or its volume is held by a node that is not ready");
+                component.common().fail(Reason::TargetNotFound.as_str(), message, self.now);
+                continue;
+            }
+            let mut changed = component.clone();
+            let end = crew.advance(&mut changed.common(), order).await?;
+            if let Some(end) = end {
+                let verify = build::wish(self.restore, &changed.name).verify;
+                if self.restore.spec.dry_run {
+                    status::looked(&mut changed, plan.as_mut(), &end);
+                } else {
+                    status::ended(&mut changed, plan.as_mut(), &end, verify);
+                }
+            }
+            *component = changed;
+        }
+        Ok(components.iter().all(|component| component.phase.is_terminal()))
+    }
+
+    /// What it takes to start a Job.
+    async fn ready(&self) -> Result<(Facts, RepositoryAccess), RunError> {
+        let facts = dereference::facts(&self.ctx.client, &self.run.namespace).await?;
+        let Some(repository) = self.current_repository().await? else {
+            return Err(RunError::Access(crate::access::AccessError::RepositoryNotReady {
+                namespace: self.run.namespace.clone(),
+                name: self
+                    .restore
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.repository_ref.as_ref())
+                    .map_or_else(String::new, |reference| reference.name.clone()),
+            }));
+        };
+        let access = RepositoryAccess::read(&self.ctx.client, &repository).await?;
+        Ok((facts, access))
+    }
+
+    /// The repository of the run, also in the look that has only just found it.
+    async fn current_repository(&self) -> Result<Option<Repository>, RunError> {
+        if let Some(repository) = self.recorded_repository().await? {
+            return Ok(Some(repository));
+        }
+        let Some(snapshot) = dereference::snapshot(&self.ctx.client, self.restore).await? else {
+            return Ok(None);
+        };
+        let name = &snapshot.spec.repository_ref.name;
+        Ok(dereference::repository(&self.ctx.client, &self.run.namespace, name).await?)
+    }
+
+    /// A dry run: Jobs that only look fill the plan.
+    async fn look_only(&self, mut status: RestoreStatus, started: Timestamp) -> Result<Action, RunError> {
+        let views = observe(&self.ctx.client, &self.run.namespace, &self.run).await?;
+        let mut crew = self.crew(views, started);
+        if !Box::pin(self.advance(&mut crew, &mut status)).await? {
+            self.save(&status).await?;
+            return Ok(crew.look_again.action());
+        }
+        if crew.views.iter().any(lock_may_remain) {
+            self.save(&status).await?;
+            let repository = self.recorded_repository().await?;
+            if let Settled::NotYet { .. } =
+                settle(self.ctx, &self.run.namespace, &self.run, repository.as_ref()).await?
+            {
+                return Ok(Action::await_change());
+            }
+        }
+        self.conclude(status).await
+    }
+
+    /// Holds the consumers at zero and waits until their pods are gone.
+    async fn quiesce(&self, mut status: RestoreStatus, started: Timestamp) -> Result<Action, RunError> {
+        let claims = claims_of(&status);
+        self.watch_pods(&claims);
+        let client = &self.ctx.client;
+        let ns = &self.run.namespace;
+        let mut inventory = read_inventory(client, ns).await?;
+        let mut touched = false;
+        let mut workloads: BTreeSet<WorkloadId> = BTreeSet::new();
+        let mut others: Vec<String> = Vec::new();
+        for claim in &claims {
+            let users = inventory.users_of(claim);
+            workloads.extend(users.scalable);
+            others.extend(users.others);
+        }
+        if !others.is_empty() {
+            let message = format!("used by {}, which cannot be scaled to 0", others.join(", "));
+            return self.give_up(status, Reason::ClaimInUse, &message).await;
+        }
+        if self.restore.spec.quiesce == Quiesce::Auto {
+            match hold_all(client, ns, &self.run.uid, &workloads).await {
+                Ok(taken) if taken.is_empty() => {}
+                Ok(taken) => {
+                    touched = true;
+                    let list: Vec<String> =
+                        taken.iter().map(|(id, count)| format!("{id} (had {count})")).collect();
+                    let note = format!("scaled to 0: {}", list.join(", "));
+                    self.ctx.events.normal(self.restore, Reason::Quiescing, &note).await;
+                }
+                Err(HoldError::Request(error)) if error.namespace_is_terminating() => {
+                    return Err((*error).into());
+                }
+                Err(HoldError::Request(error)) => {
+                    let cause = Chain(&*error).to_string();
+                    return self.blocked(status, Reason::QuiesceFailed, &cause, true).await;
+                }
+                Err(HoldError::Refused { id, refusal }) => {
+                    return self.give_up(status, reason(refusal), &explain(&id, refusal)).await;
+                }
+            }
+        }
+        if touched {
+            inventory = read_inventory(client, ns).await?;
+        }
+        let pods = pods_on(&inventory.pods, &claims);
+        let users = named_pods(&pods);
+        if self.restore.spec.quiesce == Quiesce::None && !pods.is_empty() {
+            let message = format!("in use by {}, and spec.quiesce is None", users.join(", "));
+            return self.give_up(status, Reason::ClaimInUse, &message).await;
+        }
+        if pods.is_empty() && !workloads.iter().all(|id| inventory.is_down(id)) {
+            // Their controllers have not caught up; no pod will tell when they have. Those that were taken down by an
+            // earlier look are asked as well: their record makes them users.
+            let cause = "the controllers of workloads have not taken them to 0 yet";
+            self.blocked(status, Reason::QuiesceFailed, cause, true).await?;
+            return Ok(Action::requeue(Duration::from_secs(1)));
+        }
+        if pods.is_empty() {
+            let text = format!("writes {}", count(status.components.len(), "volume"));
+            self.writer(&mut status).phase(RestorePhase::Running, Reason::Running, text);
+            self.save(&status).await?;
+            return Box::pin(self.write_volumes(status, started)).await;
+        }
+        if !touched && overstay(&pods, started, self.now) {
+            let text = format!(
+                "{} did not go, {} minutes after their time: a node that is not ready, or a finalizer, may hold them",
+                users.join(", "),
+                QUIESCE_PATIENCE.as_secs() / 60
+            );
+            return self.give_up(status, Reason::QuiesceFailed, &text).await;
+        }
+        let message = format!("waits until pods are gone: {}", users.join(", "));
+        self.writer(&mut status).phase(RestorePhase::Quiescing, Reason::Quiescing, message);
+        self.save(&status).await?;
+        Ok(Action::requeue(WAITING_LOOK))
+    }
+
+    fn watch_pods(&self, claims: &[String]) {
+        let object = ObjectRef::from_obj(self.restore);
+        self.pods.start(&self.ctx.client, &self.run.namespace, &self.run.uid, object, claims.to_vec());
+    }
+
+    /// The Jobs write, while nobody else may use the claims.
+    async fn write_volumes(&self, mut status: RestoreStatus, started: Timestamp) -> Result<Action, RunError> {
+        let claims = claims_of(&status);
+        self.watch_pods(&claims);
+        let client = &self.ctx.client;
+        let ns = &self.run.namespace;
+        let inventory = read_inventory(client, ns).await?;
+        let raised: Vec<String> = inventory
+            .workloads
+            .iter()
+            .filter(|workload| workload.replicas > 0)
+            .filter(|workload| {
+                let record = workload.record.as_ref().ok().and_then(Option::as_ref);
+                record.is_some_and(|record| record.is_held_by(&self.run.uid))
+            })
+            .map(|workload| format!("{} to {}", workload.id, workload.replicas))
+            .collect();
+        let users = named_pods(&pods_on(&inventory.pods, &claims));
+        let contested = if !raised.is_empty() {
+            Some(format!("somebody scaled up while the volumes were written: {}", raised.join(", ")))
+        } else if !users.is_empty() {
+            Some(format!("pods that use a claim were started while it was written: {}", users.join(", ")))
+        } else {
+            None
+        };
+        let views = observe(client, ns, &self.run).await?;
+        let mut crew = self.crew(views, started);
+        // What had ended by the last look counts; nothing more is begun.
+        crew.may_start = contested.is_none();
+        let before = status.components.clone();
+        let looked = Box::pin(self.advance(&mut crew, &mut status)).await;
+        let idle = crew.views.iter().all(|view| matches!(view.state, JobState::Ended(_)));
+        if let Some(cause) = contested {
+            let message = format!(
+                "{cause}. The restore was ended: what it had written is there, the rest is as it was. Stop what scales \
+                 up (a person, a GitOps tool, another operator), then make another Restore"
+            );
+            self.writer(&mut status).contested(&before, &message);
+            return self.give_up(status, Reason::QuiesceContested, &message).await;
+        }
+        match looked {
+            Ok(true) => return self.unquiesce_next(status).await,
+            Ok(false) => {
+                if let Some((reason, cause)) = status::waits(&status).filter(|_| idle) {
+                    return self.blocked(status, reason, &cause, true).await;
+                }
+            }
+            Err(error) if is_namespace_terminating(&error) => return Err(error),
+            Err(error) => {
+                let reason = match &error {
+                    RunError::Access(error) => error.reason(),
+                    _ => None,
+                };
+                let cause = Chain(&error).to_string();
+                return self.blocked(status, reason.unwrap_or(Reason::Failed), &cause, idle).await;
+            }
+        }
+        let text = format!("writes {}", count(status.components.len(), "volume"));
+        if status::blocked_since(&status).is_some() {
+            self.writer(&mut status).phase(RestorePhase::Running, Reason::Running, &text);
+        }
+        status.message = Some(with_progress(&text, &mut status.components));
+        self.save(&status).await?;
+        Ok(crew.look_again.action())
+    }
+
+    /// Nothing goes on, while workloads are held at zero: that is told, tried again, and with nothing `idle` to be
+    /// lost by it given up soon, for an application that is down is worse than a restore that failed.
+    async fn blocked(
+        &self,
+        mut status: RestoreStatus,
+        reason: Reason,
+        cause: &str,
+        idle: bool,
+    ) -> Result<Action, RunError> {
+        let since = status::blocked_since(&status).unwrap_or(self.now);
+        match time_left(since, PATIENCE, self.now) {
+            None if idle => {
+                let minutes = PATIENCE.as_secs() / 60;
+                self.give_up(status, reason, &format!("given up after {minutes} minutes: {cause}")).await
+            }
+            left => {
+                self.writer(&mut status).blocked(reason, cause);
+                self.save(&status).await?;
+                Ok(Action::requeue(left.unwrap_or(BLOCKED_LOOK).min(BLOCKED_LOOK)))
+            }
+        }
+    }
+
+    /// Ends the run early: what has not ended fails for this reason.
+    async fn give_up(
+        &self,
+        mut status: RestoreStatus,
+        reason: Reason,
+        message: &str,
+    ) -> Result<Action, RunError> {
+        self.ctx.events.warning(self.restore, reason, message).await;
+        self.writer(&mut status).fail_rest(reason, message);
+        self.unquiesce_next(status).await
+    }
+
+    async fn unquiesce_next(&self, mut status: RestoreStatus) -> Result<Action, RunError> {
+        let text = "lets go of the workloads";
+        self.writer(&mut status).phase(RestorePhase::Unquiescing, Reason::Unquiescing, text);
+        // Written down first: from here on there is only one way, also after a crash.
+        self.save(&status).await?;
+        self.unquiesce(status).await
+    }
+
+    /// Runners stop, workloads come back, locks go, and the result is told.
+    async fn unquiesce(&self, mut status: RestoreStatus) -> Result<Action, RunError> {
+        let ns = &self.run.namespace;
+        let (views, waits) = stop_all(self.ctx, ns, &self.run, &Stopped::with_run()).await?;
+        if waits.is_some() {
+            return Ok(Action::requeue(WAITING_LOOK));
+        }
+        let report = release_run(&self.ctx.client, ns, &self.run.uid).await?;
+        if !report.restored.is_empty() {
+            let back: Vec<String> =
+                report.restored.iter().map(|(id, count)| format!("{id} to {count}")).collect();
+            let note = format!("scaled back: {}", back.join(", "));
+            self.ctx.events.normal(self.restore, Reason::Reverted, note).await;
+        }
+        if !report.refused.is_empty() {
+            self.writer(&mut status).not_released(&report);
+            self.save(&status).await?;
+            return Ok(Action::requeue(BLOCKED_LOOK));
+        }
+        self.pods.stop(&self.run.uid);
+        let told =
+            find_condition(&status.conditions, ConditionType::QuiesceReverted).is_some_and(|condition| {
+                ![Reason::Quiescing.as_str(), Reason::Unquiescing.as_str()]
+                    .contains(&condition.reason.as_str())
+            });
+        if !told {
+            self.writer(&mut status).released(&report);
+        }
+        if views.iter().any(lock_may_remain) {
+            self.save(&status).await?;
+            let repository = self.recorded_repository().await?;
+            match settle(self.ctx, ns, &self.run, repository.as_ref()).await? {
+                Settled::NotYet { .. } => return Ok(Action::await_change()),
+                Settled::Done { warning: Some(warning) } => {
+                    self.ctx.events.warning(self.restore, Reason::RepositoryLocked, warning).await;
+                }
+                Settled::Done { warning: None } => {}
+            }
+        }
+        self.conclude(status).await
+    }
+
+    async fn conclude(&self, mut status: RestoreStatus) -> Result<Action, RunError> {
+        let conclusion = conclude(self.restore, &status);
+        self.writer(&mut status).concluded(&conclusion);
+        self.save(&status).await?;
+        let events = &self.ctx.events;
+        match conclusion.phase {
+            RestorePhase::Succeeded | RestorePhase::Planned => {
+                events.normal(self.restore, &conclusion.reason, &conclusion.message).await;
+            }
+            _ => events.warning(self.restore, &conclusion.reason, &conclusion.message).await,
+        }
+        self.log_end(&status);
+        // The write comes back by the watch, and with it the clean-up.
+        Ok(Action::await_change())
+    }
+
+    fn log_end(&self, status: &RestoreStatus) {
+        tracing::info!(
+            namespace = self.run.namespace,
+            restore = self.run.name,
+            phase = status.phase.map(RestorePhase::as_str),
+            message = status.message,
+            "a Restore ended"
+        );
+    }
+}
+
+/// Whether nothing can be started because the namespace is going away.
+fn is_namespace_terminating(error: &RunError) -> bool {
+    match error {
+        RunError::Request(error) => error.namespace_is_terminating(),
+        RunError::Job(error) => error.namespace_is_terminating(),
+        RunError::Unlock(_) | RunError::Access(_) => false,
+    }
+}
+
+/// The claims that a run writes to.
+fn claims_of(status: &RestoreStatus) -> Vec<String> {
+    status.components.iter().filter_map(|component| component.claim.clone()).collect()
+}
+
+/// The pods on any of the claims.
+fn pods_on<'p>(pods: &'p [Pod], claims: &[String]) -> Vec<&'p Pod> {
+    claims.iter().flat_map(|claim| active_pods(pods, claim)).collect()
+}
+
+/// Pods for people; not too many.
+fn named_pods(pods: &[&Pod]) -> Vec<String> {
+    let names: BTreeSet<String> = pods.iter().map(|pod| format!("Pod/{}", pod.name_any())).collect();
+    names.into_iter().take(10).collect()
+}
+
+/// Whether pods that should go have had more than their time: what they were given to end (which their deletion
+/// timestamp includes) and our patience on top.
+fn overstay(pods: &[&Pod], started: Timestamp, now: Timestamp) -> bool {
+    let due =
+        pods.iter().map(|pod| pod.metadata.deletion_timestamp.as_ref().map_or(started, |time| time.0)).max();
+    due.is_some_and(|due| time_left(due.max(started), QUIESCE_PATIENCE, now).is_none())
+}
+
+/// Where the runner of a component has to run; none when its claim is gone or held by a dead node.
+fn placement(facts: &Facts, component: &RestoreComponent) -> Option<crate::jobs::Placement> {
+    let claim = facts.claims.iter().find(|claim| Some(claim.name_any()) == component.claim)?;
+    let view = ClaimView::new(claim, &facts.classes);
+    let consumers = active_pods(&facts.inventory.pods, &view.name());
+    let model = facts.inventory.model_pod(&view.name());
+    place_writer(&view, &consumers, model.as_ref(), &facts.attachments, &facts.nodes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_get_their_grace_period_and_our_patience() {
+        let pod: Pod =
+            serde_saphyr::from_str("{metadata: {name: p, deletionTimestamp: '2026-11-20T02:30:00Z'}}")
+                .unwrap();
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let started = at("2026-11-20T02:00:00Z");
+        assert!(
+            !overstay(&[&pod], started, at("2026-11-20T02:39:59Z")),
+            "its grace period alone is half an hour"
+        );
+        assert!(overstay(&[&pod], started, at("2026-11-20T02:40:00Z")));
+        let staying: Pod = serde_saphyr::from_str("{metadata: {name: p}}").unwrap();
+        assert!(overstay(&[&staying], started, at("2026-11-20T02:10:00Z")));
+        assert!(!overstay(&[], started, at("2026-11-20T05:00:00Z")));
+    }
+}

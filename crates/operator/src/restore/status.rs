@@ -1,0 +1,471 @@
+//! What came of planning, quiescing and the Jobs into the status of a Restore. Pure.
+
+use holdfast_api::backup::{ComponentKind, ComponentPhase};
+use holdfast_api::conditions::{ConditionType, ConditionUpdate, find_condition, set_condition};
+use holdfast_api::refs::LocalRef;
+use holdfast_api::restore::{RestoreComponent, RestorePhase, RestorePlan, RestoreStatus, VolumePlan};
+use holdfast_api::{Reason, Restore};
+use holdfast_protocol::verdict::RestoreResult;
+use holdfast_protocol::{Outcome, TaskResult, Verdict};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use super::validate::{Plan, Refusal};
+use crate::backup::status::{bytes, count, loss_reason, samples};
+use crate::jobs::{End, Ended};
+use crate::quiesce::ReleaseReport;
+use crate::runs::Fields;
+use crate::volumes::identity::advice;
+
+/// A status and what every change of it needs.
+pub struct Writer<'a> {
+    /// The status.
+    pub status: &'a mut RestoreStatus,
+    /// Generation of the spec.
+    pub generation: Option<i64>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+impl Writer<'_> {
+    fn set(&mut self, update: ConditionUpdate) {
+        set_condition(&mut self.status.conditions, update, self.generation, self.now);
+    }
+
+    /// Another phase, with what happens in it.
+    pub fn phase(&mut self, phase: RestorePhase, reason: Reason, message: impl Into<String>) {
+        let message = message.into();
+        self.status.observed_generation = self.generation;
+        self.status.phase = Some(phase);
+        self.set(ConditionUpdate::yes(ConditionType::Progressing, reason, &message));
+        self.status.message = Some(message);
+    }
+
+    /// It waits for something before it begins.
+    pub fn waiting(&mut self, reason: Reason, message: &str) {
+        self.status.observed_generation = self.generation;
+        self.status.phase = Some(RestorePhase::Pending);
+        self.status.message = Some(message.to_owned());
+        self.set(ConditionUpdate::no(ConditionType::Progressing, reason, message));
+    }
+
+    /// Nothing goes on at the moment; since when, tells [`blocked_since`].
+    pub fn blocked(&mut self, reason: Reason, cause: &str) {
+        self.status.message = Some(format!("cannot go on, and tries again: {cause}"));
+        self.set(ConditionUpdate::no(ConditionType::Progressing, reason, cause));
+    }
+
+    /// The plan is made: from now on the components are fixed.
+    ///
+    /// Of a dry run, components that need no Job, or can have none, have ended with it.
+    pub fn planned(&mut self, plan: &Plan, repository: &str, dry_run: bool) {
+        let status = &mut *self.status;
+        status.start_time = Some(Time(self.now));
+        status.repository_ref = Some(LocalRef::new(repository));
+        status.compatibility = Some(plan.compatibility());
+        status.plan = Some(RestorePlan {
+            volumes: plan
+                .components
+                .iter()
+                .map(|planned| {
+                    // Into an empty claim everything is made new: no Job has to look.
+                    let new = |value: Option<u64>| value.filter(|_| planned.empty);
+                    VolumePlan {
+                        component: planned.wish.component.clone(),
+                        claim: planned.claim.clone(),
+                        create: new(planned.files),
+                        bytes_to_write: new(planned.size),
+                        bytes_required: new(planned.size),
+                        consumers: planned.consumers.clone(),
+                        warnings: planned.warnings.clone(),
+                        ..VolumePlan::default()
+                    }
+                })
+                .collect(),
+            warnings: plan.warnings.clone(),
+        });
+        status.components = plan
+            .components
+            .iter()
+            .map(|planned| RestoreComponent {
+                name: planned.wish.component.clone(),
+                kind: ComponentKind::Volume,
+                claim: Some(planned.claim.clone()),
+                run_as: Some(planned.identity.clone()),
+                snapshot_id: Some(planned.snapshot_id.clone()),
+                phase: if dry_run && (planned.empty || planned.out_of_sight) {
+                    ComponentPhase::Succeeded
+                } else {
+                    ComponentPhase::Pending
+                },
+                ..RestoreComponent::default()
+            })
+            .collect();
+    }
+
+    /// Workloads are held at zero from now on, until [`Self::released`].
+    pub fn holding(&mut self, workloads: &[String]) {
+        let message = format!("held at 0 replicas: {}", workloads.join(", "));
+        self.set(ConditionUpdate::no(ConditionType::QuiesceReverted, Reason::Quiescing, message));
+    }
+
+    /// Some workloads were let go, and others could not be: it is tried again.
+    pub fn not_released(&mut self, report: &ReleaseReport) {
+        let text = format!("not scaled back yet, and tried again: {}", report.refusals());
+        self.set(ConditionUpdate::no(ConditionType::QuiesceReverted, Reason::Unquiescing, &text));
+        self.status.message = Some(text);
+    }
+
+    /// Every workload was let go.
+    pub fn released(&mut self, report: &ReleaseReport) {
+        let consumers =
+            self.status.plan.iter().flat_map(|plan| plan.volumes.iter().flat_map(|v| &v.consumers)).count();
+        let list = |ids: &[crate::quiesce::WorkloadId]| {
+            ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        let mut parts = Vec::new();
+        if !report.restored.is_empty() {
+            let back: Vec<String> =
+                report.restored.iter().map(|(id, replicas)| format!("{id} to {replicas}")).collect();
+            parts.push(format!("scaled back: {}", back.join(", ")));
+        }
+        if !report.left.is_empty() {
+            parts.push(format!("changed by somebody else and left at that: {}", list(&report.left)));
+        }
+        if !report.shared.is_empty() {
+            parts.push(format!("still held by another run: {}", list(&report.shared)));
+        }
+        let unreadable = unreadable_consumers(self.status, report);
+        if !unreadable.is_empty() {
+            let text = format!(
+                "{} cannot be scaled back, because the annotation {} was changed: set the replicas by hand and remove \
+                 the annotation",
+                unreadable.join(", "),
+                holdfast_api::names::ANNOTATION_QUIESCE
+            );
+            self.set(ConditionUpdate::no(ConditionType::QuiesceReverted, Reason::QuiesceFailed, text));
+            return;
+        }
+        let held = find_condition(&self.status.conditions, ConditionType::QuiesceReverted).is_some();
+        let update = if parts.is_empty() && held {
+            // Let go before, by a look that ended before it could be written down.
+            let text = "every workload is back at the count it had";
+            ConditionUpdate::yes(ConditionType::QuiesceReverted, Reason::Reverted, text)
+        } else if consumers == 0 && parts.is_empty() {
+            let text = "no workload uses the claims";
+            ConditionUpdate::yes(ConditionType::QuiesceReverted, Reason::NothingToQuiesce, text)
+        } else if parts.is_empty() {
+            let text = "no workload was scaled";
+            ConditionUpdate::yes(ConditionType::QuiesceReverted, Reason::NothingToQuiesce, text)
+        } else {
+            ConditionUpdate::yes(ConditionType::QuiesceReverted, Reason::Reverted, parts.join("; "))
+        };
+        self.set(update);
+    }
+
+    /// Somebody used the claims while they were written: of what ended in this look, and was not over in `before`,
+    /// nobody can say that it is whole.
+    pub fn contested(&mut self, before: &[RestoreComponent], message: &str) {
+        let was_over = |name: &str| before.iter().any(|c| c.name == name && c.phase.is_terminal());
+        let ended = self.status.components.iter_mut().filter(|c| !was_over(&c.name));
+        for component in ended.filter(|component| component.phase == ComponentPhase::Succeeded) {
+            component.phase = ComponentPhase::PartiallyFailed;
+            component.reason = Some(Reason::QuiesceContested.as_str().to_owned());
+            component.message = Some(message.to_owned());
+        }
+    }
+
+    /// Every component that has not ended fails for the same reason.
+    pub fn fail_rest(&mut self, reason: Reason, message: &str) {
+        let now = self.now;
+        for component in self.status.components.iter_mut().filter(|component| !component.phase.is_terminal())
+        {
+            component.common().fail(reason.as_str(), message, now);
+        }
+    }
+
+    /// The run has to end before anything was touched.
+    pub fn refused(&mut self, refusal: &Refusal) {
+        self.status.start_time.get_or_insert(Time(self.now));
+        if !refusal.compatibility.errors.is_empty() {
+            self.status.compatibility = Some(refusal.compatibility.clone());
+        }
+        self.concluded(&Conclusion {
+            phase: RestorePhase::Failed,
+            reason: refusal.reason.as_str().to_owned(),
+            message: refusal.message.clone(),
+        });
+    }
+
+    /// The run is over.
+    pub fn concluded(&mut self, conclusion: &Conclusion) {
+        let Conclusion { phase, reason, message } = conclusion;
+        self.status.observed_generation = self.generation;
+        self.status.phase = Some(*phase);
+        self.status.completion_time = Some(Time(self.now));
+        self.status.message = Some(message.clone());
+        let known = known_reason(reason);
+        self.set(ConditionUpdate::no(ConditionType::Progressing, known, "the run is over"));
+        self.set(match phase {
+            RestorePhase::Succeeded | RestorePhase::Planned => {
+                ConditionUpdate::yes(ConditionType::Completed, known, message)
+            }
+            _ => ConditionUpdate::no(ConditionType::Completed, known, message),
+        });
+    }
+}
+
+/// The workloads of the plan whose record cannot be read any more. Others of the namespace are not this run's.
+pub fn unreadable_consumers(status: &RestoreStatus, report: &ReleaseReport) -> Vec<String> {
+    let volumes = status.plan.as_ref().map(|plan| plan.volumes.as_slice()).unwrap_or_default();
+    let ours = |name: &String| volumes.iter().any(|volume| volume.consumers.contains(name));
+    report.unreadable.iter().map(ToString::to_string).filter(ours).collect()
+}
+
+/// Since when a run that has begun could not go on.
+pub fn blocked_since(status: &RestoreStatus) -> Option<Timestamp> {
+    find_condition(&status.conditions, ConditionType::Progressing)
+        .filter(|condition| condition.status == "False")
+        .map(|condition| condition.last_transition_time.0)
+}
+
+/// What the first component that has not ended waits for.
+pub fn waits(status: &RestoreStatus) -> Option<(Reason, String)> {
+    let component = status.components.iter().find(|component| !component.phase.is_terminal())?;
+    let reason = component.reason.as_deref().map_or(Reason::Failed, known_reason);
+    let what = component.message.as_deref().unwrap_or("its Job is not started yet");
+    Some((reason, format!("{}: {what}", component.name)))
+}
+
+/// A component's reason as a reason of the run.
+pub fn known_reason(text: &str) -> Reason {
+    Reason::ALL.iter().copied().find(|reason| reason.as_str() == text).unwrap_or(Reason::ComponentsFailed)
+}
+
+/// What the end of a Job means for its component, and for the plan of its volume.
+pub fn ended(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, ended: &Ended, verify: bool) {
+    match &ended.end {
+        End::Lost { loss, message } => {
+            component.phase = ComponentPhase::Failed;
+            component.reason = Some(loss_reason(*loss).as_str().to_owned());
+            component.message = Some(message.clone());
+        }
+        End::Verdict(verdict) => judged(component, plan, verdict, verify),
+    }
+}
+
+fn judged(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, verdict: &Verdict, verify: bool) {
+    component.reason.clone_from(&verdict.reason);
+    component.message.clone_from(&verdict.message);
+    component.phase = match verdict.outcome {
+        Outcome::Succeeded => ComponentPhase::Succeeded,
+        Outcome::Partial => ComponentPhase::PartiallyFailed,
+        Outcome::Failed => ComponentPhase::Failed,
+    };
+    let mut fail = |reason: Reason, message: &str| {
+        component.phase = ComponentPhase::Failed;
+        component.reason = Some(reason.as_str().to_owned());
+        component.message = Some(message.to_owned());
+    };
+    let Some(TaskResult::RestoreVolume(result)) = &verdict.result else {
+        if verdict.outcome != Outcome::Failed {
+            fail(Reason::Failed, "the runner ended well but told nothing of what it restored");
+        }
+        return;
+    };
+    // Success is proved, not assumed.
+    if verify && !result.verified && verdict.outcome == Outcome::Succeeded {
+        fail(
+            Reason::VerificationFailed,
+            "the restored files were not read back and compared, although that was asked",
+        );
+    }
+    counted(component, result);
+    if let Some(volume) =
+        plan.and_then(|plan| plan.volumes.iter_mut().find(|volume| volume.component == component.name))
+    {
+        planned(volume, result);
+    }
+    if component.phase == ComponentPhase::PartiallyFailed
+        && result.failures == 0
+        && result.metadata_failures > 0
+    {
+        component.reason = Some(Reason::MetadataNotRestored.as_str().to_owned());
+        component.message = Some(format!(
+            "all content is back, but owners, modes, times or attributes of {} could not be set: {}",
+            count(usize::try_from(result.metadata_failures).unwrap_or(usize::MAX), "file"),
+            advice(component.run_as.as_ref())
+        ));
+    }
+}
+
+fn counted(component: &mut RestoreComponent, result: &RestoreResult) {
+    component.files_restored = Some(result.files_restored);
+    component.files_unchanged = Some(result.unchanged);
+    component.files_deleted = Some(result.delete);
+    component.bytes_written = Some(result.bytes_written);
+    component.verified = Some(result.verified);
+    component.failures = Some(result.failures);
+    component.metadata_failures = Some(result.metadata_failures);
+    let rows = samples(&result.failure_sample);
+    // The verdict has one sample for both; it is shown where there is something to explain.
+    if result.failures > 0 {
+        component.failures_sample = rows;
+    } else {
+        component.metadata_failures_sample = rows;
+    }
+}
+
+fn planned(volume: &mut VolumePlan, result: &RestoreResult) {
+    volume.create = Some(result.create);
+    volume.change = Some(result.change);
+    volume.replace = Some(result.replace);
+    volume.delete = Some(result.delete);
+    volume.unchanged = Some(result.unchanged);
+    volume.bytes_to_write = Some(result.bytes_to_write);
+    volume.bytes_required = Some(result.bytes_required);
+}
+
+/// What the end of a Job that only looked means.
+pub fn looked(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, ended: &Ended) {
+    self::ended(component, plan, ended, false);
+    // Nothing was done, so nothing of it is told but the plan.
+    component.files_restored = None;
+    component.files_unchanged = None;
+    component.files_deleted = None;
+    component.bytes_written = None;
+    component.verified = None;
+    component.failures = None;
+    component.metadata_failures = None;
+}
+
+/// What a run ends with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conclusion {
+    /// The phase.
+    pub phase: RestorePhase,
+    /// Why, as one word.
+    pub reason: String,
+    /// In a sentence, with what to do.
+    pub message: String,
+}
+
+/// What a run comes to, once each component has ended.
+pub fn conclude(restore: &Restore, status: &RestoreStatus) -> Conclusion {
+    let components = &status.components;
+    let with = |phase| components.iter().filter(move |component| component.phase == phase);
+    let done = components.len() - with(ComponentPhase::Failed).count();
+    let failed: Vec<String> = with(ComponentPhase::Failed)
+        .map(|c| format!("{} ({})", c.name, c.reason.as_deref().unwrap_or("Failed")))
+        .take(5)
+        .collect();
+    let partial: Vec<&str> = with(ComponentPhase::PartiallyFailed).map(|c| c.name.as_str()).take(5).collect();
+    let mut parts = Vec::new();
+    if restore.spec.dry_run && failed.is_empty() {
+        let message = planned_summary(status);
+        return Conclusion {
+            phase: RestorePhase::Planned,
+            reason: Reason::Planned.as_str().to_owned(),
+            message,
+        };
+    }
+    if done > 0 && !restore.spec.dry_run {
+        parts.push(summary(components, done));
+    }
+    if !partial.is_empty() {
+        parts.push(format!("not everything is back in: {}", partial.join(", ")));
+    }
+    if !failed.is_empty() {
+        parts.push(format!("failed: {}", failed.join(", ")));
+    }
+    let worst = with(ComponentPhase::Failed).chain(with(ComponentPhase::PartiallyFailed)).next();
+    parts.extend(worst.and_then(|component| component.message.clone()));
+    let reason = worst.and_then(|component| component.reason.clone());
+    let (phase, reason) = match (done, worst) {
+        // An empty run is never a success.
+        (0, None) => (RestorePhase::Failed, Reason::NothingSelected.as_str().to_owned()),
+        (0, Some(_)) => (RestorePhase::Failed, reason.unwrap_or_else(|| Reason::Failed.as_str().to_owned())),
+        (_, Some(_)) if restore.spec.dry_run => {
+            (RestorePhase::Failed, reason.unwrap_or_else(|| Reason::Failed.as_str().to_owned()))
+        }
+        (_, Some(_)) => (
+            RestorePhase::PartiallyFailed,
+            reason.unwrap_or_else(|| Reason::PartiallyFailed.as_str().to_owned()),
+        ),
+        (_, None) => (RestorePhase::Succeeded, Reason::Succeeded.as_str().to_owned()),
+    };
+    // The data is back, but an application that stays down is no success.
+    let stays_down = find_condition(&status.conditions, ConditionType::QuiesceReverted)
+        .filter(|condition| condition.reason == Reason::QuiesceFailed.as_str());
+    parts.extend(stays_down.map(|condition| condition.message.clone()));
+    let (phase, reason) = match (phase, stays_down) {
+        (RestorePhase::Succeeded, Some(condition)) => {
+            (RestorePhase::PartiallyFailed, condition.reason.clone())
+        }
+        unchanged => (unchanged.0, reason),
+    };
+    Conclusion { phase, reason, message: parts.join("; ") }
+}
+
+fn summary(components: &[RestoreComponent], done: usize) -> String {
+    let sum = |field: fn(&RestoreComponent) -> Option<u64>| {
+        components.iter().filter_map(field).fold(0, u64::saturating_add)
+    };
+    let of = if done == components.len() { String::new() } else { format!(" of {}", components.len()) };
+    let verified =
+        components.iter().filter(|c| c.phase != ComponentPhase::Failed).all(|c| c.verified == Some(true));
+    format!(
+        "restored {}{of}: {} files and {} written, {} already as they should be{}",
+        count(done, "volume"),
+        sum(|c| c.files_restored),
+        bytes(sum(|c| c.bytes_written)),
+        sum(|c| c.files_unchanged),
+        if verified { ", verified" } else { "" }
+    )
+}
+
+fn planned_summary(status: &RestoreStatus) -> String {
+    let volumes = status.plan.as_ref().map(|plan| plan.volumes.as_slice()).unwrap_or_default();
+    let sum =
+        |field: fn(&VolumePlan) -> Option<u64>| volumes.iter().filter_map(field).fold(0, u64::saturating_add);
+    let text = format!(
+        "would create {}, change {}, replace {} and delete {} entries in {} and write {}",
+        sum(|v| v.create),
+        sum(|v| v.change),
+        sum(|v| v.replace),
+        sum(|v| v.delete),
+        count(volumes.len(), "volume"),
+        bytes(sum(|v| v.bytes_to_write))
+    );
+    let consumers: Vec<&str> =
+        volumes.iter().flat_map(|volume| volume.consumers.iter().map(String::as_str)).collect();
+    if consumers.is_empty() {
+        text
+    } else {
+        format!("{text}; meanwhile scaled to 0: {}", consumers.join(", "))
+    }
+}
+
+/// Why a Restore has to wait for others of its namespace: two never write to one claim at a time. The older goes
+/// first; one that has not been planned yet may want any claim.
+pub fn in_the_way<'a>(restore: &Restore, claims: &[String], others: &'a [Restore]) -> Option<&'a Restore> {
+    let age = |restore: &Restore| (restore.creation_timestamp().map(|time| time.0), restore.uid());
+    others.iter().find(|other| {
+        let status = other.status.as_ref();
+        let over = status.and_then(|s| s.phase).is_some_and(|phase| phase.is_terminal(other.spec.dry_run));
+        if over || other.spec.dry_run {
+            return false;
+        }
+        match status.filter(|status| !status.components.is_empty()) {
+            Some(status) => {
+                status.components.iter().filter_map(|c| c.claim.as_ref()).any(|claim| claims.contains(claim))
+            }
+            None => age(other) < age(restore) && other.metadata.deletion_timestamp.is_none(),
+        }
+    })
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

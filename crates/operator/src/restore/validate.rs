@@ -1,0 +1,401 @@
+//! What a Restore does, and whether it can be done at all, before anything is touched: spec and facts into one
+//! plan. Pure.
+
+use std::collections::BTreeSet;
+
+use holdfast_api::refs::Identity;
+use holdfast_api::restore::{Compatibility, Quiesce, Restore, RestoreVolume};
+use holdfast_api::snapshot::SnapshotComponent;
+use holdfast_api::{Reason, Snapshot};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
+use kube::ResourceExt;
+
+use super::build::wish;
+use crate::backup::status::bytes;
+use crate::backup::validate::root_allowed;
+use crate::quiesce;
+use crate::quiesce::apply::explain;
+use crate::quiesce::decide::{Hold, hold};
+use crate::quiesce::{Inventory, WorkloadId};
+use crate::volumes::claim::quantity_bytes;
+use crate::volumes::identity::{Access, choose_identity};
+use crate::volumes::{Binding, ClaimView, NodeStates, active_pods, place};
+
+/// Most errors and warnings that a status lists.
+const MOST: usize = 64;
+
+/// What the plan is made from, read together.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The Restore's namespace.
+    pub namespace: Namespace,
+    /// All claims of the namespace.
+    pub claims: Vec<PersistentVolumeClaim>,
+    /// The storage classes.
+    pub classes: Vec<StorageClass>,
+    /// Pods and workloads of the namespace.
+    pub inventory: Inventory,
+    /// The nodes.
+    pub nodes: NodeStates,
+    /// Which volumes are attached where.
+    pub attachments: Vec<VolumeAttachment>,
+}
+
+/// What a Restore does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// What is restored, in the order of the Snapshot.
+    pub components: Vec<PlannedComponent>,
+    /// What has to be scaled to 0 meanwhile.
+    pub workloads: BTreeSet<WorkloadId>,
+    /// What is different, but can be done.
+    pub warnings: Vec<String>,
+}
+
+/// One component and where it goes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedComponent {
+    /// Where it goes and which files of it, as asked for or by default.
+    pub wish: RestoreVolume,
+    /// The target claim.
+    pub claim: String,
+    /// restic snapshot that holds it.
+    pub snapshot_id: String,
+    /// Bytes of all its files.
+    pub size: Option<u64>,
+    /// Number of its files.
+    pub files: Option<u64>,
+    /// Who the runner is.
+    pub identity: Identity,
+    /// The workloads that use the claim.
+    pub consumers: Vec<String>,
+    /// What is different, but can be done.
+    pub warnings: Vec<String>,
+    /// The claim has no volume yet, and gets one when the runner is placed: there is nothing to compare with.
+    pub empty: bool,
+    /// No second pod can mount the claim at present: a dry run cannot look at it.
+    pub out_of_sight: bool,
+}
+
+/// Why nothing is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// In one word: of the first error.
+    pub reason: Reason,
+    /// Cause and what to do.
+    pub message: String,
+    /// All errors.
+    pub compatibility: Compatibility,
+    may_pass: bool,
+}
+
+impl Refusal {
+    /// For a single reason that is not about what fits where.
+    pub fn plain(reason: Reason, message: String) -> Self {
+        Self { reason, message, compatibility: Compatibility::default(), may_pass: false }
+    }
+
+    /// Whether it may pass without anybody changing anything.
+    pub const fn may_pass(&self) -> bool {
+        self.may_pass
+    }
+}
+
+/// Collects what speaks against a restore.
+#[derive(Debug, Default)]
+struct Findings {
+    errors: Vec<(Reason, String)>,
+    /// How many of the errors may pass by themselves.
+    passing: usize,
+    warnings: Vec<String>,
+}
+
+impl Findings {
+    fn error(&mut self, reason: Reason, message: impl Into<String>) {
+        self.errors.push((reason, message.into()));
+    }
+}
+
+/// Makes the plan.
+pub fn validate(restore: &Restore, snapshot: &Snapshot, facts: &Facts) -> Result<Plan, Refusal> {
+    let mut findings = Findings::default();
+    let selected = select(restore, snapshot, &mut findings);
+    let mut components = Vec::new();
+    let mut workloads = BTreeSet::new();
+    let mut targets = BTreeSet::new();
+    for (component, wish) in selected {
+        let Some(claim) = wish.to.existing_claim.as_ref().map(|claim| claim.name.clone()) else {
+            findings.error(
+                Reason::InvalidSpec,
+                format!("{}: spec.volumes names no claim for it", wish.component),
+            );
+            continue;
+        };
+        if !targets.insert(claim.clone()) {
+            let text = format!("two components are to be restored to the claim {claim}; give each its own");
+            findings.error(Reason::Incompatible, text);
+            continue;
+        }
+        if let Some(planned) =
+            plan_component(restore, facts, component, wish, claim, &mut workloads, &mut findings)
+        {
+            components.push(planned);
+        }
+    }
+    check_workloads(restore, facts, &workloads, &mut findings);
+    if snapshot.status.as_ref().and_then(|status| status.complete) == Some(false) {
+        findings.warnings.push("the Snapshot is not complete: its Backup had more components".to_owned());
+    }
+    let all_warnings: Vec<String> = findings
+        .warnings
+        .iter()
+        .cloned()
+        .chain(components.iter().flat_map(|component| component.warnings.iter().cloned()))
+        .take(MOST)
+        .collect();
+    if findings.errors.is_empty() {
+        findings.warnings.truncate(MOST);
+        return Ok(Plan { components, workloads, warnings: findings.warnings });
+    }
+    let reason = findings.errors.first().map_or(Reason::Incompatible, |(reason, _)| *reason);
+    let may_pass = findings.passing == findings.errors.len();
+    let errors: Vec<String> = findings.errors.into_iter().map(|(_, text)| text).take(MOST).collect();
+    Err(Refusal {
+        reason,
+        message: errors.join("; "),
+        compatibility: Compatibility { compatible: false, errors, warnings: all_warnings },
+        may_pass,
+    })
+}
+
+impl Plan {
+    /// The verdict on a plan that can be carried out.
+    pub fn compatibility(&self) -> Compatibility {
+        let warnings = self
+            .warnings
+            .iter()
+            .chain(self.components.iter().flat_map(|component| &component.warnings))
+            .take(MOST)
+            .cloned()
+            .collect();
+        Compatibility { compatible: true, errors: Vec::new(), warnings }
+    }
+}
+
+/// The components that are meant, each with where it goes.
+fn select<'a>(
+    restore: &Restore,
+    snapshot: &'a Snapshot,
+    findings: &mut Findings,
+) -> Vec<(&'a SnapshotComponent, RestoreVolume)> {
+    let present = snapshot.status.as_ref().map(|status| status.components.as_slice()).unwrap_or_default();
+    let known = |name: &str| present.iter().any(|component| component.name == name);
+    let listed = || present.iter().map(|component| component.name.as_str()).collect::<Vec<_>>().join(", ");
+    let entries = restore.spec.volumes.iter().map(|volume| &volume.component);
+    for name in restore.spec.components.iter().chain(entries).collect::<BTreeSet<_>>() {
+        if !known(name) {
+            let text = format!("the Snapshot has no component {name}; it has: {}", listed());
+            findings.error(Reason::ComponentNotFound, text);
+        }
+    }
+    let wanted = &restore.spec.components;
+    let selected: Vec<_> = present
+        .iter()
+        .filter(|component| wanted.is_empty() || wanted.contains(&component.name))
+        .map(|component| (component, wish(restore, &component.name)))
+        .collect();
+    if selected.is_empty() && findings.errors.is_empty() {
+        findings.error(
+            Reason::NothingSelected,
+            "the Snapshot holds no component, so there is nothing to restore",
+        );
+    }
+    selected
+}
+
+fn plan_component(
+    restore: &Restore,
+    facts: &Facts,
+    component: &SnapshotComponent,
+    wish: RestoreVolume,
+    claim: String,
+    workloads: &mut BTreeSet<WorkloadId>,
+    findings: &mut Findings,
+) -> Option<PlannedComponent> {
+    let errors_before = findings.errors.len();
+    let Some(object) = facts.claims.iter().find(|object| object.name_any() == claim) else {
+        findings.error(Reason::TargetNotFound, not_there(&claim, component));
+        return None;
+    };
+    let view = ClaimView::new(object, &facts.classes);
+    let mut warnings = check_target(&view, component, &wish, findings);
+
+    let pods = active_pods(&facts.inventory.pods, &claim);
+    let users = facts.inventory.users_of(&claim);
+    for other in &users.others {
+        let text = format!(
+            "the claim {claim} is used by {other}, which cannot be scaled to 0: delete the pod or what owns it, then \
+             make another Restore"
+        );
+        findings.error(Reason::ClaimInUse, text);
+    }
+    if restore.spec.quiesce == Quiesce::None && !pods.is_empty() && users.others.is_empty() {
+        let names: Vec<String> = pods.iter().map(|pod| format!("Pod/{}", pod.name_any())).collect();
+        let text = format!(
+            "the claim {claim} is used by {} and spec.quiesce is None: stop them, or set quiesce to Auto",
+            names.join(", ")
+        );
+        findings.error(Reason::ClaimInUse, text);
+    }
+    if let Err(error) = place(&view, &pods, &facts.attachments, &facts.nodes) {
+        findings.error(Reason::Unschedulable, format!("claim {claim}: {error}"));
+    }
+    let model = facts.inventory.model_pod(&claim);
+    let choice = choose_identity(
+        restore.spec.run_as,
+        Access::Write,
+        &claim,
+        model.as_ref(),
+        root_allowed(&facts.namespace),
+    )
+    .map_err(|error| findings.error(Reason::RootNotAllowed, error.to_string()))
+    .ok();
+    let consumers: Vec<String> = users.scalable.iter().take(MOST).map(ToString::to_string).collect();
+    if restore.spec.quiesce == Quiesce::Auto {
+        workloads.extend(users.scalable);
+    }
+    let choice = choice?;
+    if findings.errors.len() > errors_before {
+        return None;
+    }
+    warnings.extend(choice.limits.map(|limits| format!("{claim}: {limits}")));
+    let out_of_sight = view.is_one_pod_only() && !pods.is_empty();
+    if out_of_sight && restore.spec.dry_run {
+        warnings.push(format!("{claim}: ReadWriteOncePod and in use, so a dry run cannot compare its files"));
+    }
+    warnings.truncate(MOST);
+    Some(PlannedComponent {
+        wish,
+        snapshot_id: component.snapshot_id.clone(),
+        size: component.size,
+        files: component.files,
+        identity: choice.identity,
+        consumers,
+        warnings,
+        empty: view.binding() == Binding::WaitsForConsumer,
+        out_of_sight,
+        claim,
+    })
+}
+
+/// What to make when the target is missing.
+fn not_there(claim: &str, component: &SnapshotComponent) -> String {
+    let capacity =
+        component.source.capacity.as_ref().map_or("the size it had", |quantity| quantity.0.as_str());
+    let class = component.source.storage_class.as_deref().unwrap_or("(default)");
+    format!(
+        "there is no claim {claim} to restore {} to: create it (it had {capacity}, storage class {class}), or name \
+         another one in spec.volumes",
+        component.name
+    )
+}
+
+/// Whether a claim can take a component. Returns what is different, but can be done.
+fn check_target(
+    view: &ClaimView<'_>,
+    component: &SnapshotComponent,
+    wish: &RestoreVolume,
+    findings: &mut Findings,
+) -> Vec<String> {
+    let claim = view.name();
+    let mut warnings = Vec::new();
+    if view.is_terminating() {
+        let text = format!("the claim {claim} is being deleted; wait until it is gone and make it anew");
+        findings.error(Reason::TargetNotFound, text);
+        return warnings;
+    }
+    if view.is_block() {
+        let text =
+            format!("the claim {claim} is a block device (volumeMode Block), and only files can be restored");
+        findings.error(Reason::Incompatible, text);
+    }
+    match view.binding() {
+        Binding::Bound | Binding::WaitsForConsumer => {}
+        Binding::Lost => {
+            let text = format!("the claim {claim} has lost its volume; delete it and make it anew");
+            findings.error(Reason::TargetNotBound, text);
+        }
+        Binding::Pending => {
+            let text = format!(
+                "the claim {claim} is not bound; `kubectl describe pvc {claim}` says what it waits for"
+            );
+            findings.error(Reason::TargetNotBound, text);
+            findings.passing += 1;
+        }
+    }
+    let capacity = view.capacity().and_then(quantity_bytes);
+    let whole = wish.paths.as_ref().is_none_or(|paths| paths.include.is_empty() && paths.exclude.is_empty());
+    match (capacity, component.size) {
+        (Some(capacity), Some(size)) if whole && capacity < size => {
+            let text = format!(
+                "the claim {claim} is too small: it has {}, and {} holds {}; make the claim larger, or restore to \
+                 another one",
+                bytes(capacity),
+                component.name,
+                bytes(size)
+            );
+            findings.error(Reason::TargetTooSmall, text);
+        }
+        (Some(capacity), _) => {
+            let had = component.source.capacity.as_ref().and_then(quantity_bytes);
+            if had.is_some_and(|had| capacity < had) {
+                warnings.push(format!("{claim}: the claim is smaller than the one that was saved"));
+            }
+        }
+        (None, _) => {}
+    }
+    if component.source.storage_class.as_deref().is_some_and(|class| view.storage_class() != Some(class)) {
+        warnings.push(format!(
+            "{claim}: the storage class is {}, and was {} when it was saved",
+            view.storage_class().unwrap_or("(none)"),
+            component.source.storage_class.as_deref().unwrap_or_default()
+        ));
+    }
+    let missing: Vec<&str> = component
+        .source
+        .access_modes
+        .iter()
+        .map(String::as_str)
+        .filter(|mode| !view.access_modes().iter().any(|has| has == mode))
+        .collect();
+    if !missing.is_empty() {
+        warnings.push(format!("{claim}: the claim lacks the access mode {} it had", missing.join(", ")));
+    }
+    warnings
+}
+
+/// Whether every workload may be scaled: known now, so that none is scaled in vain.
+fn check_workloads(
+    restore: &Restore,
+    facts: &Facts,
+    workloads: &BTreeSet<WorkloadId>,
+    findings: &mut Findings,
+) {
+    let run = restore.uid().unwrap_or_default();
+    for workload in workloads.iter().filter_map(|id| facts.inventory.workload(id)) {
+        if let Hold::Refuse(why) = hold(workload, &run) {
+            findings.error(quiesce::apply::reason(why), explain(&workload.id, why));
+        }
+        if let Some(owner) = &workload.owner {
+            findings.warnings.push(format!(
+                "{} belongs to {}/{}, which may scale it up again meanwhile: stop that first",
+                workload.id, owner.kind, owner.name
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;

@@ -1,0 +1,227 @@
+use super::*;
+use crate::quiesce::WorkloadKind;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Node, Pod};
+
+fn restore(spec: &str) -> Restore {
+    serde_saphyr::from_str(&format!("{{metadata: {{name: r, namespace: shop, uid: run}}, spec: {spec}}}"))
+        .unwrap()
+}
+
+fn validate(restore: &Restore, facts: &Facts) -> Result<Plan, Refusal> {
+    super::validate(restore, &snapshot(), facts)
+}
+
+const ALL: &str = "{from: {snapshotRef: {name: s}}}";
+
+fn facts() -> Facts {
+    let nodes: Vec<Node> = serde_saphyr::from_str(
+        "[{metadata: {name: n1}, status: {conditions: [{type: Ready, status: 'True'}]}}]",
+    )
+    .unwrap();
+    Facts {
+        namespace: serde_saphyr::from_str("{metadata: {name: shop}}").unwrap(),
+        claims: serde_saphyr::from_str(
+            r"
+- metadata: {name: data}
+  spec: {accessModes: [ReadWriteOnce], storageClassName: fast, volumeName: v1}
+  status: {phase: Bound, capacity: {storage: 1Gi}}
+- metadata: {name: logs}
+  spec: {accessModes: [ReadWriteOnce], storageClassName: fast, volumeName: v2}
+  status: {phase: Bound, capacity: {storage: 1Gi}}
+",
+        )
+        .unwrap(),
+        classes: serde_saphyr::from_str(
+            "[{metadata: {name: local}, provisioner: x, volumeBindingMode: WaitForFirstConsumer}]",
+        )
+        .unwrap(),
+        inventory: Inventory::default(),
+        nodes: NodeStates::new(&nodes),
+        attachments: vec![],
+    }
+}
+
+fn snapshot() -> Snapshot {
+    serde_saphyr::from_str(r"
+metadata: {name: s, namespace: shop}
+spec:
+  repositoryRef: {name: main}
+  time: '2026-11-20T02:00:00Z'
+  backup: {name: b, uid: u}
+  cluster: c
+  namespace: shop
+status:
+  complete: true
+  components:
+    - {name: volume/data, snapshotId: aa, size: 1000, files: 3, source: {claim: data, capacity: 1Gi, storageClass: fast, accessModes: [ReadWriteOnce]}}
+    - {name: volume/logs, snapshotId: bb, size: 10, source: {claim: logs}}
+",
+    )
+        .unwrap()
+}
+
+/// A StatefulSet `db` of one pod that uses the claim `data` on `n1`.
+fn with_database(mut facts: Facts, set_extra: &str) -> Facts {
+    let pods: Vec<Pod> = serde_saphyr::from_str(
+        r"
+- metadata:
+    name: db-0
+    ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: db, uid: db-uid, controller: true}]
+  spec:
+    nodeName: n1
+    containers: [{name: db, securityContext: {runAsUser: 999}, volumeMounts: [{name: d, mountPath: /d}]}]
+    volumes: [{name: d, persistentVolumeClaim: {claimName: data}}]
+  status: {phase: Running}
+",
+    )
+    .unwrap();
+    let sets: Vec<StatefulSet> = serde_saphyr::from_str(&format!(
+        "[{{metadata: {{name: db, uid: db-uid}}, spec: {{replicas: 1, selector: {{}}, template: {{}} {set_extra}}}}}]"
+    ))
+    .unwrap();
+    facts.inventory = Inventory::new(pods, &Vec::<Deployment>::new(), &sets, &Vec::<ReplicaSet>::new());
+    facts
+}
+
+fn reason(restore: &Restore, facts: &Facts) -> (Reason, String) {
+    let refusal = validate(restore, facts).unwrap_err();
+    assert!(!refusal.compatibility.compatible);
+    (refusal.reason, refusal.message)
+}
+
+#[test]
+fn everything_goes_back_to_its_own_claim_by_default() {
+    let plan = validate(&restore(ALL), &facts()).unwrap();
+    let goes: Vec<_> = plan
+        .components
+        .iter()
+        .map(|c| (c.wish.component.as_str(), c.claim.as_str(), c.snapshot_id.as_str()))
+        .collect();
+    assert_eq!(goes, [("volume/data", "data", "aa"), ("volume/logs", "logs", "bb")]);
+    assert!(plan.components.iter().all(|c| c.wish.verify && !c.wish.delete_extra));
+    assert!(plan.workloads.is_empty());
+}
+
+#[test]
+fn consumers_are_planned_to_be_scaled_and_lend_their_identity() {
+    let plan = validate(&restore(ALL), &with_database(facts(), "")).unwrap();
+    let db = WorkloadId { kind: WorkloadKind::StatefulSet, name: "db".into() };
+    assert_eq!(plan.workloads, BTreeSet::from([db]));
+    let data = plan.components.first().unwrap();
+    assert_eq!(
+        (data.identity.uid, data.consumers.as_slice()),
+        (999, ["StatefulSet/db".to_owned()].as_slice())
+    );
+}
+
+#[test]
+fn a_component_can_go_to_another_claim() {
+    let spec = r"{from: {snapshotRef: {name: s}}, components: [volume/data], volumes: [{component: volume/data, to: {existingClaim: {name: logs}}}]}";
+    let plan = validate(&restore(spec), &facts()).unwrap();
+    let only = plan.components.first().unwrap();
+    assert_eq!(only.claim, "logs");
+    assert_eq!(plan.components.len(), 1);
+}
+
+#[test]
+fn a_selection_that_matches_nothing_is_refused() {
+    let (found, message) =
+        reason(&restore("{from: {snapshotRef: {name: s}}, components: [volume/x]}"), &facts());
+    assert_eq!(found, Reason::ComponentNotFound);
+    assert!(message.contains("volume/data, volume/logs"), "{message}");
+    let mut empty = snapshot();
+    empty.status.as_mut().unwrap().components.clear();
+    let refusal = super::validate(&restore(ALL), &empty, &facts()).unwrap_err();
+    assert_eq!(refusal.reason, Reason::NothingSelected);
+}
+
+#[test]
+fn two_components_never_go_to_one_claim() {
+    let spec = "{from: {snapshotRef: {name: s}}, volumes: [{component: volume/data, to: {existingClaim: {name: logs}}}]}";
+    assert_eq!(reason(&restore(spec), &facts()).0, Reason::Incompatible);
+}
+
+#[test]
+fn a_missing_target_says_what_to_make() {
+    let mut facts = facts();
+    facts.claims.retain(|claim| claim.name_any() != "data");
+    let (found, message) = reason(&restore(ALL), &facts);
+    assert_eq!(found, Reason::TargetNotFound);
+    assert!(message.contains("1Gi") && message.contains("fast"), "{message}");
+}
+
+#[test]
+fn a_target_that_is_too_small_is_refused_unless_only_some_files_are_wanted() {
+    let mut large = snapshot();
+    large.status.as_mut().unwrap().components.first_mut().unwrap().size = Some(2 << 30);
+    let refusal = super::validate(&restore(ALL), &large, &facts()).unwrap_err();
+    assert_eq!(refusal.reason, Reason::TargetTooSmall);
+    let spec = r"{from: {snapshotRef: {name: s}}, volumes: [{component: volume/data, to: {existingClaim: {name: data}}, paths: {include: [a]}}]}";
+    assert!(super::validate(&restore(spec), &large, &facts()).is_ok());
+}
+
+#[test]
+fn targets_that_cannot_be_mounted_are_refused() {
+    for (change, expected, may_pass) in [
+        ("{spec: {volumeMode: Block, volumeName: v}, status: {phase: Bound}}", Reason::Incompatible, false),
+        ("{spec: {volumeName: v}, status: {phase: Lost}}", Reason::TargetNotBound, false),
+        ("{spec: {storageClassName: none}, status: {phase: Pending}}", Reason::TargetNotBound, true),
+    ] {
+        let mut facts = facts();
+        let mut claim: PersistentVolumeClaim = serde_saphyr::from_str(change).unwrap();
+        claim.metadata.name = Some("data".into());
+        *facts.claims.first_mut().unwrap() = claim;
+        let refusal = validate(&restore(ALL), &facts).unwrap_err();
+        assert_eq!(refusal.reason, expected, "{change}");
+        assert_eq!(refusal.may_pass(), may_pass, "{change}");
+    }
+}
+
+#[test]
+fn a_claim_that_waits_for_its_first_consumer_can_be_restored_to() {
+    let mut facts = facts();
+    let mut claim: PersistentVolumeClaim = serde_saphyr::from_str(
+        "{spec: {storageClassName: local, resources: {requests: {storage: 1Gi}}}, status: {phase: Pending}}",
+    )
+    .unwrap();
+    claim.metadata.name = Some("data".into());
+    *facts.claims.first_mut().unwrap() = claim;
+    let plan = validate(&restore(ALL), &facts).unwrap();
+    assert!(plan.components.first().unwrap().empty);
+    assert!(plan.compatibility().warnings.iter().any(|warning| warning.contains("storage class is local")));
+}
+
+#[test]
+fn a_pod_that_cannot_be_scaled_away_is_named() {
+    let mut facts = with_database(facts(), "");
+    facts.inventory.pods.first_mut().unwrap().metadata.owner_references = None;
+    let (found, message) = reason(&restore(ALL), &facts);
+    assert_eq!(found, Reason::ClaimInUse);
+    assert!(message.contains("Pod/db-0"), "{message}");
+}
+
+#[test]
+fn without_quiesce_a_claim_in_use_is_refused() {
+    let spec = "{from: {snapshotRef: {name: s}}, quiesce: None}";
+    let (found, message) = reason(&restore(spec), &with_database(facts(), ""));
+    assert_eq!(found, Reason::ClaimInUse);
+    assert!(message.contains("db-0"), "{message}");
+    assert!(validate(&restore(spec), &facts()).unwrap().workloads.is_empty());
+}
+
+#[test]
+fn a_set_that_deletes_its_claims_when_scaled_is_refused() {
+    let facts = with_database(facts(), ", persistentVolumeClaimRetentionPolicy: {whenScaled: Delete}");
+    let (found, message) = reason(&restore(ALL), &facts);
+    assert_eq!(found, Reason::ClaimsDeletedOnScale);
+    assert!(message.contains("StatefulSet/db") && message.contains("Retain"), "{message}");
+}
+
+#[test]
+fn all_errors_are_told_at_once() {
+    let mut facts = with_database(facts(), ", persistentVolumeClaimRetentionPolicy: {whenScaled: Delete}");
+    facts.claims.retain(|claim| claim.name_any() != "logs");
+    let refusal = validate(&restore(ALL), &facts).unwrap_err();
+    assert_eq!(refusal.compatibility.errors.len(), 2, "{:?}", refusal.compatibility.errors);
+}

@@ -1,0 +1,97 @@
+//! Runners that were stopped on a node that does not answer: their pods stay for ever, because nobody there confirms
+//! that they have ended. A Backup only reads its claim, so it goes on without them. A Restore writes, and waits.
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{Client, ResourceExt};
+
+use jiff::Timestamp;
+
+use super::stop::abandoned;
+use crate::backup::dereference::list_cluster;
+use crate::jobs::{JobView, RunKind, RunRef};
+use crate::kubernetes::RequestError;
+use crate::volumes::NodeStates;
+use crate::volumes::consumers::{is_over, node_of};
+
+/// Takes the lost pods of a Backup out of its stopped Jobs and out of the pods whose Job is gone. Asks for the nodes
+/// only when a pod should have ended by now and has not.
+pub async fn leave_behind(
+    client: &Client,
+    run: &RunRef,
+    views: &mut [JobView],
+    orphans: &mut Vec<Pod>,
+    now: Timestamp,
+) -> Result<(), RequestError> {
+    let stopped = || views.iter().filter(|view| is_stopped(view)).flat_map(|view| &view.pods);
+    if run.kind != RunKind::Backup || !stopped().chain(orphans.iter()).any(|pod| is_late(pod, now)) {
+        return Ok(());
+    }
+    let nodes = NodeStates::new(&list_cluster::<Node>(client).await?);
+    for view in views.iter_mut().filter(|view| is_stopped(view)) {
+        view.pods.retain(|pod| !is_lost(pod, &nodes, now));
+    }
+    orphans.retain(|pod| !is_lost(pod, &nodes, now));
+    Ok(())
+}
+
+/// What a stopped Job still waits for: its pod, the node of it, and what to do about a node that is gone.
+pub fn wait_for(view: &JobView) -> Option<String> {
+    let pod = view.pods.iter().find(|pod| !is_over(pod))?;
+    let node = node_of(pod).unwrap_or("(none)");
+    Some(format!(
+        "waits until the pod {} on the node {node} has stopped; if that node is gone for good, delete its Node object",
+        pod.name_any()
+    ))
+}
+
+fn is_stopped(view: &JobView) -> bool {
+    abandoned(view).is_some() || view.is_being_deleted()
+}
+
+/// It was told to end, and its grace period is over.
+fn is_late(pod: &Pod, now: Timestamp) -> bool {
+    !is_over(pod) && pod.metadata.deletion_timestamp.as_ref().is_some_and(|by| by.0 < now)
+}
+
+fn is_lost(pod: &Pod, nodes: &NodeStates, now: Timestamp) -> bool {
+    is_late(pod, now) && node_of(pod).is_some_and(|node| !nodes.is_ready(node))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_pod_that_should_have_ended_on_a_node_that_is_not_ready_is_lost() {
+        let nodes: Vec<Node> = serde_saphyr::from_str(
+            r"
+- {metadata: {name: good}, status: {conditions: [{type: Ready, status: 'True'}]}}
+- {metadata: {name: dead}, status: {conditions: [{type: Ready, status: Unknown}]}}
+",
+        )
+        .unwrap();
+        let nodes = NodeStates::new(&nodes);
+        let lost = |node: &str, phase: &str, now: &str| {
+            let pod: Pod = serde_saphyr::from_str(&format!(
+                "{{metadata: {{name: p, deletionTimestamp: '2026-11-20T02:00:30Z'}}, spec: {{nodeName: {node}, \
+                 containers: []}}, status: {{phase: {phase}}}}}"
+            ))
+            .unwrap();
+            is_lost(&pod, &nodes, now.parse().unwrap())
+        };
+        assert!(lost("dead", "Running", "2026-11-20T02:01:00Z"));
+        assert!(lost("gone", "Running", "2026-11-20T02:01:00Z"));
+        assert!(!lost("good", "Running", "2026-11-20T02:01:00Z"), "its kubelet will end it");
+        assert!(!lost("dead", "Running", "2026-11-20T02:00:10Z"), "it has its grace period");
+        assert!(!lost("dead", "Failed", "2026-11-20T02:01:00Z"), "it has ended");
+    }
+
+    #[test]
+    fn a_pod_that_nobody_told_to_end_is_not_lost() {
+        let pod: Pod = serde_saphyr::from_str(
+            "{metadata: {name: p}, spec: {nodeName: dead, containers: []}, status: {phase: Running}}",
+        )
+        .unwrap();
+        assert!(!is_lost(&pod, &NodeStates::default(), Timestamp::MAX));
+    }
+}

@@ -1,0 +1,94 @@
+//! Writing Snapshot objects. The only writer.
+
+use holdfast_api::{Repository, Snapshot, SnapshotStatus};
+use kube::ResourceExt;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+
+use super::build;
+use super::validate::{self, Changes, Namesake, RecoveryPoint};
+use crate::context::Ctx;
+use crate::kubernetes::{self, Created, RequestError};
+
+/// Makes the Snapshot of a recovery point, or brings the one that is there up to date. It is in the namespace of
+/// its Repository. `None` when another Repository has the same data and mirrors it already.
+pub async fn publish(
+    ctx: &Ctx,
+    repository: &Repository,
+    point: &RecoveryPoint,
+) -> Result<Option<Snapshot>, RequestError> {
+    let wanted = build::snapshot(repository, point);
+    let namespace = wanted.namespace().unwrap_or_default();
+    let mut snapshot = match kubernetes::create(&ctx.client, &wanted).await? {
+        Created::New(snapshot) => snapshot,
+        Created::Existing(snapshot) => {
+            let other = &snapshot.spec.repository_ref.name;
+            let other = kubernetes::get::<Repository>(&ctx.client, &namespace, other).await?;
+            match validate::namesake(&snapshot, &wanted, other.is_some()) {
+                Namesake::Ours => snapshot,
+                Namesake::Theirs => return Ok(None),
+                Namesake::Outdated => {
+                    let (name, uid) = (snapshot.name_any(), snapshot.uid());
+                    kubernetes::delete::<Snapshot>(&ctx.client, &namespace, &name, uid.as_deref()).await?;
+                    kubernetes::create(&ctx.client, &wanted).await?.into_inner()
+                }
+            }
+        }
+    };
+    let status = build::status(point, snapshot.status.as_ref());
+    if let Some(written) = write_status(ctx, &snapshot, &status).await? {
+        snapshot = written;
+    }
+    Ok(Some(snapshot))
+}
+
+/// Brings the Snapshot objects of a repository in line with what it holds; how many there are then.
+pub async fn mirror(ctx: &Ctx, repository: &Repository, changes: &Changes) -> Result<usize, RequestError> {
+    let mut total = changes.total;
+    for point in &changes.publish {
+        if publish(ctx, repository, point).await?.is_none() {
+            total = total.saturating_sub(1);
+        }
+    }
+    for snapshot in &changes.remove {
+        let namespace = snapshot.namespace().unwrap_or_default();
+        let (name, uid) = (snapshot.name_any(), snapshot.uid());
+        kubernetes::delete::<Snapshot>(&ctx.client, &namespace, &name, uid.as_deref()).await?;
+    }
+    Ok(total)
+}
+
+/// Writes the status, unless it is there already. Content and condition are written by different hands, so each
+/// write goes under the version that was read.
+pub async fn write_status(
+    ctx: &Ctx,
+    snapshot: &Snapshot,
+    status: &SnapshotStatus,
+) -> Result<Option<Snapshot>, RequestError> {
+    if snapshot.status.as_ref() == Some(status) {
+        return Ok(None);
+    }
+    let (namespace, name) = (snapshot.namespace().unwrap_or_default(), snapshot.name_any());
+    let body = json!({
+        "apiVersion": format!("{}/{}", holdfast_api::GROUP, holdfast_api::VERSION),
+        "kind": "Snapshot",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "uid": snapshot.uid(),
+            "resourceVersion": snapshot.resource_version(),
+        },
+        "status": status,
+    });
+    Api::<Snapshot>::namespaced(ctx.client.clone(), &namespace)
+        .patch_status(&name, &PatchParams::apply(kubernetes::MANAGER).force(), &Patch::Apply(&body))
+        .await
+        .map(Some)
+        .map_err(|source| RequestError {
+            verb: "write the status of",
+            kind: "Snapshot".into(),
+            namespace,
+            name,
+            source: Box::new(source),
+        })
+}

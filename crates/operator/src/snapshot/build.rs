@@ -1,0 +1,62 @@
+//! How a recovery point looks as a Snapshot object. Pure.
+
+use std::collections::BTreeMap;
+
+use holdfast_api::refs::LocalRef;
+use holdfast_api::{Repository, Snapshot, SnapshotSpec, SnapshotStatus, names};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::ResourceExt;
+
+use super::validate::RecoveryPoint;
+
+/// Name of the object.
+pub(super) fn name(point: &RecoveryPoint) -> String {
+    names::snapshot_name(&point.backup.name, &point.backup.uid)
+}
+
+/// The object, without its status.
+pub(super) fn snapshot(repository: &Repository, point: &RecoveryPoint) -> Snapshot {
+    let name = name(point);
+    let repository_name = repository.name_any();
+    let mut snapshot = Snapshot::new(
+        &name,
+        SnapshotSpec {
+            repository_ref: LocalRef::new(&repository_name),
+            time: Time(point.time),
+            backup: point.backup.clone(),
+            cluster: point.cluster.clone(),
+            namespace: point.namespace.clone(),
+        },
+    );
+    snapshot.metadata = ObjectMeta {
+        name: Some(name),
+        namespace: repository.namespace(),
+        labels: Some(BTreeMap::from([
+            (names::LABEL_MANAGED_BY.to_owned(), names::MANAGED_BY.to_owned()),
+            (names::LABEL_REPOSITORY.to_owned(), names::label_value(&repository_name)),
+        ])),
+        // No owner: a Snapshot whose Repository is gone says so, and tells what could be brought back.
+        ..ObjectMeta::default()
+    };
+    snapshot
+}
+
+/// What its status says about its content; what else stands there stays.
+pub(super) fn status(point: &RecoveryPoint, before: Option<&SnapshotStatus>) -> SnapshotStatus {
+    SnapshotStatus {
+        complete: Some(point.complete),
+        total_size: point
+            .components
+            .iter()
+            .map(|component| component.size)
+            .try_fold(0_u64, |sum, size| size.map(|size| sum.saturating_add(size))),
+        components: point.components.clone(),
+        ..before.cloned().unwrap_or_default()
+    }
+}
+
+/// Whether the object is what the recovery point makes of it.
+pub(super) fn is_up_to_date(repository: &Repository, point: &RecoveryPoint, current: &Snapshot) -> bool {
+    current.spec == snapshot(repository, point).spec
+        && current.status.as_ref().is_some_and(|before| status(point, Some(before)) == *before)
+}

@@ -1,0 +1,195 @@
+use std::collections::BTreeSet;
+
+use holdfast_api::tags::{ComponentSet, RunTags, VolumeTags};
+use holdfast_protocol::spec::SnapshotRow;
+use jiff::Timestamp;
+
+use super::*;
+
+fn tags(run_uid: &str, component: &str, set: &[&str]) -> RunTags {
+    RunTags {
+        cluster: "prod".into(),
+        cluster_uid: "k".into(),
+        namespace: "shop".into(),
+        run: "daily".into(),
+        run_uid: run_uid.into(),
+        run_start: "2026-11-20T02:00:00Z".parse().unwrap(),
+        component: component.into(),
+        components: ComponentSet::of(set.iter().copied()),
+        volume: VolumeTags { capacity: Some("1Gi".into()), ..VolumeTags::default() },
+    }
+}
+
+fn row(id: &str, tags: Vec<String>) -> SnapshotRow {
+    SnapshotRow {
+        id: id.repeat(64).chars().take(64).collect(),
+        time: "2026-11-20T02:00:00Z".into(),
+        host: "shop".into(),
+        paths: vec!["/data/data".into()],
+        tags,
+        files: Some(3),
+        bytes: Some(10),
+    }
+}
+
+fn repository() -> Repository {
+    serde_saphyr::from_str(
+        "
+apiVersion: holdfast.dev/v1alpha1
+kind: Repository
+metadata: {name: main, namespace: shop, uid: r1}
+spec: {storageRef: {name: offsite}}
+",
+    )
+    .unwrap()
+}
+
+/// The object as it stands in the cluster after `publish`.
+fn mirrored(point: &RecoveryPoint, created: &str) -> Snapshot {
+    let mut snapshot = build::snapshot(&repository(), point);
+    snapshot.status = Some(build::status(point, None));
+    snapshot.metadata.creation_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(created.parse().unwrap()));
+    snapshot
+}
+
+const BOTH: [&str; 2] = ["volume/a", "volume/b"];
+
+fn listed() -> Timestamp {
+    "2026-11-20T03:00:00Z".parse().unwrap()
+}
+
+#[test]
+fn components_of_a_run_become_one_recovery_point() {
+    let rows = [
+        row("b", tags("u1", "volume/b", &BOTH).to_tags()),
+        row("a", tags("u1", "volume/a", &BOTH).to_tags()),
+        row("c", tags("u2", "volume/a", &BOTH).to_tags()),
+        row("d", vec!["somebody's".into()]),
+        row("e", vec!["holdfast.dev/format=9".into()]),
+    ];
+    let listing = points(&rows);
+    assert_eq!((listing.points.len(), listing.foreign, listing.unreadable.len()), (2, 1, 1));
+    let [whole, half] = listing.points.as_slice() else { panic!() };
+    assert!(whole.complete && !half.complete);
+    let names: Vec<_> = whole.components.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, BOTH);
+    let first = &whole.components[0];
+    assert_eq!((first.size, first.source.claim.as_deref()), (Some(10), Some("a")));
+    assert_eq!(first.source.capacity.as_ref().unwrap().0, "1Gi");
+    assert!(listing.unreadable[0].starts_with("eeeeeeee: "), "{}", listing.unreadable[0]);
+}
+
+#[test]
+fn a_component_that_is_there_twice_counts_once() {
+    let rows = [
+        row("a", tags("u1", "volume/a", &["volume/a"]).to_tags()),
+        row("b", tags("u1", "volume/a", &["volume/a"]).to_tags()),
+    ];
+    let listing = points(&rows);
+    assert_eq!(listing.points[0].components.len(), 1);
+    assert!(listing.points[0].complete);
+}
+
+#[test]
+fn runs_that_disagree_about_their_parts_are_not_complete() {
+    let rows = [
+        row("a", tags("u1", "volume/a", &BOTH).to_tags()),
+        row("b", tags("u1", "volume/b", &["volume/a", "volume/b", "volume/c"]).to_tags()),
+    ];
+    assert!(!points(&rows).points[0].complete);
+}
+
+#[test]
+fn tags_that_no_object_could_hold_are_told_and_stop_nothing() {
+    let mut long = tags("u1", "volume/a", &["volume/a"]);
+    long.run = "x".repeat(300);
+    let rows = [row("a", long.to_tags()), row("b", tags("u2", "volume/a", &["volume/a"]).to_tags())];
+    let listing = points(&rows);
+    assert_eq!((listing.points.len(), listing.unreadable.len()), (1, 1));
+    assert!(listing.unreadable[0].contains("run"), "{}", listing.unreadable[0]);
+}
+
+#[test]
+fn deleted_mirrors_come_back_and_good_ones_are_left_alone() {
+    let rows = [
+        row("a", tags("u1", "volume/a", &["volume/a"]).to_tags()),
+        row("b", tags("u2", "volume/a", &["volume/a"]).to_tags()),
+    ];
+    let found = points(&rows).points;
+    let kept = mirrored(&found[0], "2026-11-20T02:01:00Z");
+    let changes = changes(&repository(), found.clone(), vec![kept], &BTreeSet::new(), listed());
+    assert_eq!((changes.publish, changes.remove.len(), changes.total), (vec![found[1].clone()], 0, 2));
+}
+
+#[test]
+fn mirrors_of_what_is_gone_go_unless_they_are_newer_than_the_listing() {
+    let point = points(&[row("a", tags("u1", "volume/a", &["volume/a"]).to_tags())]).points.remove(0);
+    let old = mirrored(&point, "2026-11-20T02:01:00Z");
+    let gone = changes(&repository(), Vec::new(), vec![old.clone()], &BTreeSet::new(), listed());
+    assert_eq!((gone.remove.len(), gone.total), (1, 0));
+    let new = mirrored(&point, "2026-11-20T03:00:01Z");
+    let kept = changes(&repository(), Vec::new(), vec![new], &BTreeSet::new(), listed());
+    assert_eq!((kept.remove.len(), kept.total), (0, 1));
+    let running = BTreeSet::from(["u1".to_owned()]);
+    let kept = changes(&repository(), Vec::new(), vec![old], &running, listed());
+    assert_eq!((kept.remove.len(), kept.total), (0, 1));
+}
+
+#[test]
+fn the_unfinished_recovery_point_of_a_running_backup_is_left_to_it() {
+    let found = points(&[row("a", tags("u1", "volume/a", &BOTH).to_tags())]).points;
+    let running = BTreeSet::from(["u1".to_owned()]);
+    let changes = changes(&repository(), found, Vec::new(), &running, listed());
+    assert_eq!((changes.publish.len(), changes.total), (0, 0));
+}
+
+#[test]
+fn a_mirror_with_other_content_or_of_another_name_is_brought_up_to_date() {
+    let point = points(&[row("a", tags("u1", "volume/a", &["volume/a"]).to_tags())]).points.remove(0);
+    let current = mirrored(&point, "2026-11-20T02:01:00Z");
+    assert!(build::is_up_to_date(&repository(), &point, &current));
+    let mut renamed = repository();
+    renamed.metadata.name = Some("other".into());
+    assert!(!build::is_up_to_date(&renamed, &point, &current));
+    let mut incomplete = current;
+    incomplete.status.as_mut().unwrap().complete = Some(false);
+    assert!(!build::is_up_to_date(&repository(), &point, &incomplete));
+}
+
+#[test]
+fn a_snapshot_says_when_it_cannot_be_restored_from() {
+    let point = points(&[row("a", tags("u1", "volume/a", &["volume/a"]).to_tags())]).points.remove(0);
+    let snapshot = mirrored(&point, "2026-11-20T02:01:00Z");
+    let mut repository = repository();
+    assert!(validate::usable(&snapshot, Some(&repository)).yes);
+    let missing = validate::usable(&snapshot, None);
+    assert_eq!((missing.yes, missing.reason.as_str()), (false, "RepositoryNotFound"));
+    repository.status = Some(serde_saphyr::from_str("phase: Failed").unwrap());
+    assert_eq!(validate::usable(&snapshot, Some(&repository)).reason.as_str(), "RepositoryNotReady");
+    let written = status::with_ready(&snapshot, &missing, listed());
+    assert_eq!(written.components, snapshot.status.unwrap().components, "the content stays");
+}
+
+#[test]
+fn two_repositories_with_the_same_data_do_not_fight_over_the_mirror() {
+    let point = points(&[row("a", tags("u1", "volume/a", &["volume/a"]).to_tags())]).points.remove(0);
+    let theirs = mirrored(&point, "2026-11-20T02:01:00Z");
+    let mut other = repository();
+    other.metadata.name = Some("second".into());
+    let wanted = build::snapshot(&other, &point);
+    assert_eq!(validate::namesake(&theirs, &wanted, true), validate::Namesake::Theirs);
+    assert_eq!(
+        validate::namesake(&theirs, &wanted, false),
+        validate::Namesake::Outdated,
+        "its Repository is gone"
+    );
+    assert_eq!(
+        validate::namesake(&theirs, &build::snapshot(&repository(), &point), true),
+        validate::Namesake::Ours
+    );
+    let mut forged = theirs;
+    forged.spec.cluster = "elsewhere".into();
+    let again = build::snapshot(&repository(), &point);
+    assert_eq!(validate::namesake(&forged, &again, true), validate::Namesake::Outdated);
+}

@@ -1,0 +1,222 @@
+//! From the rows of a repository to recovery points, and from those to what has to change among the Snapshot
+//! objects. Pure. Tags are what somebody wrote into a bucket: everything in them is checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdfast_api::conditions::Reason;
+use holdfast_api::repository::RepositoryPhase;
+use holdfast_api::snapshot::{BackupId, SnapshotComponent, VolumeSource};
+use holdfast_api::tags::{ComponentSet, RunTags};
+use holdfast_api::{MAX_COMPONENTS, Repository, Snapshot, names};
+use holdfast_protocol::spec::SnapshotRow;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::ResourceExt;
+
+use super::build;
+
+/// One run's worth of data in a repository.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecoveryPoint {
+    /// The Backup that made it.
+    pub backup: BackupId,
+    /// When that Backup began.
+    pub time: Timestamp,
+    /// Cluster that it was made in.
+    pub cluster: String,
+    /// Namespace that it was made in.
+    pub namespace: String,
+    /// Every component of the run is there.
+    pub complete: bool,
+    /// The components that are there, by name.
+    pub components: Vec<SnapshotComponent>,
+}
+
+/// What a repository holds.
+#[derive(Debug, Default, PartialEq)]
+pub struct Listing {
+    /// Recovery points made by Holdfast.
+    pub points: Vec<RecoveryPoint>,
+    /// restic snapshots of others, which are left alone.
+    pub foreign: usize,
+    /// restic snapshots that have our tags and cannot be understood, with the reason.
+    pub unreadable: Vec<String>,
+}
+
+/// Groups the rows of a repository by run.
+pub fn points(rows: &[SnapshotRow]) -> Listing {
+    let mut listing = Listing::default();
+    let mut runs: BTreeMap<String, Vec<(RunTags, &SnapshotRow)>> = BTreeMap::new();
+    for row in rows {
+        match RunTags::parse(&row.tags) {
+            Ok(None) => listing.foreign += 1,
+            Err(error) => listing.unreadable.push(format!("{}: {error}", short(&row.id))),
+            Ok(Some(tags)) => match refuse(&tags) {
+                Some(reason) => listing.unreadable.push(format!("{}: {reason}", short(&row.id))),
+                None => runs.entry(tags.run_uid.clone()).or_default().push((tags, row)),
+            },
+        }
+    }
+    listing.points = runs.into_values().filter_map(point).collect();
+    listing.points.sort_by(|a, b| (a.time, &a.backup.uid).cmp(&(b.time, &b.backup.uid)));
+    listing
+}
+
+fn short(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
+}
+
+/// What the schema of a Snapshot would refuse: told here, per row, instead of by an API error for the whole sync.
+fn refuse(tags: &RunTags) -> Option<String> {
+    let bad = |text: &str, limit: usize| text.is_empty() || text.len() > limit;
+    [
+        ("run", &tags.run, 253),
+        ("run-uid", &tags.run_uid, 63),
+        ("cluster", &tags.cluster, 63),
+        ("namespace", &tags.namespace, 63),
+        ("component", &tags.component, 320),
+    ]
+    .into_iter()
+    .find(|(_, text, limit)| bad(text, *limit))
+    .map(|(key, _, limit)| format!("the tag {key} is empty or longer than {limit} bytes"))
+}
+
+fn point(mut members: Vec<(RunTags, &SnapshotRow)>) -> Option<RecoveryPoint> {
+    // A component can be there twice when an attempt was killed at the worst moment; the later one is as good.
+    members.sort_by(|(a, row_a), (b, row_b)| {
+        (&a.component, &row_a.time, &row_a.id).cmp(&(&b.component, &row_b.time, &row_b.id))
+    });
+    let (first, _) = members.first()?;
+    let wanted = first.components.clone();
+    let same_set = members.iter().all(|(tags, _)| tags.components == wanted);
+    let mut point = RecoveryPoint {
+        backup: BackupId { name: first.run.clone(), uid: first.run_uid.clone() },
+        time: first.run_start,
+        cluster: first.cluster.clone(),
+        namespace: first.namespace.clone(),
+        complete: false,
+        components: Vec::new(),
+    };
+    let by_name: BTreeMap<&str, SnapshotComponent> =
+        members.iter().map(|(tags, row)| (tags.component.as_str(), component(tags, row))).collect();
+    let present = ComponentSet::of(by_name.keys().copied());
+    point.complete = same_set && present == wanted && by_name.len() <= MAX_COMPONENTS;
+    point.components = by_name.into_values().take(MAX_COMPONENTS).collect();
+    Some(point)
+}
+
+fn component(tags: &RunTags, row: &SnapshotRow) -> SnapshotComponent {
+    let volume = &tags.volume;
+    SnapshotComponent {
+        name: tags.component.clone(),
+        snapshot_id: row.id.clone(),
+        size: row.bytes,
+        files: row.files,
+        source: VolumeSource {
+            claim: names::claim_of_component(&tags.component).map(str::to_owned),
+            capacity: volume.capacity.clone().map(Quantity),
+            storage_class: volume.storage_class.clone(),
+            access_modes: volume.access_modes.iter().take(4).cloned().collect(),
+            volume_mode: volume.volume_mode.clone(),
+        },
+        ..SnapshotComponent::default()
+    }
+}
+
+/// What has to change among the Snapshot objects of a repository.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// To be made or brought up to date.
+    pub publish: Vec<RecoveryPoint>,
+    /// To be removed: what they mirror is not in the repository any more.
+    pub remove: Vec<Snapshot>,
+    /// How many there are afterwards.
+    pub total: usize,
+}
+
+/// Compares the recovery points of a listing with the Snapshot objects.
+///
+/// `running` are the uids of Backups at work: their recovery points are not finished and are left to them.
+/// Objects made after `listed` (the start of the listing) are newer than it, and are left alone.
+pub fn changes(
+    repository: &Repository,
+    points: Vec<RecoveryPoint>,
+    existing: Vec<Snapshot>,
+    running: &BTreeSet<String>,
+    listed: Timestamp,
+) -> Changes {
+    let mut by_name: BTreeMap<String, Snapshot> = existing.into_iter().map(|s| (s.name_any(), s)).collect();
+    let mut changes = Changes::default();
+    for point in points {
+        if running.contains(&point.backup.uid) {
+            continue;
+        }
+        changes.total += 1;
+        let current = by_name.remove(&build::name(&point));
+        if !current.is_some_and(|current| build::is_up_to_date(repository, &point, &current)) {
+            changes.publish.push(point);
+        }
+    }
+    for (_, snapshot) in by_name {
+        let made = snapshot.creation_timestamp().map(|t| t.0);
+        let newer = made.is_none_or(|made| made >= listed);
+        if newer || running.contains(&snapshot.spec.backup.uid) {
+            changes.total += 1;
+        } else {
+            changes.remove.push(snapshot);
+        }
+    }
+    changes
+}
+
+/// A Snapshot that is there under the name of one to be made.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Namesake {
+    /// It is the one.
+    Ours,
+    /// Another Repository of the namespace leads to the same data and mirrors it. One mirror is enough: two that
+    /// replace each other would do so for ever.
+    Theirs,
+    /// It says what is not so any more, and a spec cannot be changed.
+    Outdated,
+}
+
+pub(super) fn namesake(existing: &Snapshot, wanted: &Snapshot, its_repository_exists: bool) -> Namesake {
+    if existing.spec == wanted.spec {
+        return Namesake::Ours;
+    }
+    let same_repository = existing.spec.repository_ref == wanted.spec.repository_ref;
+    if its_repository_exists && !same_repository { Namesake::Theirs } else { Namesake::Outdated }
+}
+
+/// Whether a Snapshot can be restored from, and why not.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Usable {
+    pub yes: bool,
+    pub reason: Reason,
+    pub message: String,
+}
+
+pub(super) fn usable(snapshot: &Snapshot, repository: Option<&Repository>) -> Usable {
+    let no = |reason, message: String| Usable { yes: false, reason, message };
+    let name = &snapshot.spec.repository_ref.name;
+    let Some(repository) = repository else {
+        return no(
+            Reason::RepositoryNotFound,
+            format!(
+                "Repository {name} does not exist; create it again with the same directory to restore from this"
+            ),
+        );
+    };
+    // A storage that is away for a moment says so itself; a thousand Snapshots need not flicker with it.
+    if repository.status.as_ref().and_then(|status| status.phase) == Some(RepositoryPhase::Failed) {
+        return no(
+            Reason::RepositoryNotReady,
+            format!("Repository {name} cannot be used; its Ready condition says why"),
+        );
+    }
+    if snapshot.status.as_ref().is_none_or(|status| status.components.is_empty()) {
+        return no(Reason::Pending, "what it holds is not written down yet".to_owned());
+    }
+    Usable { yes: true, reason: Reason::Synced, message: "it can be restored from".to_owned() }
+}

@@ -1,0 +1,149 @@
+//! What came back about a storage, into its status. Pure.
+
+use holdfast_api::BackupStorageStatus;
+use holdfast_api::MAX_LISTED_REPOSITORIES;
+use holdfast_api::backup_storage::{FoundRepository, NamespacesFrom, StoragePhase};
+use holdfast_api::conditions::{
+    ConditionType, ConditionUpdate, Reason, find_condition, remove_condition, set_condition,
+};
+use holdfast_protocol::spec::FoundRepository as FoundRow;
+use holdfast_protocol::{Outcome, TaskResult};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::dereference::Facts;
+use super::validate::Step;
+use crate::jobs::Ended;
+
+/// The status after a step, and whether people should be told.
+pub(super) struct Outcomes {
+    pub status: BackupStorageStatus,
+    /// The Ready condition changed to this.
+    pub news: Option<(bool, Reason, String)>,
+}
+
+pub(super) fn status(facts: &Facts, step: &Step) -> Outcomes {
+    let mut status = facts.storage.status.clone().unwrap_or_default();
+    let generation = facts.storage.metadata.generation;
+    status.observed_generation = generation;
+    let verdict = match step {
+        Step::Unusable { reason, message } => Some((StoragePhase::Unavailable, *reason, message.clone())),
+        Step::Judge { ended, .. } => {
+            status.last_validation_time = Some(Time(facts.now));
+            let (phase, reason, message) = judge(ended);
+            if phase == StoragePhase::Ready {
+                take_found(&mut status, ended, facts.found.as_deref());
+            }
+            Some((phase, reason, message))
+        }
+        // A storage that was tried keeps its state while it is tried again.
+        Step::Probe { .. } | Step::Probing { .. } if status.last_validation_time.is_none() => {
+            let waiting = if let Step::Probing { waiting: Some(waiting) } = step {
+                Some(&waiting.message)
+            } else {
+                None
+            };
+            let message = waiting.cloned().unwrap_or_else(|| "the storage is being tried".to_owned());
+            Some((StoragePhase::Pending, Reason::Probing, message))
+        }
+        Step::Probe { .. } | Step::Probing { .. } | Step::Rest { .. } => None,
+    };
+    warnings(facts, &mut status);
+    let mut news = None;
+    if let Some((phase, reason, message)) = verdict {
+        // A message can differ from try to try by a duration or a port; that is no news.
+        let told = find_condition(&status.conditions, ConditionType::Ready).map(|ready| ready.reason.clone());
+        let is_new = status.phase != Some(phase) || told.as_deref() != Some(reason.as_str());
+        status.phase = Some(phase);
+        let update = match phase {
+            StoragePhase::Ready => ConditionUpdate::yes(ConditionType::Ready, reason, message.clone()),
+            StoragePhase::Pending => ConditionUpdate::unknown(ConditionType::Ready, reason, message.clone()),
+            StoragePhase::Unavailable => ConditionUpdate::no(ConditionType::Ready, reason, message.clone()),
+        };
+        set_condition(&mut status.conditions, update, generation, facts.now);
+        if is_new && phase != StoragePhase::Pending {
+            news = Some((phase == StoragePhase::Ready, reason, message));
+        }
+    }
+    Outcomes { status, news }
+}
+
+fn judge(ended: &Ended) -> (StoragePhase, Reason, String) {
+    if ended.verdict().is_some_and(|verdict| verdict.outcome != Outcome::Failed) {
+        let message = "an object was written, read back, listed and deleted".to_owned();
+        return (StoragePhase::Ready, Reason::Validated, message);
+    }
+    let said = ended.reason().unwrap_or_default();
+    let message = ended.message().unwrap_or("the probe left no message; see the log of its pod").to_owned();
+    (StoragePhase::Unavailable, reason(said), message)
+}
+
+/// The condition's reason for a runner's.
+pub(super) fn reason(said: &str) -> Reason {
+    match said {
+        "Auth" => Reason::InvalidCredentials,
+        "AccessDenied" => Reason::AccessDenied,
+        "BucketNotFound" => Reason::BucketNotFound,
+        "Tls" => Reason::UntrustedCertificate,
+        "Unreachable" | "Timeout" | "DeadlineExceeded" => Reason::EndpointUnreachable,
+        "ClockSkew" => Reason::ClockSkew,
+        "ReadOnly" => Reason::ReadOnly,
+        "ForeignContent" | "UnknownMetadata" => Reason::ForeignContent,
+        "OutOfMemory" => Reason::OutOfMemory,
+        _ => Reason::ProbeFailed,
+    }
+}
+
+fn take_found(status: &mut BackupStorageStatus, ended: &Ended, rows: Option<&[FoundRow]>) {
+    if let Some(TaskResult::Probe { repositories, .. }) =
+        ended.verdict().and_then(|verdict| verdict.result.as_ref())
+    {
+        status.repository_count = Some(i64::from(*repositories));
+    }
+    let Some(rows) = rows else { return };
+    status.repositories = rows
+        .iter()
+        .take(MAX_LISTED_REPOSITORIES)
+        .map(|row| FoundRepository {
+            directory: row.directory.clone(),
+            repository_id: None,
+            cluster: row.record.as_ref().map(|record| record.cluster.clone()),
+            namespace: row.record.as_ref().map(|record| record.namespace.clone()),
+            name: row.record.as_ref().map(|record| record.name.clone()),
+        })
+        .collect();
+}
+
+fn warnings(facts: &Facts, status: &mut BackupStorageStatus) {
+    let spec = &facts.storage.spec;
+    let warn = |status: &mut BackupStorageStatus, applies: bool, update: ConditionUpdate| {
+        if applies {
+            set_condition(&mut status.conditions, update, facts.storage.metadata.generation, facts.now);
+        } else {
+            remove_condition(&mut status.conditions, update.condition);
+        }
+    };
+    warn(
+        status,
+        spec.recovery_password_secret_ref.is_none(),
+        ConditionUpdate::yes(
+            ConditionType::NoRecoveryPassword,
+            Reason::NotConfigured,
+            "without spec.recoveryPasswordSecretRef, repositories open only with passwords kept in this cluster: if \
+             the cluster is lost, so is the data; set one and keep a copy elsewhere",
+        ),
+    );
+    warn(
+        status,
+        spec.usage_policy.allowed_namespaces.from != NamespacesFrom::Same,
+        ConditionUpdate::yes(
+            ConditionType::CredentialsNotScoped,
+            Reason::SharedKey,
+            "runs in all admitted namespaces get this storage's one key, which reaches the repositories of all of \
+             them; give namespaces that do not trust each other storages and keys of their own",
+        ),
+    );
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

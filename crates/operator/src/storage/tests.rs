@@ -1,0 +1,222 @@
+use std::time::Duration;
+
+use holdfast_api::BackupStorage;
+use holdfast_api::conditions::find_condition;
+use holdfast_protocol::Verdict;
+use jiff::Timestamp;
+
+use super::super::dereference::Facts;
+use super::super::validate::{Step, validate};
+use super::*;
+use crate::access::{AccessError, Credentials, StorageAccess};
+use crate::context::Attempt;
+use crate::jobs::{End, JobState, JobView, Loss, RunKind, RunRef};
+
+fn storage(policy: &str, recovery: &str) -> BackupStorage {
+    serde_saphyr::from_str(&format!(
+        "
+apiVersion: holdfast.dev/v1alpha1
+kind: BackupStorage
+metadata: {{name: offsite, namespace: backup, uid: s1, generation: 3}}
+spec:
+  backend: {{s3: {{bucket: b, endpoint: 'https://s3.example', credentialsSecretRef: {{name: keys}}}}}}
+  usagePolicy: {{allowedNamespaces: {{from: {policy}}}}}
+  {recovery}
+"
+    ))
+    .unwrap()
+}
+
+fn now() -> Timestamp {
+    "2026-11-20T02:00:00Z".parse().unwrap()
+}
+
+fn facts(storage: BackupStorage) -> Facts {
+    let access = StorageAccess {
+        storage: storage.clone(),
+        location: holdfast_protocol::spec::StorageAccess::S3 {
+            endpoint: "https://s3.example".into(),
+            bucket: "b".into(),
+            prefix: String::new(),
+            region: "us-east-1".into(),
+        },
+        credentials: Credentials::default().with_password(b"a".to_vec()),
+    };
+    Facts {
+        run: RunRef::of(RunKind::BackupStorage, &storage),
+        storage,
+        access: Ok(access),
+        probes: Vec::new(),
+        found: None,
+        attempt: None,
+        period: Duration::from_mins(5),
+        stuck_after: Duration::from_mins(15),
+        now: now(),
+    }
+}
+
+fn ended(end: End) -> Ended {
+    Ended {
+        end,
+        attempts: 1,
+        pod: Some("p".into()),
+        node: None,
+        started: None,
+        finished: None,
+        lock_may_remain: false,
+    }
+}
+
+fn failure(reason: &str) -> Ended {
+    ended(End::Verdict(Box::new(Verdict::failed(reason, format!("it failed: {reason}"), false))))
+}
+
+fn success() -> Ended {
+    let mut verdict = Verdict::failed("", "", false);
+    verdict.outcome = Outcome::Succeeded;
+    verdict.result = Some(TaskResult::Probe { repositories: 1, more: false });
+    ended(End::Verdict(Box::new(verdict)))
+}
+
+fn judge(ended: Ended) -> Step {
+    Step::Judge { ended: Box::new(ended), inputs: String::new() }
+}
+
+fn ready(status: &BackupStorageStatus) -> (String, String, String) {
+    let condition = find_condition(&status.conditions, ConditionType::Ready).unwrap().clone();
+    (condition.status, condition.reason, condition.message)
+}
+
+#[test]
+fn a_new_storage_is_tried_and_one_that_was_tried_rests() {
+    let mut facts = facts(storage("Same", ""));
+    assert!(matches!(validate(&facts).step, Step::Probe { .. }));
+    facts.attempt = Some(Attempt { inputs: facts.inputs(), at: now(), failures: 0 });
+    assert_eq!(validate(&facts).step, Step::Rest { until: "2026-11-20T02:05:00Z".parse().unwrap() });
+    facts.attempt = Some(Attempt { inputs: facts.inputs(), at: now(), failures: 2 });
+    assert_eq!(validate(&facts).step, Step::Rest { until: "2026-11-20T02:00:20Z".parse().unwrap() });
+}
+
+#[test]
+fn a_changed_secret_or_spec_is_tried_at_once() {
+    let mut facts = facts(storage("Same", ""));
+    facts.attempt = Some(Attempt { inputs: facts.inputs(), at: now(), failures: 0 });
+    let mut changed = facts.storage.clone();
+    changed.metadata.generation = Some(4);
+    facts.storage = changed;
+    assert!(matches!(validate(&facts).step, Step::Probe { .. }));
+    facts.storage.metadata.generation = Some(3);
+    if let Ok(access) = &mut facts.access {
+        access.credentials = Credentials::default().with_password(b"b".to_vec());
+    }
+    assert!(matches!(validate(&facts).step, Step::Probe { .. }));
+}
+
+#[test]
+fn a_job_of_an_earlier_try_is_left_over_and_the_current_one_is_not() {
+    let mut facts = facts(storage("Same", ""));
+    let Step::Probe { job } = validate(&facts).step else { panic!() };
+    let view = |name: &str| JobView {
+        job: serde_saphyr::from_str(&format!("metadata: {{name: {name}}}")).unwrap(),
+        pods: Vec::new(),
+        state: JobState::Ended(success()),
+    };
+    facts.probes = vec![view("old"), view(&job)];
+    let plan = validate(&facts);
+    assert!(matches!(plan.step, Step::Judge { .. }));
+    assert_eq!(plan.stale, ["old"]);
+    facts.access = Err(AccessError::NoBackend);
+    assert_eq!(validate(&facts).stale.len(), 2);
+}
+
+#[test]
+fn a_missing_secret_is_told_by_name_without_a_job() {
+    let mut facts = facts(storage("Same", ""));
+    facts.access = Err(AccessError::NotFound {
+        kind: "Secret",
+        namespace: "backup".into(),
+        name: "keys".into(),
+        purpose: "credentials of the store",
+    });
+    let plan = validate(&facts);
+    let outcomes = super::status(&facts, &plan.step);
+    let (status, reason, message) = ready(&outcomes.status);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "SecretNotFound"));
+    assert!(message.contains("backup/keys"), "{message}");
+    assert_eq!(outcomes.status.phase, Some(StoragePhase::Unavailable));
+    assert!(outcomes.news.is_some());
+}
+
+#[test]
+fn every_fault_of_a_store_has_a_reason_of_its_own() {
+    let facts = facts(storage("Same", ""));
+    for (said, reason) in [
+        ("Auth", "InvalidCredentials"),
+        ("BucketNotFound", "BucketNotFound"),
+        ("Tls", "UntrustedCertificate"),
+        ("Unreachable", "EndpointUnreachable"),
+        ("AccessDenied", "AccessDenied"),
+        ("ClockSkew", "ClockSkew"),
+        ("UnknownMetadata", "ForeignContent"),
+        ("Internal", "ProbeFailed"),
+    ] {
+        let outcomes = super::status(&facts, &judge(failure(said)));
+        let (status, found, message) = ready(&outcomes.status);
+        assert_eq!((status.as_str(), found.as_str()), ("False", reason));
+        assert!(message.contains(said));
+        assert_eq!(outcomes.status.phase, Some(StoragePhase::Unavailable));
+    }
+    let lost = ended(End::Lost { loss: Loss::DeadlineExceeded, message: "too long".into() });
+    assert_eq!(ready(&super::status(&facts, &judge(lost)).status).1, "EndpointUnreachable");
+}
+
+#[test]
+fn people_are_told_of_a_fault_once_and_of_another_fault_again() {
+    let mut facts = facts(storage("Same", ""));
+    let mut told = |reason: &str, message: &str| {
+        let verdict = Verdict::failed(reason, message, true);
+        let outcomes = super::status(&facts, &judge(ended(End::Verdict(Box::new(verdict)))));
+        facts.storage.status = Some(outcomes.status);
+        outcomes.news.is_some()
+    };
+    assert!(told("Unreachable", "no answer in 3 ms"));
+    assert!(!told("Unreachable", "no answer in 4 ms"));
+    assert!(told("Auth", "no such key"));
+}
+
+#[test]
+fn a_good_probe_makes_it_ready_once_and_lists_what_is_there() {
+    let mut facts = facts(storage("Same", ""));
+    facts.found = Some(vec![FoundRow { directory: "c/a/x".into(), record: None }]);
+    let outcomes = super::status(&facts, &judge(success()));
+    assert_eq!(outcomes.status.phase, Some(StoragePhase::Ready));
+    assert_eq!((outcomes.status.repository_count, outcomes.status.repositories.len()), (Some(1), 1));
+    assert!(outcomes.news.is_some_and(|(good, ..)| good));
+
+    facts.storage.status = Some(outcomes.status.clone());
+    facts.found = None;
+    let again = super::status(&facts, &judge(success()));
+    assert!(again.news.is_none(), "no Event for what stays as it is");
+    assert_eq!(again.status.repositories.len(), 1, "a list that could not be read is kept");
+
+    // While it is tried again it stays what it is.
+    let probing = super::status(&facts, &Step::Probing { waiting: None });
+    assert_eq!(probing.status.phase, Some(StoragePhase::Ready));
+}
+
+#[test]
+fn warnings_come_and_go_with_what_they_warn_of() {
+    let has =
+        |status: &BackupStorageStatus, condition| find_condition(&status.conditions, condition).is_some();
+    let mut facts = facts(storage("All", ""));
+    let warned = super::status(&facts, &judge(success())).status;
+    assert!(
+        has(&warned, ConditionType::NoRecoveryPassword) && has(&warned, ConditionType::CredentialsNotScoped)
+    );
+    facts.storage = storage("Same", "recoveryPasswordSecretRef: {name: recovery}");
+    facts.storage.status = Some(warned);
+    let calm = super::status(&facts, &judge(success())).status;
+    assert!(
+        !has(&calm, ConditionType::NoRecoveryPassword) && !has(&calm, ConditionType::CredentialsNotScoped)
+    );
+}
