@@ -1,0 +1,106 @@
+//! The tasks, one file each: from an opened store to a verdict.
+//!
+//! Each task is given its store, so that it works on a directory in a test as it does on a bucket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_engine::event::Ctx;
+use holdfast_engine::repository::Repository;
+use holdfast_engine::store::{self, Store};
+use holdfast_protocol::{RunSpec, Task, Verdict};
+use secrecy::SecretString;
+
+use crate::failure::Failure;
+use crate::report::Reporter;
+use crate::spec::Run;
+use crate::stop::Stop;
+
+mod backup;
+mod initialize;
+mod probe;
+mod restore;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod unlock;
+
+/// How long a probe tries again before it calls a store unreachable: people wait for its answer.
+const PROBE_PATIENCE: Duration = Duration::from_secs(30);
+/// Most files named in a verdict. A termination message is short; the log names more.
+const SAMPLES: usize = 20;
+
+/// One task with all that it needs.
+pub(crate) struct Job {
+    /// The spec, with the task in it.
+    pub(crate) spec: RunSpec,
+    /// The storage's root, or the repository's directory where the spec names one.
+    pub(crate) store: Arc<dyn Store>,
+    /// Password of the repository.
+    pub(crate) password: Option<SecretString>,
+    /// The storage's recovery password.
+    pub(crate) recovery_password: Option<SecretString>,
+    /// How to stop the work, and who is told about it.
+    pub(crate) ctx: Ctx,
+    /// For rows and for lines of our own.
+    pub(crate) reporter: Arc<Reporter>,
+}
+
+/// Opens the store and does the task.
+pub(crate) async fn perform(mut run: Run, reporter: &Arc<Reporter>, stop: &Stop) -> Result<Verdict, Failure> {
+    if matches!(run.spec.task, Task::Probe { .. }) {
+        run.options.retry.deadline = PROBE_PATIENCE;
+    }
+    let store_ctx = Ctx { cancel: stop.store().clone(), events: Arc::clone(reporter) as _ };
+    let store = store::open(&run.location(), &run.options, &store_ctx)?;
+    let job = Job {
+        spec: run.spec,
+        store,
+        password: run.password,
+        recovery_password: run.recovery_password,
+        ctx: Ctx { cancel: stop.work().child_token(), events: Arc::clone(reporter) as _ },
+        reporter: Arc::clone(reporter),
+    };
+    job.perform().await
+}
+
+impl Job {
+    /// Does the task.
+    pub(crate) async fn perform(&self) -> Result<Verdict, Failure> {
+        let token = &self.ctx.cancel;
+        match &self.spec.task {
+            Task::Probe { scan_limit } => Stop::bound(token, self.probe(*scan_limit)).await,
+            Task::Initialize { record, must_exist } => {
+                Stop::bound(token, self.initialize(record, *must_exist)).await
+            }
+            Task::Sync => Stop::bound(token, self.sync()).await,
+            Task::Unlock => Stop::bound(token, self.unlock()).await,
+            // These two bound their work themselves: they have a lock to release after it.
+            Task::BackupVolume(volume) => self.backup(volume).await,
+            Task::RestoreVolume(volume) => self.restore(volume).await,
+        }
+    }
+
+    /// The password that the task cannot do without.
+    fn password(&self) -> Result<&SecretString, Failure> {
+        self.password
+            .as_ref()
+            .ok_or_else(|| Failure::fatal("BadSpec", "the run's Secret holds no password for the repository"))
+    }
+
+    /// Opens the repository.
+    async fn open(&self) -> Result<Repository, Failure> {
+        self.reporter.phase("open");
+        Ok(Repository::open(Arc::clone(&self.store), self.password()?, &self.ctx).await?)
+    }
+}
+
+/// A count for a field of 32 bits, which no storage or repository comes near.
+fn count(items: usize) -> u32 {
+    u32::try_from(items).unwrap_or(u32::MAX)
+}
+
+/// A duration in whole milliseconds.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,67 @@
+//! Probe: can the storage be used, is it ours, and which repositories lie in it.
+
+use holdfast_engine::store;
+use holdfast_protocol::spec::FoundRepository;
+use holdfast_protocol::{TaskResult, Verdict, attachment};
+
+use super::{Job, count};
+use crate::failure::{Failure, succeeded};
+use crate::record;
+
+/// Levels of directories above a repository: `<cluster>/<namespace>/<name>`.
+const LEVELS: usize = 3;
+/// Most entries looked at in one directory of those levels.
+const WIDTH: usize = 10_000;
+
+impl Job {
+    pub(super) async fn probe(&self, scan_limit: u32) -> Result<Verdict, Failure> {
+        self.reporter.phase("probe");
+        store::probe(self.store.as_ref()).await?;
+        let now = jiff::Timestamp::now().to_string();
+        record::ensure_metadata(self.store.as_ref(), &self.spec, &now).await?;
+
+        self.reporter.phase("scan");
+        let limit = usize::try_from(scan_limit).unwrap_or(usize::MAX);
+        let mut rows = attachment::Writer::default();
+        let mut found = 0_usize;
+        let mut more = false;
+        // Depth first, so that what waits to be looked at stays short however many namespaces there are.
+        let mut waiting = vec![(String::new(), 0_usize)];
+        while let Some((directory, level)) = waiting.pop() {
+            if level == LEVELS {
+                if let Some(repository) = self.look_at(directory).await? {
+                    if found == limit {
+                        more = true;
+                        break;
+                    }
+                    found = found.saturating_add(1);
+                    let row = rows.row(&repository).map_err(|e| {
+                        Failure::fatal("Internal", format!("put {} into a row: {e}", repository.directory))
+                    })?;
+                    self.reporter.row(row);
+                }
+                continue;
+            }
+            let below = self.store.list_extra(&directory, WIDTH.saturating_add(1)).await?;
+            more |= below.len() > WIDTH;
+            // The last is looked at first: reversed, the scan goes in the order of names.
+            for name in below.iter().take(WIDTH).rev().filter_map(|name| name.strip_suffix('/')) {
+                let path = if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") };
+                waiting.push((path, level.saturating_add(1)));
+            }
+        }
+
+        let mut verdict = succeeded(TaskResult::Probe { repositories: count(found), more });
+        verdict.attachment = Some(rows.seal());
+        Ok(verdict)
+    }
+
+    /// What lies in a directory that may be a repository. Buckets are shared: what is none is passed over.
+    async fn look_at(&self, directory: String) -> Result<Option<FoundRepository>, Failure> {
+        let record = record::read_record(self.store.as_ref(), &directory).await?;
+        if record.is_none() && self.store.get_extra(&format!("{directory}/config")).await?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(FoundRepository { directory, record }))
+    }
+}

@@ -1,0 +1,570 @@
+//! The tasks on a directory instead of a bucket: everything but the network.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use holdfast_engine::error::ErrorKind;
+use holdfast_engine::event::Ctx;
+use holdfast_engine::lock::{Holder, LockMode};
+use holdfast_engine::repository::Repository;
+use holdfast_engine::store::{self, FileKind, Location, Store, StoreOptions};
+use holdfast_protocol::spec::{
+    BackupVolume, FoundRepository, OnUnreadable, RepositoryRecord, RestoreVolume, RunIdentity, SnapshotRow,
+    StorageAccess, UNREADABLE_TAG,
+};
+use holdfast_protocol::verdict::{BackupResult, RestoreResult};
+use holdfast_protocol::{Outcome, RunSpec, Task, TaskResult, Verdict, attachment};
+use secrecy::SecretString;
+use tempfile::TempDir;
+
+use super::Job;
+use crate::failure::Failure;
+use crate::report::{Pace, Reporter};
+use crate::{record, stop::Stop};
+
+/// Long enough to be taken for a random one, whose key is quick to derive.
+const PASSWORD: &str = "0123456789abcdef0123456789abcdef0123456789abcdef";
+const RECOVERY: &str = "fedcba9876543210fedcba9876543210fedcba9876543210";
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(data)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+/// A place for a storage or repository, a source and a target.
+struct Place {
+    directory: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["store", "source", "target"] {
+            fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        Self { directory }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        store::open(&Location::Local(self.path("store")), &StoreOptions::default(), &Ctx::default()).unwrap()
+    }
+
+    fn job(&self, task: Task) -> (Job, Lines) {
+        let lines = Lines::default();
+        let reporter = Arc::new(Reporter::start(Box::new(lines.clone()), Pace::default()));
+        let job = Job {
+            spec: RunSpec {
+                version: holdfast_protocol::VERSION,
+                run: RunIdentity {
+                    kind: "Backup".into(),
+                    namespace: "shop".into(),
+                    name: "daily".into(),
+                    uid: "run-uid".into(),
+                    cluster: "prod".into(),
+                    cluster_uid: "cluster-a".into(),
+                },
+                storage: StorageAccess::S3 {
+                    endpoint: String::new(),
+                    bucket: String::new(),
+                    prefix: String::new(),
+                    region: String::new(),
+                },
+                directory: None,
+                dead_jobs: Vec::new(),
+                task,
+            },
+            store: self.store(),
+            password: Some(PASSWORD.into()),
+            recovery_password: Some(RECOVERY.into()),
+            ctx: Ctx { events: Arc::clone(&reporter) as _, ..Ctx::default() },
+            reporter,
+        };
+        (job, lines)
+    }
+
+    async fn run(&self, task: Task) -> Result<Verdict, Failure> {
+        self.job(task).0.perform().await
+    }
+
+    async fn initialized(&self) {
+        self.run(initialize("cluster-a")).await.unwrap();
+    }
+
+    async fn open(&self) -> Repository {
+        Repository::open(self.store(), &SecretString::from(PASSWORD), &Ctx::default()).await.unwrap()
+    }
+
+    fn backup(&self) -> BackupVolume {
+        BackupVolume {
+            component: "volume/data".into(),
+            path: self.text("source"),
+            host: "shop".into(),
+            tags: vec!["run=1".into(), "component=volume/data".into(), "extra".into()],
+            identity_tags: vec!["run=1".into(), "component=volume/data".into()],
+            time: "2026-11-20T02:00:00Z".into(),
+            exclude: Vec::new(),
+            exclude_caches: false,
+            on_unreadable: OnUnreadable::PartiallyFail,
+        }
+    }
+
+    fn restore(&self, snapshot: &BackupResult) -> RestoreVolume {
+        RestoreVolume {
+            component: "volume/data".into(),
+            snapshot_id: snapshot.snapshot_id.clone().unwrap(),
+            source_path: self.text("source"),
+            target: self.text("target"),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            delete_extra: false,
+            verify: true,
+            plan_only: false,
+            restore_owners: false,
+        }
+    }
+
+    /// Files, and what is in them, below a directory.
+    fn content(&self, name: &str) -> Vec<(String, Option<Vec<u8>>)> {
+        let root = self.path(name);
+        let mut found = Vec::new();
+        let mut waiting = vec![root.clone()];
+        while let Some(directory) = waiting.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                let content = path.is_file().then(|| fs::read(&path).unwrap());
+                found.push((path.strip_prefix(&root).unwrap().display().to_string(), content));
+                if path.is_dir() {
+                    waiting.push(path);
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+}
+
+fn initialize(cluster_uid: &str) -> Task {
+    Task::Initialize {
+        record: RepositoryRecord {
+            version: 1,
+            cluster: "prod".into(),
+            cluster_uid: cluster_uid.into(),
+            namespace: "shop".into(),
+            name: "main".into(),
+            created: "2026-11-20T02:00:00Z".into(),
+        },
+        must_exist: false,
+    }
+}
+
+/// Whether it was made, whether the recovery password opens it, and whose it was.
+fn initialized(verdict: Verdict) -> (bool, bool, Option<String>) {
+    let Some(TaskResult::Initialize { created, recovery_key, foreign_record, .. }) = verdict.result else {
+        panic!("{verdict:?}")
+    };
+    (created, recovery_key, foreign_record)
+}
+
+fn backed_up(verdict: &Verdict) -> BackupResult {
+    let Some(TaskResult::BackupVolume(result)) = &verdict.result else { panic!("{verdict:?}") };
+    result.clone()
+}
+
+fn restored(verdict: &Verdict) -> RestoreResult {
+    let Some(TaskResult::RestoreVolume(result)) = &verdict.result else { panic!("{verdict:?}") };
+    result.clone()
+}
+
+#[tokio::test]
+async fn initializing_again_opens_what_is_there() {
+    let place = Place::new();
+    assert_eq!(initialized(place.run(initialize("cluster-a")).await.unwrap()), (true, true, None));
+    assert_eq!(initialized(place.run(initialize("cluster-a")).await.unwrap()), (false, true, None));
+    Repository::open(place.store(), &SecretString::from(RECOVERY), &Ctx::default()).await.unwrap();
+    assert!(
+        fs::read_to_string(place.path("store/repository.yaml")).unwrap().contains("clusterUid: cluster-a")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_initialize_at_once_one_makes_it_and_both_can_use_it() {
+    for _ in 0..3 {
+        let place = Place::new();
+        let (a, b) = tokio::join!(place.run(initialize("cluster-a")), place.run(initialize("cluster-a")));
+        let made = [a, b].map(|verdict| initialized(verdict.unwrap()).0);
+        assert_eq!(made.iter().filter(|made| **made).count(), 1, "{made:?}");
+        place.open().await;
+        Repository::open(place.store(), &SecretString::from(RECOVERY), &Ctx::default()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_recovery_password_that_comes_later_becomes_a_key() {
+    let place = Place::new();
+    let (mut job, _) = place.job(initialize("cluster-a"));
+    job.recovery_password = None;
+    assert_eq!(initialized(job.perform().await.unwrap()), (true, false, None));
+    assert_eq!(initialized(place.run(initialize("cluster-a")).await.unwrap()), (false, true, None));
+    let keys = place.store().list(FileKind::Key).await.unwrap().len();
+    assert_eq!(keys, 2);
+    place.run(initialize("cluster-a")).await.unwrap();
+    assert_eq!(
+        place.store().list(FileKind::Key).await.unwrap().len(),
+        keys,
+        "a second key for the same password"
+    );
+}
+
+#[tokio::test]
+async fn an_adopted_repository_is_never_made() {
+    let place = Place::new();
+    let Task::Initialize { record, .. } = initialize("cluster-a") else { panic!() };
+    let failure = place.run(Task::Initialize { record, must_exist: true }).await.unwrap_err();
+    assert_eq!(failure.reason, "NotARepository");
+    assert_eq!(place.content("store"), []);
+}
+
+#[tokio::test]
+async fn nothing_is_made_over_what_is_no_repository() {
+    let place = Place::new();
+    fs::write(place.path("store/holiday.jpg"), "x").unwrap();
+    assert_eq!(place.run(initialize("cluster-a")).await.unwrap_err().reason, "ForeignContent");
+    assert_eq!(place.content("store").len(), 1);
+}
+
+#[tokio::test]
+async fn another_password_is_a_clear_failure_and_changes_nothing() {
+    let place = Place::new();
+    place.initialized().await;
+    let before = place.content("store");
+    let (mut job, _) = place.job(initialize("cluster-a"));
+    job.password = Some("another".into());
+    let failure = job.perform().await.unwrap_err();
+    assert_eq!((failure.reason, failure.retryable), ("WrongPassword", false));
+    assert_eq!(place.content("store"), before);
+}
+
+#[tokio::test]
+async fn a_repository_of_another_cluster_of_the_same_name_is_noticed() {
+    let place = Place::new();
+    place.initialized().await;
+    let (_, _, foreign) = initialized(place.run(initialize("cluster-b")).await.unwrap());
+    assert!(foreign.unwrap().contains("cluster-a"));
+}
+
+#[tokio::test]
+async fn a_retried_backup_takes_over_what_was_committed() {
+    let place = Place::new();
+    place.initialized().await;
+    fs::write(place.path("source/a"), "content").unwrap();
+    let task = Task::BackupVolume(place.backup());
+    let first = place.run(task.clone()).await.unwrap();
+    assert_eq!((first.outcome, first.lock_released), (Outcome::Succeeded, true));
+    let first = backed_up(&first);
+    assert_eq!((first.files_total, first.files_new, first.already_committed), (1, 1, false));
+
+    // The source is gone meanwhile: what was committed counts.
+    fs::remove_dir_all(place.path("source")).unwrap();
+    let second = backed_up(&place.run(task).await.unwrap());
+    assert!(second.already_committed);
+    assert_eq!((second.snapshot_id, second.files_total), (first.snapshot_id, 1));
+    assert_eq!(place.open().await.snapshots().await.unwrap().len(), 1);
+    assert_eq!(place.store().list(FileKind::Lock).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn the_next_run_compares_with_the_last_one() {
+    let place = Place::new();
+    place.initialized().await;
+    fs::write(place.path("source/a"), "content").unwrap();
+    let first = backed_up(&place.run(Task::BackupVolume(place.backup())).await.unwrap());
+    let next = BackupVolume {
+        identity_tags: vec!["run=2".into()],
+        tags: vec!["run=2".into()],
+        time: "2026-11-21T02:00:00Z".into(),
+        ..place.backup()
+    };
+    let second = backed_up(&place.run(Task::BackupVolume(next)).await.unwrap());
+    assert_eq!(second.parent, first.snapshot_id);
+    assert_eq!((second.already_committed, second.files_new), (false, 0));
+}
+
+#[tokio::test]
+async fn an_empty_volume_is_backed_up_and_says_that_it_is_empty() {
+    let place = Place::new();
+    place.initialized().await;
+    let verdict = place.run(Task::BackupVolume(place.backup())).await.unwrap();
+    assert_eq!(verdict.outcome, Outcome::Succeeded);
+    assert_eq!(backed_up(&verdict).files_total, 0);
+}
+
+#[tokio::test]
+async fn a_volume_that_is_not_mounted_is_not_an_empty_one() {
+    let place = Place::new();
+    place.initialized().await;
+    fs::remove_dir(place.path("source")).unwrap();
+    let failure = place.run(Task::BackupVolume(place.backup())).await.unwrap_err();
+    assert_eq!((failure.reason, failure.retryable), ("SourceMissing", false));
+    assert_eq!(place.open().await.snapshots().await.unwrap().len(), 0);
+}
+
+/// A directory with a file that not even root can read.
+const UNREADABLE: &str = "/proc/sys/vm";
+
+#[tokio::test]
+async fn unreadable_files_do_what_the_user_asked_for() {
+    assert!(
+        fs::File::open(Path::new(UNREADABLE).join("compact_memory")).is_err(),
+        "this kernel lacks the test's file"
+    );
+    let place = Place::new();
+    place.initialized().await;
+    let task = |on_unreadable, run: &str| {
+        let tags = vec![format!("run={run}")];
+        let path = UNREADABLE.to_owned();
+        Task::BackupVolume(BackupVolume {
+            path,
+            on_unreadable,
+            identity_tags: tags.clone(),
+            tags,
+            ..place.backup()
+        })
+    };
+
+    let verdict = place.run(task(OnUnreadable::PartiallyFail, "partial")).await.unwrap();
+    assert_eq!((verdict.outcome, verdict.reason.as_deref()), (Outcome::Partial, Some("Unreadable")));
+    let result = backed_up(&verdict);
+    assert!(result.unreadable > 0 && result.snapshot_id.is_some());
+    assert!(result.unreadable_sample.iter().any(|f| f.path.ends_with("compact_memory")), "{result:?}");
+
+    // A later attempt learns from the snapshot itself that it has gaps.
+    let again = place.run(task(OnUnreadable::PartiallyFail, "partial")).await.unwrap();
+    assert_eq!(again.outcome, Outcome::Partial);
+    assert_eq!(
+        (backed_up(&again).already_committed, backed_up(&again).unreadable),
+        (true, result.unreadable)
+    );
+    let (_, snapshot) = place.open().await.snapshots().await.unwrap().remove(0);
+    assert!(
+        snapshot.tags.contains(&format!("{UNREADABLE_TAG}={}", result.unreadable)),
+        "{:?}",
+        snapshot.tags
+    );
+
+    let verdict = place.run(task(OnUnreadable::Ignore, "ignore")).await.unwrap();
+    assert_eq!((verdict.outcome, backed_up(&verdict).unreadable), (Outcome::Succeeded, result.unreadable));
+
+    let failure = place.run(task(OnUnreadable::Fail, "fail")).await.unwrap_err();
+    assert_eq!((failure.reason, failure.retryable), ("Unreadable", false));
+    let Some(TaskResult::BackupVolume(shown)) = failure.result.as_deref() else { panic!("{failure:?}") };
+    assert!(shown.unreadable > 0 && shown.snapshot_id.is_none());
+    assert_eq!(place.open().await.snapshots().await.unwrap().len(), 2);
+    assert_eq!(place.store().list(FileKind::Lock).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_stopped_backup_commits_nothing_and_leaves_no_lock() {
+    let place = Place::new();
+    place.initialized().await;
+    fs::write(place.path("source/a"), vec![1; 1 << 20]).unwrap();
+    let (job, _) = place.job(Task::BackupVolume(place.backup()));
+    let stop = Stop::new();
+    let repository = place.open().await;
+    // Somebody holds the repository, so that the backup is certainly still at its beginning.
+    let holder =
+        Holder { hostname: "laptop".into(), username: "ann".into(), pid: 1, cluster: None, job_uid: None };
+    let guard = repository
+        .lock(LockMode::Exclusive, &holder, std::time::Duration::ZERO, &[], &Ctx::default())
+        .await
+        .unwrap();
+    let job = Job { ctx: Ctx { cancel: stop.work().child_token(), ..job.ctx.clone() }, ..job };
+    let (result, ()) = tokio::join!(job.perform(), async {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        stop.ask();
+    });
+    let failure = result.unwrap_err();
+    assert_eq!((failure.reason, failure.retryable), ("Stopped", true));
+    guard.release().await.unwrap();
+    assert_eq!(place.store().list(FileKind::Lock).await.unwrap(), []);
+    assert_eq!(repository.snapshots().await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_restore_puts_back_what_was_there_and_proves_it() {
+    let place = Place::new();
+    place.initialized().await;
+    fs::create_dir(place.path("source/sub")).unwrap();
+    fs::write(place.path("source/sub/a"), "content").unwrap();
+    fs::write(place.path("source/b"), "").unwrap();
+    let snapshot = backed_up(&place.run(Task::BackupVolume(place.backup())).await.unwrap());
+    fs::write(place.path("target/extra"), "x").unwrap();
+
+    let plan = RestoreVolume { plan_only: true, ..place.restore(&snapshot) };
+    let planned = restored(&place.run(Task::RestoreVolume(plan)).await.unwrap());
+    assert_eq!((planned.create, planned.bytes_to_write), (3, 7));
+    assert!(planned.bytes_available > 0);
+    assert_eq!(place.content("target").len(), 1, "a plan writes nothing");
+
+    let task = RestoreVolume { delete_extra: true, ..place.restore(&snapshot) };
+    let verdict = place.run(Task::RestoreVolume(task)).await.unwrap();
+    assert_eq!((verdict.outcome, verdict.lock_released), (Outcome::Succeeded, true));
+    let result = restored(&verdict);
+    assert!(result.verified && result.bytes_written == 7, "{result:?}");
+    assert_eq!(place.content("target"), place.content("source"));
+    assert_eq!(place.store().list(FileKind::Lock).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_restore_of_nothing_is_no_success() {
+    let place = Place::new();
+    place.initialized().await;
+    fs::write(place.path("source/a"), "content").unwrap();
+    let snapshot = backed_up(&place.run(Task::BackupVolume(place.backup())).await.unwrap());
+    let reason =
+        async |volume: RestoreVolume| place.run(Task::RestoreVolume(volume)).await.unwrap_err().reason;
+
+    let good = || place.restore(&snapshot);
+    assert_eq!(reason(RestoreVolume { source_path: "/data/other".into(), ..good() }).await, "EmptySelection");
+    assert_eq!(reason(RestoreVolume { include: vec!["*.txt".into()], ..good() }).await, "EmptySelection");
+    assert_eq!(reason(RestoreVolume { snapshot_id: "0".repeat(64), ..good() }).await, "SnapshotMissing");
+    assert_eq!(reason(RestoreVolume { target: place.text("nowhere"), ..good() }).await, "TargetMissing");
+    assert_eq!(place.content("target"), []);
+
+    let half = RestoreVolume { include: vec!["a".into(), "*.txt".into()], ..good() };
+    let verdict = place.run(Task::RestoreVolume(half)).await.unwrap();
+    assert_eq!((verdict.outcome, verdict.reason.as_deref()), (Outcome::Partial, Some("UnmatchedInclude")));
+}
+
+#[tokio::test]
+async fn a_sync_lists_every_snapshot_with_its_tags() {
+    let place = Place::new();
+    place.initialized().await;
+    fs::write(place.path("source/a"), "content").unwrap();
+    let snapshot = backed_up(&place.run(Task::BackupVolume(place.backup())).await.unwrap());
+
+    let (job, lines) = place.job(Task::Sync);
+    let verdict = job.perform().await.unwrap();
+    job.reporter.close();
+    assert_eq!(verdict.result, Some(TaskResult::Sync { snapshots: 1, locks: 0 }));
+    let rows: Vec<SnapshotRow> = attachment::read(&lines.text(), &verdict.attachment.unwrap()).unwrap();
+    assert_eq!(rows[0].id, snapshot.snapshot_id.unwrap());
+    assert_eq!(rows[0].tags, place.backup().tags);
+    assert_eq!(
+        (rows[0].time.as_str(), rows[0].files, rows[0].bytes),
+        ("2026-11-20T02:00:00Z", Some(1), Some(7))
+    );
+}
+
+#[tokio::test]
+async fn unlock_removes_the_locks_of_dead_jobs_and_no_other() {
+    let place = Place::new();
+    place.initialized().await;
+    let repository = place.open().await;
+    for uid in ["dead", "alive"] {
+        let holder = Holder {
+            hostname: format!("holdfast-{uid}"),
+            username: "holdfast".into(),
+            pid: 1,
+            cluster: Some("prod".into()),
+            job_uid: Some(uid.into()),
+        };
+        let wait = std::time::Duration::ZERO;
+        let guard = repository.lock(LockMode::Shared, &holder, wait, &[], &Ctx::default()).await.unwrap();
+        // As a runner that was killed leaves it.
+        std::mem::forget(guard);
+    }
+    let (mut job, _) = place.job(Task::Unlock);
+    job.spec.dead_jobs = vec!["dead".into()];
+    assert_eq!(job.perform().await.unwrap().result, Some(TaskResult::Unlock { removed: 1 }));
+    let left = repository.locks().await.unwrap();
+    assert_eq!(left[0].1.hostname, "holdfast-alive");
+}
+
+#[tokio::test]
+async fn a_probe_describes_the_storage_once() {
+    let place = Place::new();
+    let verdict = place.run(Task::Probe { scan_limit: 10 }).await.unwrap();
+    assert_eq!(verdict.result, Some(TaskResult::Probe { repositories: 0, more: false }));
+    let written = fs::read_to_string(place.path("store/metadata.yaml")).unwrap();
+    assert!(written.contains("createdBy: prod"), "{written}");
+    place.run(Task::Probe { scan_limit: 10 }).await.unwrap();
+    assert_eq!(fs::read_to_string(place.path("store/metadata.yaml")).unwrap(), written);
+    let files: Vec<_> = place.content("store").into_iter().filter(|(_, content)| content.is_some()).collect();
+    assert_eq!(files.len(), 1, "the probe's object stays behind: {files:?}");
+}
+
+#[tokio::test]
+async fn a_storage_that_is_not_ours_is_refused_for_the_right_reason() {
+    for (text, reason) in [
+        ("version: 2\ncreatedBy: later\n", "UnknownMetadata"),
+        ("title: my metadata\n", "ForeignContent"),
+        ("", "ForeignContent"),
+        ("version: 1\nauthor: somebody\n", "ForeignContent"),
+    ] {
+        let place = Place::new();
+        fs::write(place.path("store").join(record::METADATA), text).unwrap();
+        assert_eq!(place.run(Task::Probe { scan_limit: 1 }).await.unwrap_err().reason, reason, "{text:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_probe_finds_repositories_and_passes_over_all_else() {
+    let place = Place::new();
+    for directory in
+        ["prod/shop/main", "prod/shop/second", "prod/blog/adopted", "photos/2026/may", "too/shallow"]
+    {
+        fs::create_dir_all(place.path("store").join(directory)).unwrap();
+    }
+    let Task::Initialize { record, .. } = initialize("cluster-a") else { panic!() };
+    let yaml = serde_saphyr::to_string(&record).unwrap();
+    fs::write(place.path("store/prod/shop/main/repository.yaml"), &yaml).unwrap();
+    fs::write(place.path("store/prod/shop/second/repository.yaml"), yaml).unwrap();
+    fs::write(place.path("store/prod/blog/adopted/config"), "sealed").unwrap();
+    fs::write(place.path("store/photos/2026/may/a.jpg"), "x").unwrap();
+    fs::write(place.path("store/too/shallow/config"), "x").unwrap();
+
+    let (job, lines) = place.job(Task::Probe { scan_limit: 10 });
+    let verdict = job.perform().await.unwrap();
+    job.reporter.close();
+    assert_eq!(verdict.result, Some(TaskResult::Probe { repositories: 3, more: false }));
+    let rows: Vec<FoundRepository> = attachment::read(&lines.text(), &verdict.attachment.unwrap()).unwrap();
+    let directories: Vec<_> = rows.iter().map(|r| (r.directory.as_str(), r.record.is_some())).collect();
+    assert_eq!(
+        directories,
+        [("prod/blog/adopted", false), ("prod/shop/main", true), ("prod/shop/second", true)]
+    );
+
+    let verdict = place.run(Task::Probe { scan_limit: 2 }).await.unwrap();
+    assert_eq!(verdict.result, Some(TaskResult::Probe { repositories: 2, more: true }));
+}
+
+#[test]
+fn engine_kinds_are_the_reasons() {
+    let failure = Failure::from(holdfast_engine::Error::new(ErrorKind::ClockSkew, "m"));
+    assert_eq!((failure.reason, failure.retryable), ("ClockSkew", false));
+    let failure = Failure::from(holdfast_engine::Error::new(ErrorKind::Unreachable, "m"));
+    assert_eq!((failure.reason, failure.retryable), ("Unreachable", true));
+}
