@@ -1,0 +1,250 @@
+//! Which repository, with which password and credentials: flags first, then `HOLDFAST_…`, then `RESTIC_…` and
+//! `AWS_…` of the environment. Parsing and resolving only; nothing is opened here.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast_engine::store::{Location, S3Options, StoreOptions};
+use secrecy::SecretString;
+
+use super::prompt;
+use crate::failure::{Failure, Result};
+
+/// Flags that all commands share.
+#[expect(clippy::doc_markdown, reason = "the comments are the help text, which shows backticks as they are")]
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Repository")]
+pub(super) struct Access {
+    /// The repository: a directory, or s3:https://HOST[:PORT]/BUCKET/PREFIX
+    /// [env: HOLDFAST_REPOSITORY, RESTIC_REPOSITORY]
+    #[arg(short, long, global = true, value_name = "LOCATION")]
+    pub(super) repository: Option<String>,
+    /// File with the repository's password; asked for on a terminal when absent
+    /// [env: HOLDFAST_PASSWORD_FILE, RESTIC_PASSWORD_FILE; or the password in HOLDFAST_PASSWORD, RESTIC_PASSWORD]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) password_file: Option<PathBuf>,
+    /// File with certificates (PEM) to trust beside the system's
+    /// [env: HOLDFAST_CACERT, RESTIC_CACERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) cacert: Option<PathBuf>,
+    /// Wait so long for a lock that somebody else holds, e.g. 30s or 10m
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration, default_value = "0s")]
+    pub(super) retry_lock: Duration,
+    /// Print results as JSON with restic's field names, errors as JSON on standard error
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+/// What the flags and the environment come to.
+pub(super) struct Resolved {
+    pub(super) location: Location,
+    pub(super) options: StoreOptions,
+    pub(super) password: Password,
+}
+
+/// Where the password comes from.
+pub(super) enum Password {
+    /// A file, and which flag or variable named it.
+    File(PathBuf, &'static str),
+    /// The environment.
+    Value(SecretString),
+    /// The person at the terminal.
+    Ask,
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path, from) => write!(f, "File({}, {from})", path.display()),
+            Self::Value(_) => f.write_str("Value(…)"),
+            Self::Ask => f.write_str("Ask"),
+        }
+    }
+}
+
+/// Looks up a variable; empty ones count as absent, as in restic.
+pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The process's own environment.
+pub(super) fn process_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl Access {
+    /// Resolves flags and environment.
+    pub(super) fn resolve(&self, env: Environment<'_>) -> Result<Resolved> {
+        let location = self
+            .repository
+            .clone()
+            .or_else(|| env("HOLDFAST_REPOSITORY"))
+            .or_else(|| env("RESTIC_REPOSITORY"))
+            .ok_or_else(|| {
+                Failure::usage(
+                    "no repository was named",
+                    "name one with -r LOCATION or HOLDFAST_REPOSITORY: a directory, or s3:https://host/bucket/prefix",
+                )
+            })?;
+        let location: Location = location.parse()?;
+        let ca_pem = match self
+            .cacert
+            .clone()
+            .or_else(|| env("HOLDFAST_CACERT").map(PathBuf::from))
+            .or_else(|| env("RESTIC_CACERT").map(PathBuf::from))
+        {
+            Some(path) => Some(fs::read(&path).map_err(|e| {
+                Failure::usage(
+                    format!("read the certificates in {}: {e}", path.display()),
+                    "give --cacert the PEM file of the authority that signed the store's certificate",
+                )
+            })?),
+            None => None,
+        };
+        let s3 = S3Options {
+            access_key_id: env("AWS_ACCESS_KEY_ID"),
+            secret_access_key: env("AWS_SECRET_ACCESS_KEY").map(SecretString::from),
+            session_token: env("AWS_SESSION_TOKEN").map(SecretString::from),
+            region: env("AWS_REGION").or_else(|| env("AWS_DEFAULT_REGION")),
+            ca_pem,
+        };
+        Ok(Resolved {
+            location,
+            options: StoreOptions { s3, ..StoreOptions::default() },
+            password: self.password_source(env),
+        })
+    }
+
+    fn password_source(&self, env: Environment<'_>) -> Password {
+        // Within each family the file wins: it is the better hidden of the two.
+        if let Some(path) = &self.password_file {
+            return Password::File(path.clone(), "--password-file");
+        }
+        for (file, value) in
+            [("HOLDFAST_PASSWORD_FILE", "HOLDFAST_PASSWORD"), ("RESTIC_PASSWORD_FILE", "RESTIC_PASSWORD")]
+        {
+            if let Some(path) = env(file) {
+                return Password::File(path.into(), file);
+            }
+            if let Some(password) = env(value) {
+                return Password::Value(password.into());
+            }
+        }
+        Password::Ask
+    }
+}
+
+impl Password {
+    /// The password itself; `twice` when a new one is made and a slip would lock everybody out.
+    pub(super) fn read(&self, twice: bool) -> Result<SecretString> {
+        let password = match self {
+            Self::File(path, from) => read_file(path, from)?,
+            Self::Value(password) => password.clone(),
+            Self::Ask if twice => prompt::ask_twice()?,
+            Self::Ask => prompt::ask("password of the repository: ")?,
+        };
+        if secrecy::ExposeSecret::expose_secret(&password).is_empty() {
+            return Err(Failure::usage("the password is empty", "a repository needs a password; choose one"));
+        }
+        Ok(password)
+    }
+}
+
+fn read_file(path: &Path, from: &str) -> Result<SecretString> {
+    let text = fs::read_to_string(path).map_err(|e| {
+        Failure::usage(
+            format!("read the password from {} ({from}): {e}", path.display()),
+            "check the file's name and that you may read it",
+        )
+    })?;
+    // Editors end files with a line feed; nobody means it as part of the password. restic trims it as well.
+    let password = SecretString::from(text.trim_end_matches(['\n', '\r']));
+    drop(zeroize::Zeroizing::new(text));
+    Ok(password)
+}
+
+/// Durations as people write them: `90s`, `10m`, `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text.parse().map_err(|e| format!("{e}; write e.g. 30s or 10m"))?;
+    Duration::try_from(span).map_err(|_| "it must not be negative".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret;
+
+    const NONE: Access = Access {
+        repository: None,
+        password_file: None,
+        cacert: None,
+        retry_lock: Duration::ZERO,
+        json: false,
+    };
+
+    fn env<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
+        move |name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
+    }
+
+    #[test]
+    fn flags_win_over_holdfast_over_restic() {
+        let all = [
+            ("RESTIC_REPOSITORY", "/restic"),
+            ("HOLDFAST_REPOSITORY", "/holdfast"),
+            ("RESTIC_PASSWORD_FILE", "/restic.pw"),
+            ("HOLDFAST_PASSWORD", "ours"),
+        ];
+        let resolved = NONE.resolve(&env(&all)).unwrap();
+        assert_eq!(resolved.location, Location::Local("/holdfast".into()));
+        let Password::Value(password) = resolved.password else { panic!("{:?}", resolved.password) };
+        assert_eq!(password.expose_secret(), "ours");
+
+        let resolved = NONE.resolve(&env(&all[..1])).unwrap();
+        assert_eq!(resolved.location, Location::Local("/restic".into()));
+        assert!(matches!(resolved.password, Password::Ask));
+
+        let flags = Access { repository: Some("/flag".into()), password_file: Some("/f".into()), ..NONE };
+        let resolved = flags.resolve(&env(&all)).unwrap();
+        assert_eq!(resolved.location, Location::Local("/flag".into()));
+        assert!(matches!(resolved.password, Password::File(_, "--password-file")));
+    }
+
+    #[test]
+    fn credentials_come_from_the_variables_that_every_s3_client_reads() {
+        let all = [
+            ("AWS_ACCESS_KEY_ID", "id"),
+            ("AWS_SECRET_ACCESS_KEY", "secret"),
+            ("AWS_SESSION_TOKEN", "token"),
+            ("AWS_DEFAULT_REGION", "eu"),
+            ("HOLDFAST_REPOSITORY", "s3:https://host/bucket/a/b"),
+        ];
+        let s3 = NONE.resolve(&env(&all)).unwrap().options.s3;
+        assert_eq!((s3.access_key_id.as_deref(), s3.region.as_deref()), (Some("id"), Some("eu")));
+        assert_eq!(s3.secret_access_key.unwrap().expose_secret(), "secret");
+        assert!(s3.session_token.is_some());
+    }
+
+    #[test]
+    fn without_a_repository_the_failure_says_how_to_name_one() {
+        let failure = NONE.resolve(&env(&[])).err().unwrap();
+        assert!(failure.advice.unwrap().contains("HOLDFAST_REPOSITORY"));
+    }
+
+    #[test]
+    fn the_line_end_of_a_password_file_is_no_part_of_the_password() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pw");
+        fs::write(&path, " sec ret \r\n").unwrap();
+        assert_eq!(Password::File(path.clone(), "x").read(false).unwrap().expose_secret(), " sec ret ");
+        fs::write(&path, "\n").unwrap();
+        assert!(Password::File(path, "x").read(false).is_err());
+    }
+
+    #[test]
+    fn durations_are_written_as_people_do() {
+        assert_eq!(duration("1h30m").unwrap(), Duration::from_mins(90));
+        assert_eq!(duration("0s").unwrap(), Duration::ZERO);
+        assert!(duration("-3s").is_err());
+        assert!(duration("soon").is_err());
+    }
+}

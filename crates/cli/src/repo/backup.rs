@@ -1,0 +1,200 @@
+//! `repo backup`: files and directories become a snapshot.
+
+use std::path::{Component, Path, PathBuf};
+
+use holdfast_engine::backup::{self, BackupReport, BackupSpec, Parent, Unreadable};
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::session::{Session, hostname, username};
+use crate::exit;
+use crate::failure::{Failure, Result};
+use crate::text::{count, counted, duration, size};
+use crate::ui::Work;
+
+/// Command line of `repo backup`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Files and directories to back up
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Tag of the snapshot; `a,b` gives two (may be given several times)
+    #[arg(long, value_name = "TAG[,TAG…]")]
+    tag: Vec<String>,
+    /// Host name of the snapshot; this machine's when absent
+    #[arg(short = 'H', long, value_name = "HOST")]
+    host: Option<String>,
+    /// Leave out what matches this pattern (restic's rules; may be given several times)
+    #[arg(short, long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Leave out the content of directories that hold a CACHEDIR.TAG
+    #[arg(long)]
+    exclude_caches: bool,
+    /// Do not go into other file systems that are mounted below a path
+    #[arg(short = 'x', long)]
+    one_file_system: bool,
+    /// Read every file again instead of trusting size and times of the last snapshot
+    #[arg(short, long)]
+    force: bool,
+}
+
+pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
+    let spec = spec(args)?;
+    let repository = session.open().await?;
+    session.ui.begin(Work::Backup);
+    let begin = Timestamp::now();
+    let report = session
+        .locked(&repository, async |guard| {
+            session.bound(backup::backup(&repository, guard, &spec, &session.ctx)).await
+        })
+        .await?;
+    session.ui.close();
+    if session.ui.json() {
+        session.ui.print(&summary(&report, begin).to_string())?;
+    } else {
+        session.ui.print(&describe(&report))?;
+    }
+    Ok(if report.faults.is_empty() { exit::OK } else { exit::PARTIAL })
+}
+
+fn spec(args: &Args) -> Result<BackupSpec> {
+    let here = std::env::current_dir()
+        .map_err(|e| Failure::usage(format!("find the current directory: {e}"), "give absolute paths"))?;
+    let mut roots: Vec<PathBuf> = args.paths.iter().map(|path| absolute(&here, path)).collect();
+    roots.sort();
+    roots.dedup();
+    for root in &roots {
+        std::fs::symlink_metadata(root).map_err(|e| {
+            Failure::usage(
+                format!("{} cannot be backed up: {e}", root.display()),
+                "check the path; nothing was stored",
+            )
+        })?;
+    }
+    Ok(BackupSpec {
+        roots,
+        host: args.host.clone().unwrap_or_else(hostname),
+        tags: split_tags(&args.tag),
+        time: Timestamp::now(),
+        excludes: args.exclude.clone(),
+        exclude_caches: args.exclude_caches,
+        one_file_system: args.one_file_system,
+        parent: if args.force { Parent::None } else { Parent::Auto },
+        unreadable: Unreadable::Continue,
+        username: username(),
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+        program_version: concat!("holdfast ", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..BackupSpec::default()
+    })
+}
+
+/// The path from the root, without `.` and `..`, by its words alone: what was asked for is what the snapshot
+/// shows, also where a symbolic link is on the way. As restic does.
+fn absolute(here: &Path, path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for component in here.join(path).components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                out.pop();
+            }
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => out.push(component),
+        }
+    }
+    out
+}
+
+fn split_tags(tags: &[String]) -> Vec<String> {
+    tags.iter()
+        .flat_map(|t| t.split(','))
+        .map(str::trim)
+        .filter(|t| !t.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// restic's summary message, with our counts of what was left out added.
+fn summary(report: &BackupReport, begin: Timestamp) -> serde_json::Value {
+    json!({
+        "message_type": "summary",
+        "files_new": report.files_new,
+        "files_changed": report.files_changed,
+        "files_unmodified": report.files_unmodified,
+        "dirs_new": report.dirs_new,
+        "dirs_changed": report.dirs_changed,
+        "dirs_unmodified": report.dirs_unmodified,
+        "data_blobs": report.data_blobs,
+        "tree_blobs": report.tree_blobs,
+        "data_added": report.data_added,
+        "data_added_packed": report.data_added_packed,
+        "total_files_processed": report.total_files,
+        "total_bytes_processed": report.total_bytes,
+        "total_duration": report.duration.as_secs_f64(),
+        "backup_start": begin.to_string(),
+        "backup_end": Timestamp::now().to_string(),
+        "snapshot_id": report.snapshot.to_hex(),
+        "unreadable": report.faults.total,
+        "changed_while_reading": report.changed_while_reading,
+    })
+}
+
+fn describe(report: &BackupReport) -> String {
+    let parent = report.parent.map_or_else(
+        || "no earlier snapshot to compare with".to_owned(),
+        |parent| format!("compared with {}", parent.short()),
+    );
+    let mut lines = vec![
+        format!("snapshot {} saved, {parent}", report.snapshot.short()),
+        format!(
+            "  files    {} new, {} changed, {} unchanged",
+            count(report.files_new),
+            count(report.files_changed),
+            count(report.files_unmodified)
+        ),
+        format!(
+            "  content  {} in {}, {} of it new, stored as {}",
+            size(report.total_bytes),
+            counted(report.total_files, "file", "files"),
+            size(report.data_added),
+            size(report.data_added_packed)
+        ),
+        format!("  time     {}", duration(report.duration)),
+    ];
+    if report.sockets_skipped > 0 {
+        lines.push(format!("  left out {}", counted(report.sockets_skipped, "socket", "sockets")));
+    }
+    if report.changed_while_reading > 0 {
+        lines.push(format!(
+            "  {} changed while being read: stored as read",
+            counted(report.changed_while_reading, "file", "files")
+        ));
+    }
+    if !report.faults.is_empty() {
+        lines.push(format!(
+            "  {} could not be read (named above); the snapshot holds all others",
+            counted(report.faults.total, "entry", "entries")
+        ));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_made_absolute_by_their_words() {
+        let of = |path: &str| absolute(Path::new("/home/ann"), Path::new(path)).display().to_string();
+        assert_eq!(of("docs"), "/home/ann/docs");
+        assert_eq!(of("./a/../b/."), "/home/ann/b");
+        assert_eq!(of("../../../x"), "/x");
+        assert_eq!(of("/srv//data/"), "/srv/data");
+        assert_eq!(of("."), "/home/ann");
+    }
+
+    #[test]
+    fn tags_are_split_at_commas_as_restic_does() {
+        assert_eq!(split_tags(&["a,b".into(), " c ".into(), ",".into()]), ["a", "b", "c"]);
+    }
+}

@@ -1,0 +1,174 @@
+//! `repo check`: is everything there, and is it what it should be.
+
+use std::str::FromStr;
+
+use holdfast_engine::check::{self, CheckReport, CheckSpec, Finding, ReadData, Severity};
+use serde_json::json;
+
+use super::session::Session;
+use crate::exit;
+use crate::failure::{Failure, Result};
+use crate::text::{count, counted, duration, safe, size};
+use crate::ui::Work;
+
+/// Command line of `repo check`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Read and verify all stored data, not only the structure
+    #[arg(long, conflicts_with = "read_data_subset")]
+    read_data: bool,
+    /// Read a part: N/M (the n-th of m parts) or P% (packs chosen at random)
+    #[arg(long, value_name = "N/M|P%")]
+    read_data_subset: Option<Subset>,
+    /// Take no lock: for a store that may only be read
+    #[arg(long)]
+    no_lock: bool,
+}
+
+/// Which part of the data to read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Subset(ReadData);
+
+impl FromStr for Subset {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = if let Some(percent) = text.strip_suffix('%') {
+            let share = percent.parse::<f64>().ok().map(|p| p / 100.0).filter(|s| *s > 0.0 && *s <= 1.0);
+            share.map(ReadData::Fraction)
+        } else {
+            text.split_once('/')
+                .and_then(|(n, m)| Some((n.parse::<u8>().ok()?, m.parse::<u8>().ok()?)))
+                .filter(|(n, m)| (1..=*m).contains(n))
+                .map(|(n, m)| ReadData::Subset { n, m })
+        };
+        parsed
+            .map(Self)
+            .ok_or_else(|| "write N/M with 1 ≤ N ≤ M ≤ 255, or a percentage up to 100%".to_owned())
+    }
+}
+
+pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
+    let read_data = match (args.read_data, args.read_data_subset) {
+        (true, _) => ReadData::All,
+        (false, Some(Subset(part))) => part,
+        (false, None) => ReadData::None,
+    };
+    let spec = CheckSpec { read_data };
+    let repository = session.open().await?;
+    session.ui.begin(Work::Check);
+    let report = if args.no_lock {
+        session.bound(check::check(&repository, None, &spec, &session.ctx)).await?
+    } else {
+        session
+            .locked(&repository, async |guard| {
+                session.bound(check::check(&repository, Some(guard), &spec, &session.ctx)).await
+            })
+            .await?
+    };
+    session.ui.close();
+    let text = if session.ui.json() { summary(&report).to_string() } else { describe(&report) };
+    session.ui.print(&text)?;
+    if report.is_sound() {
+        return Ok(exit::OK);
+    }
+    Err(Failure {
+        cause: format!(
+            "the repository at {} is damaged: {}",
+            session.location,
+            counted(report.errors, "error", "errors")
+        ),
+        advice: Some(
+            "snapshots that are not named above are whole; back up again, so that lost content is stored anew"
+                .to_owned(),
+        ),
+        kind: "Corrupt",
+        code: exit::FATAL,
+    })
+}
+
+/// restic's summary message, with what was looked at added.
+fn summary(report: &CheckReport) -> serde_json::Value {
+    let broken: Vec<&str> = errors(report).filter_map(|f| f.object.strip_prefix("pack ")).collect();
+    json!({
+        "message_type": "summary",
+        "num_errors": report.errors,
+        "broken_packs": broken,
+        "suggest_repair_index": false,
+        "suggest_prune": false,
+        "findings": report.findings,
+        "snapshots": report.snapshots,
+        "packs": report.packs,
+        "packs_read": report.packs_read,
+        "bytes_read": report.bytes_read,
+        "total_duration": report.duration.as_secs_f64(),
+    })
+}
+
+fn errors(report: &CheckReport) -> impl Iterator<Item = &Finding> {
+    report.findings.iter().filter(|f| f.severity == Severity::Error)
+}
+
+fn describe(report: &CheckReport) -> String {
+    let mut lines: Vec<String> = report
+        .findings
+        .iter()
+        .filter(|f| f.severity == Severity::Note)
+        .map(|f| format!("note: {}: {}", safe(&f.object), safe(&f.text)))
+        .collect();
+    let kept = u64::try_from(lines.len()).unwrap_or(u64::MAX);
+    if report.notes > kept {
+        lines.push(format!("… and {} more", counted(report.notes - kept, "note", "notes")));
+    }
+    lines.push(format!(
+        "looked at {} with {} in {}, and at {} with {}",
+        counted(report.snapshots, "snapshot", "snapshots"),
+        counted(report.files, "file", "files"),
+        counted(report.trees, "directory", "directories"),
+        counted(report.packs, "pack", "packs"),
+        counted(report.blobs, "blob", "blobs"),
+    ));
+    lines.push(if report.packs_read == 0 {
+        "no data was read (--read-data does that)".to_owned()
+    } else {
+        format!(
+            "read {} of {} packs, {}",
+            count(report.packs_read),
+            count(report.packs),
+            size(report.bytes_read)
+        )
+    });
+    let verdict = if report.is_sound() { "no errors found" } else { "ERRORS FOUND" };
+    lines.push(format!("{verdict} in {}", duration(report.duration)));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_written_as_for_restic() {
+        assert_eq!("2/5".parse(), Ok(Subset(ReadData::Subset { n: 2, m: 5 })));
+        assert_eq!("10%".parse(), Ok(Subset(ReadData::Fraction(0.1))));
+        for bad in ["0/5", "6/5", "1/256", "0%", "101%", "x", "/", "%", "nan%"] {
+            assert!(bad.parse::<Subset>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn broken_packs_are_named_for_scripts() {
+        let finding = |severity, object: &str| Finding { severity, object: object.into(), text: "t".into() };
+        let report = CheckReport {
+            findings: vec![
+                finding(Severity::Error, "pack 1234"),
+                finding(Severity::Error, "snapshot 99"),
+                finding(Severity::Note, "pack 5678"),
+            ],
+            errors: 2,
+            ..CheckReport::default()
+        };
+        assert_eq!(summary(&report)["broken_packs"], json!(["1234"]));
+        assert_eq!(summary(&report)["num_errors"], 2);
+    }
+}

@@ -1,0 +1,42 @@
+//! `repo init`: makes a repository.
+
+use holdfast_engine::repository::{InitOptions, Repository};
+use serde_json::json;
+
+use super::session::{Session, hostname, username};
+use crate::exit;
+use crate::failure::Result;
+
+/// Command line of `repo init`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Format of the repository; 1 is for clients older than restic 0.14 and does not compress
+    #[arg(long, value_name = "VERSION", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=2))]
+    repository_version: u32,
+}
+
+pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
+    let store = session.store()?;
+    let options = InitOptions {
+        password: session.password(true)?,
+        recovery_password: None,
+        version: args.repository_version,
+        hostname: hostname(),
+        username: username(),
+    };
+    let repository = session.bound(Repository::init(store, &options, &session.ctx)).await?;
+    session.ui.close();
+    if session.ui.json() {
+        let message = json!({"message_type": "initialized", "id": repository.id(), "repository": session.location.to_string()});
+        session.ui.print(&message.to_string())?;
+    } else {
+        session.ui.print(&format!("made repository {} at {}", short(repository.id()), session.location))?;
+        session.ui.print("Keep its password safe: without it nobody can read what will be stored there.")?;
+    }
+    Ok(exit::OK)
+}
+
+/// As many digits of an id as people write.
+pub(super) fn short(id: &str) -> &str {
+    id.get(..10).unwrap_or(id)
+}

@@ -1,0 +1,83 @@
+//! `holdfast repo …`: commands on one repository, with no cluster.
+
+use crate::exit;
+use crate::failure::Failure;
+use crate::ui::{OUTPUT_CLOSED, Ui};
+
+mod access;
+mod backup;
+mod check;
+mod init;
+mod interrupt;
+mod ls;
+mod prompt;
+mod restore;
+mod select;
+mod session;
+mod snapshots;
+mod unlock;
+
+/// Command line of `holdfast repo`.
+#[derive(Debug, clap::Args)]
+pub struct RepoArgs {
+    #[command(flatten)]
+    access: access::Access,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make a new repository
+    Init(init::Args),
+    /// Back up files and directories as a new snapshot
+    Backup(backup::Args),
+    /// Restore a snapshot, or a directory of it, to a target directory
+    Restore(restore::Args),
+    /// List snapshots
+    Snapshots(snapshots::Args),
+    /// List the files of a snapshot
+    Ls(ls::Args),
+    /// Verify that the repository is whole
+    Check(check::Args),
+    /// Remove locks whose holders are gone
+    Unlock(unlock::Args),
+}
+
+/// Runs one command; the result is the exit code.
+///
+/// Boxed, so that the commands are compiled here once and not again in the binary.
+pub fn run(args: RepoArgs) -> std::pin::Pin<Box<dyn Future<Output = u8>>> {
+    Box::pin(perform(args))
+}
+
+async fn perform(args: RepoArgs) -> u8 {
+    let RepoArgs { access, command } = args;
+    let ui = Ui::new(access.json);
+    let interrupt = interrupt::Interrupt::listen();
+    let work = async {
+        let session = session::Session::new(&access, &ui, &interrupt)?;
+        match command {
+            Command::Init(args) => init::run(&session, &args).await,
+            Command::Backup(args) => backup::run(&session, &args).await,
+            Command::Restore(args) => restore::run(&session, &args).await,
+            Command::Snapshots(args) => snapshots::run(&session, &args).await,
+            Command::Ls(args) => ls::run(&session, &args).await,
+            Command::Check(args) => check::run(&session, &args).await,
+            Command::Unlock(args) => unlock::run(&session, &args).await,
+        }
+    };
+    let result = tokio::select! {
+        result = work => result,
+        () = interrupt.insisted() => Err(interrupt::abandoned()),
+    };
+    ui.close();
+    match result {
+        Ok(code) => code,
+        Err(Failure { kind: OUTPUT_CLOSED, .. }) => exit::OK,
+        Err(failure) => {
+            ui.fail(&failure);
+            failure.code
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! `repo restore`: a snapshot, or a directory of it, goes to a target directory.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use holdfast_engine::restore::{self, Counts, Ownership, RestorePlan, RestoreReport, RestoreSpec};
+use serde_json::json;
+
+use super::select::{Filter, Selector};
+use super::session::Session;
+use crate::exit;
+use crate::failure::{Failure, Result};
+use crate::text::{count, counted, duration, local_time, safe, size};
+use crate::ui::Work;
+
+/// Command line of `repo restore`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Id of the snapshot, the beginning of one, or `latest`; with :PATH that directory becomes the target
+    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    snapshot: Selector,
+    /// Directory to restore to; made when absent
+    #[arg(short, long, value_name = "DIR")]
+    target: PathBuf,
+    /// Restore only what matches this pattern (may be given several times)
+    #[arg(short, long, value_name = "PATTERN")]
+    include: Vec<String>,
+    /// Leave out what matches this pattern (may be given several times)
+    #[arg(short, long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Remove from the target what the snapshot does not hold
+    #[arg(long)]
+    delete: bool,
+    /// Read everything back from the disk and compare
+    #[arg(long)]
+    verify: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Take no lock: for a store that may only be read
+    #[arg(long)]
+    no_lock: bool,
+    #[command(flatten)]
+    filter: Filter,
+}
+
+pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
+    let target = std::path::absolute(&args.target).map_err(|e| {
+        Failure::usage(
+            format!("{} is no target: {e}", args.target.display()),
+            "name a directory with --target",
+        )
+    })?;
+    let repository = session.open().await?;
+    let filter = args.filter.to_engine();
+    let (id, snapshot) = session.bound(repository.find_snapshot(&args.snapshot.snapshot, &filter)).await?;
+    let what = args.snapshot.path.as_deref().unwrap_or("everything");
+    session.ui.say(format!(
+        "snapshot {} of {} on {}, taken {}: {what} to {}",
+        id.short(),
+        snapshot.paths.join(", "),
+        snapshot.hostname,
+        local_time(snapshot.time.timestamp),
+        target.display(),
+    ));
+    let spec = RestoreSpec {
+        snapshot: id,
+        subpath: args.snapshot.path.clone().map(PathBuf::from),
+        target,
+        include: args.include.clone(),
+        exclude: args.exclude.clone(),
+        delete_extra: args.delete,
+        verify: args.verify,
+        dry_run: args.dry_run,
+        // Only root can give files away; anybody else would get one fault a file.
+        ownership: if rustix::process::geteuid().is_root() { Ownership::Restore } else { Ownership::Keep },
+        sparse: true,
+        allow_empty: false,
+    };
+    session.ui.begin(Work::Restore);
+    let report = if args.no_lock || args.dry_run {
+        session.bound(restore::restore(&repository, None, &spec, &session.ctx)).await?
+    } else {
+        session
+            .locked(&repository, async |guard| {
+                session.bound(restore::restore(&repository, Some(guard), &spec, &session.ctx)).await
+            })
+            .await?
+    };
+    session.ui.close();
+    let text = match (session.ui.json(), args.dry_run) {
+        (true, _) => summary(&report, args.dry_run).to_string(),
+        (false, true) => plan(&report.plan, args.delete),
+        (false, false) => describe(&report, &spec),
+    };
+    session.ui.print(&text)?;
+    Ok(if complete(&report) { exit::OK } else { exit::PARTIAL })
+}
+
+fn complete(report: &RestoreReport) -> bool {
+    report.faults.is_empty() && report.metadata_faults.is_empty() && report.plan.unmatched_includes.is_empty()
+}
+
+/// restic's summary message, with what it leaves unsaid added.
+fn summary(report: &RestoreReport, dry_run: bool) -> serde_json::Value {
+    let plan = &report.plan;
+    let total_files: u64 =
+        [plan.create, plan.change, plan.replace, plan.unchanged].iter().map(Counts::total).sum();
+    json!({
+        "message_type": "summary",
+        "dry_run": dry_run,
+        "seconds_elapsed": report.duration.as_secs(),
+        "total_files": total_files,
+        "files_restored": report.files_restored,
+        "files_skipped": report.files_unchanged,
+        "files_deleted": report.files_deleted,
+        "total_bytes": plan.bytes_to_write,
+        "bytes_restored": report.bytes_written,
+        "bytes_verified": report.bytes_verified,
+        "verified": report.verified,
+        "errors": report.faults.total,
+        "metadata_errors": report.metadata_faults.total,
+        "plan": plan,
+    })
+}
+
+/// What would be done.
+fn plan(plan: &RestorePlan, delete: bool) -> String {
+    let mut out = String::from("plan (nothing was written):\n");
+    let mut line = |what: &str, counts: Counts| {
+        if counts.total() > 0 {
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "  {what:<10} {}", sorts(counts));
+        }
+    };
+    line("create", plan.create);
+    line("change", plan.change);
+    line("replace", plan.replace);
+    line("unchanged", plan.unchanged);
+    line("delete", plan.delete);
+    let _ = writeln!(out, "  {:<10} at most {}", "write", size(plan.bytes_to_write));
+    let _ = write!(
+        out,
+        "  {:<10} {} needed, {} free",
+        "space",
+        size(plan.bytes_required),
+        size(plan.bytes_available)
+    );
+    if plan.bytes_required > plan.bytes_available {
+        out.push_str(": NOT ENOUGH, the restore would be refused");
+    }
+    if !delete {
+        out.push_str("\n  what the target holds besides stays (--delete removes it)");
+    }
+    out + &unmatched(plan)
+}
+
+fn sorts(counts: Counts) -> String {
+    let Counts { files, dirs, others } = counts;
+    let parts = [
+        (files, counted(files, "file", "files")),
+        (dirs, counted(dirs, "directory", "directories")),
+        (others, counted(others, "link or special file", "links and special files")),
+    ];
+    parts.into_iter().filter(|(n, _)| *n > 0).map(|(_, text)| text).collect::<Vec<_>>().join(", ")
+}
+
+fn unmatched(plan: &RestorePlan) -> String {
+    let patterns =
+        plan.unmatched_includes.iter().map(|p| format!("\n  nothing in the snapshot matches {}", safe(p)));
+    patterns.collect()
+}
+
+fn describe(report: &RestoreReport, spec: &RestoreSpec) -> String {
+    let mut lines = vec![
+        format!("restored to {}", spec.target.display()),
+        format!(
+            "  files    {} written, {} left as they were, {} removed",
+            count(report.files_restored),
+            count(report.files_unchanged),
+            count(report.files_deleted)
+        ),
+        format!("  content  {} written", size(report.bytes_written)),
+        format!("  time     {}", duration(report.duration)),
+    ];
+    if spec.verify {
+        lines.push(if report.verified {
+            format!("  verified {} read back and found right", size(report.bytes_verified))
+        } else {
+            "  verified NO: not everything could be read back and compared".to_owned()
+        });
+    }
+    if report.sockets_skipped > 0 {
+        lines.push(format!("  left out {}", counted(report.sockets_skipped, "socket", "sockets")));
+    }
+    if !report.faults.is_empty() {
+        lines.push(format!(
+            "  {} could not be restored (named above)",
+            counted(report.faults.total, "entry", "entries")
+        ));
+    }
+    if !report.metadata_faults.is_empty() {
+        lines.push(format!(
+            "  {} of owner, mode, time or attributes could not be set (named above)",
+            counted(report.metadata_faults.total, "case", "cases")
+        ));
+    }
+    if report.delete_skipped {
+        lines.push("  nothing was removed, because not everything could be restored".to_owned());
+    }
+    lines.join("\n") + &unmatched(&report.plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_names_what_it_would_do_and_nothing_else() {
+        let create = Counts { files: 1, dirs: 2, others: 0 };
+        let text = plan(
+            &RestorePlan { create, bytes_required: 2048, bytes_available: 1024, ..RestorePlan::default() },
+            true,
+        );
+        assert!(text.contains("create     1 file, 2 directories\n"), "{text}");
+        assert!(text.contains("2.0 KiB needed, 1.0 KiB free: NOT ENOUGH"), "{text}");
+        assert!(!text.contains("change") && !text.contains("--delete"), "{text}");
+    }
+
+    #[test]
+    fn a_pattern_that_matched_nothing_is_not_a_whole_success() {
+        let mut report = RestoreReport::default();
+        assert!(complete(&report));
+        report.plan.unmatched_includes.push("*.txt".into());
+        assert!(!complete(&report));
+    }
+}

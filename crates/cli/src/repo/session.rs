@@ -1,0 +1,128 @@
+//! What every command needs: the opened store, the opened repository, and work under its lock.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_engine::event::Ctx;
+use holdfast_engine::lock::{Holder, LockGuard, LockMode};
+use holdfast_engine::repository::Repository;
+use holdfast_engine::store::{self, Location, Store};
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+
+use super::access::{Access, Resolved, process_environment};
+use super::interrupt::{Interrupt, interrupted};
+use crate::failure::{Failure, Result};
+use crate::ui::Ui;
+
+/// How long the release of a lock may take.
+const RELEASE: Duration = Duration::from_secs(30);
+
+/// One command's repository, voice and interruption.
+pub(super) struct Session<'a> {
+    /// Where the repository lies.
+    pub(super) location: Location,
+    /// How the command talks.
+    pub(super) ui: &'a Ui,
+    /// For operations of the engine.
+    pub(super) ctx: Ctx,
+    interrupt: &'a Interrupt,
+    resolved: Resolved,
+    retry_lock: Duration,
+}
+
+impl<'a> Session<'a> {
+    /// Resolves what was asked for; opens nothing yet.
+    pub(super) fn new(access: &Access, ui: &'a Ui, interrupt: &'a Interrupt) -> Result<Self> {
+        let resolved = access.resolve(&process_environment)?;
+        Ok(Self {
+            location: resolved.location.clone(),
+            ui,
+            ctx: Ctx { cancel: interrupt.token().child_token(), events: ui.sink() },
+            interrupt,
+            resolved,
+            retry_lock: access.retry_lock,
+        })
+    }
+
+    /// The store, without looking at what is in it.
+    pub(super) fn store(&self) -> Result<Arc<dyn Store>> {
+        // Not stopped by the first Ctrl-C: the lock has to be released through it.
+        let ctx = Ctx { cancel: CancellationToken::new(), events: self.ui.sink() };
+        Ok(store::open(&self.location, &self.resolved.options, &ctx)?)
+    }
+
+    /// The password; `twice` for a new one.
+    pub(super) fn password(&self, twice: bool) -> Result<SecretString> {
+        self.resolved.password.read(twice)
+    }
+
+    /// Opens the repository.
+    pub(super) async fn open(&self) -> Result<Repository> {
+        let store = self.store()?;
+        let password = self.password(false)?;
+        self.bound(Repository::open(store, &password, &self.ctx)).await
+    }
+
+    /// Waits for work of the engine, and not much longer once the command is interrupted.
+    pub(super) async fn bound<T>(&self, work: impl Future<Output = holdfast_engine::Result<T>>) -> Result<T> {
+        let result = Interrupt::bound(&self.ctx.cancel, work).await;
+        if result.is_err() && self.interrupt.token().is_cancelled() {
+            return Err(interrupted());
+        }
+        Ok(result?)
+    }
+
+    /// Does `work` under a shared lock, which is released on every path.
+    pub(super) async fn locked<T>(
+        &self,
+        repository: &Repository,
+        work: impl AsyncFnOnce(&LockGuard) -> Result<T>,
+    ) -> Result<T> {
+        let holder = Holder {
+            hostname: hostname(),
+            username: username(),
+            pid: std::process::id(),
+            cluster: None,
+            job_uid: None,
+        };
+        let taking = repository.lock(LockMode::Shared, &holder, self.retry_lock, &[], &self.ctx);
+        let guard = self.bound(taking).await?;
+        let result = work(&guard).await;
+        if self.interrupt.token().is_cancelled() {
+            self.ui.say("interrupted: releasing the lock (Ctrl-C again to leave at once)");
+        }
+        let released = match tokio::time::timeout(RELEASE, guard.release()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(e)) => Some(e.chain()),
+            Err(_) => Some("the store does not answer".to_owned()),
+        };
+        if let Some(why) = released {
+            self.ui
+                .say(format!("the lock could not be removed: {why}; `holdfast repo unlock` does it later"));
+        }
+        result
+    }
+}
+
+/// This machine's name, as snapshots and locks carry it.
+pub(super) fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The user's name, or number where nobody says the name.
+pub(super) fn username() -> String {
+    ["USER", "LOGNAME"]
+        .into_iter()
+        .find_map(process_environment)
+        .unwrap_or_else(|| rustix::process::geteuid().as_raw().to_string())
+}
+
+/// Failure of an argument that names no snapshot path.
+pub(super) fn relative(path: &str) -> Failure {
+    Failure::usage(
+        format!("{path:?} is no path within a snapshot"),
+        "paths within a snapshot begin with /, as `holdfast repo ls SNAPSHOT` shows them",
+    )
+}

@@ -1,0 +1,129 @@
+//! The one binary: dispatches to the operator, the runner and the command line, and is the only place where
+//! logging, the TLS provider and the runtime are set up and where an exit code is decided.
+
+use std::error::Error as StdError;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Threads for network and timers. Files and computing have threads of their own in the engine.
+const RUNTIME_THREADS: usize = 2;
+/// Exit code when nothing could even begin.
+const FATAL: u8 = 1;
+
+/// Backs up and restores Kubernetes applications, in repositories that restic can read.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, arg_required_else_help = true, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Work on a repository directly, with no cluster
+    Repo(Box<holdfast_cli::repo::RepoArgs>),
+    /// Run the operator in a cluster
+    Operator(Box<holdfast_operator::Options>),
+    /// Carry out one run inside a Job (started by the operator)
+    Run(holdfast_runner::Options),
+    /// Print the version
+    Version,
+}
+
+/// How a role logs.
+#[derive(Debug, Clone, Copy)]
+enum Log {
+    /// JSON lines for collectors.
+    Json,
+    /// Lines for people.
+    Text,
+}
+
+fn main() -> ExitCode {
+    let Cli { role } = Cli::parse();
+    let (log, level) = match &role {
+        Role::Operator(_) => (Log::Json, "info"),
+        Role::Run(_) => (Log::Text, "info"),
+        // People get errors from the command itself, once; a log beside them would say the same again.
+        Role::Repo(_) | Role::Version => (Log::Text, "off"),
+    };
+    start_logging(log, level);
+    // One provider for all TLS of the process. An error means that there is one already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .thread_name("runtime")
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => {
+            let code = runtime.block_on(perform(role));
+            // What still runs was abandoned by its role: it must not keep the process.
+            runtime.shutdown_background();
+            ExitCode::from(code)
+        }
+        Err(e) => {
+            complain(&e);
+            ExitCode::from(FATAL)
+        }
+    }
+}
+
+async fn perform(role: Role) -> u8 {
+    match role {
+        Role::Repo(args) => holdfast_cli::repo::run(*args).await,
+        Role::Run(options) => u8::try_from(holdfast_runner::run(options).await).unwrap_or(FATAL),
+        Role::Operator(options) => match holdfast_operator::run(*options).await {
+            Ok(()) => 0,
+            Err(e) => {
+                complain(&e);
+                FATAL
+            }
+        },
+        Role::Version => {
+            let version = concat!("holdfast ", env!("CARGO_PKG_VERSION"));
+            u8::from(writeln!(std::io::stdout(), "{version}").is_err())
+        }
+    }
+}
+
+/// Prints an error and its causes once, on one line: in the log, and for a person who started the process by hand.
+fn complain(error: &dyn StdError) {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    tracing::error!("{text}");
+}
+
+/// Logs go to standard error: standard output belongs to results and to the runner's events.
+fn start_logging(log: Log, level: &str) {
+    let filter = ["HOLDFAST_LOG", "RUST_LOG"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        .and_then(|value| EnvFilter::try_new(value).ok())
+        .unwrap_or_else(|| EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log {
+        Log::Json => builder.json().flatten_event(true).with_current_span(false).init(),
+        Log::Text => builder.with_target(false).with_ansi(false).init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,389 @@
+//! `holdfast repo …` as a person and as a script meets it: output, exit codes, interruption, and restic beside it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests, which clippy does not know for such"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Long enough to be taken for a random one, whose key is quick to derive.
+const PASSWORD: &str = "0123456789abcdef0123456789abcdef0123456789abcdef";
+
+struct Place {
+    directory: TempDir,
+}
+
+impl Place {
+    /// An empty place with a source tree.
+    fn new() -> Self {
+        let place = Self { directory: tempfile::tempdir().unwrap() };
+        fs::create_dir_all(place.path("source/sub")).unwrap();
+        fs::write(place.path("source/a"), "content of a").unwrap();
+        fs::write(place.path("source/sub/b"), "").unwrap();
+        std::os::unix::fs::symlink("a", place.path("source/link")).unwrap();
+        fs::write(place.path("password"), format!("{PASSWORD}\n")).unwrap();
+        place
+    }
+
+    /// A place with a repository in it.
+    fn initialized() -> Self {
+        let place = Self::new();
+        place.ok(&["init"]);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command
+            .arg("repo")
+            .args(args)
+            .env_clear()
+            .env("HOLDFAST_REPOSITORY", self.path("repository"))
+            .env("HOLDFAST_PASSWORD_FILE", self.path("password"))
+            .env("TZ", "UTC")
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Standard output of a command that must succeed.
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Exit code and standard error of a command that must not.
+    fn fails(&self, args: &[&str]) -> (i32, String) {
+        let output = self.run(args);
+        assert_ne!(output.status.code(), Some(0), "{args:?}");
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let text = self.ok(&[args, &["--json"]].concat());
+        serde_json::from_str(text.lines().last().unwrap()).unwrap()
+    }
+
+    /// What stock restic prints as JSON in its last line.
+    fn restic(&self, args: &[&str]) -> Value {
+        let program = std::env::var("HOLDFAST_RESTIC_0_19").expect(
+            "set HOLDFAST_RESTIC_0_19 to stock restic 0.19.1: `testbed restic 0.19.1` prints its path",
+        );
+        let output = Command::new(program)
+            .args(["--json", "--no-cache"])
+            .args(args)
+            .env("RESTIC_REPOSITORY", self.path("repository"))
+            .env("RESTIC_PASSWORD_FILE", self.path("password"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_str(String::from_utf8(output.stdout).unwrap().lines().last().unwrap()).unwrap()
+    }
+
+    /// Locks in force: a file that is still being written has another name, and stops nobody.
+    fn locks(&self) -> usize {
+        fs::read_dir(self.path("repository/locks"))
+            .unwrap()
+            .map(Result::unwrap)
+            .filter(|e| e.file_name().len() == 64 && e.metadata().is_ok_and(|m| m.len() > 0))
+            .count()
+    }
+
+    /// Waits until the source's files are old enough to be taken over unread: a file that was changed less than two
+    /// seconds before a backup began is read again by the next one.
+    fn settle(&self) {
+        let newest = fs::metadata(self.path("source")).unwrap().modified().unwrap();
+        while newest.elapsed().unwrap() < Duration::from_millis(2500) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn snapshots(&self) -> usize {
+        fs::read_dir(self.path("repository/snapshots")).unwrap().count()
+    }
+}
+
+fn keys(value: &Value) -> BTreeSet<String> {
+    value.as_object().unwrap_or_else(|| panic!("no object: {value}")).keys().cloned().collect()
+}
+
+#[test]
+fn a_tree_comes_back_as_it_was() {
+    let place = Place::initialized();
+    place.settle();
+    let said = place.ok(&["backup", "source"]);
+    assert!(said.contains("2 new") && said.contains("12 B in 2 files"), "{said}");
+    let said = place.ok(&["backup", "source"]);
+    assert!(said.contains("0 new, 0 changed, 2 unchanged"), "{said}");
+
+    let source = place.text("source");
+    let plan = place.ok(&["restore", &format!("latest:{source}"), "--target", "out", "--dry-run"]);
+    assert!(plan.contains("create") && plan.contains("2 files"), "{plan}");
+    assert!(!place.path("out").exists());
+
+    let said = place.ok(&["restore", &format!("latest:{source}"), "--target", "out", "--verify"]);
+    assert!(said.contains("12 B read back and found right"), "{said}");
+    assert_eq!(fs::read_to_string(place.path("out/a")).unwrap(), "content of a");
+    assert_eq!(fs::read(place.path("out/sub/b")).unwrap(), b"");
+    assert_eq!(fs::read_link(place.path("out/link")).unwrap(), Path::new("a"));
+
+    let listed = place.ok(&["ls", "latest", &source]);
+    assert_eq!(listed.lines().collect::<Vec<_>>(), ["a", "link", "sub"].map(|n| format!("{source}/{n}")));
+    let table = place.ok(&["snapshots"]);
+    assert_eq!(table.lines().count(), 3, "{table}");
+    assert!(place.ok(&["check", "--read-data"]).contains("no errors found"));
+    assert_eq!(place.locks(), 0);
+}
+
+#[test]
+fn extras_go_only_when_asked_for() {
+    let place = Place::initialized();
+    place.ok(&["backup", "source"]);
+    let from = format!("latest:{}", place.text("source"));
+    fs::create_dir(place.path("out")).unwrap();
+    fs::write(place.path("out/extra"), "x").unwrap();
+    place.ok(&["restore", &from, "--target", "out"]);
+    assert!(place.path("out/extra").exists());
+    place.ok(&["restore", &from, "--target", "out", "--delete"]);
+    assert!(!place.path("out/extra").exists());
+    assert!(place.path("out/a").exists());
+}
+
+#[test]
+fn scripts_that_read_restics_json_can_read_ours() {
+    let place = Place::new();
+    let theirs = place.restic(&["init"]);
+    fs::remove_dir_all(place.path("repository")).unwrap();
+    let contains = |ours: &Value, theirs: &Value| {
+        let missing: Vec<_> = keys(theirs).difference(&keys(ours)).cloned().collect();
+        assert!(missing.is_empty(), "{missing:?} missing in {ours}");
+    };
+    contains(&place.json(&["init"]), &theirs);
+
+    let source = place.text("source");
+    let ours = place.json(&["backup", "source", "--tag", "one"]);
+    // With a file that is new, so that it has a summary of its own.
+    let theirs = place.restic(&["backup", &source, "--tag", "two"]);
+    contains(&ours, &theirs);
+
+    let listed = place.json(&["snapshots"]);
+    assert_eq!(listed.as_array().unwrap().len(), 2);
+    for (ours, theirs) in
+        listed.as_array().unwrap().iter().zip(place.restic(&["snapshots"]).as_array().unwrap())
+    {
+        assert_eq!(ours, theirs);
+    }
+
+    // A node of the same tree, field for field.
+    let ours = place.json(&["ls", "latest", &source, "--recursive"]);
+    let theirs = place.restic(&["ls", "latest", &source, "--recursive"]);
+    assert_eq!(ours, theirs);
+
+    contains(&place.json(&["check"]), &place.restic(&["check"]));
+    let from = format!("latest:{source}");
+    contains(
+        &place.json(&["restore", &from, "--target", "ours"]),
+        &place.restic(&["restore", &from, "--target", &place.text("theirs")]),
+    );
+}
+
+#[test]
+fn failures_are_one_line_of_cause_and_one_of_advice() {
+    let place = Place::initialized();
+    fs::write(place.path("wrong"), "another").unwrap();
+    let (code, said) = place.fails(&["snapshots", "--password-file", "wrong"]);
+    assert_eq!(code, 1);
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(lines[0].starts_with("error: ") && lines[1].starts_with("  → "), "{said}");
+
+    let (code, said) = place.fails(&["snapshots", "--password-file", "wrong", "--json"]);
+    let message: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (code, &message["message_type"], &message["kind"]),
+        (1, &"exit_error".into(), &"WrongPassword".into())
+    );
+
+    for (args, kind) in [
+        (vec!["snapshots", "-r", "nowhere"], "NotARepository"),
+        (vec!["init"], "AlreadyInitialized"),
+        (vec!["restore", "latest", "--target", "out"], "EmptySelection"),
+        (vec!["restore", "12345678", "--target", "out"], "Missing"),
+        (vec!["backup", "nothing"], "Usage"),
+        (vec!["snapshots", "-r", "sftp:host:/path"], "Usage"),
+        (vec!["init", "-r", "source"], "ForeignContent"),
+    ] {
+        let (code, said) = place.fails(&[&args[..], &["--json"]].concat());
+        let message: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{args:?}: {e}: {said}"));
+        assert_eq!((code, message["kind"].as_str()), (1, Some(kind)), "{args:?}: {said}");
+    }
+    assert!(!place.path("out").exists());
+}
+
+#[test]
+fn a_source_with_unreadable_files_is_backed_up_in_part() {
+    let place = Place::initialized();
+    // Holds a file that not even root can read.
+    let output = place.run(&["backup", "/proc/sys/vm"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("compact_memory"));
+    assert_eq!(place.snapshots(), 1);
+}
+
+#[test]
+fn damage_is_found_named_and_fatal() {
+    let place = Place::initialized();
+    fs::write(place.path("source/a"), vec![7; 100_000]).unwrap();
+    place.ok(&["backup", "source"]);
+    let data: Vec<_> = fs::read_dir(place.path("repository/data"))
+        .unwrap()
+        .flat_map(|d| fs::read_dir(d.unwrap().path()).unwrap())
+        .map(|f| f.unwrap().path())
+        .collect();
+    for pack in &data {
+        let mut bytes = fs::read(pack).unwrap();
+        bytes[20] ^= 1;
+        fs::remove_file(pack).unwrap();
+        fs::write(pack, bytes).unwrap();
+    }
+    let output = place.run(&["check", "--read-data", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(summary["num_errors"].as_u64().unwrap() > 0);
+    let pack = data[0].file_name().unwrap().to_str().unwrap();
+    assert!(summary["broken_packs"].as_array().unwrap().iter().any(|p| p == pack), "{summary}");
+    assert_eq!(place.locks(), 0);
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_the_listing_without_a_word() {
+    let place = Place::initialized();
+    for n in 0..3000 {
+        fs::write(place.path(&format!("source/{n}")), "").unwrap();
+    }
+    place.ok(&["backup", "source"]);
+    let mut child =
+        place.command(&["ls", "latest"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+}
+
+#[test]
+fn a_password_has_to_come_from_somewhere() {
+    let place = Place::initialized();
+    // A session of its own has no terminal to ask on.
+    let mut command = Command::new("setsid");
+    command
+        .args(["--wait", env!("CARGO_BIN_EXE_holdfast"), "repo", "snapshots", "--json", "-r"])
+        .arg(place.path("repository"))
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let message: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!((output.status.code(), &message["kind"]), (Some(1), &"Usage".into()));
+    assert!(message["advice"].as_str().unwrap().contains("--password-file"));
+}
+
+#[test]
+fn ctrl_c_ends_a_backup_without_snapshot_or_lock() {
+    let place = Place::initialized();
+    // More than any machine stores before it notices the signal, and nothing that compresses or repeats.
+    let mut state = 1_u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_le_bytes()
+    })
+    .flatten()
+    .take(64 << 20)
+    .collect();
+    for n in 0..12_u8 {
+        let shifted: Vec<u8> = noise.iter().map(|b| b.wrapping_add(n)).collect();
+        fs::write(place.path(&format!("source/large{n}")), shifted).unwrap();
+    }
+    let child =
+        place.command(&["backup", "source"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while place.locks() == 0 {
+        assert!(Instant::now() < deadline, "the backup took no lock");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!((place.snapshots(), place.locks()), (0, 0));
+    place.ok(&["check"]);
+}
+
+#[test]
+fn a_foreign_lock_stops_a_backup_until_somebody_removes_it() {
+    let place = Place::initialized();
+    place.ok(&["backup", "source"]);
+    // A stranger's lock, made by restic itself: a check that is stopped keeps its exclusive lock.
+    let program = std::env::var("HOLDFAST_RESTIC_0_19")
+        .expect("set HOLDFAST_RESTIC_0_19 to stock restic 0.19.1: `testbed restic 0.19.1` prints its path");
+    let mut child = (0..20)
+        .find_map(|_| {
+            let mut child = Command::new(&program)
+                .args(["--no-cache", "check", "--read-data"])
+                .env("RESTIC_REPOSITORY", place.path("repository"))
+                .env("RESTIC_PASSWORD_FILE", place.path("password"))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            while place.locks() == 0 && child.try_wait().unwrap().is_none() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            kill_process(Pid::from_child(&child), Signal::STOP).ok();
+            if place.locks() == 1 {
+                return Some(child);
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            None
+        })
+        .expect("restic was quicker than this test, twenty times");
+    let refused = place.run(&["backup", "source", "--json"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let message: Value = serde_json::from_slice(&refused.stderr).unwrap();
+    assert_eq!((refused.status.code(), &message["kind"]), (Some(1), &"Locked".into()));
+
+    assert_eq!(place.locks(), 1, "restic was killed and left its lock");
+    // Its host name and process number prove nothing, for containers share both: it stays until it is old, or until
+    // a person who knows better says so.
+    let said = place.ok(&["unlock"]);
+    assert!(said.contains("no lock to remove"), "{said}");
+    assert_eq!(place.locks(), 1);
+    let said = place.ok(&["unlock", "--remove-all"]);
+    assert!(said.contains("removed lock"), "{said}");
+    assert_eq!(place.locks(), 0);
+    place.ok(&["backup", "source"]);
+}
