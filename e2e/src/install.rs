@@ -1,0 +1,198 @@
+//! The test bed with Holdfast installed in it, once a process: image, chart, operator ready.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use holdfast_testbed::{POSTGRES_IMAGE, Progress, TOOLS_IMAGE, Testbed, archive};
+use serde_json::Value;
+
+use crate::kubectl::{Failure, Kubectl, Result, run};
+
+/// Namespace that the chart is installed into.
+pub const OPERATOR_NAMESPACE: &str = "holdfast-system";
+/// Name that the operator is told for the test bed's cluster.
+pub const CLUSTER_NAME: &str = "testbed";
+/// How long the operator may take to start on a busy two-core machine.
+const INSTALL: Duration = Duration::from_mins(3);
+
+/// The cluster and the S3 server, with Holdfast installed.
+pub struct Bed {
+    testbed: Testbed,
+    /// `https://address:port` of the S3 server, as pods and this machine reach it.
+    pub s3_endpoint: String,
+    /// Its access key.
+    pub access_key: String,
+    /// Its secret key.
+    pub secret_key: String,
+    /// Its CA as a file.
+    pub ca_path: PathBuf,
+    /// Its CA as text.
+    pub ca_pem: String,
+}
+
+/// The bed of this process: brought up, images loaded, chart installed by whoever asks first.
+pub fn bed() -> Result<&'static Bed> {
+    static BED: OnceLock<std::result::Result<Bed, String>> = OnceLock::new();
+    BED.get_or_init(|| Bed::prepare().map_err(|e| e.0)).as_ref().map_err(|e| Failure(e.clone()))
+}
+
+/// A failure of the test bed, as the stories report it.
+#[allow(clippy::needless_pass_by_value)] // handed to map_err
+fn bed_failure(error: holdfast_testbed::Error) -> Failure {
+    Failure(holdfast_testbed::chain(&error))
+}
+
+impl Bed {
+    fn prepare() -> Result<Self> {
+        let progress = Progress::new();
+        let testbed = Testbed::ensure_up(&progress).map_err(bed_failure)?;
+        let s3 = testbed.env().s3.clone();
+        let ca_pem = std::fs::read_to_string(&s3.ca_file)
+            .map_err(|e| Failure(format!("cannot read {}: {e}", s3.ca_file.display())))?;
+        let bed = Self {
+            s3_endpoint: s3.endpoint,
+            access_key: s3.access_key,
+            secret_key: s3.secret_key,
+            ca_path: s3.ca_file,
+            ca_pem,
+            testbed,
+        };
+        bed.install(&progress)?;
+        Ok(bed)
+    }
+
+    /// Loads the images and installs or upgrades the chart, then waits until the operator leads and is ready.
+    fn install(&self, progress: &Progress) -> Result<()> {
+        let layout = self.testbed.layout();
+        let images = [TOOLS_IMAGE, POSTGRES_IMAGE]
+            .iter()
+            .map(|name| archive(layout, short(name), progress).map_err(bed_failure))
+            .collect::<Result<Vec<_>>>()?;
+        self.testbed.load_images(&images).map_err(bed_failure)?;
+        let image = self.testbed.load_holdfast(&binary()?).map_err(bed_failure)?;
+        let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "dev"));
+        let chart = repository_root().join("deploy/helm/holdfast");
+        run(
+            self.testbed.helm().args(["upgrade", "--install", "holdfast"]).arg(&chart).args([
+                "--namespace",
+                OPERATOR_NAMESPACE,
+                "--create-namespace",
+                "--set",
+                &format!("clusterName={CLUSTER_NAME},image.repository={repository},image.tag={tag},image.pullPolicy=IfNotPresent"),
+            ]),
+            b"",
+        )
+        .map_err(|e| Failure(format!("helm upgrade --install: {e}")))?;
+        // The tag is the same for every build: a new binary needs new pods.
+        let kubectl = self.kubectl();
+        kubectl.run(&["-n", OPERATOR_NAMESPACE, "rollout", "restart", "deployment"])?;
+        kubectl.run(&[
+            "-n",
+            OPERATOR_NAMESPACE,
+            "rollout",
+            "status",
+            "deployment",
+            &format!("--timeout={}s", INSTALL.as_secs()),
+        ])?;
+        kubectl.until_true("only the new operator's pod is left", INSTALL, || {
+            Ok(kubectl.list(OPERATOR_NAMESPACE, &["pods"])?.len() == 1)
+        })
+    }
+
+    /// `kubectl` as the cluster's administrator.
+    pub fn kubectl(&self) -> Kubectl {
+        let env = self.testbed.env();
+        Kubectl::new(env.bin.join("kubectl"), env.kubeconfig.clone())
+    }
+
+    /// How to look around in the cluster after a demo.
+    pub fn hint(&self) -> String {
+        format!("export KUBECONFIG={}", self.testbed.env().kubeconfig.display())
+    }
+
+    /// Makes a bucket.
+    pub fn make_bucket(&self, name: &str) -> Result<()> {
+        self.testbed.s3().create_bucket(name).map_err(bed_failure)
+    }
+
+    /// Where the S3 server keeps a bucket's objects on this machine's disk.
+    pub fn bucket_directory(&self, bucket: &str) -> PathBuf {
+        self.testbed.s3().bucket_path(bucket)
+    }
+
+    /// Stores an object.
+    pub fn put_object(&self, bucket: &str, key: &str, body: &[u8]) -> Result<()> {
+        let file = std::env::temp_dir().join(format!("holdfast-object-{}-{bucket}", std::process::id()));
+        std::fs::write(&file, body).map_err(|e| Failure(format!("cannot write {}: {e}", file.display())))?;
+        let done = self.testbed.s3().put_object(bucket, key, &file).map_err(bed_failure);
+        let _ = std::fs::remove_file(&file);
+        done
+    }
+
+    /// Stops the S3 server, for everybody.
+    pub fn stop_s3(&self) -> Result<()> {
+        self.testbed.s3().stop().map_err(bed_failure)
+    }
+
+    /// Starts it again.
+    pub fn start_s3(&self) -> Result<()> {
+        self.testbed.s3().start().map_err(bed_failure)
+    }
+
+    /// The unpacked stock restic of a version.
+    pub fn restic(&self, version: &str) -> Result<PathBuf> {
+        holdfast_testbed::restic(self.testbed.layout(), version).map(|r| r.program).map_err(bed_failure)
+    }
+
+    /// Kills a pod's first container with SIGKILL, as the kernel's out-of-memory killer does.
+    pub fn kill_container(&self, pod: &Value) -> Result<()> {
+        let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+        let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
+        let id =
+            id.strip_prefix("containerd://").ok_or_else(|| Failure(format!("no container id: {id:?}")))?;
+        let ctr = self.testbed.env().bin.join("ctr");
+        let mut command: Command =
+            self.testbed.node_command(node, &ctr.to_string_lossy()).map_err(bed_failure)?;
+        command.args([
+            "-a",
+            "/run/containerd/containerd.sock",
+            "-n",
+            "k8s.io",
+            "tasks",
+            "kill",
+            "-s",
+            "SIGKILL",
+            id,
+        ]);
+        run(&mut command, b"").map(drop)
+    }
+}
+
+/// `tools` of `testbed.local/tools:1`.
+fn short(image: &str) -> &str {
+    image.rsplit('/').next().unwrap_or(image).split(':').next().unwrap_or(image)
+}
+
+/// The project's root.
+fn repository_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+/// The `holdfast` binary that the image is made of: `HOLDFAST_BINARY`, else the release build of this tree.
+fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("HOLDFAST_BINARY") {
+        return Ok(path.into());
+    }
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository_root().join("target"), PathBuf::from);
+    let path = target.join("release/holdfast");
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(Failure(format!(
+        "{} is not there: run `cargo build --release -p holdfast`, or `make test`",
+        path.display()
+    )))
+}

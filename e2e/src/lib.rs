@@ -1,0 +1,20 @@
+//! Stories on a real cluster: what a user of Holdfast meets, told as tests, and the demo.
+//!
+//! Everything goes through `kubectl`, `helm` and stock `restic`, as a user's hands would; no type of the product is
+//! used, so that a story also notices when the API changes under its users. The cluster is the test bed's
+//! (`holdfast-testbed`); a story has a namespace and a bucket of its own, so stories run side by side.
+//!
+//! - [`kubectl`]: the cluster as a command line sees it, with waiting for conditions;
+//! - [`install`]: image and chart, once a process;
+//! - [`story`]: namespace, bucket, storage, clean-up, and what is printed when a story fails;
+//! - [`workload`]: applications that hold data;
+//! - [`tree`]: a directory tree of all sorts of files, and its exact description for comparing.
+
+// Looking up a key in a JSON value gives null when it is absent; it never panics.
+#![allow(clippy::indexing_slicing)]
+
+pub mod install;
+pub mod kubectl;
+pub mod story;
+pub mod tree;
+pub mod workload;

@@ -1,0 +1,361 @@
+//! A story: a namespace, a bucket and a storage of its own, and what is printed when it fails.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::install::{Bed, OPERATOR_NAMESPACE, bed};
+use crate::kubectl::{Failure, Kubectl, Result, phase, run};
+
+/// How long a run may take on a busy two-core machine before a story calls it stuck.
+pub const RUN: Duration = Duration::from_mins(4);
+
+/// Phases in which a Backup or Restore has come to its end.
+const ENDED: [&str; 6] = ["Succeeded", "PartiallyFailed", "Failed", "Skipped", "Planned", "Cancelled"];
+
+/// One story. Its namespace and bucket are removed when it ends well and kept for a look when it does not.
+pub struct Story {
+    /// The test bed.
+    pub bed: &'static Bed,
+    /// The cluster.
+    pub kubectl: Kubectl,
+    /// Namespace of this story alone.
+    pub namespace: String,
+    /// Bucket of this story alone.
+    pub bucket: String,
+    extra_namespaces: Vec<String>,
+}
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A name that no other story of this machine uses.
+fn unique(base: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    format!("{base}-{:05x}{number}", now % 0xf_ffff)
+}
+
+impl Story {
+    /// Makes namespace and bucket; no storage yet.
+    pub fn bare(name: &str) -> Result<Self> {
+        let bed = bed()?;
+        let namespace = unique(name);
+        let kubectl = bed.kubectl();
+        kubectl.run(&["create", "namespace", &namespace])?;
+        kubectl.until(&namespace, "serviceaccount", "default", RUN, |_| Some(()))?;
+        bed.make_bucket(&namespace)?;
+        Ok(Self { bed, kubectl, bucket: namespace.clone(), namespace, extra_namespaces: Vec::new() })
+    }
+
+    /// Makes namespace, bucket, and a default BackupStorage `store` that is Ready; root runners are allowed.
+    pub fn begin(name: &str) -> Result<Self> {
+        let story = Self::bare(name)?;
+        story.allow_root()?;
+        story.apply(&story.storage_yaml("store"))?;
+        story.storage_ready("store")?;
+        Ok(story)
+    }
+
+    /// Lets runners be root in the story's namespace, as an administrator does.
+    pub fn allow_root(&self) -> Result<()> {
+        let namespace = format!("namespace/{}", self.namespace);
+        self.kubectl.run(&["annotate", &namespace, "holdfast.dev/allow-root-runner=true"]).map(drop)
+    }
+
+    /// The YAML of a storage in the story's bucket with its Secret and CA.
+    pub fn storage_yaml(&self, name: &str) -> String {
+        storage_yaml(
+            self.bed,
+            name,
+            &self.bucket,
+            &self.bed.access_key,
+            &self.bed.secret_key,
+            Some(&self.bed.ca_pem),
+        )
+    }
+
+    /// Waits until a storage is Ready.
+    pub fn storage_ready(&self, name: &str) -> Result<Value> {
+        self.until("backupstorage", name, |o| (phase(o) == "Ready").then(|| o.clone()))
+    }
+
+    /// Makes another namespace that goes with the story.
+    pub fn another_namespace(&mut self, suffix: &str) -> Result<String> {
+        let name = format!("{}-{suffix}", self.namespace);
+        self.kubectl.run(&["create", "namespace", &name])?;
+        self.kubectl.until(&name, "serviceaccount", "default", RUN, |_| Some(()))?;
+        self.extra_namespaces.push(name.clone());
+        Ok(name)
+    }
+
+    /// Applies YAML in the story's namespace.
+    pub fn apply(&self, yaml: &str) -> Result<()> {
+        self.kubectl
+            .run_with(&["-n", &self.namespace, "apply", "--validate=strict", "-f", "-"], yaml.as_bytes())
+            .map(drop)
+            .map_err(|e| Failure(format!("{e}\nof:\n{yaml}")))
+    }
+
+    /// Waits for something about an object of the story's namespace.
+    pub fn until<T>(&self, kind: &str, name: &str, done: impl Fn(&Value) -> Option<T>) -> Result<T> {
+        self.kubectl.until(&self.namespace, kind, name, RUN, done)
+    }
+
+    /// Creates a Backup with this spec (YAML flow, `{}` for the default) without waiting.
+    pub fn start_backup(&self, name: &str, spec: &str) -> Result<()> {
+        self.apply(&format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: Backup\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+        ))
+    }
+
+    /// Creates a Restore with this spec (YAML flow) without waiting.
+    pub fn start_restore(&self, name: &str, spec: &str) -> Result<()> {
+        self.apply(&format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: Restore\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+        ))
+    }
+
+    /// Waits until a Backup or Restore has ended; the object.
+    pub fn ended(&self, kind: &str, name: &str) -> Result<Value> {
+        self.until(kind, name, |o| ENDED.contains(&phase(o)).then(|| o.clone()))
+    }
+
+    /// Creates a Backup and waits for its end, which must be in `expected`.
+    pub fn backup(&self, name: &str, spec: &str, expected: &str) -> Result<Value> {
+        self.start_backup(name, spec)?;
+        self.expect_end("backup", name, expected)
+    }
+
+    /// Creates a Restore and waits for its end, which must be in `expected`.
+    pub fn restore(&self, name: &str, spec: &str, expected: &str) -> Result<Value> {
+        self.start_restore(name, spec)?;
+        self.expect_end("restore", name, expected)
+    }
+
+    /// Waits for the end of a run, which must be the expected phase.
+    pub fn expect_end(&self, kind: &str, name: &str, expected: &str) -> Result<Value> {
+        let object = self.ended(kind, name)?;
+        if phase(&object) == expected {
+            return Ok(object);
+        }
+        Err(Failure(format!(
+            "{kind} {name} ended {}, not {expected}: {}",
+            phase(&object),
+            serde_json::to_string_pretty(&object["status"]).unwrap_or_default()
+        )))
+    }
+
+    /// Name of the Snapshot that a Backup made.
+    pub fn snapshot_of(backup: &Value) -> Result<String> {
+        backup["status"]["snapshotRef"]["name"]
+            .as_str()
+            .map(str::to_owned)
+            .ok_or_else(|| Failure(format!("the Backup names no Snapshot: {}", backup["status"])))
+    }
+
+    /// Runs a shell script in a pod of the story.
+    pub fn shell(&self, pod: &str, script: &str) -> Result<String> {
+        self.kubectl.shell(&self.namespace, pod, script)
+    }
+
+    /// The story's repositories as directories on the S3 server's disk.
+    pub fn repositories_on_disk(&self) -> Vec<PathBuf> {
+        fn walk(dir: &std::path::Path, found: &mut Vec<PathBuf>, depth: u32) {
+            if dir.join("config").is_file() && dir.join("keys").is_dir() {
+                found.push(dir.to_owned());
+            } else if depth > 0 {
+                for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                    walk(&entry.path(), found, depth - 1);
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(&self.bed.bucket_directory(&self.bucket), &mut found, 5);
+        found
+    }
+
+    /// The story's only repository, by its directory below the bucket.
+    pub fn repository_directory(&self) -> Result<String> {
+        let root = self.bed.bucket_directory(&self.bucket);
+        let found = self.repositories_on_disk();
+        match found.as_slice() {
+            [one] => Ok(one.strip_prefix(&root).unwrap_or(one).to_string_lossy().into_owned()),
+            _ => Err(Failure(format!("{} repositories in the bucket, not one: {found:?}", found.len()))),
+        }
+    }
+
+    /// Names of the lock files in all repositories of the story.
+    pub fn locks(&self) -> Vec<String> {
+        self.repositories_on_disk()
+            .iter()
+            .flat_map(|repository| {
+                std::fs::read_dir(repository.join("locks")).into_iter().flatten().flatten()
+            })
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| name.len() == 64)
+            .collect()
+    }
+
+    /// The password of the story's only repository, as an administrator finds it in the storage's namespace.
+    pub fn repository_password(&self) -> Result<String> {
+        let secrets = self.kubectl.list(&self.namespace, &["secrets"])?;
+        let secret = secrets
+            .iter()
+            .find(|s| s["metadata"]["name"].as_str().is_some_and(|n| n.starts_with("holdfast-repo-")))
+            .ok_or_else(|| Failure("there is no Secret holdfast-repo-…".into()))?;
+        let name = secret["metadata"]["name"].as_str().unwrap_or_default();
+        self.kubectl.run(&[
+            "-n",
+            &self.namespace,
+            "get",
+            "secret",
+            name,
+            "-o",
+            "go-template={{.data.password | base64decode}}",
+        ])
+    }
+
+    /// Runs stock restic on the story's repository.
+    pub fn restic(&self, version: &str, args: &[&str]) -> Result<String> {
+        let repository =
+            format!("s3:{}/{}/{}", self.bed.s3_endpoint, self.bucket, self.repository_directory()?);
+        let out = run(
+            Command::new(self.bed.restic(version)?)
+                .args(["--no-cache", "--cacert"])
+                .arg(&self.bed.ca_path)
+                .args(["-r", &repository])
+                .args(args)
+                .env("RESTIC_PASSWORD", self.repository_password()?)
+                .env("AWS_ACCESS_KEY_ID", &self.bed.access_key)
+                .env("AWS_SECRET_ACCESS_KEY", &self.bed.secret_key)
+                .env("AWS_DEFAULT_REGION", "us-east-1"),
+            b"",
+        )?;
+        Ok(String::from_utf8_lossy(&out).into_owned())
+    }
+
+    /// What a run must never leave: locks, run Secrets, Jobs that still run, runner pods, quiesce records.
+    pub fn nothing_left(&self) -> Result<()> {
+        self.kubectl
+            .until_true("no lock, run Secret, live runner pod or quiesce record left", RUN, || {
+                Ok(self.leftovers()?.is_empty())
+            })
+            .map_err(|e| Failure(format!("{e}: {:?}", self.leftovers())))
+    }
+
+    fn leftovers(&self) -> Result<Vec<String>> {
+        let mut left: Vec<String> = self.locks().iter().map(|l| format!("lock {l}")).collect();
+        let name = |o: &Value| o["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        for secret in self.kubectl.list(&self.namespace, &["secrets", "-l", "holdfast.dev/run-uid"])? {
+            left.push(format!("secret {}", name(&secret)));
+        }
+        for pod in self.kubectl.list(&self.namespace, &["pods", "-l", "holdfast.dev/run-uid"])? {
+            if !matches!(phase(&pod), "Succeeded" | "Failed") {
+                left.push(format!("pod {} {}", name(&pod), phase(&pod)));
+            }
+        }
+        for workload in self.kubectl.list(&self.namespace, &["deployments,statefulsets,replicasets"])? {
+            if workload["metadata"]["annotations"].get("holdfast.dev/quiesce").is_some() {
+                left.push(format!("quiesce record on {}", name(&workload)));
+            }
+        }
+        Ok(left)
+    }
+
+    /// Kills the operator's pods as a crash does: no warning, no clean-up.
+    pub fn kill_operator(&self) -> Result<()> {
+        self.kubectl
+            .run(&[
+                "-n",
+                OPERATOR_NAMESPACE,
+                "delete",
+                "pod",
+                "-l",
+                "app.kubernetes.io/component=operator",
+                "--force",
+                "--grace-period=0",
+            ])
+            .map(drop)
+    }
+
+    /// Prints what a person needs to understand a failure.
+    pub fn dump(&self) {
+        let show = |title: &str, args: &[&str]| {
+            let text = self.kubectl.run(args).unwrap_or_else(|e| e.to_string());
+            eprintln!("---- {title}\n{text}");
+        };
+        let n = self.namespace.as_str();
+        show(
+            "objects",
+            &["-n", n, "get", "holdfast,pods,jobs,pvc,deployments,statefulsets,replicasets", "-o", "wide"],
+        );
+        show("holdfast objects", &["-n", n, "get", "holdfast", "-o", "yaml"]);
+        show("events", &["-n", n, "get", "events", "--sort-by=.lastTimestamp"]);
+        show("runner logs", &["-n", n, "logs", "-l", "holdfast.dev/run-uid", "--tail=15", "--prefix"]);
+        show(
+            "operator",
+            &["-n", OPERATOR_NAMESPACE, "logs", "-l", "app.kubernetes.io/component=operator", "--tail=60"],
+        );
+    }
+
+    /// Runs a story: prints its name and outcome, dumps on failure, removes everything on success.
+    ///
+    /// # Panics
+    /// When the story fails: it is a test.
+    #[allow(clippy::panic)] // the test runner's way to hear of a failure
+    pub fn tell(
+        name: &str,
+        begin: impl FnOnce(&str) -> Result<Self>,
+        body: impl FnOnce(&mut Self) -> Result<()>,
+    ) {
+        let mut story = begin(name).unwrap_or_else(|e| panic!("{name} could not begin: {e}"));
+        match body(&mut story) {
+            Ok(()) => story.end(),
+            Err(e) => {
+                eprintln!("==== story {name} failed in namespace {}: {e}", story.namespace);
+                story.dump();
+                panic!("story {name}: {e}");
+            }
+        }
+    }
+
+    fn end(self) {
+        for namespace in self.extra_namespaces.iter().chain([&self.namespace]) {
+            let _ = self.kubectl.run(&["delete", "namespace", namespace, "--wait=false"]);
+        }
+    }
+}
+
+/// The YAML of a storage with its Secret and, when given, its CA in a ConfigMap.
+pub fn storage_yaml(
+    bed: &Bed,
+    name: &str,
+    bucket: &str,
+    key: &str,
+    secret: &str,
+    ca: Option<&str>,
+) -> String {
+    use std::fmt::Write as _;
+    let mut yaml = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}-s3}}\nstringData: {{AWS_ACCESS_KEY_ID: '{key}', AWS_SECRET_ACCESS_KEY: '{secret}'}}\n---\n"
+    );
+    let mut reference = "";
+    if let Some(pem) = ca {
+        let body = pem.lines().map(|l| format!("    {l}")).collect::<Vec<_>>().join("\n");
+        let _ = write!(
+            yaml,
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}-ca}}\ndata:\n  ca.crt: |\n{body}\n---\n"
+        );
+        reference = "\n      caBundleRef: {kind: ConfigMap, name: NAME-ca}";
+    }
+    let reference = reference.replace("NAME", name);
+    let endpoint = &bed.s3_endpoint;
+    let _ = write!(
+        yaml,
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}-recovery}}\nstringData: {{password: 'recovery of {bucket}'}}\n---\napiVersion: holdfast.dev/v1alpha1\nkind: BackupStorage\nmetadata: {{name: {name}}}\nspec:\n  default: true\n  backend:\n    s3:\n      endpoint: {endpoint}\n      bucket: {bucket}\n      credentialsSecretRef: {{name: {name}-s3}}{reference}\n  recoveryPasswordSecretRef: {{name: {name}-recovery}}\n"
+    );
+    yaml
+}

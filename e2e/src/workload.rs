@@ -1,0 +1,122 @@
+//! Applications that hold data: a pod with files and PostgreSQL, as a user would deploy them.
+
+use std::time::Duration;
+
+use crate::kubectl::{Failure, Kubectl, Result};
+
+/// The small tool image of the test bed (shell, coreutils, findutils, attr).
+pub const TOOLS: &str = "testbed.local/tools:1";
+/// The PostgreSQL image of the test bed.
+pub const POSTGRES: &str = "testbed.local/postgres:1";
+
+/// How long a pod may take to start on a busy two-core machine.
+pub const START: Duration = Duration::from_mins(3);
+
+/// A claim of the given class (default class when empty).
+pub fn claim(name: &str, class: &str, size: &str) -> String {
+    let class = if class.is_empty() { String::new() } else { format!("  storageClassName: {class}\n") };
+    format!(
+        "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\nspec:\n{class}  accessModes: [ReadWriteOnce]\n  resources: {{requests: {{storage: {size}}}}}\n---\n"
+    )
+}
+
+/// Options of [`keeper`].
+#[derive(Debug, Clone)]
+pub struct Keeper<'a> {
+    /// Kind of the workload: `Deployment`, `StatefulSet`, `ReplicaSet`, `Pod`.
+    pub kind: &'a str,
+    /// Name of workload and label `app`.
+    pub name: &'a str,
+    /// Claim mounted at `/store`.
+    pub claim: &'a str,
+    /// Replicas.
+    pub replicas: u32,
+    /// Node that it must run on; any when empty.
+    pub node: &'a str,
+    /// User that it runs as.
+    pub user: u32,
+}
+
+impl<'a> Keeper<'a> {
+    /// One replica of a Deployment, as root, anywhere.
+    pub fn deployment(name: &'a str, claim: &'a str) -> Self {
+        Self { kind: "Deployment", name, claim, replicas: 1, node: "", user: 0 }
+    }
+}
+
+/// A workload that mounts a claim at `/store` and waits.
+pub fn keeper(k: &Keeper<'_>) -> String {
+    let Keeper { kind, name, claim, replicas, node, user } = k;
+    let node = if node.is_empty() {
+        String::new()
+    } else {
+        format!("nodeSelector: {{kubernetes.io/hostname: {node}}}, ")
+    };
+    let pod = format!(
+        "{{{node}terminationGracePeriodSeconds: 1, securityContext: {{runAsUser: {user}, runAsGroup: {user}}}, containers: [{{name: app, image: '{TOOLS}', command: [sh, -c, 'trap \"exit 0\" TERM; while :; do sleep 1; done'], volumeMounts: [{{name: store, mountPath: /store}}]}}], volumes: [{{name: store, persistentVolumeClaim: {{claimName: {claim}}}}}]}}"
+    );
+    if *kind == "Pod" {
+        return format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec: {pod}\n---\n"
+        );
+    }
+    let service = if *kind == "StatefulSet" { format!("  serviceName: {name}\n") } else { String::new() };
+    format!(
+        "apiVersion: apps/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{service}  replicas: {replicas}\n  selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec: {pod}\n---\n"
+    )
+}
+
+/// A one-replica PostgreSQL with its data on the claim.
+pub fn postgres(name: &str, claim: &str) -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: {name}}}\nspec:\n  serviceName: {name}\n  replicas: 1\n  selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      containers:\n      - name: postgres\n        image: {POSTGRES}\n        env: [{{name: POSTGRES_PASSWORD, value: demo}}, {{name: POSTGRES_DB, value: shop}}]\n        readinessProbe: {{exec: {{command: [pg_isready, -h, /tmp, -U, postgres]}}, periodSeconds: 1}}\n        volumeMounts: [{{name: data, mountPath: /var/lib/postgresql/data}}]\n      volumes: [{{name: data, persistentVolumeClaim: {{claimName: {claim}}}}}]\n---\n"
+    )
+}
+
+/// Runs SQL in the PostgreSQL pod; the plain rows.
+pub fn sql(kubectl: &Kubectl, namespace: &str, pod: &str, statement: &str) -> Result<String> {
+    kubectl.run(&[
+        "-n",
+        namespace,
+        "exec",
+        pod,
+        "--",
+        "psql",
+        "-h",
+        "/tmp",
+        "-U",
+        "postgres",
+        "-d",
+        "shop",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-qAt",
+        "-c",
+        statement,
+    ])
+}
+
+/// Waits until a pod with the label `app=NAME` is ready; its name.
+pub fn ready_pod(kubectl: &Kubectl, namespace: &str, app: &str) -> Result<String> {
+    let selector = format!("app={app}");
+    let mut found = None;
+    kubectl.until_true(&format!("a ready pod of {app} in {namespace}"), START, || {
+        found = kubectl.list(namespace, &["pods", "-l", &selector])?.into_iter().find_map(|pod| {
+            let ready = pod["metadata"]["deletionTimestamp"].is_null()
+                && pod["status"]["conditions"]
+                    .as_array()
+                    .is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"));
+            ready.then(|| pod["metadata"]["name"].as_str().map(str::to_owned)).flatten()
+        });
+        Ok(found.is_some())
+    })?;
+    found.ok_or_else(|| Failure(format!("no pod of {app}")))
+}
+
+/// Waits until no pod with the label `app=NAME` is left.
+pub fn gone(kubectl: &Kubectl, namespace: &str, app: &str) -> Result<()> {
+    let selector = format!("app={app}");
+    kubectl.until_true(&format!("no pod of {app} in {namespace}"), START, || {
+        Ok(kubectl.list(namespace, &["pods", "-l", &selector])?.is_empty())
+    })
+}

@@ -1,0 +1,205 @@
+//! Backups: what is covered, what is not, and what the status says of it.
+
+use holdfast_e2e::kubectl::{Failure, Result, condition};
+use holdfast_e2e::story::Story;
+use holdfast_e2e::workload::{self, Keeper};
+use serde_json::Value;
+
+use crate::together;
+
+/// Reason for which a claim was skipped.
+fn skipped<'a>(backup: &'a Value, claim: &str) -> Option<&'a str> {
+    backup["status"]["coverage"]["skipped"].as_array()?.iter().find(|s| s["claim"] == claim)?["reason"]
+        .as_str()
+}
+
+fn expect_skip(backup: &Value, claim: &str, reason: &str) -> Result<()> {
+    match skipped(backup, claim) {
+        Some(found) if found == reason => Ok(()),
+        other => Err(Failure(format!(
+            "{claim} should be skipped for {reason}, not {other:?}: {}",
+            backup["status"]
+        ))),
+    }
+}
+
+/// A claim with data, used by a Deployment.
+fn with_data(story: &Story, claim: &str, app: &str) -> Result<String> {
+    story.apply(&format!(
+        "{}{}",
+        workload::claim(claim, "", "1Gi"),
+        workload::keeper(&Keeper::deployment(app, claim))
+    ))?;
+    let pod = workload::ready_pod(&story.kubectl, &story.namespace, app)?;
+    story.shell(&pod, "echo data > /store/file")?;
+    Ok(pod)
+}
+
+#[test]
+fn nothing_to_back_up_is_skipped_and_never_succeeded() {
+    let _world = together();
+    Story::tell("nothing", Story::begin, |story| {
+        let backup = story.backup("empty", "{}", "Skipped")?;
+        if backup["status"]["snapshotRef"].is_object() {
+            return Err(Failure("a skipped run names a Snapshot".into()));
+        }
+        story.nothing_left()
+    });
+}
+
+/// Left out by the user's wish: still Succeeded, and the coverage says so.
+#[test]
+fn a_claim_left_out_by_annotation_does_not_hurt_the_run() {
+    let _world = together();
+    Story::tell("left-out", Story::begin, |story| {
+        with_data(story, "data", "app")?;
+        with_data(story, "scratch", "other")?;
+        story.kubectl.run(&["-n", &story.namespace, "annotate", "pvc/scratch", "k8up.io/backup=false"])?;
+        let backup = story.backup("run", "{}", "Succeeded")?;
+        expect_skip(&backup, "scratch", "ExcludedByAnnotation")?;
+        if backup["status"]["coverage"]["protected"] != 1 {
+            return Err(Failure(format!("coverage: {}", backup["status"]["coverage"])));
+        }
+        story.nothing_left()
+    });
+}
+
+/// Left out against the user's wish: PartiallyFailed. A claim that no pod has used yet has no data to lose.
+#[test]
+fn claims_that_cannot_be_mounted_are_told_apart() {
+    let _world = together();
+    Story::tell("coverage", Story::begin, |story| {
+        with_data(story, "data", "app")?;
+        // Nobody uses it: unbound, WaitForFirstConsumer.
+        story.apply(&workload::claim("unused", "", "1Gi"))?;
+        let backup = story.backup("unused", "{}", "Succeeded")?;
+        expect_skip(&backup, "unused", "NoDataYet")?;
+        story.kubectl.run(&["-n", &story.namespace, "delete", "pvc/unused"])?;
+
+        // Pending: its class does not exist.
+        story.apply(&workload::claim("pending", "no-such-class", "1Gi"))?;
+        let backup = story.backup("pending", "{}", "PartiallyFailed")?;
+        expect_skip(&backup, "pending", "ClaimPending")?;
+        story.kubectl.run(&["-n", &story.namespace, "delete", "pvc/pending"])?;
+
+        // Lost: its volume was deleted under it.
+        story.apply(&format!(
+            "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: {0}-lost}}\nspec: {{capacity: {{storage: 1Gi}}, accessModes: [ReadWriteOnce], storageClassName: none, claimRef: {{namespace: {0}, name: lost}}, hostPath: {{path: /tmp/hostpath_pv/{0}}}}}\n---\n{1}",
+            story.namespace,
+            workload::claim("lost", "none", "1Gi")
+        ))?;
+        story.until("pvc", "lost", |o| (o["status"]["phase"] == "Bound").then_some(()))?;
+        let volume = format!("{}-lost", story.namespace);
+        story.kubectl.run(&["delete", "pv", &volume, "--wait=false"])?;
+        story.kubectl.run(&[
+            "patch",
+            "pv",
+            &volume,
+            "--type=merge",
+            "-p",
+            r#"{"metadata":{"finalizers":null}}"#,
+        ])?;
+        story.until("pvc", "lost", |o| (o["status"]["phase"] == "Lost").then_some(()))?;
+        let backup = story.backup("lost", "{}", "PartiallyFailed")?;
+        expect_skip(&backup, "lost", "ClaimLost")?;
+        let snapshot = Story::snapshot_of(&backup)?;
+        story.until("snapshot", &snapshot, |_| Some(()))?;
+        story.nothing_left()
+    });
+}
+
+/// A claim that was asked for by name and is not there is a failure, not a smaller success.
+#[test]
+fn a_named_claim_that_is_missing_is_a_failure() {
+    let _world = together();
+    Story::tell("named", Story::begin, |story| {
+        with_data(story, "data", "app")?;
+        let backup = story.backup("one", "{volumes: {claims: [data, ghost]}}", "PartiallyFailed")?;
+        expect_skip(&backup, "ghost", "ClaimNotFound")?;
+        let backup = story.backup("none", "{volumes: {claims: [ghost]}}", "Failed")?;
+        expect_skip(&backup, "ghost", "ClaimNotFound")?;
+        story.nothing_left()
+    });
+}
+
+/// Files that the runner may not read make the run PartiallyFailed, with the list; the rest is saved.
+#[test]
+fn unreadable_files_are_listed() {
+    let _world = together();
+    Story::tell("unreadable", Story::begin, |story| {
+        story.kubectl.run(&[
+            "annotate",
+            &format!("namespace/{}", story.namespace),
+            "holdfast.dev/allow-root-runner-",
+        ])?;
+        let app = Keeper { user: 1000, ..Keeper::deployment("app", "data") };
+        story.apply(&format!("{}{}", workload::claim("data", "", "1Gi"), workload::keeper(&app)))?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "cd /store; echo ok > readable; echo no > secret; chmod 000 secret; mkdir shut; echo x > shut/in; chmod 000 shut")?;
+        let backup = story.backup("run", "{}", "PartiallyFailed")?;
+        let component = &backup["status"]["components"][0];
+        let sample = component["unreadableSample"].to_string();
+        if component["unreadable"] != 2
+            || !sample.contains("secret")
+            || !sample.contains("shut")
+            || component["runAs"]["uid"] != 1000
+        {
+            return Err(Failure(format!("the unreadable files are not told: {component}")));
+        }
+        if component["snapshotId"].is_null() {
+            return Err(Failure("what could be read was not saved".into()));
+        }
+        // The user may say that such files do not matter, or that they matter more than the rest.
+        let ignored = story.backup("ignore", "{failurePolicy: {onUnreadableFile: Ignore}}", "Succeeded")?;
+        if ignored["status"]["components"][0]["unreadable"] != 2 {
+            return Err(Failure("ignored files must still be counted".into()));
+        }
+        let strict =
+            story.backup("strict", "{failurePolicy: {onUnreadableFile: Fail, retries: 0}}", "Failed")?;
+        if !strict["status"]["components"][0]["snapshotId"].is_null() {
+            return Err(Failure("a strict run committed a snapshot with gaps".into()));
+        }
+        // Root may read all, where an administrator allows it.
+        story.allow_root()?;
+        story.backup("root", "{}", "Succeeded")?;
+        story.nothing_left()
+    });
+}
+
+/// An empty volume is saved, and said to be empty.
+#[test]
+fn an_empty_volume_raises_a_condition() {
+    let _world = together();
+    Story::tell("empty", Story::begin, |story| {
+        let pod = with_data(story, "data", "app")?;
+        story.shell(&pod, "rm /store/file")?;
+        let backup = story.backup("run", "{}", "Succeeded")?;
+        match condition(&backup, "SourceEmpty") {
+            Some((status, _, message)) if status == "True" && message.contains("data") => {
+                story.nothing_left()
+            }
+            other => Err(Failure(format!("no condition says that the volume is empty: {other:?}"))),
+        }
+    });
+}
+
+/// `kubectl describe` alone is enough to see what happened: Events, reasons, sizes.
+#[test]
+fn describe_tells_the_whole_run() {
+    let _world = together();
+    Story::tell("describe", Story::begin, |story| {
+        with_data(story, "data", "app")?;
+        story.backup("run", "{}", "Succeeded")?;
+        let text = story.kubectl.run(&["-n", &story.namespace, "describe", "backup", "run"])?;
+        for needle in ["Succeeded", "volume/data", "Snapshot Id", "Bytes Processed", "Events:"] {
+            if !text.contains(needle) {
+                return Err(Failure(format!("describe does not say {needle}:\n{text}")));
+            }
+        }
+        let columns = story.kubectl.run(&["-n", &story.namespace, "get", "backup", "run"])?;
+        if columns.contains("<unknown>") || !columns.contains("Succeeded") {
+            return Err(Failure(format!("columns: {columns}")));
+        }
+        Ok(())
+    });
+}

@@ -1,0 +1,262 @@
+//! Crashes: whoever dies in the middle, nothing is lost, nothing is left, and nothing is called good that is not.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use holdfast_e2e::kubectl::{Failure, Result, phase};
+use holdfast_e2e::story::{RUN, Story};
+use holdfast_e2e::workload::{self, Keeper};
+use serde_json::Value;
+
+use crate::{alone, together};
+
+/// A volume that takes some seconds to copy.
+fn heavy(story: &Story, mib: u32) -> Result<String> {
+    story.apply(&format!(
+        "{}{}",
+        workload::claim("data", "", "4Gi"),
+        workload::keeper(&Keeper::deployment("app", "data"))
+    ))?;
+    let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+    story.shell(&pod, &format!("cd /store; for i in 1 2 3 4; do dd if=/dev/urandom of=big$i bs=1M count={} 2>/dev/null; done; sha256sum big* > sums", mib / 4))?;
+    Ok(pod)
+}
+
+/// The runner pod of a run once its container runs.
+fn runner(story: &Story, run: &str) -> Result<Value> {
+    let selector = format!("holdfast.dev/run-name={run}");
+    let mut found = None;
+    story.kubectl.until_true("a running runner pod", RUN, || {
+        found = story.kubectl.list(&story.namespace, &["pods", "-l", &selector])?.into_iter().find(|p| {
+            phase(p) == "Running" && !p["status"]["containerStatuses"][0]["state"]["running"].is_null()
+        });
+        Ok(found.is_some())
+    })?;
+    found.ok_or_else(|| Failure("no runner".into()))
+}
+
+/// Waits until the run has written its lock into the repository.
+fn locked(story: &Story) -> Result<()> {
+    story.kubectl.until_true("a lock in the repository", RUN, || Ok(!story.locks().is_empty()))
+}
+
+fn sound(story: &Story) -> Result<()> {
+    story.nothing_left()?;
+    story.restic("0.19.1", &["check", "--read-data"]).map(drop)
+}
+
+/// The restored files have the sums that they had.
+fn sums(story: &Story) -> Result<()> {
+    let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+    story.shell(&pod, "cd /store && sha256sum -c --quiet sums").map(drop)
+}
+
+#[test]
+fn an_operator_killed_in_the_middle_of_a_backup_finishes_it() {
+    let _world = together();
+    Story::tell("operator-backup", Story::begin, |story| {
+        heavy(story, 400)?;
+        story.start_backup("run", "{}")?;
+        runner(story, "run")?;
+        story.kill_operator()?;
+        story.expect_end("backup", "run", "Succeeded")?;
+        sound(story)
+    });
+}
+
+/// A stage of a restore: its name, and how it shows.
+type Stage = (&'static str, fn(&Story) -> Result<bool>);
+
+/// The operator dies at each stage of a restore that can be seen from outside. The next one goes on from there.
+#[test]
+fn an_operator_killed_at_any_stage_of_a_restore_gives_the_replicas_back() {
+    let _world = together();
+    Story::tell("operator-restore", Story::begin, |story| {
+        heavy(story, 300)?;
+        let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
+        let stages: [Stage; 5] = [
+            ("created", |_| Ok(true)),
+            ("recorded", |s| {
+                Ok(!s.kubectl.get(&s.namespace, &["deployment", "app"])?["metadata"]["annotations"]["holdfast.dev/quiesce"].is_null())
+            }),
+            ("scaled", |s| Ok(s.kubectl.list(&s.namespace, &["pods", "-l", "app=app"])?.is_empty())),
+            ("running", |s| {
+                Ok(s.kubectl.list(&s.namespace, &["jobs"])?.iter().any(|j| {
+                    j["metadata"]["labels"]["holdfast.dev/run-kind"] == "Restore"
+                        && j["status"]["active"] == 1
+                }))
+            }),
+            ("ended", |s| {
+                Ok(s.kubectl.list(&s.namespace, &["jobs"])?.iter().any(|j| {
+                    j["metadata"]["labels"]["holdfast.dev/run-kind"] == "Restore"
+                        && j["status"]["succeeded"] == 1
+                }))
+            }),
+        ];
+        for (name, reached) in stages {
+            let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+            story.shell(&pod, "rm -f /store/big1; printf spoiled > /store/big2")?;
+            story.start_restore(name, &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"))?;
+            let deadline = Instant::now() + RUN;
+            loop {
+                let over = matches!(
+                    phase(&story.kubectl.get(&story.namespace, &["restore", name])?),
+                    "Succeeded" | "Failed"
+                );
+                if over || reached(story)? {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    return Err(Failure(format!("the restore never came to the stage {name}")));
+                }
+                sleep(Duration::from_millis(20));
+            }
+            story.kill_operator()?;
+            story.expect_end("restore", name, "Succeeded")?;
+            story.until("deployment", "app", |o| {
+                (o["spec"]["replicas"] == 1 && o["metadata"]["annotations"]["holdfast.dev/quiesce"].is_null())
+                    .then_some(())
+            })?;
+            sums(story)?;
+        }
+        sound(story)
+    });
+}
+
+/// The runner is killed as the out-of-memory killer does it: the Job tries again and the run succeeds.
+#[test]
+fn a_killed_runner_is_tried_again() {
+    let _world = together();
+    Story::tell("runner-killed", Story::begin, |story| {
+        heavy(story, 600)?;
+        story.start_backup("run", "{}")?;
+        let pod = runner(story, "run")?;
+        locked(story)?;
+        story.bed.kill_container(&pod)?;
+        let backup = story.expect_end("backup", "run", "Succeeded")?;
+        if backup["status"]["components"][0]["attempts"].as_u64() < Some(2) {
+            return Err(Failure(format!("attempts are not told: {}", backup["status"]["components"][0])));
+        }
+        sound(story)
+    });
+}
+
+/// Killed for good: Failed, with the reason, and no lock.
+#[test]
+fn a_runner_killed_without_retries_fails_the_run() {
+    let _world = together();
+    Story::tell("runner-dead", Story::begin, |story| {
+        heavy(story, 600)?;
+        story.start_backup("run", "{failurePolicy: {retries: 0}}")?;
+        let pod = runner(story, "run")?;
+        locked(story)?;
+        story.bed.kill_container(&pod)?;
+        let backup = story.expect_end("backup", "run", "Failed")?;
+        if !backup["status"]["snapshotRef"].is_null()
+            || backup["status"]["components"][0]["message"].as_str().is_none_or(str::is_empty)
+        {
+            return Err(Failure(format!("{}", backup["status"])));
+        }
+        sound(story)?;
+        story.backup("next", "{}", "Succeeded")?;
+        sound(story)
+    });
+}
+
+/// A restore whose runner is killed is tried again; the application comes back either way.
+#[test]
+fn a_restore_survives_its_runner() {
+    let _world = together();
+    Story::tell("restore-killed", Story::begin, |story| {
+        let pod = heavy(story, 600)?;
+        let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
+        story.shell(&pod, "rm /store/big*")?;
+        story.start_restore("back", &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"))?;
+        let pod = runner(story, "back")?;
+        sleep(Duration::from_millis(700));
+        story.bed.kill_container(&pod)?;
+        story.expect_end("restore", "back", "Succeeded")?;
+        sums(story)?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        let names = story.shell(&pod, "ls -A /store")?;
+        if names.split_whitespace().collect::<Vec<_>>() != ["big1", "big2", "big3", "big4", "sums"] {
+            return Err(Failure(format!("temporary files were left: {names}")));
+        }
+        sound(story)
+    });
+}
+
+/// A running Backup is deleted: its lock is gone in seconds and the next run starts.
+#[test]
+fn a_deleted_backup_leaves_no_lock() {
+    let _world = together();
+    Story::tell("deleted", Story::begin, |story| {
+        heavy(story, 800)?;
+        story.start_backup("run", "{}")?;
+        runner(story, "run")?;
+        locked(story)?;
+        story.kubectl.run(&[
+            "-n",
+            &story.namespace,
+            "delete",
+            "backup",
+            "run",
+            "--wait=true",
+            "--timeout=60s",
+        ])?;
+        story
+            .kubectl
+            .until_true("no lock within seconds", Duration::from_secs(20), || Ok(story.locks().is_empty()))?;
+        story.nothing_left()?;
+        story.backup("next", "{}", "Succeeded")?;
+        sound(story)
+    });
+}
+
+/// A running Restore is deleted: the application is back with its count.
+#[test]
+fn a_deleted_restore_gives_the_replicas_back() {
+    let _world = together();
+    Story::tell("deleted-restore", Story::begin, |story| {
+        let pod = heavy(story, 600)?;
+        let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
+        story.shell(&pod, "rm /store/big*")?;
+        story.start_restore("back", &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"))?;
+        runner(story, "back")?;
+        story.kubectl.run(&[
+            "-n",
+            &story.namespace,
+            "delete",
+            "restore",
+            "back",
+            "--wait=true",
+            "--timeout=90s",
+        ])?;
+        story.until("deployment", "app", |o| {
+            (o["spec"]["replicas"] == 1 && o["metadata"]["annotations"]["holdfast.dev/quiesce"].is_null())
+                .then_some(())
+        })?;
+        sound(story)
+    });
+}
+
+/// The S3 server goes away in the middle of a backup and comes back: the run waits for it and succeeds.
+#[test]
+fn a_backup_outlives_an_outage_of_the_store() {
+    let _world = alone();
+    Story::tell("outage", Story::begin, |story| {
+        heavy(story, 800)?;
+        story.start_backup("run", "{}")?;
+        runner(story, "run")?;
+        locked(story)?;
+        story.bed.stop_s3()?;
+        sleep(Duration::from_secs(8));
+        let during = story.kubectl.get(&story.namespace, &["backup", "run"]);
+        story.bed.start_s3()?;
+        if phase(&during?) == "Succeeded" {
+            return Err(Failure("the run was over before the outage: the story proves nothing".into()));
+        }
+        story.expect_end("backup", "run", "Succeeded")?;
+        sound(story)
+    });
+}

@@ -1,0 +1,246 @@
+//! Repositories: made once, never over anything else, opened only with the right password, found again.
+
+use holdfast_e2e::kubectl::{Failure, Result, condition, phase};
+use holdfast_e2e::story::{RUN, Story};
+use holdfast_e2e::workload::{self, Keeper};
+
+use crate::together;
+
+fn app(story: &Story) -> Result<String> {
+    story.apply(&format!(
+        "{}{}",
+        workload::claim("data", "", "1Gi"),
+        workload::keeper(&Keeper::deployment("app", "data"))
+    ))?;
+    let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+    story.shell(&pod, "echo precious > /store/file")?;
+    Ok(pod)
+}
+
+fn repository_yaml(name: &str, directory: &str, password: &str) -> String {
+    let password = if password.is_empty() {
+        String::new()
+    } else {
+        format!(", passwordSecretRef: {{name: {password}}}")
+    };
+    format!(
+        "apiVersion: holdfast.dev/v1alpha1\nkind: Repository\nmetadata: {{name: {name}}}\nspec: {{storageRef: {{name: store}}, directory: {directory}{password}}}\n"
+    )
+}
+
+/// Reason of the Ready condition once it is False.
+fn refused(story: &Story, name: &str, reason: &str) -> Result<()> {
+    story.until("repository", name, |o| {
+        let (status, found, message) = condition(o, "Ready")?;
+        (status == "False" && found == reason && message.len() > 20).then_some(())
+    })
+}
+
+#[test]
+fn a_wrong_password_is_a_condition_and_never_a_new_repository() {
+    let _world = together();
+    Story::tell("wrong-password", Story::begin, |story| {
+        app(story)?;
+        story.backup("first", "{}", "Succeeded")?;
+        let directory = story.repository_directory()?;
+        let config = story.bed.bucket_directory(&story.bucket).join(&directory).join("config");
+        let before = std::fs::read(&config).map_err(|e| Failure(e.to_string()))?;
+        story.apply(
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: guess}\nstringData: {password: wrong}\n",
+        )?;
+        // The recovery password would open it: a second storage on the same bucket has none.
+        let second = story
+            .storage_yaml("second")
+            .replace("  recoveryPasswordSecretRef: {name: second-recovery}\n", "")
+            .replace("default: true", "default: false");
+        story.apply(&second)?;
+        story.storage_ready("second")?;
+        story
+            .apply(&repository_yaml("adopted", &directory, "guess").replace("name: store", "name: second"))?;
+        refused(story, "adopted", "WrongPassword")?;
+        if std::fs::read(&config).map_err(|e| Failure(e.to_string()))? != before {
+            return Err(Failure("the repository's config was written over".into()));
+        }
+        // A Backup to it waits and says why.
+        story.start_backup("blocked", "{repositoryRef: {name: adopted}}")?;
+        story.until("backup", "blocked", |o| {
+            (phase(o) == "Pending" && o["status"]["message"].as_str()?.contains("adopted")).then_some(())
+        })?;
+        // The right one is put into the Secret: it opens by itself.
+        let password = story.repository_password()?;
+        story.apply(&format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: guess}}\nstringData: {{password: '{password}'}}\n"))?;
+        story.until("repository", "adopted", |o| (phase(o) == "Ready").then_some(()))?;
+        story.expect_end("backup", "blocked", "Succeeded")?;
+        story.nothing_left()
+    });
+}
+
+#[test]
+fn a_directory_that_holds_something_else_is_left_alone() {
+    let _world = together();
+    Story::tell("foreign", Story::begin, |story| {
+        let directory = format!("testbed/{}/mine", story.namespace);
+        let place = story.bed.bucket_directory(&story.bucket).join(&directory);
+        story.bed.put_object(
+            &story.bucket,
+            &format!("{directory}/photos/holiday.jpg"),
+            b"not a repository",
+        )?;
+        story.apply(&repository_yaml("mine", &directory, ""))?;
+        refused(story, "mine", "ForeignContent")?;
+        if place.join("config").exists() || place.join("keys").exists() {
+            return Err(Failure("a repository was made over foreign files".into()));
+        }
+        story.nothing_left()
+    });
+}
+
+/// Two first Backups at once make one repository between them.
+#[test]
+fn two_first_backups_share_one_repository() {
+    let _world = together();
+    Story::tell("race", Story::begin, |story| {
+        app(story)?;
+        story.start_backup("a", "{}")?;
+        story.start_backup("b", "{}")?;
+        story.expect_end("backup", "a", "Succeeded")?;
+        story.expect_end("backup", "b", "Succeeded")?;
+        let found = story.repositories_on_disk();
+        if found.len() != 1 {
+            return Err(Failure(format!("{} repositories: {found:?}", found.len())));
+        }
+        story.restic("0.19.1", &["check", "--read-data"])?;
+        story.nothing_left()
+    });
+}
+
+/// The storage's recovery password opens every repository: the bucket and one password are enough.
+#[test]
+fn the_recovery_password_opens_the_repository() {
+    let _world = together();
+    Story::tell("recovery", Story::begin, |story| {
+        app(story)?;
+        story.backup("first", "{}", "Succeeded")?;
+        let repository =
+            format!("s3:{}/{}/{}", story.bed.s3_endpoint, story.bucket, story.repository_directory()?);
+        let out = holdfast_e2e::kubectl::run(
+            std::process::Command::new(story.bed.restic("0.19.1")?)
+                .args(["--no-cache", "--cacert"])
+                .arg(&story.bed.ca_path)
+                .args(["-r", &repository, "snapshots", "--json"])
+                .env("RESTIC_PASSWORD", format!("recovery of {}", story.bucket))
+                .env("AWS_ACCESS_KEY_ID", &story.bed.access_key)
+                .env("AWS_SECRET_ACCESS_KEY", &story.bed.secret_key),
+            b"",
+        )?;
+        if !String::from_utf8_lossy(&out).contains("/data/data") {
+            return Err(Failure("restic lists no snapshot of /data/data".into()));
+        }
+        Ok(())
+    });
+}
+
+/// A deleted Snapshot object is a lost mirror, not a lost backup.
+#[test]
+fn a_deleted_snapshot_object_comes_back() {
+    let _world = together();
+    Story::tell("mirror", Story::begin, |story| {
+        app(story)?;
+        let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
+        let before = story.kubectl.get(&story.namespace, &["snapshot.holdfast.dev", &snapshot])?;
+        story.kubectl.run(&["-n", &story.namespace, "delete", "snapshot.holdfast.dev", &snapshot])?;
+        let after = story.until("snapshot.holdfast.dev", &snapshot, |o| {
+            (o["status"]["complete"] == true && o["metadata"]["uid"] != before["metadata"]["uid"])
+                .then(|| o.clone())
+        })?;
+        if before["spec"] != after["spec"] || before["status"]["components"] != after["status"]["components"]
+        {
+            return Err(Failure(format!(
+                "the mirror came back different:\n{}\n{}",
+                before["status"], after["status"]
+            )));
+        }
+        story.nothing_left()
+    });
+}
+
+/// A namespace is deleted with everything in it. Made again, with the repository named, all of it can be restored.
+#[test]
+fn a_deleted_namespace_finds_its_backups_again() {
+    let _world = together();
+    Story::tell("lost-namespace", Story::begin, |story| {
+        // The storage lives apart from the tenant, as an administrator sets it up.
+        story.kubectl.run(&[
+            "-n",
+            &story.namespace,
+            "patch",
+            "backupstorage",
+            "store",
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"usagePolicy":{"allowedNamespaces":{"from":"All"}}}}"#,
+        ])?;
+        story.storage_ready("store")?;
+        let tenant = story.another_namespace("tenant")?;
+        let (kubectl, n) = (story.kubectl.clone(), tenant.as_str());
+        let apply = |yaml: &str| {
+            kubectl.run_with(&["-n", n, "apply", "--validate=strict", "-f", "-"], yaml.as_bytes()).map(drop)
+        };
+        let root = || {
+            kubectl
+                .run(&["annotate", &format!("namespace/{n}"), "holdfast.dev/allow-root-runner=true"])
+                .map(drop)
+        };
+        let deploy = || {
+            apply(&format!(
+                "{}{}",
+                workload::claim("data", "", "1Gi"),
+                workload::keeper(&Keeper::deployment("app", "data"))
+            ))?;
+            workload::ready_pod(&kubectl, n, "app")
+        };
+        root()?;
+        let pod = deploy()?;
+        kubectl.shell(n, &pod, "echo precious > /store/file")?;
+        let storage = format!("storageRef: {{name: store, namespace: {}}}", story.namespace);
+        apply(&format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: Backup\nmetadata: {{name: first}}\nspec: {{{storage}}}\n"
+        ))?;
+        let backup =
+            kubectl.until(n, "backup", "first", RUN, |o| (phase(o) == "Succeeded").then(|| o.clone()))?;
+        let snapshot = Story::snapshot_of(&backup)?;
+        // No credential that outlives the run, and never the recovery password, in the tenant's namespace.
+        let secrets = kubectl.list(n, &["secrets"])?;
+        if !secrets.is_empty() {
+            return Err(Failure(format!("the tenant's namespace keeps Secrets: {secrets:?}")));
+        }
+        let directory = story.repository_directory()?;
+
+        kubectl.run(&["delete", "namespace", n, "--wait=true", "--timeout=180s"])?;
+        kubectl.run(&["create", "namespace", n])?;
+        kubectl.until(n, "serviceaccount", "default", RUN, |_| Some(()))?;
+        root()?;
+        apply(&format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: Repository\nmetadata: {{name: found}}\nspec: {{{storage}, directory: {directory}}}\n"
+        ))?;
+        kubectl.until(n, "snapshot.holdfast.dev", &snapshot, RUN, |o| {
+            (o["status"]["complete"] == true).then_some(())
+        })?;
+        deploy()?;
+        apply(&format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: Restore\nmetadata: {{name: back}}\nspec: {{from: {{snapshotRef: {{name: {snapshot}}}}}}}\n"
+        ))?;
+        kubectl.until(n, "restore", "back", RUN, |o| (phase(o) == "Succeeded").then_some(()))?;
+        let pod = workload::ready_pod(&kubectl, n, "app")?;
+        let text = kubectl.shell(n, &pod, "cat /store/file")?;
+        if text != "precious\n" {
+            return Err(Failure(format!("the file says {text:?}")));
+        }
+        // A new repository beside the old one is possible, and the old one is pointed at.
+        apply(&format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: Backup\nmetadata: {{name: fresh}}\nspec: {{{storage}}}\n"
+        ))?;
+        kubectl.until(n, "backup", "fresh", RUN, |o| (phase(o) == "Succeeded").then_some(()))?;
+        Ok(())
+    });
+}
