@@ -1,0 +1,63 @@
+# The commands of the project. `make demo` and `make test` work on a fresh Debian 12 machine with Go and Rust.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# One after the other: each uses all cores, and they share the machine's one test bed.
+.NOTPARALLEL:
+
+# No home directory in some CI systems; tools are not always in the PATH of a non-interactive shell.
+export HOME := $(or $(HOME),$(shell getent passwd $$(id -u) | cut -d: -f6),/root)
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin:/usr/sbin:/sbin
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+TESTBED := $(TARGET)/release/testbed
+
+.PHONY: help prepare demo test bench up down lint lint-rust lint-go image gen testbed binary
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: prepare ## the main job on a throw-away cluster: back up, lose everything, get it back
+	@hack/with-bed demo
+
+test: prepare ## everything that CI does, with a summary of what ran
+	@hack/test
+
+bench: prepare testbed binary ## pairs against stock restic, and the time of a Backup on the cluster
+	@hack/bench
+
+up: prepare testbed ## bring the test bed up (the first time builds Kubernetes: 20 minutes)
+	@$(TESTBED) up
+
+down: testbed ## take the test bed down
+	@$(TESTBED) down --verify
+
+image: prepare testbed binary ## the image of the working tree; loaded if the test bed is up
+	@archive=$$($(TESTBED) image holdfast --binary $(TARGET)/release/holdfast); echo "$$archive"; \
+	if $(TESTBED) status > /dev/null; then $(TESTBED) load-image "$$archive"; fi
+
+lint: prepare lint-rust lint-go ## formatting, clippy, docs, the project's own rules, licences
+
+lint-rust:
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --quiet
+	cargo xtask check
+	@if command -v cargo-deny > /dev/null; then cargo deny check; \
+	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
+
+lint-go:
+	@unformatted=$$(gofmt -l crates/testbed/go); \
+	if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
+
+gen: ## write the generated files: CRDs, chart parts, API reference
+	cargo xtask gen
+
+prepare:
+	@hack/prepare
+
+testbed:
+	@cargo build --release -p holdfast-testbed
+
+binary:
+	@cargo build --release -p holdfast
