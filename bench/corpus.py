@@ -1,7 +1,7 @@
 """Makes the trees that the benchmark works on: fixed by a seed, so that every machine measures the same bytes.
 
-A mixed tree as servers have them: much small text, some logs and dumps, libraries and images that compress little,
-a few large files, links, empty files, one sparse file, and the same file in several places.
+The mixed tree is as servers have them: much small text, some logs and dumps, libraries and images that compress
+little, a few large files, links, empty files, one sparse file, and the same file in several places.
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 # Raise it when the content changes, so that an old tree is not taken for the new one.
-VERSION = 1
+VERSION = 2
 MIB = 1 << 20
 
 
@@ -62,19 +62,19 @@ def write_records(rng: random.Random, out, size: int) -> None:
         size -= length
 
 
-def make(root: Path, size: int, seed: int) -> dict:
-    """Makes the tree below `root` unless it is there; returns what it holds."""
+def make(kind: str, root: Path, size: int, seed: int) -> dict:
+    """Makes a tree of that kind below `root` unless it is there; returns what it holds."""
     stamp = root.parent / (root.name + ".stamp")
-    wanted = f"{VERSION} {size} {seed}\n"
+    wanted = f"{VERSION} {kind} {size} {seed}\n"
     if not (stamp.exists() and stamp.read_text() == wanted and root.exists()):
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir(parents=True)
-        fill(root, size, random.Random(seed))
+        FILL[kind](root, size, random.Random(seed))
         stamp.write_text(wanted)
     return count(root)
 
 
-def fill(root: Path, size: int, rng: random.Random) -> None:
+def mixed(root: Path, size: int, rng: random.Random) -> None:
     text = Text(rng)
     left = size
 
@@ -123,6 +123,83 @@ def fill(root: Path, size: int, rng: random.Random) -> None:
         shutil.copy2(path, kinds / f"copy{number}")
 
 
+def small(root: Path, size: int, rng: random.Random) -> None:
+    """Files of 2 KiB in the middle, 100 to a directory; `size` is their number."""
+    text = Text(rng)
+    for number in range(size):
+        directory = root / f"{number // 10_000:02}" / f"{number // 100 % 100:02}"
+        directory.mkdir(parents=True, exist_ok=True)
+        with open(directory / f"{number}.yaml", "wb") as out:
+            text.write(out, int(rng.lognormvariate(7.6, 1.0)) + 1)
+
+
+def one(root: Path, size: int, rng: random.Random) -> None:
+    """One file like an image of a database's disk."""
+    text = Text(rng)
+    with open(root / "disk.img", "wb") as out:
+        left = size
+        while left > 0:
+            length = min(left, 32 * MIB)
+            rng.choices([write_records, write_random, lambda _, o, n: text.write(o, n)], [5, 2, 3])[0](rng, out, length)
+            left -= length
+
+
+def noise(root: Path, size: int, rng: random.Random) -> None:
+    """Files of 16 MiB that nothing can compress."""
+    for number in range(max(1, size // (16 * MIB))):
+        with open(root / f"{number}.bin", "wb") as out:
+            write_random(rng, out, 16 * MIB)
+
+
+def texts(root: Path, size: int, rng: random.Random) -> None:
+    """Files of 16 MiB of text."""
+    text = Text(rng)
+    for number in range(max(1, size // (16 * MIB))):
+        with open(root / f"{number}.log", "wb") as out:
+            text.write(out, 16 * MIB)
+
+
+def sparse(root: Path, size: int, rng: random.Random) -> None:
+    """One file that is nearly all hole: 64 KiB of data in each GiB."""
+    with open(root / "sparse.img", "wb") as out:
+        out.truncate(size)
+        for start in range(0, size, 1024 * MIB):
+            out.seek(start + rng.randrange(1000) * MIB)
+            out.write(rng.randbytes(64 * 1024))
+
+
+FILL = {"mixed": mixed, "small": small, "one": one, "random": noise, "text": texts, "sparse": sparse}
+
+
+def change(root: Path, seed: int) -> None:
+    """Changes a twentieth of the bytes in place, each time the same: whole small files, pieces of large ones.
+
+    Called again it changes them back.
+    """
+    rng = random.Random(seed)
+    flip = bytes(b ^ 0x55 for b in range(256))
+    for directory, names, files in os.walk(root):
+        names.sort()
+        for name in sorted(files):
+            path = Path(directory, name)
+            if path.is_symlink() or path.stat().st_nlink > 1 or path.name == "sparse":
+                continue
+            length = path.stat().st_size
+            # One file in twenty of those that are a chunk at most, one piece in each larger one.
+            if length <= MIB:
+                if rng.randrange(20):
+                    continue
+                start, piece = 0, length
+            else:
+                piece = length // 20
+                start = rng.randrange(length - piece)
+            with open(path, "r+b") as file:
+                file.seek(start)
+                content = file.read(piece)
+                file.seek(start)
+                file.write(content.translate(flip))
+
+
 def count(root: Path) -> dict:
     files = total = 0
     for directory, _, names in os.walk(root):
@@ -145,7 +222,7 @@ def warm(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    tree = Path(sys.argv[1])
-    holds = make(tree, int(sys.argv[2]), int(sys.argv[3]))
+    tree = Path(sys.argv[2])
+    holds = make(sys.argv[1], tree, int(sys.argv[3]), int(sys.argv[4]))
     warm(tree)
     print(json.dumps(holds))

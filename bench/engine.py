@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Holdfast's engine against restic, side by side on this machine.
+"""Holdfast's engine against restic, and rustic if it is given, side by side on this machine.
 
-Both do the same work on the same tree in alternating order: first backup, unchanged backup, restore, check with all
-data read. Prints medians of wall time, CPU time and peak memory, and how many times less Holdfast needs. The first
-restores of both are compared with the source, so that no number stands for wrong work.
+All do the same work on the same trees in alternating order. Prints medians of wall time, processor time and peak
+memory, and how many times less Holdfast needs. What is restored is compared with its source in the first round, so
+that no number stands for wrong work.
 
     bench/engine.py --holdfast target/release/holdfast --restic "$(testbed restic 0.19.1)"
 """
@@ -11,88 +11,176 @@ restores of both are compared with the source, so that no number stands for wron
 import argparse
 import json
 import os
-import shutil
+import platform
 import stat
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-OPERATIONS = ["backup", "unchanged", "restore", "check"]
+import corpus
+from measure import Cost, Failed, measure, median
+from programs import Holdfast, Program, Restic, Rustic
+from s3 import Server
+
 GIB = 1 << 30
+MIB = 1 << 20
 
 
 @dataclass
-class Cost:
-    """What one command took."""
+class Scene:
+    """One tree and what is done with it."""
 
-    wall: float
-    cpu: float
-    memory: int
-
-
-class Failed(Exception):
-    """A command that was to be measured did not do its work."""
-
-
-def measure(command: list[str], env: dict[str, str]) -> Cost:
-    # What the command before has left to be written must not be paid for by this one.
-    os.sync()
-    with tempfile.TemporaryFile() as log:
-        begin = time.monotonic()
-        process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.monotonic() - begin
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            log.seek(0)
-            tail = b"\n".join(log.read().splitlines()[-15:]).decode(errors="replace")
-            raise Failed(f"{' '.join(command)}\nended with {process.returncode}:\n{tail}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    kind: str
+    """Of the tree, see `corpus`."""
+    size: int
+    """Bytes; for small files their number."""
+    rounds: int
+    """At most so many of those that are asked for."""
 
 
-class Program:
-    """One of the two, with its own words for the same work."""
+SCENES = {
+    "mixed": Scene("mixed", int(2.8 * GIB), 99),
+    "small": Scene("small", 40_000, 99),
+    "large": Scene("one", 8 * GIB, 2),
+    "random": Scene("random", GIB, 3),
+    "text": Scene("text", GIB, 3),
+    "sparse": Scene("sparse", 16 * GIB, 3),
+    "prune": Scene("mixed", GIB, 3),
+    "s3": Scene("mixed", GIB // 2, 3),
+}
 
-    def __init__(self, name: str, prefix: list[str], restore: list[str], check: list[str], work: Path):
-        self.name = name
-        self.prefix = prefix
-        self.restore_flags = restore
-        self.check_flags = check
-        self.repository = work / f"repository-{name}"
-        self.target = work / f"restored-{name}"
-        self.env = {
-            "PATH": os.environ.get("PATH", ""),
-            "HOME": str(work),
-            "RESTIC_REPOSITORY": str(self.repository),
-            # As long as the operator makes them.
-            "RESTIC_PASSWORD": "0123456789abcdef" * 4,
-        }
-
-    def round(self, tree: Path) -> dict[str, Cost]:
-        """All operations on a fresh repository."""
-        self.clear()
-        measure([*self.prefix, "init"], self.env)
-        costs = {}
-        costs["backup"] = measure([*self.prefix, "backup", str(tree)], self.env)
-        costs["unchanged"] = measure([*self.prefix, "backup", str(tree)], self.env)
-        restore = [*self.prefix, "restore", f"latest:{tree}", "--target", str(self.target), *self.restore_flags]
-        costs["restore"] = measure(restore, self.env)
-        costs["check"] = measure([*self.prefix, "check", "--read-data", *self.check_flags], self.env)
-        return costs
-
-    def stored(self) -> int:
-        return sum(p.stat().st_size for p in self.repository.rglob("*") if p.is_file())
-
-    def clear(self) -> None:
-        for path in (self.repository, self.target):
-            shutil.rmtree(path, ignore_errors=True)
+# What the rows of the table are called, in their order.
+ROWS = {
+    "mixed": "first backup, mixed",
+    "unchanged": "unchanged backup",
+    "restore": "restore",
+    "check": "check, all data",
+    "changed": "backup, 5 % changed",
+    "in place": "restore in place, 5 % changed",
+    "small": "first backup, small files",
+    "small unchanged": "unchanged backup, small files",
+    "large": "first backup, one file",
+    "random": "first backup, random",
+    "text": "first backup, text",
+    "sparse": "first backup, sparse",
+    "prune": "prune, half of each pack",
+    "s3": "first backup, S3 at 20 ms",
+    "s3 restore": "restore, S3 at 20 ms",
+}
 
 
-def compare(source: Path, restored: Path, who: str) -> None:
+class Figures:
+    """All that was measured."""
+
+    def __init__(self) -> None:
+        self.costs: dict[str, dict[str, list[Cost]]] = defaultdict(lambda: defaultdict(list))
+        self.stored: dict[str, dict[str, int]] = defaultdict(dict)
+        self.requests: dict[str, dict[str, int]] = defaultdict(dict)
+        self.trees: dict[str, dict] = {}
+
+
+class Bench:
+    """The trees, the programs and the figures of one run."""
+
+    def __init__(self, args: argparse.Namespace, work: Path, programs: list[Program]):
+        self.args = args
+        self.work = work
+        self.programs = programs
+        self.figures = Figures()
+
+    def tree(self, name: str) -> Path:
+        scene = SCENES[name]
+        size = scene.size // 8 if self.args.quick else scene.size
+        tree = self.work / f"tree-{scene.kind}-{size}"
+        print(f"making the tree for {name} …", file=sys.stderr)
+        # In a process of its own: the peak memory of a child is never less than what its parent once had.
+        maker = [sys.executable, str(Path(__file__).with_name("corpus.py")), scene.kind, str(tree), str(size)]
+        output = subprocess.run([*maker, str(self.args.seed)], stdout=subprocess.PIPE, check=True).stdout
+        self.figures.trees[name] = json.loads(output)
+        # Files changed less than 2 s before a backup are read again by the next one, by those who are careful.
+        time.sleep(3)
+        return tree
+
+    def run(self, name: str) -> None:
+        tree = self.tree(name)
+        rounds = min(self.args.rounds, SCENES[name].rounds)
+        play = {"mixed": self.mixed, "prune": self.prune, "s3": self.s3}.get(name, self.first)
+        for number in range(rounds):
+            for program in self.programs if number % 2 == 0 else self.programs[::-1]:
+                print(f"{name}: {number + 1} of {rounds}: {program.name} …", file=sys.stderr)
+                try:
+                    play(name, program, tree, number == 0)
+                finally:
+                    program.use(None)
+                    program.clear()
+
+    def add(self, row: str, program: Program, command: list[str]) -> None:
+        self.figures.costs[row][program.name].append(measure(command, program.env()))
+
+    def begin(self, program: Program) -> None:
+        program.clear()
+        measure(program.init(), program.env())
+
+    def first(self, name: str, program: Program, tree: Path, check: bool) -> None:
+        """One backup into a new repository."""
+        self.begin(program)
+        self.add(name, program, program.backup(tree))
+        self.figures.stored[name][program.name] = program.stored()
+        if name == "small":
+            self.add("small unchanged", program, program.backup(tree))
+        if check:
+            measure(program.restore("latest", tree), program.env())
+            compare(tree, program.target, program.name)
+
+    def mixed(self, name: str, program: Program, tree: Path, check: bool) -> None:
+        """The life of a tree: saved, saved again, restored, checked, changed, saved, brought back."""
+        self.first(name, program, tree, False)
+        self.add("unchanged", program, program.backup(tree))
+        self.add("restore", program, program.restore("latest", tree))
+        if check:
+            compare(tree, program.target, program.name)
+        self.add("check", program, program.check())
+        original = program.snapshots()[0]
+        corpus.change(tree, self.args.seed)
+        try:
+            self.add("changed", program, program.backup(tree))
+        finally:
+            corpus.change(tree, self.args.seed)
+        self.figures.stored["changed"][program.name] = program.stored()
+        corpus.change(program.target, self.args.seed)
+        self.add("in place", program, program.restore(original, tree))
+        if check:
+            compare(tree, program.target, program.name, times=False)
+
+    def prune(self, name: str, program: Program, tree: Path, check: bool) -> None:
+        """Of each pack about half is still needed."""
+        self.begin(program)
+        measure(program.backup(tree), program.env())
+        measure(program.backup(tree, exclude="*[13579].*"), program.env())
+        measure(program.forget(program.snapshots()[0]), program.env())
+        self.add(name, program, program.prune())
+        self.figures.stored[name][program.name] = program.stored()
+        if check:
+            measure(program.check(), program.env())
+
+    def s3(self, name: str, program: Program, tree: Path, check: bool) -> None:
+        """Through a line that delays each answer; the server is on this machine and takes part of its time."""
+        with Server(self.args.versitygw, self.args.testbed, self.work / f"s3-{program.name}", 20) as server:
+            program.use(*server.access(program.name))
+            measure(program.init(), program.env())
+            server.requests()
+            self.add(name, program, program.backup(tree))
+            self.figures.requests[name][program.name] = server.requests()
+            self.add("s3 restore", program, program.restore("latest", tree))
+            self.figures.requests["s3 restore"][program.name] = server.requests()
+            if check:
+                compare(tree, program.target, program.name)
+
+
+def compare(source: Path, restored: Path, who: str, times: bool = True) -> None:
     """The restored tree is the source: names, content, modes, times, links."""
     result = subprocess.run(
         ["diff", "--recursive", "--no-dereference", "--brief", str(source), str(restored)],
@@ -107,90 +195,96 @@ def compare(source: Path, restored: Path, who: str) -> None:
             a, b = path.lstat(), twin.lstat()
             # A directory's own size is the file system's affair: it depends on the names that it held before.
             same_size = stat.S_ISDIR(a.st_mode) or a.st_size == b.st_size
-            if (a.st_mode, a.st_mtime_ns) != (b.st_mode, b.st_mtime_ns) or not same_size:
+            same_time = not times or a.st_mtime_ns == b.st_mtime_ns
+            if a.st_mode != b.st_mode or not same_time or not same_size:
                 raise Failed(f"{who} restored {path} with another mode, time or size")
 
 
-def median(costs: list[Cost]) -> Cost:
-    return Cost(*(statistics.median(getattr(c, field) for c in costs) for field in ("wall", "cpu", "memory")))
+def table(figures: Figures, names: list[str]) -> str:
+    """Markdown: what Holdfast needs, and how many times as much each of the others."""
+    others = [n for n in names if n != "holdfast"]
+    head = ["", "wall (s)", "CPU (s)", "peak (MiB)"]
+    for other in others:
+        head += [f"wall, {other}", f"CPU, {other}", f"peak, {other} (MiB)"]
+    head += ["repository"] + (["requests"] if figures.requests else [])
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    for row, title in ROWS.items():
+        costs = figures.costs.get(row)
+        if not costs or "holdfast" not in costs:
+            continue
+        ours = median(costs["holdfast"])
+        cells = [title, f"{ours.wall:.2f}", f"{ours.cpu:.2f}", f"{ours.memory / MIB:.0f}"]
+        for other in others:
+            if other not in costs:
+                cells += ["", "", ""]
+                continue
+            theirs = median(costs[other])
+            cells += [f"{theirs.wall / ours.wall:.1f}x", f"{theirs.cpu / ours.cpu:.1f}x", f"{theirs.memory / MIB:.0f}"]
+        stored = figures.stored.get(row, {})
+        cells.append(" / ".join(f"{stored[n] / MIB:.0f}" for n in names if n in stored))
+        if figures.requests:
+            cells.append(" / ".join(str(figures.requests[row][n]) for n in names if n in figures.requests.get(row, {})))
+        lines.append(cells)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def table(rounds: dict[str, list[dict[str, Cost]]]) -> str:
-    lines = [
-        f"{'':10} {'wall (s)':^25}   {'CPU (s)':^25}   {'peak memory (MiB)':^25}",
-        f"{'':10} " + "   ".join(f"{'holdfast':>9}{'restic':>8}{'ratio':>8}" for _ in range(3)),
-    ]
-    for operation in OPERATIONS:
-        ours = median([r[operation] for r in rounds["holdfast"]])
-        theirs = median([r[operation] for r in rounds["restic"]])
-        cells = []
-        for a, b, form in (
-            (ours.wall, theirs.wall, "{:.2f}"),
-            (ours.cpu, theirs.cpu, "{:.2f}"),
-            (ours.memory / 2**20, theirs.memory / 2**20, "{:.0f}"),
-        ):
-            cells.append(f"{form.format(a):>9}{form.format(b):>8}{b / a if a else 0:>7.2f}x")
-        lines.append(f"{operation:10} " + "   ".join(cells))
-    return "\n".join(lines)
+def machine() -> str:
+    model = next((l.split(":")[1].strip() for l in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in l), "?")
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    has = [f for f in ("sha_ni", "avx2", "avx512bw", "gfni") if f in flags]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    return f"{os.cpu_count()} cores of {model} ({', '.join(has)}), {memory:.0f} GiB, Linux {platform.release()}"
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--holdfast", required=True, help="the release binary")
     parser.add_argument("--restic", required=True, help="stock restic 0.19.1")
-    parser.add_argument("--size", type=float, default=2.0, help="size of the tree in GiB (default 2)")
-    parser.add_argument("--rounds", type=int, default=3, help="pairs (default 3)")
-    parser.add_argument("--quick", action="store_true", help="a quarter of a GiB, two pairs")
+    parser.add_argument("--rustic", help="rustic; left out if not given")
+    parser.add_argument("--versitygw", help="S3 server, for the rows of S3")
+    parser.add_argument("--testbed", help="the test bed's program, whose slow line the rows of S3 use")
+    parser.add_argument("--rows", default="mixed,small,large,random,text,sparse,prune,s3", help="scenes: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (default 3; long scenes take fewer)")
+    parser.add_argument("--quick", action="store_true", help="an eighth of the data, one round")
     parser.add_argument("--seed", type=int, default=20261120)
     parser.add_argument("--work", type=Path, help="directory to work in (default: holdfast-bench in TMPDIR or /var/tmp)")
     parser.add_argument("--json", type=Path, help="also write all figures here")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds = 1
+    return args
 
 
 def main() -> int:
     args = arguments()
-    if args.quick:
-        args.size, args.rounds = 0.25, 2
     work = args.work or Path(os.environ.get("TMPDIR", "/var/tmp"), "holdfast-bench")
-    tree = work / "tree"
     work.mkdir(parents=True, exist_ok=True)
-    print(f"making the tree of {args.size} GiB in {work} …", file=sys.stderr)
-    # In a process of its own: the peak memory of a child is never less than what its parent once had.
-    maker = [sys.executable, str(Path(__file__).with_name("corpus.py")), str(tree), str(int(args.size * GIB)), str(args.seed)]
-    holds = json.loads(subprocess.run(maker, stdout=subprocess.PIPE, check=True).stdout)
-    # Where the cache lives must not matter: restic works without one, as Holdfast does.
-    programs = [
-        Program("holdfast", [args.holdfast, "repo"], [], [], work),
-        Program("restic", [args.restic, "--no-cache"], [], [], work),
-    ]
-    rounds: dict[str, list[dict[str, Cost]]] = {p.name: [] for p in programs}
-    stored: dict[str, int] = {}
-    try:
-        for number in range(args.rounds):
-            order = programs if number % 2 == 0 else programs[::-1]
-            for program in order:
-                print(f"pair {number + 1} of {args.rounds}: {program.name} …", file=sys.stderr)
-                rounds[program.name].append(program.round(tree))
-                if number == 0:
-                    compare(tree, program.target, program.name)
-                    stored[program.name] = program.stored()
-                program.clear()
-    except Failed as failure:
-        print(failure, file=sys.stderr)
-        return 1
-    finally:
-        for program in programs:
-            program.clear()
-    version = subprocess.run([args.restic, "version"], capture_output=True, text=True, check=True).stdout.strip()
-    print(f"\n{holds['files']:,} files, {holds['bytes'] / GIB:.2f} GiB; medians of {args.rounds} pairs, warm page cache,")
-    print(f"{os.cpu_count()} cores; against {version.split(' compiled')[0]}; a ratio above 1 means Holdfast needs less\n")
-    print(table(rounds))
-    ratio = stored["holdfast"] / stored["restic"]
-    print(f"\nrepository: {stored['holdfast'] / 2**20:,.0f} MiB against {stored['restic'] / 2**20:,.0f} MiB ({ratio:.3f})")
+    programs: list[Program] = [Holdfast(args.holdfast, work), Restic(args.restic, work)]
+    if args.rustic:
+        programs.append(Rustic(args.rustic, work))
+    bench = Bench(args, work, programs)
+    failed = False
+    for name in args.rows.split(","):
+        if name == "s3" and not (args.versitygw and args.testbed):
+            print("s3: left out, it needs --versitygw and --testbed", file=sys.stderr)
+            continue
+        try:
+            bench.run(name)
+        except Failed as failure:
+            failed = True
+            print(failure, file=sys.stderr)
+    figures, names = bench.figures, [p.name for p in programs]
+    print(f"\n{machine()}.")
+    print(f"{', '.join(p.version() for p in programs)}; medians of up to {args.rounds} rounds, warm page cache;")
+    print(f"ratios: how many times as much as Holdfast; repository in MiB and requests: {' / '.join(names)}.\n")
+    for name, holds in figures.trees.items():
+        print(f"- {name}: {holds['files']:,} files, {holds['bytes'] / GIB:.2f} GiB")
+    print("\n" + table(figures, names))
     if args.json:
-        figures = {name: [{op: asdict(c) for op, c in r.items()} for r in all_] for name, all_ in rounds.items()}
-        args.json.write_text(json.dumps({"tree": holds, "stored": stored, "rounds": figures}, indent=1))
-    return 0
+        costs = {row: {n: [asdict(c) for c in cs] for n, cs in by.items()} for row, by in figures.costs.items()}
+        rest = {"trees": figures.trees, "stored": figures.stored, "requests": figures.requests}
+        args.json.write_text(json.dumps({"machine": machine(), "costs": costs} | rest, indent=1))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@
 //! | `state`, `process` | what is changed on the machine, written down to be undone |
 //! | `pki`, `node`, `cluster`, `s3` | the way up |
 //! | `teardown` | the way down |
+//! | `slow_line` | latency, for benchmarks |
 
 mod cluster;
 mod command;
@@ -29,6 +30,7 @@ mod programs;
 mod progress;
 mod restic;
 mod s3;
+mod slow_line;
 mod state;
 mod teardown;
 
@@ -42,6 +44,7 @@ pub use layout::Layout;
 pub use progress::Progress;
 pub use restic::{Restic, restic, restic_versions};
 pub use s3::{S3, S3Env};
+pub use slow_line::slow_line;
 pub use teardown::{down, verify};
 
 /// What to build.

@@ -1,14 +1,16 @@
 //! The `testbed` program: the library's functions as commands. Data on stdout, talk on stderr.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use holdfast_testbed::{
     Error, HOLDFAST_IMAGE, Health, Layout, Part, Progress, Result, Testbed, archive, build,
-    build_holdfast_image, chain, down, health, restic, up, verify,
+    build_holdfast_image, chain, down, health, restic, slow_line, up, verify,
 };
 
 /// A real two-node Kubernetes with storage and an S3 server on this machine.
@@ -70,6 +72,18 @@ enum Task {
     S3 {
         #[command(subcommand)]
         task: S3Task,
+    },
+    /// Hand on connections with latency, until killed; for benchmarks.
+    SlowLine {
+        /// Address and port to listen on.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Where connections go.
+        #[arg(long)]
+        to: SocketAddr,
+        /// How much longer an answer takes, in milliseconds.
+        #[arg(long)]
+        milliseconds: u64,
     },
     /// Run kubectl as the cluster's administrator.
     #[command(disable_help_flag = true)]
@@ -167,6 +181,9 @@ fn run(task: Task) -> Result<ExitCode> {
             line(&restic.program.display().to_string())?;
         }
         Task::S3 { task } => return s3(&Testbed::connect_to(layout)?, task),
+        Task::SlowLine { listen, to, milliseconds } => {
+            slow_line(listen, to, Duration::from_millis(milliseconds))?;
+        }
         Task::Kubectl { arguments } => {
             return become_program(Testbed::connect_to(layout)?.kubectl().args(arguments));
         }

@@ -3,6 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use holdfast_e2e::install::OPERATOR_NAMESPACE;
 use holdfast_e2e::kubectl::{Failure, Result, phase};
 use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
@@ -258,5 +259,55 @@ fn a_backup_outlives_an_outage_of_the_store() {
         }
         story.expect_end("backup", "run", "Succeeded")?;
         sound(story)
+    });
+}
+
+/// The leader dies with its node's process; the replica that stands by takes over and finishes what it had begun.
+#[test]
+fn a_replica_that_stands_by_takes_over() {
+    let _world = alone();
+    Story::tell("failover", Story::begin, |story| {
+        heavy(story, 400)?;
+        let scale = |replicas: usize| -> Result<()> {
+            story.kubectl.run(&[
+                "-n",
+                OPERATOR_NAMESPACE,
+                "scale",
+                "deployment",
+                "-l",
+                "app.kubernetes.io/component=operator",
+                &format!("--replicas={replicas}"),
+            ])?;
+            story.kubectl.until_true("the replicas asked for", RUN, || {
+                let pods = story.kubectl.list(OPERATOR_NAMESPACE, &["pods"])?;
+                let ready = pods.iter().filter(|p| p["status"]["containerStatuses"][0]["ready"] == true);
+                Ok(pods.len() == replicas && ready.count() == replicas)
+            })
+        };
+        let holder = || -> Result<String> {
+            let lease = story.kubectl.get(OPERATOR_NAMESPACE, &["lease", "holdfast-operator"])?;
+            Ok(lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned())
+        };
+        scale(2)?;
+        let taken_over = (|| {
+            let first = holder()?;
+            story.start_backup("run", "{}")?;
+            runner(story, "run")?;
+            // Not restarted in place: the pod is gone, and with it whatever it knew.
+            story.kubectl.run(&[
+                "-n",
+                OPERATOR_NAMESPACE,
+                "delete",
+                "pod",
+                &first,
+                "--force",
+                "--grace-period=0",
+            ])?;
+            story.kubectl.until_true("another holder of the Lease", RUN, || Ok(holder()? != first))?;
+            story.expect_end("backup", "run", "Succeeded")?;
+            sound(story)
+        })();
+        scale(1)?;
+        taken_over
     });
 }

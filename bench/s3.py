@@ -1,0 +1,88 @@
+"""An S3 server on this machine behind a slow line, with a count of the requests that it got."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+ACCESS, SECRET, BUCKET = "bench-access", "bench-secret", "bench"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_for(port: int) -> None:
+    end = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
+class Server:
+    """versitygw on a directory, reached through the test bed's slow line only."""
+
+    def __init__(self, versitygw: str, testbed: str, directory: Path, milliseconds: int):
+        self.versitygw = versitygw
+        self.testbed = testbed
+        self.directory = directory
+        self.milliseconds = milliseconds
+        self.children: list[subprocess.Popen] = []
+        self.seen = 0
+        self.port = 0
+
+    def __enter__(self) -> "Server":
+        shutil.rmtree(self.directory, ignore_errors=True)
+        for name in ("meta", "iam", f"data/{BUCKET}"):
+            (self.directory / name).mkdir(parents=True)
+        self.log = self.directory / "requests.log"
+        behind, self.port = free_port(), free_port()
+        self.start([
+            self.versitygw, "--quiet", "--access", ACCESS, "--secret", SECRET, "--port", f"127.0.0.1:{behind}",
+            "--access-log", str(self.log), "--iam-dir", str(self.directory / "iam"),
+            "posix", "--sidecar", str(self.directory / "meta"), str(self.directory / "data"),
+        ])  # fmt: skip
+        wait_for(behind)
+        self.start([
+            self.testbed, "slow-line", "--listen", f"127.0.0.1:{self.port}", "--to", f"127.0.0.1:{behind}",
+            "--milliseconds", str(self.milliseconds),
+        ])  # fmt: skip
+        wait_for(self.port)
+        return self
+
+    def start(self, command: list[str]) -> None:
+        nothing = subprocess.DEVNULL
+        self.children.append(subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing))
+
+    def __exit__(self, *_: object) -> None:
+        for child in self.children:
+            child.kill()
+            child.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def requests(self) -> int:
+        """How many came since the last call."""
+        count = self.log.read_bytes().count(b"\n") if self.log.exists() else 0
+        new, self.seen = count - self.seen, count
+        return new
+
+    def access(self, program: str) -> tuple[str, dict[str, str]]:
+        """Location and variables, in the words of that program."""
+        endpoint = f"http://127.0.0.1:{self.port}"
+        if program == "rustic":
+            options = {
+                "bucket": BUCKET, "root": "/repository", "endpoint": endpoint, "region": "us-east-1",
+                "access_key_id": ACCESS, "secret_access_key": SECRET,
+            }  # fmt: skip
+            return "opendal:s3", {f"RUSTIC_REPO_OPT_{k.upper()}": v for k, v in options.items()}
+        keys = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
+        return f"s3:{endpoint}/{BUCKET}/repository", keys
