@@ -44,7 +44,7 @@ lint-rust:
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --quiet
 	cargo xtask check
 	@if command -v cargo-deny > /dev/null; then cargo deny check; \
-	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
+	else echo "cargo-deny is not installed: advisories were not checked (licences were, by cargo xtask check)"; fi
 
 lint-go:
 	@unformatted=$$(gofmt -l crates/testbed/go); \

@@ -4,6 +4,7 @@
 mod changelog;
 mod generate;
 mod layering;
+mod licences;
 mod links;
 mod reference;
 mod sources;
@@ -51,6 +52,9 @@ pub(crate) enum Error {
     /// cargo metadata.
     #[error("cannot read the answer of `cargo metadata`")]
     MetadataJson(#[source] serde_json::Error),
+    /// deny.toml.
+    #[error("cannot read the rules in deny.toml")]
+    Rules(#[source] toml::de::Error),
     /// A definition.
     #[error("cannot write the CRD of {kind} as JSON")]
     CrdJson {
@@ -103,6 +107,7 @@ fn check(workspace: &Workspace) -> Result<Vec<Problem>, Error> {
         ("files are small, named and introduced; crates inherit the lints", sources::check(workspace)?),
         ("notes on changes say something", changelog::check(workspace)?),
         ("links in the documents lead somewhere", links::check(workspace)?),
+        ("licences of dependencies are allowed", licences::check(workspace)?),
     ] {
         println!("{} {what}", if found.is_empty() { "ok    " } else { "FAILED" });
         problems.extend(found);
