@@ -6,6 +6,7 @@ pub mod backup;
 pub mod browse;
 pub mod check;
 pub mod chunk;
+pub mod copy;
 pub mod crypto;
 pub mod error;
 pub mod event;
@@ -19,7 +20,9 @@ mod read;
 pub mod repository;
 pub mod restore;
 pub mod store;
+pub mod tag;
 mod work_pool;
+mod write;
 
 pub use error::{Class, Error, ErrorKind, Result};
 pub use event::{Ctx, Event, EventSink, Fault, Progress};

@@ -237,7 +237,7 @@ pub async fn backup(
 }
 
 /// A lock that went away while the snapshot was written: packs may be missing, so the snapshot must not stand.
-async fn check_committed(repository: &Repository, lock: &LockGuard, id: Id) -> Result<()> {
+pub(crate) async fn check_committed(repository: &Repository, lock: &LockGuard, id: Id) -> Result<()> {
     match lock.confirm().await {
         Err(lost) if lost.kind() == ErrorKind::LockLost => {
             let name = FileName { kind: FileKind::Snapshot, id };

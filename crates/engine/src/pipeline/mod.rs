@@ -49,7 +49,7 @@ use read::Reader;
 pub(crate) use roots::Roots;
 pub(crate) use state::State;
 use state::locked;
-pub(crate) use upload::save;
+pub(crate) use upload::{check_size, save};
 use walk::{Rules, Walk};
 use worker::Claims;
 

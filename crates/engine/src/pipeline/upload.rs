@@ -194,7 +194,7 @@ pub(crate) async fn save(repository: &Repository, kind: FileKind, json: &[u8]) -
 
 /// Asks whether a file arrived whole. Some servers answer a write before they know, or after they have failed;
 /// what refers to the file must not be written then.
-async fn check_size(store: &dyn Store, name: FileName, expected: u64) -> Result<()> {
+pub(crate) async fn check_size(store: &dyn Store, name: FileName, expected: u64) -> Result<()> {
     let refuse = |found: String| {
         Error::new(
             ErrorKind::Corrupt,

@@ -37,13 +37,25 @@ impl BlobOpener {
         id: &Id,
         uncompressed: Option<u32>,
     ) -> Result<&[u8]> {
+        self.open_stored(key, sealed, kind, id, uncompressed).map(|(_, plain)| plain)
+    }
+
+    /// As [`BlobOpener::open`], with the bytes as they were before they were sealed: compressed or plain.
+    pub(crate) fn open_stored(
+        &mut self,
+        key: &Key,
+        sealed: &[u8],
+        kind: BlobKind,
+        id: &Id,
+        uncompressed: Option<u32>,
+    ) -> Result<(&[u8], &[u8])> {
         // One huge directory must not be remembered by its memory.
         if self.plain.capacity() > KEPT || self.sealed.capacity() > KEPT {
             (self.plain, self.sealed) = (Vec::new(), Vec::new());
         }
         self.sealed.clear();
         self.sealed.extend_from_slice(sealed);
-        let opened = key.open_in_place(&mut self.sealed)?;
+        let opened: &[u8] = key.open_in_place(&mut self.sealed)?;
         let plain: &[u8] = match uncompressed {
             None => opened,
             Some(length) => {
@@ -67,7 +79,7 @@ impl BlobOpener {
                 format!("blob {} holds other bytes than its name says", id.short()),
             ));
         }
-        Ok(plain)
+        Ok((opened, plain))
     }
 }
 

@@ -7,6 +7,7 @@ use secrecy::SecretString;
 
 use super::Repository;
 use super::keys::{CONFIG, RECOVERY_USER, make_key, save_key};
+use crate::chunk::Polynomial;
 use crate::crypto::{KdfParams, Key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Ctx;
@@ -56,11 +57,32 @@ impl Repository {
     /// `AlreadyInitialized` when there is one, or another process makes one at the same moment;
     /// `ForeignContent` when the place holds other things, or a repository that lost its config.
     pub async fn init(store: Arc<dyn Store>, options: &InitOptions, ctx: &Ctx) -> Result<Self> {
+        Self::init_with(store, options, None, ctx).await
+    }
+
+    /// As [`Repository::init`], with the chunker polynomial of another repository: files that are backed up into both
+    /// are cut at the same places, so that snapshots copied between them share their content.
+    pub async fn init_like(
+        store: Arc<dyn Store>,
+        options: &InitOptions,
+        other: &Self,
+        ctx: &Ctx,
+    ) -> Result<Self> {
+        Self::init_with(store, options, Some(other.config().chunker_polynomial), ctx).await
+    }
+
+    async fn init_with(
+        store: Arc<dyn Store>,
+        options: &InitOptions,
+        polynomial: Option<Polynomial>,
+        ctx: &Ctx,
+    ) -> Result<Self> {
         if Self::exists(store.as_ref()).await? {
             return Err(already(store.as_ref()));
         }
         refuse_foreign(store.as_ref()).await?;
-        let config = Config::generate(options.version)?;
+        let mut config = Config::generate(options.version)?;
+        config.chunker_polynomial = polynomial.unwrap_or(config.chunker_polynomial);
         let master = Key::generate()?;
         let pool = WorkPool::new(
             "holdfast-work",
@@ -135,7 +157,7 @@ fn already(store: &dyn Store) -> Error {
 }
 
 /// Passwords that programs make are long and random; people's are neither, so guessing them must cost more.
-fn kdf_params(password: &SecretString) -> KdfParams {
+pub(super) fn kdf_params(password: &SecretString) -> KdfParams {
     use secrecy::ExposeSecret as _;
     if password.expose_secret().len() >= 40 { KdfParams::RANDOM_PASSWORD } else { KdfParams::CHOSEN_PASSWORD }
 }

@@ -15,6 +15,7 @@ use crate::format::config::Config;
 use crate::format::key_file::KeyFile;
 use crate::format::time::OffsetTime;
 use crate::id::Id;
+use crate::lock::LockGuard;
 use crate::store::{FileKind, FileName, PutMode, Store};
 use crate::work_pool::WorkPool;
 
@@ -143,6 +144,73 @@ impl Repository {
             .collect();
         keys.sort_by_key(|k| k.id);
         Ok(keys)
+    }
+}
+
+impl Repository {
+    /// Takes a password away. `id` is a key's id or the beginning of exactly one.
+    ///
+    /// `Guard` for the key that the repository was opened with: so there is always one left, whose password somebody
+    /// just proved to know. The caller holds an exclusive lock: two that remove each other's key would leave none.
+    pub async fn remove_key(&self, lock: &LockGuard, id: &str) -> Result<Id> {
+        let id = self.find_file(FileKind::Key, id).await?;
+        if id == self.inner.key_id {
+            return Err(Error::new(
+                ErrorKind::Guard,
+                format!(
+                    "key {} is the one that {} was opened with; open it with another password to remove this one",
+                    id.short(),
+                    self.store().describe()
+                ),
+            ));
+        }
+        self.refuse_append_only()?;
+        lock.confirm().await?;
+        self.store().delete(FileName { kind: FileKind::Key, id }).await?;
+        Ok(id)
+    }
+
+    /// Replaces the password that the repository was opened with: adds the new one, proves that it opens, removes
+    /// the old one. The repository as it was opened with the new one, and the removed key.
+    ///
+    /// Whoever knew the old password and kept a copy of its key file can still derive the master key; only copying
+    /// into a new repository ends that.
+    pub async fn change_password(
+        &self,
+        lock: &LockGuard,
+        password: &SecretString,
+        username: &str,
+        hostname: &str,
+        ctx: &Ctx,
+    ) -> Result<(Self, Id)> {
+        self.refuse_append_only()?;
+        let old = self.inner.key_id;
+        let new = self.add_key_for(password, username, hostname).await?;
+        let opened = Self::open(Arc::clone(self.store()), password, ctx).await?;
+        if opened.inner.key_id == old {
+            // The same password as before: the old key opens with it too, and which is tried first is chance.
+            let file = self.store().get(FileName { kind: FileKind::Key, id: new }, None).await?;
+            let (parsed, trial) = (KeyFile::parse(&file)?, password.clone());
+            if self.inner.pool.run(move || parsed.open(&trial)).await??.is_none() {
+                return Err(Error::new(
+                    ErrorKind::Internal,
+                    format!("the new key {new} does not open with its password; the old one stays"),
+                ));
+            }
+        }
+        lock.confirm().await?;
+        self.store().delete(FileName { kind: FileKind::Key, id: old }).await?;
+        Ok((opened, old))
+    }
+
+    /// Adds a password, as costly to guess as its length calls for.
+    pub async fn add_key_for(&self, password: &SecretString, username: &str, hostname: &str) -> Result<Id> {
+        self.add_key(password, username, hostname, super::init::kdf_params(password)).await
+    }
+
+    /// The id of the key that the repository was opened with.
+    pub fn key_id(&self) -> Id {
+        self.inner.key_id
     }
 }
 

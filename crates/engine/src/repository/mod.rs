@@ -5,6 +5,7 @@
 mod blobs;
 mod init;
 mod keys;
+mod objects;
 mod snapshots;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -101,6 +102,14 @@ impl Repository {
     /// Where it lies.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.inner.store
+    }
+
+    /// Runs work that computes on one of the repository's own threads.
+    pub(crate) async fn on_pool<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        self.inner.pool.run(work).await
     }
 
     /// The master key, for the threads that seal and open packs.

@@ -83,27 +83,7 @@ impl Repository {
                 format!("{spec:?} is no snapshot: write an id, the beginning of one, or \"latest\""),
             ));
         }
-        let mut matching = self
-            .store()
-            .list(FileKind::Snapshot)
-            .await?
-            .into_iter()
-            .filter(|e| e.id.to_hex().starts_with(spec));
-        let Some(first) = matching.next() else {
-            return Err(Error::new(
-                ErrorKind::Missing,
-                format!(
-                    "there is no snapshot {spec} in {}; list them to see what there is",
-                    self.store().describe()
-                ),
-            ));
-        };
-        if matching.next().is_some() {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!("more than one snapshot begins with {spec}; write more of the id"),
-            ));
-        }
-        Ok((first.id, self.load_snapshot(&first.id).await?))
+        let id = self.find_file(FileKind::Snapshot, spec).await?;
+        Ok((id, self.load_snapshot(&id).await?))
     }
 }

@@ -99,6 +99,20 @@ impl FileKind {
     }
 }
 
+impl FileKind {
+    /// One of them, in words.
+    pub fn singular(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Key => "key",
+            Self::Lock => "lock",
+            Self::Snapshot => "snapshot",
+            Self::Index => "index file",
+            Self::Pack => "pack",
+        }
+    }
+}
+
 impl fmt::Display for FileName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {

@@ -1,0 +1,110 @@
+//! Changing what a person wrote on a snapshot: its tags. The content stays; the snapshot gets a new id and keeps in
+//! `original` the one it was first written with.
+//!
+//! Not here: which snapshots are meant.
+
+use crate::error::{Error, Result};
+use crate::format::snapshot::Snapshot;
+use crate::id::Id;
+use crate::lock::LockGuard;
+use crate::repository::Repository;
+use crate::store::{FileKind, FileName};
+use crate::write::commit_snapshot;
+
+/// What to do with the tags of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TagChange {
+    /// These instead of those that are there.
+    Set(Vec<String>),
+    /// Add some and remove some, in this order.
+    Edit {
+        /// Tags to add where they are not there yet.
+        add: Vec<String>,
+        /// Tags to remove.
+        remove: Vec<String>,
+    },
+}
+
+impl TagChange {
+    /// The tags that come of it.
+    pub fn apply(&self, tags: &[String]) -> Vec<String> {
+        match self {
+            Self::Set(new) => {
+                let mut set: Vec<String> = Vec::with_capacity(new.len());
+                for tag in new {
+                    if !set.contains(tag) {
+                        set.push(tag.clone());
+                    }
+                }
+                set
+            }
+            Self::Edit { add, remove } => {
+                let mut tags = tags.to_vec();
+                for tag in add {
+                    if !tags.contains(tag) {
+                        tags.push(tag.clone());
+                    }
+                }
+                tags.retain(|tag| !remove.contains(tag));
+                tags
+            }
+        }
+    }
+}
+
+/// Changes the tags of a snapshot; its new id, or `None` when nothing had to change. The caller holds a lock.
+pub async fn change_tags(
+    repo: &Repository,
+    lock: &LockGuard,
+    id: Id,
+    snapshot: &Snapshot,
+    change: &TagChange,
+) -> Result<Option<Id>> {
+    let tags = change.apply(&snapshot.tags);
+    if tags == snapshot.tags {
+        return Ok(None);
+    }
+    replace(repo, lock, id, Snapshot { tags, ..snapshot.clone() }).await.map(Some)
+}
+
+/// Writes `new` in place of the snapshot `old`: first the new one, then away with the old one, so that at any moment
+/// at least one of them is there.
+pub(crate) async fn replace(repo: &Repository, lock: &LockGuard, old: Id, mut new: Snapshot) -> Result<Id> {
+    repo.refuse_append_only()?;
+    new.original.get_or_insert(old);
+    let id = commit_snapshot(repo, lock, &new).await?;
+    // The same fields sealed anew are another file; a clash of ids would lose the snapshot.
+    if id != old {
+        repo.store().delete(FileName { kind: FileKind::Snapshot, id: old }).await.map_err(|e| {
+            Error::with_source(
+                e.kind(),
+                format!(
+                    "snapshot {} was rewritten as {}, but the old one could not be removed",
+                    old.short(),
+                    id.short()
+                ),
+                e,
+            )
+        })?;
+    }
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags(list: &[&str]) -> Vec<String> {
+        list.iter().map(|t| (*t).to_owned()).collect()
+    }
+
+    #[test]
+    fn tags_are_set_added_and_removed_once() {
+        let before = tags(&["a", "b"]);
+        let edit = |add: &[&str], remove: &[&str]| TagChange::Edit { add: tags(add), remove: tags(remove) };
+        assert_eq!(edit(&["b", "c", "c"], &[]).apply(&before), tags(&["a", "b", "c"]));
+        assert_eq!(edit(&["c"], &["a", "c"]).apply(&before), tags(&["b"]));
+        assert_eq!(TagChange::Set(tags(&["x", "x"])).apply(&before), tags(&["x"]));
+        assert_eq!(TagChange::Set(Vec::new()).apply(&before), tags(&[]));
+    }
+}

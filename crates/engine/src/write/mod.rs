@@ -1,0 +1,244 @@
+//! Blobs on their way into packs, and the index of the packs that arrived: for operations that move or mend blobs.
+//!
+//! Not here: a backup's own path, which is made for speed (`pipeline`), and which blobs are needed.
+
+mod seal;
+
+use tokio::task::JoinSet;
+
+pub(crate) use seal::{NewBlob, Sealer, seal_stored};
+
+use crate::backup::check_committed;
+use crate::crypto::OVERHEAD;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::index_file::{IndexFile, IndexedPack, MAX_BLOBS};
+use crate::format::pack::{BlobKind, LENGTH_FIELD, PackedBlob, encode_header};
+use crate::format::snapshot::Snapshot;
+use crate::id::Id;
+use crate::lock::LockGuard;
+use crate::pipeline::{self, check_size};
+use crate::repository::Repository;
+use crate::store::{FileKind, FileName, PutMode};
+
+/// A pack is closed when it reaches this size, in bytes.
+const TARGET_SIZE: usize = 16 << 20;
+/// Packs that are uploaded at a time.
+const UPLOADS: usize = 2;
+
+/// What was written so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Blobs.
+    pub(crate) blobs: u64,
+    /// Their sealed bytes.
+    pub(crate) bytes: u64,
+}
+
+/// Packs sealed blobs, uploads the packs and lists them in index files. Nothing may refer to a blob before
+/// [`PackWriter::flush`] has returned.
+pub(crate) struct PackWriter {
+    repo: Repository,
+    data: OpenPack,
+    trees: OpenPack,
+    flying: JoinSet<Result<IndexedPack>>,
+    /// Durable packs that no index file lists yet.
+    arrived: Vec<IndexedPack>,
+    arrived_blobs: usize,
+    written: Written,
+}
+
+#[derive(Default)]
+struct OpenPack {
+    body: Vec<u8>,
+    blobs: Vec<PackedBlob>,
+    header: usize,
+}
+
+impl OpenPack {
+    fn size(&self) -> usize {
+        self.body.len() + self.header + OVERHEAD + LENGTH_FIELD
+    }
+
+    fn add(&mut self, blob: &NewBlob) -> Result<()> {
+        let to_u32 = |length: usize| {
+            u32::try_from(length).map_err(|e| {
+                Error::with_source(ErrorKind::Internal, format!("{length} bytes do not fit into a pack"), e)
+            })
+        };
+        let entry = PackedBlob {
+            kind: blob.kind,
+            id: blob.id,
+            offset: to_u32(self.body.len())?,
+            length: to_u32(blob.sealed.len())?,
+            uncompressed: blob.uncompressed,
+        };
+        self.body.extend_from_slice(&blob.sealed);
+        self.header += entry.entry_length();
+        self.blobs.push(entry);
+        Ok(())
+    }
+}
+
+impl PackWriter {
+    /// Nothing written yet.
+    pub(crate) fn new(repo: &Repository) -> Self {
+        Self {
+            repo: repo.clone(),
+            data: OpenPack::default(),
+            trees: OpenPack::default(),
+            flying: JoinSet::new(),
+            arrived: Vec::new(),
+            arrived_blobs: 0,
+            written: Written::default(),
+        }
+    }
+
+    /// What was handed in so far, durable or not.
+    pub(crate) fn written(&self) -> Written {
+        self.written
+    }
+
+    /// Takes a blob. Waits while too many packs are on their way.
+    pub(crate) async fn add(&mut self, blob: &NewBlob) -> Result<()> {
+        self.written.blobs += 1;
+        self.written.bytes += blob.sealed.len() as u64;
+        let open = match blob.kind {
+            BlobKind::Data => &mut self.data,
+            BlobKind::Tree => &mut self.trees,
+        };
+        open.add(blob)?;
+        if open.size() < TARGET_SIZE {
+            return Ok(());
+        }
+        let full = std::mem::take(open);
+        self.send(full).await
+    }
+
+    /// Makes everything durable that was handed in, packs first, and lists it in the index.
+    pub(crate) async fn flush(&mut self) -> Result<()> {
+        for open in [std::mem::take(&mut self.data), std::mem::take(&mut self.trees)] {
+            if !open.blobs.is_empty() {
+                self.send(open).await?;
+            }
+        }
+        while !self.flying.is_empty() {
+            self.land().await?;
+        }
+        self.write_index().await
+    }
+
+    async fn send(&mut self, open: OpenPack) -> Result<()> {
+        while self.flying.len() >= UPLOADS {
+            self.land().await?;
+        }
+        let repo = self.repo.clone();
+        self.flying.spawn(async move {
+            let sealing = repo.clone();
+            let (id, body, blobs) = repo
+                .on_pool(move || {
+                    let OpenPack { mut body, blobs, .. } = open;
+                    let header = encode_header(&blobs);
+                    sealing.key().seal_into(&header, &mut body)?;
+                    let length = u32::try_from(header.len() + OVERHEAD).map_err(|e| {
+                        Error::with_source(ErrorKind::Internal, "a pack's header is too long", e)
+                    })?;
+                    body.extend_from_slice(&length.to_le_bytes());
+                    Ok::<_, Error>((Id::hash(&body), bytes::Bytes::from(body), blobs))
+                })
+                .await??;
+            let name = FileName { kind: FileKind::Pack, id };
+            let size = body.len() as u64;
+            repo.store().put(name, body, PutMode::ContentAddressed).await?;
+            check_size(repo.store().as_ref(), name, size).await?;
+            Ok(IndexedPack { id, blobs, marked: false })
+        });
+        Ok(())
+    }
+
+    async fn land(&mut self) -> Result<()> {
+        let Some(done) = self.flying.join_next().await else { return Ok(()) };
+        let pack =
+            done.map_err(|e| Error::with_source(ErrorKind::Internal, "an upload was broken off", e))??;
+        self.arrived_blobs += pack.blobs.len();
+        self.arrived.push(pack);
+        // A run that is killed leaves its work to the next.
+        if self.arrived_blobs >= MAX_BLOBS { self.write_index().await } else { Ok(()) }
+    }
+
+    async fn write_index(&mut self) -> Result<()> {
+        self.arrived_blobs = 0;
+        let packs = std::mem::take(&mut self.arrived);
+        save_index(&self.repo, packs).await.map(drop)
+    }
+}
+
+/// Lists packs in index files of at most [`MAX_BLOBS`] blobs, unless one pack alone has more; the files' ids.
+pub(crate) async fn save_index(repo: &Repository, packs: Vec<IndexedPack>) -> Result<Vec<Id>> {
+    let mut ids = Vec::new();
+    let (mut file, mut blobs) = (Vec::new(), 0);
+    for pack in packs {
+        if blobs + pack.blobs.len() > MAX_BLOBS && !file.is_empty() {
+            ids.push(save_index_file(repo, &file).await?);
+            file.clear();
+            blobs = 0;
+        }
+        blobs += pack.blobs.len();
+        file.push(pack);
+    }
+    if !file.is_empty() {
+        ids.push(save_index_file(repo, &file).await?);
+    }
+    Ok(ids)
+}
+
+async fn save_index_file(repo: &Repository, packs: &[IndexedPack]) -> Result<Id> {
+    pipeline::save(repo, FileKind::Index, &IndexFile::to_json(packs)?).await
+}
+
+/// Writes a snapshot whose blobs are all durable and listed. Our lock must be there before and after: whoever took
+/// it away may have deleted what the snapshot needs.
+pub(crate) async fn commit_snapshot(repo: &Repository, lock: &LockGuard, snapshot: &Snapshot) -> Result<Id> {
+    let json = serde_json::to_vec(snapshot)
+        .map_err(|e| Error::with_source(ErrorKind::Internal, "a snapshot could not be written as JSON", e))?;
+    lock.confirm().await?;
+    let id = pipeline::save(repo, FileKind::Snapshot, &json).await?;
+    check_committed(repo, lock, id).await?;
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Ctx;
+    use crate::repository::testing::fixture;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_handed_in_is_found_by_the_index_after_a_flush() {
+        let f = fixture().await;
+        let mut writer = PackWriter::new(&f.repo);
+        let mut sealer = Sealer::new().unwrap();
+        // Two packs of data and one of trees.
+        let contents: Vec<Vec<u8>> = (0..20_u8)
+            .map(|n| (0..1 << 20_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 ^ n).collect())
+            .collect();
+        let tree = b"{\"nodes\":[]}\n".to_vec();
+        for plain in &contents {
+            let id = Id::hash(plain);
+            writer.add(&sealer.seal(&f.repo, BlobKind::Data, id, plain).unwrap()).await.unwrap();
+        }
+        writer.add(&sealer.seal(&f.repo, BlobKind::Tree, Id::hash(&tree), &tree).unwrap()).await.unwrap();
+        assert_eq!(writer.written().blobs, 21);
+        writer.flush().await.unwrap();
+        let index = f.repo.load_index(&Ctx::default()).await.unwrap();
+        assert_eq!(index.len(), 21);
+        for plain in &contents {
+            let back = f.repo.load_blob(&index, BlobKind::Data, &Id::hash(plain)).await.unwrap();
+            assert!(back == plain[..]);
+        }
+        assert_eq!(f.repo.load_blob(&index, BlobKind::Tree, &Id::hash(&tree)).await.unwrap(), tree);
+        for entry in f.repo.store().list(FileKind::Pack).await.unwrap() {
+            let info = index.packs().iter().find(|p| p.id == entry.id).unwrap();
+            assert_eq!((info.size, info.has_data == info.has_trees), (entry.size, false));
+        }
+    }
+}
