@@ -7,7 +7,7 @@
     reason = "a test's way to fail"
 )]
 
-mod restic;
+mod stock;
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -24,7 +24,7 @@ use holdfast_engine::lock::{Holder, LockMode};
 use holdfast_engine::repository::{InitOptions, SnapshotFilter};
 use holdfast_engine::store::{self, FileKind, Location, Store, StoreOptions};
 use holdfast_engine::{Ctx, ErrorKind, Id, Repository};
-use restic::{PASSWORD, Restic};
+use stock::{PASSWORD, Restic, VERSIONS};
 
 fn open_store(path: &Path) -> Arc<dyn Store> {
     store::open(&Location::Local(path.to_owned()), &StoreOptions::default(), &Ctx::default()).unwrap()
@@ -121,13 +121,14 @@ async fn read_all(repo: &Repository) -> usize {
 
 #[tokio::test]
 async fn what_restic_writes_is_read_and_trees_are_written_alike() {
-    for restic in Restic::all() {
+    for (restic, _) in VERSIONS {
         for version in ["1", "2"] {
             let directory = tempfile::tempdir().unwrap();
             let (repository, source) = (directory.path().join("repo"), directory.path().join("source"));
+            let restic = Restic::new(restic, &repository);
             make_source(&source, &restic);
-            restic.run(&repository, &["init", "--repository-version", version]);
-            restic.run(&repository, &["backup", source.to_str().unwrap(), "--tag", "a,b", "--host", "there"]);
+            restic.run(["init", "--repository-version", version]);
+            restic.run(["backup", source.to_str().unwrap(), "--tag", "a,b", "--host", "there"]);
             let repo = open(&repository).await;
             assert_eq!(repo.version().to_string(), version);
             let (_, snapshot) = repo.find_snapshot("latest", &SnapshotFilter::default()).await.unwrap();
@@ -143,21 +144,21 @@ async fn what_restic_writes_is_read_and_trees_are_written_alike() {
 
 #[tokio::test]
 async fn restic_opens_checks_and_uses_what_we_initialise() {
-    for restic in Restic::all() {
+    for (restic, _) in VERSIONS {
         for version in [1, 2] {
             let directory = tempfile::tempdir().unwrap();
             let (repository, source) = (directory.path().join("repo"), directory.path().join("source"));
+            let restic = Restic::new(restic, &repository);
             make_source(&source, &restic);
             let repo = init(&repository, version).await;
-            let config: serde_json::Value =
-                serde_json::from_str(&restic.run(&repository, &["cat", "config"])).unwrap();
+            let config: serde_json::Value = serde_json::from_str(&restic.run(["cat", "config"])).unwrap();
             assert_eq!(config["id"], repo.id());
             assert_eq!(config["version"], version);
-            restic.run(&repository, &["backup", source.to_str().unwrap()]);
-            restic.run(&repository, &["check", "--read-data"]);
+            restic.run(["backup", source.to_str().unwrap()]);
+            restic.run(["check", "--read-data"]);
             assert!(read_all(&repo).await >= 3);
             // The recovery password opens it too.
-            let mut command = restic.command(&repository, &["cat", "masterkey"]);
+            let mut command = restic.command(["cat", "masterkey"]);
             assert!(command.env("RESTIC_PASSWORD", "in the safe").output().unwrap().status.success());
         }
     }
@@ -165,19 +166,20 @@ async fn restic_opens_checks_and_uses_what_we_initialise() {
 
 #[tokio::test]
 async fn keys_go_both_ways() {
-    for restic in Restic::all() {
+    for (restic, _) in VERSIONS {
         let directory = tempfile::tempdir().unwrap();
         let repository = directory.path().join("repo");
-        restic.run(&repository, &["init"]);
+        let restic = Restic::new(restic, &repository);
+        restic.run(["init"]);
         let repo = open(&repository).await;
         repo.add_key(&"ours".to_owned().into(), "me", "here", KdfParams::CHOSEN_PASSWORD).await.unwrap();
-        let mut command = restic.command(&repository, &["key", "list"]);
+        let mut command = restic.command(["key", "list"]);
         let listed = command.env("RESTIC_PASSWORD", "ours").output().unwrap();
         let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
         assert!(listed.contains("me") && listed.contains("here"), "{listed}");
         let file = directory.path().join("password");
         std::fs::write(&file, "theirs").unwrap();
-        restic.run(&repository, &["key", "add", "--new-password-file", file.to_str().unwrap()]);
+        restic.run(["key", "add", "--new-password-file", file.to_str().unwrap()]);
         let store = open_store(&repository);
         Repository::open(Arc::clone(&store), &"theirs".to_owned().into(), &Ctx::default()).await.unwrap();
         let wrong =
@@ -189,47 +191,47 @@ async fn keys_go_both_ways() {
 
 #[tokio::test]
 async fn restic_heeds_our_locks() {
-    for restic in Restic::all() {
+    for (restic, _) in VERSIONS {
         let directory = tempfile::tempdir().unwrap();
         let (repository, source) = (directory.path().join("repo"), directory.path().join("source"));
+        let restic = Restic::new(restic, &repository);
         make_source(&source, &restic);
         let repo = init(&repository, 2).await;
         let ctx = Ctx::default();
         let backup = ["backup", source.to_str().unwrap()];
 
         let shared = repo.lock(LockMode::Shared, &holder(), Duration::ZERO, &[], &ctx).await.unwrap();
-        assert!(restic.run(&repository, &["list", "locks", "--no-lock"]).contains(&shared.id().to_hex()));
-        let seen: serde_json::Value = serde_json::from_str(
-            &restic.run(&repository, &["cat", "lock", &shared.id().to_hex(), "--no-lock"]),
-        )
-        .unwrap();
+        assert!(restic.run(["list", "locks", "--no-lock"]).contains(&shared.id().to_hex()));
+        let seen: serde_json::Value =
+            serde_json::from_str(&restic.run(["cat", "lock", &shared.id().to_hex(), "--no-lock"])).unwrap();
         assert_eq!(seen["hostname"], "holdfast-some-job");
         assert_eq!(seen["exclusive"], false);
-        restic.run(&repository, &backup);
-        let check = restic.output(&repository, &["check"]);
+        restic.run(backup);
+        let check = restic.output(["check"]);
         assert!(!check.status.success(), "restic {} wants to be alone for a check", restic.version);
         assert!(String::from_utf8_lossy(&check.stderr).contains("holdfast-some-job"));
-        restic.run(&repository, &["unlock"]);
+        restic.run(["unlock"]);
         shared.confirm().await.expect("a lock that is fresh is not stale to restic");
         shared.release().await.unwrap();
-        restic.run(&repository, &["check"]);
+        restic.run(["check"]);
 
         let alone = repo.lock(LockMode::Exclusive, &holder(), Duration::ZERO, &[], &ctx).await.unwrap();
-        assert!(!restic.output(&repository, &backup).status.success());
+        assert!(!restic.output(backup).status.success());
         alone.release().await.unwrap();
-        restic.run(&repository, &backup);
+        restic.run(backup);
         assert_eq!(repo.locks().await.unwrap(), [], "neither of us leaves a lock");
     }
 }
 
 #[tokio::test]
 async fn we_heed_restics_locks() {
-    for restic in Restic::all() {
+    for (restic, _) in VERSIONS {
         let directory = tempfile::tempdir().unwrap();
         let repository = directory.path().join("repo");
+        let restic = Restic::new(restic, &repository);
         let repo = init(&repository, 2).await;
         let mut backup = restic
-            .command(&repository, &["backup", "--stdin", "--stdin-filename", "pipe"])
+            .command(["backup", "--stdin", "--stdin-filename", "pipe"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()

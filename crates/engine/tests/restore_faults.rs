@@ -9,7 +9,6 @@
     reason = "a test that meets a surprise must fail, in its helpers too"
 )]
 
-mod restic;
 mod restoring;
 mod stock;
 
@@ -26,12 +25,11 @@ use holdfast_engine::restore::{RestoreSpec, restore};
 use holdfast_engine::store::FileKind;
 use holdfast_engine::store::fault::{Fault, Operation, Trouble};
 use holdfast_engine::{Ctx, ErrorKind, Event, EventSink, Id};
-use restic::Restic;
 use restoring::{
     back_up, check_all, check_structure, init, open, open_faulty, packs, run, run_clean, scratch, spec,
     temporary_files,
 };
-use stock::{PASSWORD, assert_same, noise, settle};
+use stock::{PASSWORD, Restic, assert_same, noise, settle};
 
 /// Forty files of a megabyte, each with its own content, in several packs.
 async fn prepared(dir: &Path) -> RestoreSpec {
@@ -114,7 +112,7 @@ async fn a_missing_and_a_short_pack_cost_their_files_and_are_found() {
     let says = |text: &str| found.findings.iter().filter(|f| f.text.contains(text)).count();
     assert_eq!((says("is missing; the index"), says("by the index it should have")), (1, 1), "{found:#?}");
     assert!(says("its content at byte 0") > 5, "the files it costs are named: {found:#?}");
-    let stock = Restic::newest().command(&at, &["check"]).env("RESTIC_PASSWORD", PASSWORD).output().unwrap();
+    let stock = Restic::newest(&at).output(["check"]);
     assert!(!stock.status.success(), "stock restic agrees that something is wrong");
 }
 

@@ -7,7 +7,7 @@
     reason = "a test's way to fail"
 )]
 
-mod restic;
+mod stock;
 mod versitygw;
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use holdfast_engine::store::{
     self, FileKind, FileName, PutMode, RetryPolicy, S3Options, Store, StoreOptions, probe,
 };
 use holdfast_engine::{Ctx, Error, ErrorKind, Id, Repository};
-use restic::{PASSWORD, Restic};
+use stock::{PASSWORD, Restic};
 use versitygw::{ACCESS, SECRET, Server};
 
 fn options(server: &Server) -> StoreOptions {
@@ -219,8 +219,8 @@ async fn restic_and_we_share_a_bucket() {
     let source = tempfile::tempdir().unwrap();
     std::fs::write(source.path().join("file"), b"content").unwrap();
     for arguments in [vec!["backup", source.path().to_str().unwrap()], vec!["check", "--read-data"]] {
-        let output = Restic::newest()
-            .command(location.as_ref(), &arguments)
+        let output = Restic::newest(&location)
+            .command(arguments)
             .arg("--cacert")
             .arg(server.ca())
             .env("AWS_ACCESS_KEY_ID", ACCESS)
