@@ -7,8 +7,9 @@ use crate::workspace::{Metadata, Problem, Workspace};
 /// nothing of each other, the operator has no engine, the runner has no custom resources.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("holdfast-api", &[]),
-    ("holdfast-engine", &[]),
+    ("holdfast-engine", &["holdfast-simd"]),
     ("holdfast-protocol", &[]),
+    ("holdfast-simd", &[]),
     ("holdfast-testbed", &[]),
     ("holdfast-operator", &["holdfast-api", "holdfast-protocol"]),
     ("holdfast-runner", &["holdfast-engine", "holdfast-protocol"]),

@@ -14,6 +14,13 @@ const EMPTY_NAMES: [&str; 6] = ["util", "utils", "common", "helper", "helpers", 
 /// Where sources are.
 const ROOTS: [&str; 3] = ["crates", "e2e", "xtask"];
 
+/// The one crate that may have `unsafe`. A lint that is forbidden cannot be allowed again, so its table of lints is
+/// a copy of the workspace's, with this one line changed, and what belongs to `unsafe` added.
+const MAY_BE_UNSAFE: &str = "crates/simd/Cargo.toml";
+const FORBIDDEN: &str = "unsafe_code = \"forbid\"";
+const DENIED: &str = "unsafe_code = \"deny\"";
+const DOCUMENTED: &str = "undocumented_unsafe_blocks = \"warn\"";
+
 /// Checks every source file and every crate.
 pub(crate) fn check(workspace: &Workspace) -> Result<Vec<Problem>, Error> {
     let mut problems = Vec::new();
@@ -22,7 +29,10 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Vec<Problem>, Error> {
             let file = Path::new(&name);
             if file.file_name().is_some_and(|f| f == "Cargo.toml") {
                 let manifest = workspace.read(&name)?.unwrap_or_default();
-                if manifest.contains("[package]") && !inherits_lints(&manifest) {
+                if name == MAY_BE_UNSAFE {
+                    let root = workspace.read("Cargo.toml")?.unwrap_or_default();
+                    problems.extend(judge_copied_lints(&root, &manifest));
+                } else if manifest.contains("[package]") && !inherits_lints(&manifest) {
                     problems.push(Problem::new(
                         &name,
                         "does not inherit the lints of the workspace; add:\n    [lints]\n    workspace = true",
@@ -69,6 +79,39 @@ fn judge(name: &str, text: &str) -> Vec<Problem> {
     problems
 }
 
+/// Holds the copy of the workspace's lints against the original.
+fn judge_copied_lints(root: &str, manifest: &str) -> Vec<Problem> {
+    let mut expected = lint_lines(root, "[workspace.lints.");
+    for line in &mut expected {
+        if line == FORBIDDEN {
+            DENIED.clone_into(line);
+        }
+    }
+    let mut found = lint_lines(manifest, "[lints.");
+    found.retain(|line| line != DOCUMENTED);
+    if expected == found && manifest.lines().any(|line| line == DOCUMENTED) {
+        return Vec::new();
+    }
+    let message = format!(
+        "its lints are not the workspace's with {DENIED:?} and {DOCUMENTED:?}: copy the table of /Cargo.toml again"
+    );
+    vec![Problem::new(MAY_BE_UNSAFE, message)]
+}
+
+/// The lines that set lints, of the sections whose headings begin with `heading`, in their order.
+fn lint_lines(manifest: &str, heading: &str) -> Vec<String> {
+    let mut inside = false;
+    let mut lines = Vec::new();
+    for line in manifest.lines().map(str::trim) {
+        if line.starts_with('[') {
+            inside = line.starts_with(heading);
+        } else if inside && !line.is_empty() && !line.starts_with('#') {
+            lines.push(line.to_owned());
+        }
+    }
+    lines
+}
+
 /// Whether the section `[lints]` of a manifest says `workspace = true`, or the manifest `lints.workspace = true`.
 fn inherits_lints(manifest: &str) -> bool {
     let mut inside = false;
@@ -99,6 +142,22 @@ mod tests {
             let found = judge(name, &text);
             assert_eq!(found.len(), 1, "{found:?}");
             assert!(found[0].to_string().contains(expected), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn the_copied_lints_may_differ_in_unsafe_only() {
+        let root = "[workspace.lints.rust]\nunsafe_code = \"forbid\"\n# why\ntodo = \"warn\"\n[profile.release]\nx = 1\n";
+        let copy = "[package]\n[lints.rust]\nunsafe_code = \"deny\"\ntodo = \"warn\"\nundocumented_unsafe_blocks = \"warn\"\n";
+        assert_eq!(judge_copied_lints(root, copy), []);
+        for broken in [
+            copy.replace("deny", "allow"),
+            copy.replace("todo = \"warn\"\n", ""),
+            copy.replace("todo = \"warn\"", "todo = \"allow\""),
+            copy.replace("undocumented_unsafe_blocks = \"warn\"\n", ""),
+            "[lints]\nworkspace = true\n".to_owned(),
+        ] {
+            assert_eq!(judge_copied_lints(root, &broken).len(), 1, "{broken}");
         }
     }
 

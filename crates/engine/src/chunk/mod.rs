@@ -1,10 +1,13 @@
-//! Content-defined chunking: finds the cut points that restic finds, several lanes at a time.
+//! Content-defined chunking: the cut points that restic finds.
 //!
 //! Rabin's rolling hash over the last 64 bytes, modulo the repository's polynomial. A chunk ends after byte `n`
 //! when `n` is at least [`MIN_SIZE`] and the hash's low 20 bits are zero, or when `n` is [`MAX_SIZE`].
-//! Not here: reading files, hashing chunks.
+//! Not here: finding those hashes (`holdfast_simd::rabin`), reading files, hashing chunks.
 
 mod polynomial;
+
+use holdfast_simd::Variant;
+use holdfast_simd::rabin::{Scanner, WINDOW};
 
 pub use polynomial::{DEGREE, Polynomial};
 
@@ -13,26 +16,9 @@ pub const MIN_SIZE: usize = 512 * 1024;
 /// No chunk is larger, in bytes.
 pub const MAX_SIZE: usize = 8 * 1024 * 1024;
 
-/// Bytes that the rolling hash depends on.
-const WINDOW: usize = 64;
-/// A cut is where these bits of the hash are all zero: one position in 2^20.
-const SPLIT_MASK: u64 = (1 << 20) - 1;
-/// Positions that are scanned side by side. The hash of one position waits for the one before it (a table load);
-/// six independent chains keep a core's load ports busy.
-const LANES: usize = 6;
-/// Consecutive positions of one lane. Longer wastes work behind a cut, shorter spends more on warming up.
-const LANE_LEN: usize = 8 * 1024;
-/// What one pass over all lanes looks at: the positions, and the window before the first.
-const BLOCK: usize = WINDOW + LANES * LANE_LEN;
-/// Bits of the hash that a shift by one byte pushes beyond the polynomial's degree.
-const TOP_SHIFT: u32 = DEGREE - 8;
-
-/// The rolling hash of one repository: its polynomial as lookup tables. Cheap to share, 4 KiB.
+/// The rolling hash of one repository. Cheap to share.
 pub struct Chunker {
-    /// What a byte pushed beyond the degree adds back, with the bits that clear it.
-    modulo: [u64; 256],
-    /// What a byte that leaves the window still contributes once the next byte is in.
-    leave: [u64; 256],
+    scanner: Scanner,
 }
 
 /// How far the chunk that is being looked at has been scanned without finding its end.
@@ -42,117 +28,63 @@ pub struct Cursor {
     ruled_out: usize,
 }
 
+/// Names the form of the scan to use, for tests and comparisons: `avx512`, `avx2` or `portable`.
+const FORM_VARIABLE: &str = "HOLDFAST_SIMD";
+
 impl Chunker {
-    /// Tables for a polynomial.
+    /// Prepares the fastest scan that this machine has, or the one that the variable `HOLDFAST_SIMD` names.
     pub fn new(polynomial: Polynomial) -> Self {
-        let mut modulo = [0_u64; 256];
-        let mut leave = [0_u64; 256];
-        for byte in 0..=u8::MAX {
-            let high = u128::from(byte) << DEGREE;
-            // The product fits: a byte above degree 53 has at most 61 bits.
-            let clear = u64::from(byte) << DEGREE;
-            let gone = (0..WINDOW)
-                .fold(polynomial.append_byte(0, byte), |value, _| polynomial.append_byte(value, 0));
-            if let (Some(m), Some(l)) = (modulo.get_mut(usize::from(byte)), leave.get_mut(usize::from(byte)))
-            {
-                *m = polynomial.reduce(high) | clear;
-                *l = gone;
+        let wanted = std::env::var(FORM_VARIABLE).ok().and_then(|text| {
+            let parsed = text.parse();
+            if let Err(error) = &parsed {
+                tracing::warn!(%error, "{FORM_VARIABLE} is ignored");
             }
+            parsed.ok()
+        });
+        Self::with_variant(polynomial, wanted.unwrap_or_else(Variant::best))
+    }
+
+    /// Prepares a form of one's choice; the portable one where the machine does not have it.
+    pub fn with_variant(polynomial: Polynomial, variant: Variant) -> Self {
+        let scanner = Scanner::with_variant(polynomial.bits(), variant);
+        if let Some(distrusted) = scanner.distrusted() {
+            tracing::warn!(
+                %distrusted,
+                "vector instructions of this machine gave other cut points than plain code and are not used; \
+                 backups are slower, and right. Check this machine's memory, processor and hypervisor"
+            );
         }
-        Self { modulo, leave }
+        Self { scanner }
+    }
+
+    /// The form of the scan that is used.
+    pub fn variant(&self) -> Variant {
+        self.scanner.variant()
     }
 
     /// Looks for the end of the chunk that begins at `data`'s first byte. `None` while `data` is too short to tell:
     /// call again with more of the same data and the same cursor. At the end of a file the rest is the last chunk.
     pub fn find_cut(&self, data: &[u8], cursor: &mut Cursor) -> Option<usize> {
         let end = data.len().min(MAX_SIZE);
-        let mut next = (cursor.ruled_out + 1).max(MIN_SIZE);
-        while next <= end {
-            let (found, scanned) = self.scan(data, next, end);
-            if found.is_some() {
-                return found;
-            }
-            next = scanned;
+        // The byte that makes the length `next` is at `next - 1`; its window begins WINDOW bytes before it.
+        let next = (cursor.ruled_out + 1).max(MIN_SIZE);
+        if let Some(bytes) = data.get(next - 1 - WINDOW..end)
+            && let Some(position) = self.scanner.first_cut(bytes)
+        {
+            return Some(next + position);
         }
         if end == MAX_SIZE {
             return Some(MAX_SIZE);
         }
-        cursor.ruled_out = next.saturating_sub(1).min(end);
+        cursor.ruled_out = end;
         None
-    }
-
-    /// Tests the lengths from `next` on, at most to `end`: the first cut, and the first length not yet tested.
-    fn scan(&self, data: &[u8], next: usize, end: usize) -> (Option<usize>, usize) {
-        // The byte that makes the length `next` is at `next - 1`; its window begins WINDOW bytes before it.
-        let Some(window) = data.get(next - 1 - WINDOW..end) else { return (None, end + 1) };
-        if let Some(block) = window.first_chunk::<BLOCK>() {
-            return match self.scan_block(block) {
-                Some(position) => (Some(next + position), next),
-                None => (None, next + LANES * LANE_LEN),
-            };
-        }
-        let mut hash = self.warm(window.get(..WINDOW).unwrap_or_default());
-        for (position, (&enter, &old)) in window.iter().skip(WINDOW).zip(window).enumerate() {
-            hash = self.roll(hash, old, enter);
-            if hash & SPLIT_MASK == 0 {
-                return (Some(next + position), next);
-            }
-        }
-        (None, end + 1)
-    }
-
-    /// Index of the first position of the block that is a cut.
-    // Each index is below the array's length by the constants alone, which the compiler sees and drops the checks.
-    #[allow(clippy::indexing_slicing, clippy::needless_range_loop)]
-    fn scan_block(&self, block: &[u8; BLOCK]) -> Option<usize> {
-        let mut hashes: [u64; LANES] =
-            std::array::from_fn(|lane| self.warm(&block[lane * LANE_LEN..lane * LANE_LEN + WINDOW]));
-        let mut first = [usize::MAX; LANES];
-        'steps: for step in 0..LANE_LEN {
-            for lane in 0..LANES {
-                let at = lane * LANE_LEN + step;
-                hashes[lane] = self.roll(hashes[lane], block[at], block[at + WINDOW]);
-                if hashes[lane] & SPLIT_MASK == 0 {
-                    remember(&mut first, lane, at);
-                    if lane == 0 {
-                        // Nothing earlier can come any more. In runs of zeros every position is a cut.
-                        break 'steps;
-                    }
-                }
-            }
-        }
-        first.into_iter().min().filter(|at| *at != usize::MAX)
-    }
-
-    /// Hash of a whole window.
-    fn warm(&self, window: &[u8]) -> u64 {
-        window.iter().fold(0, |hash, &byte| self.roll(hash, 0, byte))
-    }
-
-    /// Moves the window by one byte: `old` leaves, `enter` comes.
-    // Both tables have an entry for each byte.
-    #[allow(clippy::indexing_slicing)]
-    #[inline(always)]
-    #[allow(clippy::inline_always, reason = "the whole cost of chunking is here")]
-    fn roll(&self, hash: u64, old: u8, enter: u8) -> u64 {
-        let top = usize::from((hash >> TOP_SHIFT).to_le_bytes()[0]);
-        ((hash << 8) | u64::from(enter)) ^ self.leave[usize::from(old)] ^ self.modulo[top]
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn remember(first: &mut [usize; LANES], lane: usize, at: usize) {
-    if let Some(slot) = first.get_mut(lane)
-        && *slot == usize::MAX
-    {
-        *slot = at;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use holdfast_simd::rabin::SPLIT_MASK;
     use proptest::prelude::*;
 
     fn polynomial() -> Polynomial {
@@ -161,6 +93,9 @@ mod tests {
 
     /// The format's description, word for word: one byte at a time, division by long hand.
     fn plain_cut(polynomial: Polynomial, data: &[u8]) -> Option<usize> {
+        let old: [u64; 256] = std::array::from_fn(|byte| {
+            (0..WINDOW).fold(byte as u64, |value, _| polynomial.append_byte(value, 0))
+        });
         let mut hash = 0_u64;
         for n in 1..=data.len().min(MAX_SIZE) {
             if n + WINDOW <= MIN_SIZE {
@@ -168,9 +103,7 @@ mod tests {
             }
             hash = polynomial.append_byte(hash, data[n - 1]);
             if n > MIN_SIZE {
-                let old =
-                    (0..WINDOW).fold(u64::from(data[n - 1 - WINDOW]), |v, _| polynomial.append_byte(v, 0));
-                hash ^= old;
+                hash ^= old[usize::from(data[n - 1 - WINDOW])];
             }
             if n >= MIN_SIZE && (hash & SPLIT_MASK == 0 || n == MAX_SIZE) {
                 return Some(n);
@@ -252,9 +185,9 @@ mod tests {
 
         /// Noise with runs of zeros and repeats, any length around the limits, in pieces of any size.
         #[test]
-        fn lanes_agree_with_the_description(
+        fn every_form_agrees_with_the_description(
             seed in any::<u64>(),
-            len in MIN_SIZE - 70..2 * MIN_SIZE + BLOCK,
+            len in MIN_SIZE - 70..2 * MIN_SIZE + 100_000,
             zeros in 0..2 * MIN_SIZE,
             run in 0..200_usize,
             period in 1..9000_usize,
@@ -267,9 +200,12 @@ mod tests {
                 }
             }
             let repeated: Vec<u8> = data.iter().copied().take(period).cycle().take(len).collect();
-            let chunker = Chunker::new(polynomial());
-            prop_assert_eq!(cuts(&chunker, &data, piece), plain_cuts(&data));
-            prop_assert_eq!(cuts(&chunker, &repeated, piece), plain_cuts(&repeated));
+            let (expected, expected_repeated) = (plain_cuts(&data), plain_cuts(&repeated));
+            for variant in Variant::ALL {
+                let chunker = Chunker::with_variant(polynomial(), variant);
+                prop_assert_eq!(&cuts(&chunker, &data, piece), &expected);
+                prop_assert_eq!(&cuts(&chunker, &repeated, piece), &expected_repeated);
+            }
         }
     }
 }

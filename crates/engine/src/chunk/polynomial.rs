@@ -54,13 +54,9 @@ impl Polynomial {
     }
 
     /// `value * x^8 + byte` modulo this polynomial, for `value` of degree below 53.
+    #[cfg(test)]
     pub(super) fn append_byte(self, value: u64, byte: u8) -> u64 {
-        self.reduce((u128::from(value) << 8) | u128::from(byte))
-    }
-
-    /// `value` modulo this polynomial.
-    pub(super) fn reduce(self, value: u128) -> u64 {
-        reduce(value, self.0)
+        reduce((u128::from(value) << 8) | u128::from(byte), self.0)
     }
 }
 
