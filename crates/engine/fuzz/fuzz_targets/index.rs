@@ -1,0 +1,4 @@
+//! See `holdfast_engine_fuzz::index`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| holdfast_engine_fuzz::index(data));

@@ -1,0 +1,4 @@
+//! See `holdfast_engine_fuzz::paths`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| holdfast_engine_fuzz::paths(data));
