@@ -66,12 +66,15 @@ impl Repository {
             std::thread::available_parallelism().map_or(2, |n| n.get().min(4)),
         )?;
         let Keys { files, mut damaged } = load_keys(&store).await?;
-        let mut misfit = false;
+        let (mut misfit, mut tried) = (false, false);
         for (id, file) in files {
             let password = password.clone();
             let key = match pool.run(move || file.open(&password)).await? {
                 Ok(Some(key)) => key,
-                Ok(None) => continue,
+                Ok(None) => {
+                    tried = true;
+                    continue;
+                }
                 Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Format) => {
                     damaged.push(e);
                     continue;
@@ -96,6 +99,22 @@ impl Repository {
             ));
         }
         match damaged.into_iter().next() {
+            // No password was even tried: it must not be called wrong.
+            Some(e) if !tried => Err(Error::with_source(
+                e.kind(),
+                format!(
+                    "every key file of {place} is damaged, and without one no password opens it; put keys/ back from \
+                     a copy of the repository"
+                ),
+                e,
+            )),
+            None if !tried => Err(Error::new(
+                ErrorKind::Missing,
+                format!(
+                    "{place} has a config but no key file, and without one no password opens it; put keys/ back from \
+                     a copy of the repository"
+                ),
+            )),
             Some(e) => Err(Error::with_source(
                 ErrorKind::WrongPassword,
                 format!(
