@@ -91,6 +91,9 @@ fn advice(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::Full => {
             "make room in the repository's store, then run the command again: nothing was committed"
         }
+        ErrorKind::SnapshotInvalid => {
+            "forget the snapshot that is named (`holdfast repo forget`), then back up again"
+        }
         ErrorKind::Source => "check that the path exists and that you may read it",
         ErrorKind::Target => "check that the target exists and that you may write to it",
         ErrorKind::TargetFull => "make room or choose another target; --dry-run tells how much is needed",

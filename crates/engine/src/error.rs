@@ -44,6 +44,8 @@ pub enum ErrorKind {
     Locked,
     /// Our own lock was removed or could not be refreshed.
     LockLost,
+    /// A snapshot is there that cannot be restored, and could not be taken back.
+    SnapshotInvalid,
     /// The repository's disk or quota is full.
     Full,
     /// The source could not be read at all.
@@ -107,6 +109,7 @@ impl ErrorKind {
             Self::WrongPassword => "WrongPassword",
             Self::Locked => "Locked",
             Self::LockLost => "LockLost",
+            Self::SnapshotInvalid => "SnapshotInvalid",
             Self::Full => "Full",
             Self::Source => "Source",
             Self::Target => "Target",

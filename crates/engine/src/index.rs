@@ -65,6 +65,8 @@ const SHARDS: usize = 256;
 pub struct Index {
     /// 256 shards of data blobs, then 256 of trees; each ascending by id.
     shards: Vec<Vec<Slot>>,
+    /// How many slots lie in the shards before each.
+    bases: Vec<usize>,
     packs: Vec<PackInfo>,
     files: Vec<Id>,
 }
@@ -106,6 +108,15 @@ impl Index {
     /// All copies of a blob; none when it is not in the repository.
     pub fn lookup(&self, kind: BlobKind, id: &Id) -> impl Iterator<Item = BlobLocation> + '_ {
         self.slots(kind, id).iter().filter_map(|s| self.locate(s))
+    }
+
+    /// The position of a blob's first copy in [`Index::iter`], for sets of a bit a blob.
+    pub fn ordinal(&self, kind: BlobKind, id: &Id) -> Option<usize> {
+        let number = shard_of(kind, id);
+        let shard = self.shards.get(number)?;
+        let start = shard.partition_point(|s| s.id < *id);
+        shard.get(start).filter(|s| s.id == *id)?;
+        Some(self.bases.get(number)?.saturating_add(start))
     }
 
     /// The first copy of a blob.
@@ -260,7 +271,15 @@ impl IndexBuilder {
             pack.size += pack::FRAME_OVERHEAD;
             pack.marked = marks.contains(&pack.id);
         }
-        Index { shards, packs, files }
+        let bases = shards
+            .iter()
+            .scan(0_usize, |sum, shard| {
+                let base = *sum;
+                *sum = sum.saturating_add(shard.len());
+                Some(base)
+            })
+            .collect();
+        Index { shards, bases, packs, files }
     }
 }
 
@@ -342,6 +361,11 @@ mod tests {
                 builder.add(Id::hash(&offset.to_le_bytes()), file(vec![IndexedPack { id: pack, blobs: vec![entry], marked: false }]));
             }
             let index = builder.finish();
+            let order: Vec<_> = index.iter().map(|(kind, id, _)| (kind, id)).collect();
+            for (position, entry) in order.iter().enumerate() {
+                let first = order.iter().position(|e| e == entry);
+                proptest::prop_assert_eq!(index.ordinal(entry.0, &entry.1), first, "{}", position);
+            }
             proptest::prop_assert_eq!(index.len(), model.values().map(HashSet::len).sum::<usize>());
             for name in 0_u8..40 {
                 for kind in [BlobKind::Data, BlobKind::Tree] {

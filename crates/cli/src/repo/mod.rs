@@ -7,10 +7,12 @@ use crate::ui::{OUTPUT_CLOSED, Ui};
 mod access;
 mod backup;
 mod check;
+mod forget;
 mod init;
 mod interrupt;
 mod ls;
 mod prompt;
+mod prune;
 mod restore;
 mod select;
 mod session;
@@ -40,6 +42,12 @@ enum Command {
     Ls(ls::Args),
     /// Verify that the repository is whole
     Check(check::Args),
+    /// Forget snapshots, by name or by a policy
+    Forget(Box<forget::Args>),
+    /// Bring forgotten snapshots back, or list which can be
+    Unforget(forget::UnforgetArgs),
+    /// Free the space of what no snapshot needs
+    Prune(prune::Args),
     /// Remove locks whose holders are gone
     Unlock(unlock::Args),
 }
@@ -64,6 +72,9 @@ async fn perform(args: RepoArgs) -> u8 {
             Command::Snapshots(args) => snapshots::run(&session, &args).await,
             Command::Ls(args) => ls::run(&session, &args).await,
             Command::Check(args) => check::run(&session, &args).await,
+            Command::Forget(args) => forget::run(&session, &args).await,
+            Command::Unforget(args) => forget::unforget(&session, &args).await,
+            Command::Prune(args) => prune::run(&session, &args).await,
             Command::Unlock(args) => unlock::run(&session, &args).await,
         }
     };

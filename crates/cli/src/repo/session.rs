@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use holdfast_engine::event::Ctx;
 use holdfast_engine::lock::{Holder, LockGuard, LockMode};
+use holdfast_engine::prune::Locking;
 use holdfast_engine::repository::Repository;
 use holdfast_engine::store::{self, Location, Store};
 use secrecy::SecretString;
@@ -74,19 +75,18 @@ impl<'a> Session<'a> {
         Ok(result?)
     }
 
+    /// For operations that take their locks themselves.
+    pub(super) fn locking(&self) -> Locking {
+        Locking { holder: holder(), wait: self.retry_lock, dead_holders: Vec::new() }
+    }
+
     /// Does `work` under a shared lock, which is released on every path.
     pub(super) async fn locked<T>(
         &self,
         repository: &Repository,
         work: impl AsyncFnOnce(&LockGuard) -> Result<T>,
     ) -> Result<T> {
-        let holder = Holder {
-            hostname: hostname(),
-            username: username(),
-            pid: std::process::id(),
-            cluster: None,
-            job_uid: None,
-        };
+        let holder = holder();
         let taking = repository.lock(LockMode::Shared, &holder, self.retry_lock, &[], &self.ctx);
         let guard = self.bound(taking).await?;
         let result = work(&guard).await;
@@ -103,6 +103,17 @@ impl<'a> Session<'a> {
                 .say(format!("the lock could not be removed: {why}; `holdfast repo unlock` does it later"));
         }
         result
+    }
+}
+
+/// This process, as its locks name it.
+fn holder() -> Holder {
+    Holder {
+        hostname: hostname(),
+        username: username(),
+        pid: std::process::id(),
+        cluster: None,
+        job_uid: None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Packs, then index, then snapshot; a run that ends at any moment leaves a repository that is whole, and blobs that
 //! the next run finds again. Not here: how content becomes blobs (`pipeline`).
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, FaultList};
+use crate::fence;
 pub use crate::format::compress::Compression;
 use crate::format::snapshot::{Snapshot, SnapshotSummary};
 use crate::format::time::{OffsetTime, Time};
@@ -174,7 +176,8 @@ pub struct BackupReport {
 /// Backs up `spec.roots` into a new snapshot. The caller holds a lock on the repository and keeps it after.
 ///
 /// # Errors
-/// Any error means that no snapshot was written. Files that cannot be read are in the report, not errors, unless
+/// Most errors mean that no snapshot was written; `SnapshotInvalid` and those that say so mean that one is there that
+/// must not be relied on. Files that cannot be read are in the report, not errors, unless
 /// `spec.unreadable` says otherwise.
 pub async fn backup(
     repository: &Repository,
@@ -194,6 +197,7 @@ pub async fn backup(
     let parent = ctx.run(find_parent(repository, spec, &paths)).await?;
     let index = repository.load_index(ctx).await?;
     lock.check()?;
+    let mut known: HashSet<Id> = index.files().iter().copied().collect();
 
     let plan = Plan {
         roots,
@@ -232,6 +236,8 @@ pub async fn backup(
     // Not cut short by a cancellation: half a request might still have written it.
     report.snapshot = pipeline::save(repository, FileKind::Snapshot, &json).await?;
     check_committed(repository, lock, report.snapshot).await?;
+    known.extend(state.index_files());
+    fence::hold(repository, lock, report.snapshot, report.tree, &known, ctx).await?;
     report.duration = clock.elapsed();
     Ok(report)
 }

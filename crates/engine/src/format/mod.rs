@@ -11,6 +11,7 @@ pub mod key_file;
 pub mod lock_file;
 pub mod node;
 pub mod pack;
+pub mod records;
 pub mod snapshot;
 pub mod time;
 pub mod tree;

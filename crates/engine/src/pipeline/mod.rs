@@ -44,12 +44,12 @@ use crate::repository::Repository;
 use buffer::Pool;
 use exclude::Excludes;
 use file::Links;
-use pack::OpenPacks;
+pub(crate) use pack::{OpenPacks, SealedBlob, SealedPack};
 use read::Reader;
 pub(crate) use roots::Roots;
 pub(crate) use state::State;
 use state::locked;
-pub(crate) use upload::{check_size, save};
+pub(crate) use upload::{check_size, put_pack, save};
 use walk::{Rules, Walk};
 use worker::Claims;
 

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind};
 use crate::event::{Ctx, Event, Fault, FaultList, Progress};
+use crate::id::Id;
 
 /// A counter of the run.
 #[derive(Debug, Default)]
@@ -98,6 +99,8 @@ pub(crate) struct State {
     strict: bool,
     /// The walk has met everything: the totals are known.
     walked: AtomicBool,
+    /// Index files that this run has written.
+    index_files: Mutex<Vec<Id>>,
 }
 
 /// A poisoned lock means that another thread panicked, which ends the run anyway; the data behind is only counted.
@@ -115,6 +118,7 @@ impl State {
             fatal: Mutex::default(),
             strict,
             walked: AtomicBool::new(false),
+            index_files: Mutex::default(),
         }
     }
 
@@ -168,6 +172,16 @@ impl State {
     /// What could not be read so far.
     pub(crate) fn take_faults(&self) -> FaultList {
         std::mem::take(&mut *locked(&self.faults))
+    }
+
+    /// Notes index files that were written.
+    pub(crate) fn index_written(&self, files: &[Id]) {
+        locked(&self.index_files).extend_from_slice(files);
+    }
+
+    /// The index files that were written.
+    pub(crate) fn index_files(&self) -> Vec<Id> {
+        locked(&self.index_files).clone()
     }
 
     /// The walk is through: found counts are totals now.

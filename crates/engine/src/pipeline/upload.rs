@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -41,6 +42,7 @@ pub(super) async fn run(
     if let Err(error) = result {
         shared.state.fail(error);
     }
+    shared.state.index_written(&uploads.index.written);
     // Workers that wait for a flight go on, see the stop, and end.
     shared.packs.give_up();
     packs.close();
@@ -98,12 +100,8 @@ impl Uploads<'_> {
 
     fn send(&mut self, pack: SealedPack) {
         let shared = Arc::clone(self.shared);
-        let store = Arc::clone(shared.repository.store());
         self.flying.spawn(async move {
-            let name = FileName { kind: FileKind::Pack, id: pack.id };
-            let size = pack.body.len() as u64;
-            store.put(name, pack.body.clone(), PutMode::ContentAddressed).await?;
-            check_size(store.as_ref(), name, size).await?;
+            put_pack(&shared.repository, pack.id, pack.body.clone()).await?;
             shared.packs.take_back(pack.body);
             drop(pack.flight);
             Ok(IndexedPack { id: pack.id, blobs: pack.blobs, marked: false })
@@ -128,11 +126,13 @@ struct PendingIndex {
     blobs: usize,
     bytes: u64,
     since: Instant,
+    /// Index files written by this run.
+    written: Vec<Id>,
 }
 
 impl PendingIndex {
     fn new(repository: Repository) -> Self {
-        Self { repository, packs: Vec::new(), blobs: 0, bytes: 0, since: Instant::now() }
+        Self { repository, packs: Vec::new(), blobs: 0, bytes: 0, since: Instant::now(), written: Vec::new() }
     }
 
     fn add(&mut self, pack: IndexedPack) {
@@ -167,10 +167,19 @@ impl PendingIndex {
         if file.is_empty() { Ok(()) } else { self.write(&file).await }
     }
 
-    async fn write(&self, packs: &[IndexedPack]) -> Result<()> {
+    async fn write(&mut self, packs: &[IndexedPack]) -> Result<()> {
         let json = IndexFile::to_json(packs)?;
-        save(&self.repository, FileKind::Index, &json).await.map(drop)
+        self.written.push(save(&self.repository, FileKind::Index, &json).await?);
+        Ok(())
     }
+}
+
+/// Writes a pack and looks whether it arrived whole.
+pub(crate) async fn put_pack(repository: &Repository, id: Id, body: Bytes) -> Result<()> {
+    let name = FileName { kind: FileKind::Pack, id };
+    let size = body.len() as u64;
+    repository.store().put(name, body, PutMode::ContentAddressed).await?;
+    check_size(repository.store().as_ref(), name, size).await
 }
 
 /// Seals and writes an index or a snapshot: it is opened again first, a guard against broken memory, and looked for

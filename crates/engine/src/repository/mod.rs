@@ -24,6 +24,7 @@ use crate::event::Ctx;
 use crate::format::compress::{Compression, Compressor, Decompressor};
 use crate::format::config::Config;
 use crate::format::index_file::IndexFile;
+use crate::format::records::Records;
 use crate::id::Id;
 use crate::index::{Index, IndexBuilder};
 use crate::read::BlobOpener;
@@ -199,6 +200,12 @@ impl Repository {
     pub(crate) async fn load_index_file(&self, id: &Id) -> Result<IndexFile> {
         let json = self.load_unpacked(FileKind::Index, id).await?;
         self.inner.pool.run(move || IndexFile::parse(&json)).await?
+    }
+
+    /// One index file, with our records in it.
+    pub(crate) async fn load_index_and_records(&self, id: &Id) -> Result<(IndexFile, Records)> {
+        let json = self.load_unpacked(FileKind::Index, id).await?;
+        self.inner.pool.run(move || Ok((IndexFile::parse(&json)?, Records::parse(&json)?))).await?
     }
 
     /// Reads all index files. List snapshots before this, never after: then every snapshot seen is covered.

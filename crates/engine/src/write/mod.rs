@@ -219,7 +219,7 @@ mod tests {
         let mut sealer = Sealer::new().unwrap();
         // Two packs of data and one of trees.
         let contents: Vec<Vec<u8>> = (0..20_u8)
-            .map(|n| (0..1 << 20_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 ^ n).collect())
+            .map(|n| (0_u32..1 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 ^ n).collect())
             .collect();
         let tree = b"{\"nodes\":[]}\n".to_vec();
         for plain in &contents {

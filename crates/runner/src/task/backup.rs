@@ -1,9 +1,11 @@
 //! `BackupVolume`: one mounted claim becomes one restic snapshot, committed once however often the Job is retried.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use holdfast_engine::backup::{self, BackupReport, BackupSpec, Parent, Unreadable};
 use holdfast_engine::error::{Error, ErrorKind};
+use holdfast_engine::fence;
 use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::id::Id;
 use holdfast_engine::repository::Repository;
@@ -28,8 +30,13 @@ impl Job {
         self.reporter.phase("look for an earlier attempt");
         let earlier = Stop::bound(&self.ctx.cancel, earlier_attempt(&repository, volume)).await?;
         if let Some((id, snapshot)) = earlier {
-            self.reporter.log("info", format!("snapshot {id} of an earlier attempt is taken over"));
-            return Ok(judge(volume, taken_over(id, &snapshot)));
+            match self.take_over(&repository, volume, id, &snapshot).await? {
+                Some(verdict) => return Ok(verdict),
+                None => self.reporter.log(
+                    "warning",
+                    format!("snapshot {id} of an earlier attempt has lost data since, and is replaced"),
+                ),
+            }
         }
 
         check_source(Path::new(&volume.path))?;
@@ -44,6 +51,38 @@ impl Job {
             Ok(judge(volume, result(&report)))
         })
         .await
+    }
+
+    /// Takes over the snapshot of an earlier attempt, whose writer may have died before it looked whether all its data
+    /// will stay. One that has lost data is removed.
+    async fn take_over(
+        &self,
+        repository: &Repository,
+        volume: &BackupVolume,
+        id: Id,
+        snapshot: &Snapshot,
+    ) -> Result<Option<Verdict>, Failure> {
+        self.reporter.phase("confirm the earlier attempt");
+        let lost = std::sync::atomic::AtomicBool::new(false);
+        let verdict = lock::shared(repository, &self.spec, &self.ctx, async |_| {
+            let known = HashSet::new();
+            let look = fence::confirm(repository, snapshot.tree, &known, &self.ctx);
+            match Stop::bound(&self.ctx.cancel, look).await {
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::Missing => {
+                    lost.store(true, std::sync::atomic::Ordering::Relaxed);
+                    repository.store().delete(FileName { kind: FileKind::Snapshot, id }).await?;
+                }
+                Err(e) => return Err(e.into()),
+            }
+            Ok(judge(volume, taken_over(id, snapshot)))
+        })
+        .await?;
+        if lost.into_inner() {
+            return Ok(None);
+        }
+        self.reporter.log("info", format!("snapshot {id} of an earlier attempt is taken over"));
+        Ok(Some(verdict))
     }
 
     /// The failure of a backup, with the files that were in the way.

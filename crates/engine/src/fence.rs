@@ -1,0 +1,218 @@
+//! The fence: a writer's look, after its snapshot is written, whether everything the snapshot relies on is still
+//! there to stay.
+//!
+//! A prune marks packs first and deletes them later, after another look at the snapshots. A writer that reads the
+//! index before the mark and writes its snapshot after that look would be missed, were it not for this: it looks for
+//! marks after its snapshot is there. So one of the two sees the other, without a clock and without locks. Usually it
+//! costs two listings; only when they show marks or losses the snapshot is walked. Not here: marking (`prune`).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Ctx, Event};
+use crate::id::Id;
+use crate::index::Index;
+use crate::lock::LockGuard;
+use crate::prune::repack::{self, Wanted};
+use crate::prune::walk;
+use crate::reach::{BlobSet, place};
+use crate::read::own_thread;
+use crate::repository::Repository;
+use crate::store::{Entry, FileKind, FileName};
+
+/// Rounds of looking and saving before it is given up: each needs another prune to come in between.
+const ROUNDS: usize = 4;
+/// Listings until two in a row are the same.
+const LOOKS: usize = 20;
+/// Packs on their way at a time while blobs are saved from marked packs.
+const UPLOADS: usize = 2;
+
+/// What the fence did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Confirmed {
+    /// Blobs that lay in marked packs only and were copied into new ones.
+    pub saved_blobs: u64,
+}
+
+/// Index files as two listings in a row show them. One listing of many pages may miss a file that was replaced while
+/// it went on; what two show alike was there in between.
+async fn settled(repo: &Repository) -> Result<HashSet<Id>> {
+    let list = async || -> Result<HashSet<Id>> {
+        Ok(repo.store().list(FileKind::Index).await?.into_iter().map(|e| e.id).collect())
+    };
+    let mut last = list().await?;
+    for _ in 0..LOOKS {
+        let next = list().await?;
+        if next == last {
+            return Ok(next);
+        }
+        last = next;
+    }
+    Err(Error::new(
+        ErrorKind::Listing,
+        "the index files changed with every look: many others are at work; try again later",
+    ))
+}
+
+/// Whether anything in the index calls for a closer look, given the files that the writer knew or wrote itself.
+async fn suspicious(repo: &Repository, known: &HashSet<Id>, listed: &HashSet<Id>) -> Result<bool> {
+    if known.difference(listed).next().is_some() {
+        return Ok(true);
+    }
+    for id in listed.difference(known) {
+        match repo.load_index_and_records(id).await {
+            Ok((file, records)) => {
+                // Another client's marks are marks too.
+                if !records.marks.is_empty() || file.packs.iter().any(|pack| pack.marked) {
+                    return Ok(true);
+                }
+            }
+            Err(e) if e.kind() == ErrorKind::Missing => return Ok(true),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(false)
+}
+
+/// The index as it is now, and the files it was read from, which were all there at one moment.
+async fn fresh(repo: &Repository, ctx: &Ctx) -> Result<(Arc<Index>, HashSet<Id>)> {
+    for _ in 0..LOOKS {
+        let index = repo.load_index(ctx).await?;
+        let loaded: HashSet<Id> = index.files().iter().copied().collect();
+        if ctx.run(settled(repo)).await? == loaded {
+            return Ok((index, loaded));
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Listing,
+        "the index files changed with every look: many others are at work; try again later",
+    ))
+}
+
+async fn packs(repo: &Repository, ctx: &Ctx) -> Result<HashMap<Id, Entry>> {
+    let listed = ctx.run(repo.store().list(FileKind::Pack)).await?;
+    Ok(listed.into_iter().map(|entry| (entry.id, entry)).collect())
+}
+
+/// Whether every blob of these trees is in a pack that is there. `Missing` names what is not.
+pub async fn all_there(repo: &Repository, trees: &[Id], ctx: &Ctx) -> Result<()> {
+    let (index, _) = fresh(repo, ctx).await?;
+    let listed = packs(repo, ctx).await?;
+    let needed = Arc::new(BlobSet::new(&index));
+    walk(repo, &index, &listed, trees.to_vec(), needed, ctx).await.map(drop)
+}
+
+/// Makes sure that the snapshot with this root tree, which is written, stays restorable: every blob of it is in a
+/// pack without a mark. What lies in marked packs only is copied out of them. `known` are the index files that its
+/// writer has read or written; without any the snapshot is walked in any case.
+///
+/// # Errors
+/// `Missing` when blobs are gone: the snapshot cannot be restored. Any other error leaves it unconfirmed.
+pub async fn confirm(repo: &Repository, tree: Id, known: &HashSet<Id>, ctx: &Ctx) -> Result<Confirmed> {
+    let mut known = known.clone();
+    let mut done = Confirmed::default();
+    for _ in 0..ROUNDS {
+        let listed = ctx.run(settled(repo)).await?;
+        if !known.is_empty() && !ctx.run(suspicious(repo, &known, &listed)).await? {
+            return Ok(done);
+        }
+        ctx.events.event(Event::Phase("fence"));
+        let (index, files) = fresh(repo, ctx).await?;
+        let listed = packs(repo, ctx).await?;
+        let needed = walk(repo, &index, &listed, vec![tree], Arc::new(BlobSet::new(&index)), ctx).await?;
+        let at_risk = at_risk(&index, &needed, &listed);
+        known = files;
+        if at_risk.is_empty() {
+            // Read whole after the snapshot was there, and without a mark on what it needs.
+            return Ok(done);
+        }
+        let (repo, runtime) = (repo.clone(), tokio::runtime::Handle::current());
+        let moved =
+            own_thread("fence", ctx, move |ctx| repack::copy(&repo, &index, at_risk, UPLOADS, &runtime, ctx))
+                .await?;
+        if let Some(why) = moved.damaged.into_values().next() {
+            return Err(Error::new(ErrorKind::Missing, why));
+        }
+        done.saved_blobs = done.saved_blobs.saturating_add(moved.blobs);
+        // Ours are no surprise in the next look.
+        known.extend(moved.index_files);
+    }
+    Err(Error::new(
+        ErrorKind::Listing,
+        "packs that the snapshot needs were marked again and again: too many prunes are at work",
+    ))
+}
+
+/// Needed blobs without a copy in a pack that is there and has no mark; with the copy to save them from.
+fn at_risk(index: &Index, needed: &BlobSet, listed: &HashMap<Id, Entry>) -> Vec<Wanted> {
+    let mut wanted: Vec<Wanted> = Vec::new();
+    let mut last = None;
+    for (position, (kind, id, location)) in index.iter().enumerate() {
+        if last.replace((kind, id)) == Some((kind, id)) || !needed.contains(position) {
+            continue;
+        }
+        if index.contains(kind, &id) && index.lookup(kind, &id).any(|copy| safe(index, &copy, listed)) {
+            continue;
+        }
+        let there = index.lookup(kind, &id).find(|copy| listed.contains_key(&copy.pack));
+        let location = there.unwrap_or(location);
+        wanted.push(Wanted { kind, id, place: place(&location), uncompressed: location.uncompressed });
+    }
+    wanted
+}
+
+fn safe(index: &Index, copy: &crate::index::BlobLocation, listed: &HashMap<Id, Entry>) -> bool {
+    let marked = index.packs().get(copy.pack_number as usize).is_none_or(|pack| pack.marked);
+    !marked && listed.contains_key(&copy.pack)
+}
+
+/// The fence of a writer that has just written `snapshot`. When data of it are gone, the snapshot is taken back.
+///
+/// # Errors
+/// `LockLost` when it was taken back: nothing was committed, and it can be tried again. `SnapshotInvalid` when it
+/// could not be: it is there and cannot be restored. Others: it is there, and whether it stays restorable is not
+/// known; [`confirm`] finds out.
+pub(crate) async fn hold(
+    repo: &Repository,
+    lock: &LockGuard,
+    snapshot: Id,
+    tree: Id,
+    known: &HashSet<Id>,
+    ctx: &Ctx,
+) -> Result<Confirmed> {
+    let gone = match confirm(repo, tree, known, ctx).await {
+        Ok(confirmed) => return Ok(confirmed),
+        Err(e) if e.kind() == ErrorKind::Missing => e,
+        Err(e) => {
+            // A lost lock cancels the run; that is the reason to name then.
+            lock.check()?;
+            return Err(Error::with_source(
+                e.kind(),
+                format!(
+                    "snapshot {snapshot} is written, but whether all it relies on will stay could not be looked up; \
+                     do not count on it, and back up again"
+                ),
+                e,
+            ));
+        }
+    };
+    let name = FileName { kind: FileKind::Snapshot, id: snapshot };
+    match repo.store().delete(name).await {
+        Ok(()) => Err(Error::with_source(
+            ErrorKind::LockLost,
+            "data that the new snapshot relies on were deleted while it was made, so the snapshot was taken back; \
+             back up again",
+            gone,
+        )),
+        Err(e) => Err(Error::with_source(
+            ErrorKind::SnapshotInvalid,
+            format!(
+                "snapshot {snapshot} cannot be restored, since data it relies on were deleted while it was made, and \
+                 it could not be taken back ({}); forget it and back up again",
+                e.chain()
+            ),
+            gone,
+        )),
+    }
+}

@@ -1,0 +1,143 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::*;
+use crate::backup::{BackupSpec, backup};
+use crate::lock::{Holder, LockMode};
+use crate::repository::testing::{Fixture, fixture};
+use crate::retention::Keep;
+use crate::store::fault::{Fault, Operation, Trouble};
+
+fn holder() -> Holder {
+    Holder { hostname: "h".into(), username: "u".into(), pid: 1, cluster: None, job_uid: None }
+}
+
+async fn lock(f: &Fixture) -> LockGuard {
+    f.repo.lock(LockMode::Shared, &holder(), Duration::ZERO, &[], &Ctx::default()).await.unwrap()
+}
+
+/// Backs up a directory with this content; times are a day apart.
+async fn snapshot(f: &Fixture, number: i64, tags: &[&str]) -> Id {
+    let source = tempfile::tempdir_in(f.directory.path().parent().unwrap()).unwrap();
+    std::fs::write(source.path().join("file"), format!("content {number}")).unwrap();
+    let spec = BackupSpec {
+        roots: vec![PathBuf::from(source.path())],
+        host: "host".into(),
+        tags: tags.iter().map(ToString::to_string).collect(),
+        time: Timestamp::from_second(1_700_000_000 + number * 86_400).unwrap(),
+        ..BackupSpec::default()
+    };
+    let guard = lock(f).await;
+    let report = backup(&f.repo, &guard, &spec, &Ctx::default()).await.unwrap();
+    guard.release().await.unwrap();
+    report.snapshot
+}
+
+/// One group of everything: the sources lie in directories of changing names.
+fn spec(policy: Policy) -> ForgetSpec {
+    let group_by = GroupBy { host: true, paths: false, tags: false };
+    ForgetSpec {
+        selection: Selection::Policy { filter: SnapshotFilter::default(), group_by, policy },
+        dry_run: false,
+        floor: 0,
+        known: Vec::new(),
+        now: Timestamp::now(),
+    }
+}
+
+fn last(n: u32) -> Policy {
+    Policy { last: Keep::Number(n), ..Policy::default() }
+}
+
+async fn ids(f: &Fixture) -> Vec<Id> {
+    f.repo.snapshots().await.unwrap().into_iter().map(|(id, _)| id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forgotten_snapshots_come_back_under_their_ids() {
+    let f = fixture().await;
+    let mut all = Vec::new();
+    for number in 0..4 {
+        all.push(snapshot(&f, number, &[]).await);
+    }
+    let guard = lock(&f).await;
+    let ctx = Ctx::default();
+    let dry = ForgetSpec { dry_run: true, ..spec(last(1)) };
+    assert_eq!(forget(&f.repo, &guard, &dry, &ctx).await.unwrap().forgotten.len(), 3);
+    assert_eq!(ids(&f).await, all, "a dry run changes nothing");
+    assert_eq!(forgotten(&f.repo, &ctx).await.unwrap(), []);
+
+    let report = forget(&f.repo, &guard, &spec(last(1)), &ctx).await.unwrap();
+    assert_eq!(report.forgotten.len(), 3);
+    assert_eq!(ids(&f).await, all[3..]);
+    let listed = forgotten(&f.repo, &ctx).await.unwrap();
+    assert_eq!(listed.iter().map(|f| f.id).collect::<Vec<_>>(), [all[2], all[1], all[0]]);
+    unforget(&f.repo, &guard, &listed[..2], &ctx).await.unwrap();
+    assert_eq!(ids(&f).await, all[1..]);
+    assert_eq!(forgotten(&f.repo, &ctx).await.unwrap().len(), 1, "what came back is not forgotten");
+    // Forgotten again: one record more, the same snapshot once.
+    forget(&f.repo, &guard, &spec(last(2)), &ctx).await.unwrap();
+    assert_eq!(forgotten(&f.repo, &ctx).await.unwrap().len(), 2);
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_deleted_before_its_record_is_there_and_crashes_leave_either() {
+    let f = fixture().await;
+    let mut all = Vec::new();
+    for number in 0..3 {
+        all.push(snapshot(&f, number, &[]).await);
+    }
+    let guard = lock(&f).await;
+    let ctx = Ctx::default();
+    f.faults.add(Fault::once(Operation::Put, FileKind::Index, Trouble::Fail(ErrorKind::Full)));
+    assert_eq!(forget(&f.repo, &guard, &spec(last(1)), &ctx).await.unwrap_err().kind(), ErrorKind::Full);
+    assert_eq!(ids(&f).await, all);
+    // It dies between two deletions.
+    f.faults.add(Fault {
+        after: 1,
+        ..Fault::once(Operation::Delete, FileKind::Snapshot, Trouble::Fail(ErrorKind::Unreachable))
+    });
+    assert!(forget(&f.repo, &guard, &spec(last(1)), &ctx).await.is_err());
+    assert_eq!(ids(&f).await.len(), 2);
+    let listed = forgotten(&f.repo, &ctx).await.unwrap();
+    assert_eq!(listed.len(), 1, "those whose files are there still are not forgotten");
+    unforget(&f.repo, &guard, &listed, &ctx).await.unwrap();
+    assert_eq!(ids(&f).await, all);
+    // What the store will not give up is told, and the rest goes.
+    f.faults.add(Fault::once(Operation::Delete, FileKind::Snapshot, Trouble::Fail(ErrorKind::AccessDenied)));
+    let report = forget(&f.repo, &guard, &spec(last(1)), &ctx).await.unwrap();
+    assert_eq!((report.forgotten.len(), report.retained.len()), (1, 1));
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guards_refuse_and_nothing_is_forgotten() {
+    let f = fixture().await;
+    let held = snapshot(&f, 0, &[HOLD_TAG]).await;
+    let free = snapshot(&f, 1, &["a"]).await;
+    let guard = lock(&f).await;
+    let ctx = Ctx::default();
+    let kind =
+        async |spec: ForgetSpec| forget(&f.repo, &guard, &spec, &ctx).await.map_err(|e| e.kind()).err();
+    let of = |selection| ForgetSpec { selection, ..spec(last(1)) };
+
+    assert_eq!(kind(spec(Policy::default())).await, Some(ErrorKind::Usage));
+    let none = Policy { tags: vec![vec!["nobody has it".to_owned()]], ..Policy::default() };
+    assert_eq!(kind(spec(none)).await, Some(ErrorKind::Guard));
+    assert_eq!(kind(of(Selection::All(SnapshotFilter::default()))).await, Some(ErrorKind::Usage));
+    assert_eq!(kind(of(Selection::Ids(vec![Id::hash(b"x")]))).await, Some(ErrorKind::Missing));
+    let known = ForgetSpec { known: vec![Id::hash(b"gone")], ..spec(last(1)) };
+    assert_eq!(kind(known).await, Some(ErrorKind::Guard));
+    // Each has paths of its own, so each is the last of its kind.
+    let floor = ForgetSpec { floor: 1, ..of(Selection::Ids(vec![free])) };
+    assert_eq!(kind(floor).await, Some(ErrorKind::Guard));
+    f.faults.add(Fault::once(Operation::List, FileKind::Snapshot, Trouble::Fail(ErrorKind::Listing)));
+    assert_eq!(kind(spec(last(1))).await, Some(ErrorKind::Listing));
+    assert_eq!(ids(&f).await.len(), 2);
+
+    let report = forget(&f.repo, &guard, &of(Selection::Ids(vec![held, free])), &ctx).await.unwrap();
+    assert_eq!((report.held, report.forgotten.len()), (vec![held], 1));
+    assert_eq!(ids(&f).await, [held]);
+    guard.release().await.unwrap();
+}

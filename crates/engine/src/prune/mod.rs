@@ -1,0 +1,372 @@
+//! Prune: frees the space of what no snapshot needs, in two halves that may lie days apart.
+//!
+//! 1. **Mark** (shared lock, beside running backups): blobs that are needed move out of packs that are mostly waste,
+//!    and packs that nothing needs get a mark. Marked packs stay readable for everybody; writers of Holdfast do not
+//!    rely on them for new snapshots, and check so after writing one (`fence`).
+//! 2. **Sweep** (exclusive lock, at the next run after the grace): everything is read afresh, what became needed
+//!    again loses its mark, and the rest goes: index entries first, then packs.
+//!
+//! A writer looks for marks after its snapshot is there; a sweep looks for snapshots after its marks were there. So
+//! one of them sees the other, whatever became of locks and clocks. Not here: which snapshots go (`forget`).
+
+mod facts;
+mod plan;
+pub(crate) mod repack;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Ctx, Event};
+use crate::forget::check_known;
+use crate::format::records::{Mark, Records};
+use crate::id::Id;
+use crate::lock::{Holder, LockGuard, LockMode};
+use crate::pipeline;
+use crate::reach::BlobSet;
+use crate::read::own_thread;
+use crate::repository::Repository;
+use crate::store::FileKind;
+
+pub(crate) use facts::walk;
+use facts::{Facts, store_now};
+pub use plan::Totals;
+use plan::{Fate, Plan, plan, plan_sweep};
+
+/// How many unused bytes may stay in packs that are used.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MaxUnused {
+    /// A share of what remains, in percent; at least 0 and below 100.
+    Percent(f64),
+    /// So many bytes.
+    Bytes(u64),
+    /// Any: nothing is moved to save space.
+    Unlimited,
+}
+
+/// How to prune.
+#[derive(Debug, Clone)]
+pub struct PruneSpec {
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// How much waste may stay.
+    pub max_unused: MaxUnused,
+    /// At most so many bytes of packs are moved in one run.
+    pub max_repack: Option<u64>,
+    /// Packs below this size are put together; by default those far below the usual size.
+    pub repack_below: Option<u64>,
+    /// Only packs of directories are moved, which are read often.
+    pub trees_only: bool,
+    /// How long a mark stands before its pack may be swept. Longer than any backup takes.
+    pub grace: SignedDuration,
+    /// Sweeps at once, with nobody else at work from beginning to end.
+    pub instant: bool,
+    /// Goes on when more than half of the data would be deleted.
+    pub allow_large: bool,
+    /// Snapshots that the caller knows to be there; see [`crate::forget::ForgetSpec::known`].
+    pub known: Vec<Id>,
+    /// Packs on their way to the store at a time.
+    pub uploads: usize,
+    /// Written into marks, for people.
+    pub program: String,
+}
+
+/// The grace of a prune when nothing else is said.
+pub const DEFAULT_GRACE: SignedDuration = SignedDuration::from_hours(24);
+
+impl Default for PruneSpec {
+    fn default() -> Self {
+        Self {
+            dry_run: false,
+            max_unused: MaxUnused::Percent(5.0),
+            max_repack: None,
+            repack_below: None,
+            trees_only: false,
+            grace: DEFAULT_GRACE,
+            instant: false,
+            allow_large: false,
+            known: Vec::new(),
+            uploads: 2,
+            program: concat!("holdfast ", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// Who prunes, and how long to wait for others' locks.
+#[derive(Debug, Clone)]
+pub struct Locking {
+    /// Written into the locks.
+    pub holder: Holder,
+    /// How long to wait.
+    pub wait: Duration,
+    /// Jobs that are known to be finished, whose locks may be removed.
+    pub dead_holders: Vec<String>,
+}
+
+/// What a prune did, or would do.
+#[derive(Debug, Clone, Default)]
+pub struct PruneReport {
+    /// The state of the repository before, and what was planned.
+    pub totals: Totals,
+    /// Bytes moved into new packs.
+    pub moved_bytes: u64,
+    /// Packs that got a mark in this run.
+    pub marked_packs: u64,
+    /// Their bytes: what a later sweep frees.
+    pub marked_bytes: u64,
+    /// Packs deleted in this run, unindexed ones included.
+    pub deleted_packs: u64,
+    /// Bytes freed in this run.
+    pub deleted_bytes: u64,
+    /// Packs that a sweep could delete now: those that were deleted, in a dry run those that would be.
+    pub due_packs: u64,
+    /// Their bytes.
+    pub due_bytes: u64,
+    /// Marked packs whose time has not come, without those marked in this run.
+    pub waiting_packs: u64,
+    /// Their bytes.
+    pub waiting_bytes: u64,
+    /// Packs that lost their mark because something needs them again.
+    pub unmarked_packs: u64,
+    /// Packs that the store refused to delete, and why.
+    pub retained: Vec<(Id, String)>,
+    /// Their bytes.
+    pub retained_bytes: u64,
+    /// Packs that had to stay because a needed blob in them cannot be read, and why.
+    pub damaged: Vec<(Id, String)>,
+    /// When the next marks are old enough for a sweep.
+    pub next_sweep: Option<Timestamp>,
+    /// Why packs that are due were not swept, when somebody else was at work.
+    pub postponed: Option<String>,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// Prunes. Takes the locks it needs: a shared one for the first half, an exclusive one for the second.
+///
+/// # Errors
+/// `Guard` when a rule forbids it, with nothing deleted; `Locked` when the first lock cannot be had. When only the
+/// second cannot, the report says so in [`PruneReport::postponed`].
+pub async fn prune(repo: &Repository, locking: &Locking, spec: &PruneSpec, ctx: &Ctx) -> Result<PruneReport> {
+    let clock = Instant::now();
+    if spec.grace < SignedDuration::ZERO {
+        return Err(Error::new(ErrorKind::Usage, "the grace must not be negative"));
+    }
+    if let MaxUnused::Percent(p) = spec.max_unused
+        && !(0.0..100.0).contains(&p)
+    {
+        return Err(Error::new(ErrorKind::Usage, "the share of unused bytes is from 0 to below 100 percent"));
+    }
+    if repo.config().append_only == Some(true) && !spec.dry_run {
+        return Err(Error::new(
+            ErrorKind::Guard,
+            "the repository's config says append-only: nothing may be deleted from it",
+        ));
+    }
+    let mode = if spec.instant && !spec.dry_run { LockMode::Exclusive } else { LockMode::Shared };
+    // Each half has a context of its own: its lock's loss ends it, not the caller.
+    let half = Ctx { cancel: ctx.cancel.child_token(), events: Arc::clone(&ctx.events) };
+    let guard = repo.lock(mode, &locking.holder, locking.wait, &locking.dead_holders, &half).await?;
+    let outcome = first_half(repo, &guard, spec, &half).await;
+    let mut first = match finish(guard, outcome, spec.instant && !spec.dry_run).await? {
+        (first, Some(guard)) => {
+            let outcome = second_half(repo, &guard, spec, first, &half).await;
+            let (report, _) = finish(guard, outcome, false).await?;
+            return Ok(PruneReport { duration: clock.elapsed(), ..report });
+        }
+        (first, None) => first,
+    };
+    if !first.due || spec.dry_run {
+        return Ok(PruneReport { duration: clock.elapsed(), ..first.report });
+    }
+    let half = Ctx { cancel: ctx.cancel.child_token(), events: Arc::clone(&ctx.events) };
+    match repo.lock(LockMode::Exclusive, &locking.holder, locking.wait, &locking.dead_holders, &half).await {
+        Ok(guard) => {
+            let outcome = second_half(repo, &guard, spec, first, &half).await;
+            let (report, _) = finish(guard, outcome, false).await?;
+            Ok(PruneReport { duration: clock.elapsed(), ..report })
+        }
+        Err(e) if e.kind() == ErrorKind::Locked => {
+            first.report.postponed = Some(e.chain());
+            Ok(PruneReport { duration: clock.elapsed(), ..first.report })
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Releases the lock unless it is still needed. An error of the work comes before one of the release, and a lost
+/// lock before the cancellation that it caused.
+async fn finish<T>(guard: LockGuard, outcome: Result<T>, keep: bool) -> Result<(T, Option<LockGuard>)> {
+    let outcome = match outcome {
+        Err(e) if e.kind() == ErrorKind::Cancelled => guard.check().and(Err(e)),
+        other => other,
+    };
+    match outcome {
+        Ok(value) if keep => Ok((value, Some(guard))),
+        Ok(value) => guard.release().await.map(|()| (value, None)),
+        Err(e) => {
+            if let Err(release) = guard.release().await {
+                tracing::warn!(error = %release.chain(), "the lock of a failed prune stays behind");
+            }
+            Err(e)
+        }
+    }
+}
+
+/// What the first half hands to the second.
+struct First {
+    report: PruneReport,
+    facts: Facts,
+    needed: Arc<BlobSet>,
+    /// Something can be swept.
+    due: bool,
+}
+
+async fn first_half(repo: &Repository, lock: &LockGuard, spec: &PruneSpec, ctx: &Ctx) -> Result<First> {
+    ctx.events.event(Event::Phase("index"));
+    let facts = facts::load(repo, ctx).await?;
+    check_known(&facts.snapshots, &spec.known)?;
+    ctx.events.event(Event::Phase("reach"));
+    let needed = facts.walk(repo, Arc::new(BlobSet::new(&facts.index)), ctx).await?;
+    let now = store_now(repo, lock).await?;
+    let view = facts.view(&needed);
+    let planned = plan(&view, spec)?;
+    let sweep = plan_sweep(&view, spec.grace, now)?;
+    let mut report = PruneReport {
+        totals: planned.totals,
+        due_packs: sweep.delete.len() as u64 + sweep.orphans.len() as u64,
+        due_bytes: sweep.bytes.saturating_add(sweep.orphan_bytes),
+        waiting_packs: sweep.waiting,
+        waiting_bytes: sweep.waiting_bytes,
+        next_sweep: sweep.next,
+        ..PruneReport::default()
+    };
+    if spec.dry_run || spec.instant {
+        let going = |number: u32| {
+            matches!(
+                planned.fates.get(number as usize),
+                Some(Fate::Mark | Fate::Repack | Fate::Waits | Fate::Absent)
+            )
+        };
+        if spec.instant {
+            // Before anything is moved, rather than after.
+            plan::check_loss(&view, going, spec.allow_large)?;
+        }
+    }
+    if spec.dry_run {
+        let (packs, bytes) = to_mark(&facts, &planned)
+            .fold((0_u64, 0_u64), |(packs, bytes), (_, pack)| (packs + 1, bytes.saturating_add(pack.size)));
+        (report.marked_packs, report.marked_bytes) = (packs, bytes);
+        return Ok(First { report, facts, needed, due: false });
+    }
+    lock.check()?;
+    let Plan { moves, .. } = &planned;
+    let damaged = if moves.is_empty() {
+        std::collections::BTreeMap::new()
+    } else {
+        ctx.events.event(Event::Phase("repack"));
+        let (repo, index, wanted, uploads) =
+            (repo.clone(), Arc::clone(&facts.index), moves.clone(), spec.uploads);
+        let runtime = tokio::runtime::Handle::current();
+        let moved =
+            own_thread("repack", ctx, move |ctx| repack::copy(&repo, &index, wanted, uploads, &runtime, ctx))
+                .await?;
+        report.moved_bytes = moved.bytes;
+        moved.damaged
+    };
+    report.damaged = damaged
+        .iter()
+        .filter_map(|(number, why)| Some((facts.index.packs().get(*number as usize)?.id, why.clone())))
+        .collect();
+    // The time of the marks is read after all else, so that the grace is never too short.
+    let since = store_now(repo, lock).await?.max(Timestamp::now());
+    let mut marks = Vec::new();
+    for (number, pack) in to_mark(&facts, &planned) {
+        if damaged.contains_key(&number) {
+            continue;
+        }
+        report.marked_packs += 1;
+        report.marked_bytes = report.marked_bytes.saturating_add(pack.size);
+        marks.push(Mark { pack: pack.id, since, by: spec.program.clone() });
+    }
+    if !marks.is_empty() {
+        ctx.events.event(Event::Phase("mark"));
+        lock.confirm().await?;
+        let json = Records { marks, ..Records::default() }.to_json()?;
+        pipeline::save(repo, FileKind::Index, &json).await?;
+        let next = since.checked_add(spec.grace).ok();
+        report.next_sweep = [report.next_sweep, next].into_iter().flatten().min();
+    }
+    let due = !sweep.is_empty() || spec.instant;
+    Ok(First { report, facts, needed, due })
+}
+
+/// Packs to give a mark, and those that another client's mark keeps waiting without a time.
+fn to_mark<'a>(
+    facts: &'a Facts,
+    plan: &'a Plan,
+) -> impl Iterator<Item = (u32, &'a crate::index::PackInfo)> + 'a {
+    (0_u32..)
+        .zip(facts.index.packs())
+        .zip(&plan.fates)
+        .filter(|((_, pack), fate)| match fate {
+            Fate::Mark | Fate::Repack => true,
+            Fate::Waits => !facts.marks.contains_key(&pack.id),
+            Fate::Keep | Fate::NeededAgain | Fate::Absent => false,
+        })
+        .map(|(pack, _)| pack)
+}
+
+async fn second_half(
+    repo: &Repository,
+    lock: &LockGuard,
+    spec: &PruneSpec,
+    first: First,
+    ctx: &Ctx,
+) -> Result<PruneReport> {
+    let First { mut report, facts: before, needed: seen, due: _ } = first;
+    ctx.events.event(Event::Phase("sweep"));
+    // Afresh, and snapshots first: whoever wrote one that is not seen here looks for our marks after this.
+    let facts = facts::load(repo, ctx).await?;
+    check_known(&facts.snapshots, &spec.known)?;
+    // What was needed before counts as needed still, and need not be walked again.
+    let needed = Arc::new(seen.translate(&before.index, &facts.index)?);
+    drop((before, seen));
+    let needed = facts.walk(repo, needed, ctx).await?;
+    facts.confirm(repo, ctx).await?;
+    let grace = if spec.instant { SignedDuration::ZERO } else { spec.grace };
+    // Marks of an instant run are as old as this moment.
+    let mut now = store_now(repo, lock).await?;
+    if spec.instant {
+        now = now.max(Timestamp::now());
+    }
+    let view = facts.view(&needed);
+    let sweep = plan_sweep(&view, grace, now)?;
+    let going: std::collections::HashSet<&Id> = sweep.delete.iter().chain(&sweep.absent).collect();
+    let packs = facts.index.packs();
+    plan::check_loss(
+        &view,
+        |number| packs.get(number as usize).is_some_and(|p| going.contains(&p.id)),
+        spec.allow_large,
+    )?;
+    report.waiting_packs = sweep.waiting;
+    report.waiting_bytes = sweep.waiting_bytes;
+    report.next_sweep = sweep.next;
+    if sweep.is_empty() {
+        return Ok(report);
+    }
+    let swept = sweep::carry_out(repo, lock, &facts, &sweep, ctx).await?;
+    report.deleted_packs = swept.packs.saturating_add(swept.orphans);
+    report.deleted_bytes = swept.bytes.saturating_add(swept.orphan_bytes);
+    report.due_packs = sweep.delete.len() as u64 + sweep.orphans.len() as u64;
+    report.due_bytes = sweep.bytes.saturating_add(sweep.orphan_bytes);
+    report.unmarked_packs = swept.unmarked;
+    report.retained = swept.retained;
+    report.retained_bytes = swept.retained_bytes;
+    Ok(report)
+}

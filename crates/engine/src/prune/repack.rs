@@ -1,0 +1,312 @@
+//! Moving blobs into new packs: sealed bytes as they are, each checked against its MAC and its name first, and
+//! neither encrypted nor compressed again.
+//!
+//! Not here: which blobs (`plan`), and what becomes of the packs they came from.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Ctx, Event, Progress};
+use crate::format::index_file::{IndexFile, IndexedPack, MAX_BLOBS};
+use crate::format::pack::BlobKind;
+use crate::id::Id;
+use crate::index::Index;
+use crate::pipeline::{self, OpenPacks, SealedBlob, SealedPack};
+use crate::reach::on_threads;
+use crate::read::fetch::{self, Fetched, Place};
+use crate::read::{BlobOpener, is_damage};
+use crate::repository::Repository;
+use crate::store::{FileKind, FileName};
+
+/// A blob to move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) kind: BlobKind,
+    pub(crate) id: Id,
+    /// The copy to read.
+    pub(crate) place: Place,
+    /// Plain bytes when it is compressed.
+    pub(crate) uncompressed: Option<u32>,
+}
+
+/// What was moved.
+#[derive(Debug, Default)]
+pub(crate) struct Moved {
+    pub(crate) blobs: u64,
+    /// Sealed bytes.
+    pub(crate) bytes: u64,
+    pub(crate) packs: u64,
+    /// Bytes of the new packs.
+    pub(crate) pack_bytes: u64,
+    /// Index files that list them.
+    pub(crate) index_files: Vec<Id>,
+    /// Packs of which a blob could not be read, and why: they must stay.
+    pub(crate) damaged: BTreeMap<u32, String>,
+}
+
+/// Copies blobs into new packs and lists those in the index; durable when this returns. Blocks; belongs on a
+/// thread of its own. A blob that cannot be read in this copy nor any other is in [`Moved::damaged`].
+pub(crate) fn copy(
+    repo: &Repository,
+    index: &Arc<Index>,
+    mut wanted: Vec<Wanted>,
+    uploads: usize,
+    runtime: &Handle,
+    ctx: &Ctx,
+) -> Result<Moved> {
+    if wanted.is_empty() {
+        return Ok(Moved::default());
+    }
+    wanted.sort_unstable_by_key(|w| w.place);
+    let bytes_total = wanted.iter().map(|w| u64::from(w.place.length)).sum();
+    let requests = fetch::requests(wanted.iter().map(|w| w.place));
+    let total = requests.len();
+    // Ends the fetching when something else fails.
+    let inner = Ctx { cancel: ctx.cancel.child_token(), events: Arc::clone(&ctx.events) };
+    let _stop = inner.cancel.clone().drop_guard();
+    let packs = Arc::clone(index);
+    let fetched = fetch::spawn(
+        Arc::clone(repo.store()),
+        move |number| packs.packs().get(number as usize).map(|p| p.id),
+        requests,
+        inner.cancel.clone(),
+        runtime,
+    );
+    let open = Arc::new(OpenPacks::new(uploads.max(1), runtime.clone()));
+    let (full, queue) = mpsc::unbounded_channel();
+    let uploader = Uploader { repo: repo.clone(), open: Arc::clone(&open), moved: Moved::default() };
+    let uploading = runtime.spawn(uploader.run(queue));
+    let counts = Mutex::new((0_usize, 0_u64, 0_u64, BTreeMap::new()));
+    let mover = Mover {
+        repo,
+        index,
+        wanted: &wanted,
+        open: &open,
+        runtime,
+        ctx: &inner,
+        counts: &counts,
+        bytes_total,
+    };
+    let mut result = on_threads(|| mover.run(&fetched, &full));
+    if result.is_ok() {
+        result = inner.check().and_then(|()| {
+            let rest = runtime.block_on(open.take_rest())?;
+            for pack in rest {
+                send(&full, pack.seal(repo.key())?);
+            }
+            Ok(())
+        });
+    }
+    drop(full);
+    if result.is_err() {
+        open.give_up();
+    }
+    let uploaded = runtime
+        .block_on(uploading)
+        .map_err(|e| Error::with_source(ErrorKind::Internal, "the uploads were broken off", e))?;
+    // When both failed the upload's failure is the cause: workers see it as a cancellation.
+    let mut moved = match (uploaded, result) {
+        (Ok(moved), Ok(())) => moved,
+        (Err(e), _) | (Ok(_), Err(e)) => return Err(e),
+    };
+    ctx.check()?;
+    let (requests_done, blobs, bytes, damaged) = counts.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if requests_done != total {
+        return Err(Error::new(ErrorKind::Internal, "not all blobs were moved: a bug"));
+    }
+    (moved.blobs, moved.bytes, moved.damaged) = (blobs, bytes, damaged);
+    Ok(moved)
+}
+
+/// The receiver is only gone when the upload failed, which is told at the end.
+fn send(full: &mpsc::UnboundedSender<SealedPack>, pack: SealedPack) {
+    let _ = full.send(pack);
+}
+
+/// What the threads share.
+struct Mover<'a> {
+    repo: &'a Repository,
+    index: &'a Arc<Index>,
+    wanted: &'a [Wanted],
+    open: &'a OpenPacks,
+    runtime: &'a Handle,
+    ctx: &'a Ctx,
+    /// Requests, blobs, bytes, damaged packs.
+    counts: &'a Mutex<(usize, u64, u64, BTreeMap<u32, String>)>,
+    bytes_total: u64,
+}
+
+impl Mover<'_> {
+    fn run(
+        &self,
+        fetched: &crossbeam_channel::Receiver<Fetched>,
+        full: &mpsc::UnboundedSender<SealedPack>,
+    ) -> Result<()> {
+        let mut opener = BlobOpener::new()?;
+        for got in fetched {
+            self.ctx.check()?;
+            if full.is_closed() {
+                return Ok(());
+            }
+            if let Err(e) = &got.bytes
+                && !is_damage(e)
+            {
+                return Err(Error::new(e.kind(), format!("a pack could not be read: {}", e.chain())));
+            }
+            let (mut blobs, mut bytes) = (0_u64, 0_u64);
+            for wanted in self.wanted.get(got.request.blobs.clone()).unwrap_or_default() {
+                if self.one(&mut opener, wanted, &got, full)? {
+                    blobs = blobs.saturating_add(1);
+                    bytes = bytes.saturating_add(wanted.place.length.into());
+                }
+            }
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.0 = counts.0.saturating_add(1);
+            counts.1 = counts.1.saturating_add(blobs);
+            counts.2 = counts.2.saturating_add(bytes);
+            let progress = Progress {
+                files_done: counts.1,
+                bytes_done: counts.2,
+                bytes_total: self.bytes_total,
+                ..Progress::default()
+            };
+            drop(counts);
+            self.ctx.events.event(Event::Progress(progress));
+        }
+        Ok(())
+    }
+
+    /// Moves one blob; `false` when it is damaged.
+    fn one(
+        &self,
+        opener: &mut BlobOpener,
+        wanted: &Wanted,
+        got: &Fetched,
+        full: &mpsc::UnboundedSender<SealedPack>,
+    ) -> Result<bool> {
+        let Wanted { kind, id, place, uncompressed } = *wanted;
+        let sealed = got.slice(place).unwrap_or_default();
+        let again;
+        let (sealed, uncompressed) = match opener.open(self.repo.key(), sealed, kind, &id, uncompressed) {
+            Ok(_) => (sealed, uncompressed),
+            // Damaged on the way, or in this copy only: the others are asked before the pack is called damaged.
+            Err(_) => match self.any_copy(opener, wanted)? {
+                Ok(found) => {
+                    again = found;
+                    (again.0.as_ref(), again.1)
+                }
+                Err(why) => {
+                    let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+                    counts.3.entry(place.pack).or_insert(why);
+                    return Ok(false);
+                }
+            },
+        };
+        let [.., coin] = id.as_bytes();
+        let blob = SealedBlob { kind, id, sealed, uncompressed };
+        if let Some(pack) = self.open.add(&blob, coin & 1 == 0)? {
+            send(full, pack.seal(self.repo.key())?);
+        }
+        Ok(true)
+    }
+
+    /// Sealed bytes of any copy that is whole, this one read again first; else why there is none.
+    fn any_copy(
+        &self,
+        opener: &mut BlobOpener,
+        wanted: &Wanted,
+    ) -> Result<Result<(bytes::Bytes, Option<u32>), String>> {
+        let mut why = "it is not in the index".to_owned();
+        let mut copies: Vec<_> = self.index.lookup(wanted.kind, &wanted.id).collect();
+        copies.sort_by_key(|copy| copy.pack_number != wanted.place.pack);
+        for copy in copies {
+            let name = FileName { kind: FileKind::Pack, id: copy.pack };
+            let start = u64::from(copy.offset);
+            let range = start..start.saturating_add(copy.length.into());
+            let read = self.runtime.block_on(self.ctx.run(self.repo.store().get(name, Some(range))));
+            let opened = read.and_then(|sealed| {
+                opener.open(self.repo.key(), &sealed, wanted.kind, &wanted.id, copy.uncompressed)?;
+                Ok(sealed)
+            });
+            match opened {
+                Ok(sealed) => return Ok(Ok((sealed, copy.uncompressed))),
+                Err(e) if is_damage(&e) => why = e.chain(),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Err(format!("{} blob {} cannot be read: {why}", wanted.kind.as_str(), wanted.id)))
+    }
+}
+
+/// Writes packs, and index files of those that have arrived.
+struct Uploader {
+    repo: Repository,
+    open: Arc<OpenPacks>,
+    moved: Moved,
+}
+
+impl Uploader {
+    async fn run(self, queue: mpsc::UnboundedReceiver<SealedPack>) -> Result<Moved> {
+        let open = Arc::clone(&self.open);
+        let result = self.drive(queue).await;
+        if result.is_err() {
+            // Workers that wait for a flight go on, and see that nobody takes packs any more.
+            open.give_up();
+        }
+        result
+    }
+
+    async fn drive(mut self, mut queue: mpsc::UnboundedReceiver<SealedPack>) -> Result<Moved> {
+        let mut flying: JoinSet<Result<(IndexedPack, u64)>> = JoinSet::new();
+        let mut arrived: Vec<IndexedPack> = Vec::new();
+        let mut blobs = 0_usize;
+        let mut feeding = true;
+        while feeding || !flying.is_empty() {
+            tokio::select! {
+                biased;
+                Some(done) = flying.join_next() => {
+                    let (pack, size) = done
+                        .map_err(|e| Error::with_source(ErrorKind::Internal, "an upload was broken off", e))??;
+                    self.moved.packs = self.moved.packs.saturating_add(1);
+                    self.moved.pack_bytes = self.moved.pack_bytes.saturating_add(size);
+                    if !arrived.is_empty() && blobs.saturating_add(pack.blobs.len()) > MAX_BLOBS {
+                        self.flush(&mut arrived).await?;
+                        blobs = 0;
+                    }
+                    blobs = blobs.saturating_add(pack.blobs.len());
+                    arrived.push(pack);
+                }
+                pack = queue.recv(), if feeding => match pack {
+                    Some(pack) => {
+                        let (repo, open) = (self.repo.clone(), Arc::clone(&self.open));
+                        flying.spawn(async move {
+                            let size = pack.body.len() as u64;
+                            pipeline::put_pack(&repo, pack.id, pack.body.clone()).await?;
+                            open.take_back(pack.body);
+                            drop(pack.flight);
+                            Ok((IndexedPack { id: pack.id, blobs: pack.blobs, marked: false }, size))
+                        });
+                    }
+                    None => feeding = false,
+                },
+            }
+        }
+        self.flush(&mut arrived).await?;
+        Ok(self.moved)
+    }
+
+    async fn flush(&mut self, packs: &mut Vec<IndexedPack>) -> Result<()> {
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let json = IndexFile::to_json(packs)?;
+        packs.clear();
+        self.moved.index_files.push(pipeline::save(&self.repo, FileKind::Index, &json).await?);
+        Ok(())
+    }
+}

@@ -1,0 +1,449 @@
+//! Forget, unforget and prune: what they free, what they must not touch, and that dying at any moment harms nothing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says what went wrong by failing"
+)]
+
+mod memory;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use holdfast_engine::backup::{BackupReport, BackupSpec, backup};
+use holdfast_engine::check::{CheckReport, CheckSpec, ReadData, check};
+use holdfast_engine::error::{Error, Result};
+use holdfast_engine::forget::{ForgetReport, ForgetSpec, Selection, forget, forgotten, unforget};
+use holdfast_engine::lock::{Holder, LockMode, Unlock};
+use holdfast_engine::prune::{Locking, MaxUnused, PruneReport, PruneSpec, prune};
+use holdfast_engine::repository::InitOptions;
+use holdfast_engine::store::{FileKind, Store};
+use holdfast_engine::{Ctx, ErrorKind, Id, Repository};
+use jiff::Timestamp;
+use memory::{Actor, Call, Hook, Memory};
+
+const PASSWORD: &str = "correct horse battery staple correct horse battery staple 123456";
+
+fn holder() -> Holder {
+    Holder {
+        hostname: "h".into(),
+        username: "u".into(),
+        pid: std::process::id(),
+        cluster: None,
+        job_uid: None,
+    }
+}
+
+fn locking() -> Locking {
+    Locking { holder: holder(), wait: Duration::ZERO, dead_holders: Vec::new() }
+}
+
+async fn open(store: Arc<dyn Store>) -> Repository {
+    Repository::open(store, &PASSWORD.to_owned().into(), &Ctx::default()).await.unwrap()
+}
+
+async fn init() -> Arc<Memory> {
+    let memory = Arc::new(Memory::default());
+    let options = InitOptions {
+        password: PASSWORD.to_owned().into(),
+        recovery_password: None,
+        version: 2,
+        hostname: "h".into(),
+        username: "u".into(),
+    };
+    Repository::init(Actor::new(&memory), &options, &Ctx::default()).await.unwrap();
+    memory
+}
+
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// A directory with these numbered files and no others. Its path is always the same, so that a snapshot has a parent.
+fn source(at: &Path, files: std::ops::Range<u64>) -> PathBuf {
+    let dir = at.join("source");
+    let _ = fs::remove_dir_all(&dir);
+    for number in files {
+        let sub = dir.join(format!("d{}", number % 3));
+        fs::create_dir_all(&sub).unwrap();
+        fs::write(sub.join(format!("f{number}")), noise(number + 1, 60_000)).unwrap();
+    }
+    dir
+}
+
+async fn try_back_up(repo: &Repository, dir: PathBuf) -> Result<BackupReport> {
+    let ctx = Ctx::default();
+    let lock = repo.lock(LockMode::Shared, &holder(), Duration::ZERO, &[], &ctx).await?;
+    let spec = BackupSpec { roots: vec![dir], host: "h".into(), ..BackupSpec::default() };
+    let report = backup(repo, &lock, &spec, &ctx).await;
+    lock.release().await?;
+    report
+}
+
+async fn back_up(repo: &Repository, dir: PathBuf) -> Id {
+    try_back_up(repo, dir).await.unwrap().snapshot
+}
+
+async fn try_forget(repo: &Repository, ids: &[Id]) -> Result<ForgetReport> {
+    let ctx = Ctx::default();
+    let lock = repo.lock(LockMode::Shared, &holder(), Duration::ZERO, &[], &ctx).await?;
+    let spec = ForgetSpec {
+        selection: Selection::Ids(ids.to_vec()),
+        dry_run: false,
+        floor: 0,
+        known: Vec::new(),
+        now: Timestamp::now(),
+    };
+    let report = forget(repo, &lock, &spec, &ctx).await;
+    lock.release().await?;
+    report
+}
+
+async fn try_unforget(repo: &Repository) -> Result<()> {
+    let ctx = Ctx::default();
+    let lock = repo.lock(LockMode::Shared, &holder(), Duration::ZERO, &[], &ctx).await?;
+    let all = forgotten(repo, &ctx).await?;
+    let result = unforget(repo, &lock, &all, &ctx).await;
+    lock.release().await?;
+    result
+}
+
+/// Keeps no waste, and goes on whatever the share that goes.
+fn thorough() -> PruneSpec {
+    PruneSpec { max_unused: MaxUnused::Bytes(0), allow_large: true, ..PruneSpec::default() }
+}
+
+async fn try_prune(repo: &Repository, spec: &PruneSpec) -> Result<PruneReport> {
+    prune(repo, &locking(), spec, &Ctx::default()).await
+}
+
+async fn read_all(repo: &Repository) -> CheckReport {
+    check(repo, None, &CheckSpec { read_data: ReadData::All }, &Ctx::default()).await.unwrap()
+}
+
+async fn assert_sound(repo: &Repository, what: &str) -> CheckReport {
+    let report = read_all(repo).await;
+    assert!(report.is_sound(), "{what}: {:?}", report.findings);
+    report
+}
+
+async fn ids(repo: &Repository) -> Vec<Id> {
+    let mut ids: Vec<Id> = repo.snapshots().await.unwrap().into_iter().map(|(id, _)| id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// Three snapshots: the second has half of the first, the third some of the second. Made once.
+struct Template {
+    memory: Arc<Memory>,
+    snapshots: [Id; 3],
+    /// A directory that stays; the sources of further snapshots.
+    dir: tempfile::TempDir,
+}
+
+async fn template() -> &'static Template {
+    static MADE: tokio::sync::OnceCell<Template> = tokio::sync::OnceCell::const_new();
+    MADE.get_or_init(|| async {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let memory = init().await;
+        let repo = open(Actor::new(&memory)).await;
+        let mut snapshots = Vec::new();
+        for files in [0..12, 6..16, 10..18] {
+            snapshots.push(back_up(&repo, source(dir.path(), files)).await);
+        }
+        Template { memory, snapshots: snapshots.try_into().unwrap(), dir }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn space_is_freed_after_the_grace_and_not_before() {
+    let template = template().await;
+    let [first, second, third] = template.snapshots;
+    let memory = template.memory.copy();
+    let repo = open(Actor::new(&memory)).await;
+    try_forget(&repo, &[first]).await.unwrap();
+    let before = memory.pack_bytes();
+
+    let dry = try_prune(&repo, &PruneSpec { dry_run: true, ..thorough() }).await.unwrap();
+    assert!(dry.marked_packs > 0 && dry.totals.unused_bytes > 6 * 60_000, "{dry:?}");
+    assert_eq!(memory.pack_bytes(), before);
+    assert_eq!(memory.count(FileKind::Lock), 0);
+
+    let marked = try_prune(&repo, &thorough()).await.unwrap();
+    assert_eq!((marked.marked_packs, marked.deleted_packs), (dry.marked_packs, 0));
+    assert!(marked.moved_bytes >= 6 * 60_000, "{marked:?}");
+    assert!(marked.next_sweep.is_some());
+    assert!(memory.pack_bytes() > before, "moved, and nothing is deleted yet");
+    assert_sound(&repo, "marked").await;
+
+    // What is marked can be brought back whole, and is not swept then.
+    try_unforget(&repo).await.unwrap();
+    assert_eq!(ids(&repo).await.len(), 3);
+    memory.pass(25);
+    let needed = try_prune(&repo, &thorough()).await.unwrap();
+    assert!(needed.unmarked_packs > 0, "{needed:?}");
+    assert_sound(&repo, "brought back").await;
+
+    try_forget(&repo, &[first]).await.unwrap();
+    memory.pass(25);
+    try_prune(&repo, &thorough()).await.unwrap();
+    memory.pass(23);
+    let early = try_prune(&repo, &thorough()).await.unwrap();
+    assert_eq!((early.deleted_packs, early.waiting_packs > 0), (0, true), "{early:?}");
+    memory.pass(2);
+    let swept = try_prune(&repo, &thorough()).await.unwrap();
+    assert!(swept.deleted_packs > 0 && swept.waiting_packs == 0, "{swept:?}");
+    let report = assert_sound(&repo, "swept").await;
+    assert_eq!(report.notes, 0, "no duplicates, no unindexed packs: {:?}", report.findings);
+    // 12 files of the second and third snapshot are left, and nothing else.
+    assert!(memory.pack_bytes() < 12 * 61_000 + 60_000, "{}", memory.pack_bytes());
+    let mut left = vec![second, third];
+    left.sort_unstable();
+    assert_eq!(ids(&repo).await, left);
+    assert_eq!(
+        forgotten(&repo, &Ctx::default()).await.unwrap(),
+        [],
+        "its data are gone, and so is its record"
+    );
+    // Marks of what is gone go with the next sweep; after that there is nothing to do.
+    memory.pass(25);
+    for _ in 0..2 {
+        let idle = try_prune(&repo, &thorough()).await.unwrap();
+        assert_eq!((idle.marked_packs, idle.deleted_packs, idle.moved_bytes), (0, 0, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instant_prune_frees_at_once_and_locks_everybody_out() {
+    let template = template().await;
+    let memory = template.memory.copy();
+    let repo = open(Actor::new(&memory)).await;
+    try_forget(&repo, &template.snapshots[..2]).await.unwrap();
+    let instant = PruneSpec { instant: true, ..thorough() };
+    let lock = repo.lock(LockMode::Shared, &holder(), Duration::ZERO, &[], &Ctx::default()).await.unwrap();
+    assert_eq!(try_prune(&repo, &instant).await.unwrap_err().kind(), ErrorKind::Locked);
+    lock.release().await.unwrap();
+    let report = try_prune(&repo, &instant).await.unwrap();
+    assert!(report.deleted_packs > 0 && report.waiting_packs == 0, "{report:?}");
+    assert_sound(&repo, "pruned").await;
+    assert!(memory.pack_bytes() < 8 * 61_000 + 40_000, "{}", memory.pack_bytes());
+    assert_eq!(try_unforget(&repo).await.map_err(|e| e.kind()), Ok(()), "there is nothing to bring back");
+    assert_eq!(ids(&repo).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_waits_for_a_running_backup_and_says_so() {
+    let template = template().await;
+    let memory = template.memory.copy();
+    let repo = open(Actor::new(&memory)).await;
+    try_forget(&repo, &template.snapshots[..1]).await.unwrap();
+    try_prune(&repo, &thorough()).await.unwrap();
+    memory.pass(25);
+    let lock = repo.lock(LockMode::Shared, &holder(), Duration::ZERO, &[], &Ctx::default()).await.unwrap();
+    let report = try_prune(&repo, &thorough()).await.unwrap();
+    assert!(report.postponed.is_some() && report.deleted_packs == 0 && report.due_packs > 0, "{report:?}");
+    lock.release().await.unwrap();
+    assert!(try_prune(&repo, &thorough()).await.unwrap().deleted_packs > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guards_refuse() {
+    let template = template().await;
+    let kind = async |memory: &Arc<Memory>, spec: &PruneSpec| {
+        let repo = open(Actor::new(memory)).await;
+        let (packs, index) = (memory.ids(FileKind::Pack), memory.ids(FileKind::Index));
+        let result = try_prune(&repo, spec).await;
+        assert!(packs.iter().all(|id| memory.ids(FileKind::Pack).contains(id)), "nothing was deleted");
+        assert!(index.iter().all(|id| memory.ids(FileKind::Index).contains(id)));
+        assert_eq!(memory.count(FileKind::Lock), 0);
+        result.unwrap_err().kind()
+    };
+    let instant = PruneSpec { instant: true, ..thorough() };
+
+    let memory = template.memory.copy();
+    let known = PruneSpec { known: vec![Id::hash(b"should be there")], ..instant.clone() };
+    assert_eq!(kind(&memory, &known).await, ErrorKind::Guard);
+
+    // All snapshots are gone: more than half of the content would go.
+    for id in template.snapshots {
+        memory.remove(FileKind::Snapshot, id);
+    }
+    let careful = PruneSpec { allow_large: false, ..instant.clone() };
+    assert_eq!(kind(&memory, &careful).await, ErrorKind::Guard);
+
+    let memory = template.memory.copy();
+    memory.remove(FileKind::Snapshot, template.snapshots[0]);
+    let pack = memory.ids(FileKind::Pack)[0];
+    memory.remove(FileKind::Pack, pack);
+    let result = kind(&memory, &instant).await;
+    assert!(matches!(result, ErrorKind::Guard | ErrorKind::Missing), "{result:?}");
+
+    let memory = template.memory.copy();
+    let index = memory.ids(FileKind::Index)[0];
+    memory.damage(FileKind::Index, index, 40);
+    assert_eq!(kind(&memory, &instant).await, ErrorKind::Corrupt);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_blob_keeps_its_pack_where_it_is() {
+    let template = template().await;
+    let memory = template.memory.copy();
+    let repo = open(Actor::new(&memory)).await;
+    try_forget(&repo, &template.snapshots[..1]).await.unwrap();
+    // In the largest pack, which holds the first snapshot's files, all blobs are damaged.
+    let index = repo.load_index(&Ctx::default()).await.unwrap();
+    let largest = index.packs().iter().max_by_key(|p| p.size).unwrap();
+    for at in (1000..largest.size - 1000).step_by(20_000) {
+        memory.damage(FileKind::Pack, largest.id, usize::try_from(at).unwrap());
+    }
+    let report = try_prune(&repo, &PruneSpec { instant: true, ..thorough() }).await.unwrap();
+    assert_eq!(report.damaged.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [largest.id]);
+    assert!(memory.ids(FileKind::Pack).contains(&largest.id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_of_dead_writers_go_when_they_are_old() {
+    let template = template().await;
+    let memory = template.memory.copy();
+    let repo = open(Actor::new(&memory)).await;
+    // Its index file never came.
+    let written = memory.ids(FileKind::Index);
+    back_up(&repo, source(&template.dir.path().join("dead"), 30..34)).await;
+    for id in memory.ids(FileKind::Index).into_iter().filter(|id| !written.contains(id)) {
+        memory.remove(FileKind::Index, id);
+    }
+    for id in memory.ids(FileKind::Snapshot).into_iter().filter(|id| !template.snapshots.contains(id)) {
+        memory.remove(FileKind::Snapshot, id);
+    }
+    let before = memory.count(FileKind::Pack);
+    assert_eq!(try_prune(&repo, &thorough()).await.unwrap().deleted_packs, 0);
+    assert_eq!(try_prune(&repo, &PruneSpec { instant: true, ..thorough() }).await.unwrap().deleted_packs, 0);
+    memory.pass(25);
+    let report = try_prune(&repo, &thorough()).await.unwrap();
+    assert!(report.deleted_packs > 0 && memory.count(FileKind::Pack) < before, "{report:?}");
+    assert_sound(&repo, "without orphans").await;
+}
+
+/// Fails everything from the n-th change on: `late` lets the n-th itself happen.
+fn dying(left: i64, late: bool) -> (Hook, Arc<AtomicI64>) {
+    let left = Arc::new(AtomicI64::new(left));
+    let counter = Arc::clone(&left);
+    let hook: Hook = Box::new(move |call, kind, after| {
+        let counts = matches!(call, Call::Put | Call::Delete) && kind != FileKind::Lock;
+        let left = counter.load(Ordering::SeqCst);
+        let dead = match (counts, after) {
+            (true, false) if left == 0 => {
+                counter.store(-1, Ordering::SeqCst);
+                !late
+            }
+            (true, false) if left > 0 => {
+                counter.store(left - 1, Ordering::SeqCst);
+                false
+            }
+            (_, _) => left < 0,
+        };
+        Box::pin(async move { if dead { Err(Error::new(ErrorKind::Unreachable, "dead")) } else { Ok(()) } })
+    });
+    (hook, left)
+}
+
+/// What dies, and the state before.
+async fn deaths<F>(memory: &Arc<Memory>, expect: &[Id], what: &str, work: F) -> usize
+where
+    F: AsyncFn(&Repository) -> Result<()>,
+{
+    let mut deaths = 0;
+    for late in [false, true] {
+        for point in 0.. {
+            let memory = memory.copy();
+            // Opened by an ordinary actor's rules: only what follows counts.
+            let (hook, left) = dying(point, late);
+            let repo = open(Actor::with(&memory, false, hook)).await;
+            let result = work(&repo).await;
+            let died = left.load(Ordering::SeqCst) < 0;
+            assert!(result.is_err() || !died, "{what} {point} {late}: a death went unnoticed");
+            drop(repo);
+            let place = format!("{what}, dead at change {point}{}", if late { " after it" } else { "" });
+            let repo = open(Actor::new(&memory)).await;
+            repo.unlock(Unlock::All).await.unwrap();
+            let there = ids(&repo).await;
+            assert!(expect.iter().all(|id| there.contains(id)), "{place}: a snapshot is missing");
+            assert_sound(&repo, &place).await;
+            if !died {
+                break;
+            }
+            deaths += 1;
+            // The next one comes to the same end.
+            memory.pass(25);
+            work(&repo).await.unwrap();
+            try_prune(&repo, &PruneSpec { instant: true, ..thorough() }).await.unwrap();
+            let report = assert_sound(&repo, &format!("{place}, done again")).await;
+            assert_eq!(report.notes, 0, "{place}: {:?}", report.findings);
+        }
+    }
+    deaths
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forget_may_die_anywhere() {
+    let template = template().await;
+    let [first, second, third] = template.snapshots;
+    let count = deaths(&template.memory, &[third], "forget", async |repo| {
+        let there = ids(repo).await;
+        let these: Vec<Id> = [first, second].into_iter().filter(|id| there.contains(id)).collect();
+        try_forget(repo, &these).await.map(drop)
+    })
+    .await;
+    assert!(count >= 4, "{count}");
+}
+
+/// A repository with something to prune.
+async fn prunable() -> (Arc<Memory>, [Id; 2]) {
+    let template = template().await;
+    let [first, second, third] = template.snapshots;
+    let memory = template.memory.copy();
+    try_forget(&open(Actor::new(&memory)).await, &[first]).await.unwrap();
+    (memory, [second, third])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marking_prune_may_die_anywhere() {
+    let (memory, stay) = prunable().await;
+    let count =
+        deaths(&memory, &stay, "mark", async |repo| try_prune(repo, &thorough()).await.map(drop)).await;
+    assert!(count >= 6, "{count}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweeping_prune_may_die_anywhere() {
+    let (memory, stay) = prunable().await;
+    try_prune(&open(Actor::new(&memory)).await, &thorough()).await.unwrap();
+    memory.pass(25);
+    let count =
+        deaths(&memory, &stay, "sweep", async |repo| try_prune(repo, &thorough()).await.map(drop)).await;
+    assert!(count >= 6, "{count}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instant_prune_may_die_anywhere() {
+    let (memory, stay) = prunable().await;
+    let instant = PruneSpec { instant: true, ..thorough() };
+    let count =
+        deaths(&memory, &stay, "instant", async |repo| try_prune(repo, &instant).await.map(drop)).await;
+    assert!(count >= 12, "{count}");
+}
