@@ -27,14 +27,16 @@ fn options(server: &Server) -> StoreOptions {
         s3: S3Options {
             access_key_id: Some(ACCESS.to_owned()),
             secret_access_key: Some(SECRET.to_owned().into()),
-            ca_pem: Some(std::fs::read(server.ca()).unwrap()),
             ..S3Options::default()
         },
+        ca_pem: Some(std::fs::read(server.ca()).unwrap()),
         retry: RetryPolicy {
             deadline: Duration::from_secs(20),
             first: Duration::from_millis(50),
             max: Duration::from_millis(500),
+            ..RetryPolicy::default()
         },
+        ..StoreOptions::default()
     }
 }
 
@@ -133,18 +135,18 @@ async fn every_reason_of_failure_is_told_apart() {
     let server = Server::start(&["bucket"]);
     server.add_user("poor", "poor-secret");
     let good = options(&server);
-    let with = |change: &dyn Fn(&mut S3Options)| {
+    let with = |change: &dyn Fn(&mut StoreOptions)| {
         let mut options = good.clone();
-        change(&mut options.s3);
+        change(&mut options);
         options
     };
     let location = server.location("bucket/a");
     let cases: Vec<(&str, String, StoreOptions, ErrorKind)> = vec![
-        ("key", location.clone(), with(&|s| s.access_key_id = Some("nobody".into())), ErrorKind::Auth),
+        ("key", location.clone(), with(&|s| s.s3.access_key_id = Some("nobody".into())), ErrorKind::Auth),
         (
             "secret",
             location.clone(),
-            with(&|s| s.secret_access_key = Some("wrong".to_owned().into())),
+            with(&|s| s.s3.secret_access_key = Some("wrong".to_owned().into())),
             ErrorKind::Auth,
         ),
         ("bucket", server.location("missing/a"), good.clone(), ErrorKind::BucketNotFound),
@@ -159,8 +161,8 @@ async fn every_reason_of_failure_is_told_apart() {
             "rights",
             location.clone(),
             with(&|s| {
-                s.access_key_id = Some("poor".into());
-                s.secret_access_key = Some("poor-secret".to_owned().into());
+                s.s3.access_key_id = Some("poor".into());
+                s.s3.secret_access_key = Some("poor-secret".to_owned().into());
             }),
             ErrorKind::AccessDenied,
         ),

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind as IoErrorKind;
 use std::path::Path;
 
-use holdfast_engine::store::{Location, S3Options, StoreOptions};
+use holdfast_engine::store::{KeySource, Location, S3Options, StoreOptions};
 use holdfast_protocol::spec::StorageAccess;
 use holdfast_protocol::{RunSpec, VERSION, files};
 use secrecy::SecretString;
@@ -37,11 +37,18 @@ impl Run {
             access_key_id: optional(directory, files::ACCESS_KEY_ID)?,
             secret_access_key: optional(directory, files::SECRET_ACCESS_KEY)?.map(SecretString::from),
             session_token: optional(directory, files::SESSION_TOKEN)?.map(SecretString::from),
+            // Who rotates keys while a long run goes on renews the Secret; the mounted files follow it.
+            keys_from: Some(KeySource::Files {
+                access_key_id: directory.join(files::ACCESS_KEY_ID),
+                secret_access_key: directory.join(files::SECRET_ACCESS_KEY),
+                session_token: directory.join(files::SESSION_TOKEN),
+            }),
             region: Some(region.clone()).filter(|r| !r.is_empty()),
-            ca_pem: optional(directory, files::CA)?.map(String::into_bytes),
+            ..S3Options::default()
         };
+        let ca_pem = optional(directory, files::CA)?.map(String::into_bytes);
         Ok(Self {
-            options: StoreOptions { s3, ..StoreOptions::default() },
+            options: StoreOptions { s3, ca_pem, ..StoreOptions::default() },
             password: optional(directory, files::PASSWORD)?.map(SecretString::from),
             recovery_password: optional(directory, files::RECOVERY_PASSWORD)?.map(SecretString::from),
             spec,

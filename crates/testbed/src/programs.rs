@@ -1,5 +1,5 @@
 //! The programs of the test bed, built from source at pinned versions and kept by content: Kubernetes, etcd,
-//! containerd, `CoreDNS`, the CSI side-cars and our driver, the S3 server, helm, and the pause program.
+//! containerd, `CoreDNS`, the CSI side-cars and our driver, the S3 server, the REST server, helm, and the pause program.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -91,6 +91,13 @@ const GROUPS: &[Group] = &[
         arguments: &["-ldflags", "-s -w", "tool"],
         renamed: &[],
         programs: &["versitygw"],
+    },
+    Group {
+        name: "rest-server",
+        sources: &[source!("go.mod" in "rest-server"), source!("go.sum" in "rest-server")],
+        arguments: &["-ldflags", "-s -w", "tool"],
+        renamed: &[],
+        programs: &["rest-server"],
     },
     Group {
         name: "helm",

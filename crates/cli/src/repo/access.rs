@@ -6,10 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_engine::store::{Location, S3Options, StoreOptions};
+use holdfast_engine::store::{Location, StoreOptions};
 use secrecy::SecretString;
 
-use super::prompt;
+use super::{credentials, prompt};
 use crate::failure::{Failure, Result};
 
 /// Flags that all commands share.
@@ -17,7 +17,8 @@ use crate::failure::{Failure, Result};
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Repository")]
 pub(super) struct Access {
-    /// The repository: a directory, or s3:https://HOST[:PORT]/BUCKET/PREFIX
+    /// The repository: a directory, s3:https://HOST[:PORT]/BUCKET/PREFIX, gs:BUCKET:/PREFIX,
+    /// azure:CONTAINER:/PREFIX or rest:https://HOST[:PORT]/PATH/
     /// [env: HOLDFAST_REPOSITORY, RESTIC_REPOSITORY]
     #[arg(short, long, global = true, value_name = "LOCATION")]
     pub(super) repository: Option<String>,
@@ -29,6 +30,9 @@ pub(super) struct Access {
     /// [env: HOLDFAST_CACERT, RESTIC_CACERT]
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) cacert: Option<PathBuf>,
+    /// Set one of the store: s3.bucket-lookup=dns|path|auto, s3.region=REGION; may be repeated
+    #[arg(short = 'o', long = "option", global = true, value_name = "KEY=VALUE")]
+    pub(super) options: Vec<String>,
     /// Wait so long for a lock that somebody else holds, e.g. 30s or 10m
     #[arg(long, global = true, value_name = "DURATION", value_parser = duration, default_value = "0s")]
     pub(super) retry_lock: Duration,
@@ -83,7 +87,8 @@ impl Access {
             .ok_or_else(|| {
                 Failure::usage(
                     "no repository was named",
-                    "name one with -r LOCATION or HOLDFAST_REPOSITORY: a directory, or s3:https://host/bucket/prefix",
+                    "name one with -r LOCATION or HOLDFAST_REPOSITORY: a directory, s3:https://host/bucket/prefix, \
+                     gs:bucket:/prefix, azure:container:/prefix or rest:https://host/path/",
                 )
             })?;
         let location: Location = location.parse()?;
@@ -101,18 +106,8 @@ impl Access {
             })?),
             None => None,
         };
-        let s3 = S3Options {
-            access_key_id: env("AWS_ACCESS_KEY_ID"),
-            secret_access_key: env("AWS_SECRET_ACCESS_KEY").map(SecretString::from),
-            session_token: env("AWS_SESSION_TOKEN").map(SecretString::from),
-            region: env("AWS_REGION").or_else(|| env("AWS_DEFAULT_REGION")),
-            ca_pem,
-        };
-        Ok(Resolved {
-            location,
-            options: StoreOptions { s3, ..StoreOptions::default() },
-            password: self.password_source(env),
-        })
+        let options = StoreOptions { ca_pem, ..credentials::resolve(env, &self.options)? };
+        Ok(Resolved { location, options, password: self.password_source(env) })
     }
 
     fn password_source(&self, env: Environment<'_>) -> Password {
@@ -178,6 +173,7 @@ mod tests {
         repository: None,
         password_file: None,
         cacert: None,
+        options: Vec::new(),
         retry_lock: Duration::ZERO,
         json: false,
     };

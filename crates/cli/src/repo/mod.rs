@@ -7,6 +7,7 @@ use crate::ui::{OUTPUT_CLOSED, Ui};
 mod access;
 mod backup;
 mod check;
+mod credentials;
 mod forget;
 mod init;
 mod interrupt;

@@ -86,6 +86,7 @@ fn quick() -> RetryPolicy {
         deadline: std::time::Duration::ZERO,
         first: std::time::Duration::from_millis(1),
         max: std::time::Duration::from_millis(1),
+        ..RetryPolicy::default()
     }
 }
 

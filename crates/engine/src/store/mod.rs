@@ -2,12 +2,15 @@
 //!
 //! Not here: what the files mean (see `format`), or when to try again (see `store::retry`).
 
+mod answer;
+mod cloud;
 pub mod fault;
 mod local;
 pub mod location;
+mod options;
 mod probe;
+mod rest;
 pub mod retry;
-mod s3;
 #[cfg(test)]
 mod tests;
 
@@ -16,45 +19,24 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use secrecy::SecretString;
 
 use crate::error::Result;
 use crate::event::Ctx;
 use crate::id::Id;
 
-pub use location::Location;
+pub use location::{Location, Login};
+pub use options::{AzureOptions, GcsOptions, KeySource, RestOptions, S3Identity, S3Options, StoreOptions};
 pub use probe::{ProbeReport, probe};
 pub use retry::RetryPolicy;
-
-/// How to reach a store.
-#[derive(Debug, Clone, Default)]
-pub struct StoreOptions {
-    /// For S3 servers.
-    pub s3: S3Options,
-    /// How long to try again.
-    pub retry: RetryPolicy,
-}
-
-/// Credentials and trust for an S3 server. `Debug` shows no secret.
-#[derive(Debug, Clone, Default)]
-pub struct S3Options {
-    /// Access key id; it names an account and is no secret.
-    pub access_key_id: Option<String>,
-    /// Secret access key.
-    pub secret_access_key: Option<SecretString>,
-    /// Session token of temporary credentials.
-    pub session_token: Option<SecretString>,
-    /// Region; `us-east-1` when absent, which most servers other than AWS take.
-    pub region: Option<String>,
-    /// Certificates in PEM form to trust besides the system's.
-    pub ca_pem: Option<Vec<u8>>,
-}
 
 /// Opens a store, with the layer that tries again.
 pub fn open(location: &Location, options: &StoreOptions, ctx: &Ctx) -> Result<Arc<dyn Store>> {
     let inner: Arc<dyn Store> = match location {
         Location::Local(path) => Arc::new(local::LocalStore::new(path.clone())?),
-        Location::S3 { .. } => Arc::new(s3::S3Store::new(location, &options.s3)?),
+        Location::S3 { .. } | Location::Gcs { .. } | Location::Azure { .. } => {
+            Arc::new(cloud::CloudStore::new(location, options)?)
+        }
+        Location::Rest { url, login } => Arc::new(rest::RestStore::new(url, login.as_ref(), options)?),
     };
     Ok(Arc::new(retry::RetryStore::new(inner, options.retry.clone(), ctx.clone())))
 }
@@ -203,4 +185,14 @@ pub trait Store: Send + Sync {
 
     /// The location for people and error messages, without secrets.
     fn describe(&self) -> String;
+
+    /// How often the credentials were changed since the store was opened.
+    fn credentials_epoch(&self) -> u64 {
+        0
+    }
+
+    /// Reads the credentials again after the store refused those of `epoch`. Whether there are other ones now.
+    fn renew_credentials(&self, _epoch: u64) -> bool {
+        false
+    }
 }

@@ -1,15 +1,19 @@
 //! Trying again: the one layer that does, for all stores.
 //!
+//! It also keeps what no adapter alone can promise: that every attempt ends, that a read brings exactly the bytes asked
+//! for and a listing each file once, and that refused credentials are looked up once more.
+//!
 //! Not here: telling which failures are worth it (`ErrorKind::class`), and damaged content (`repository`).
 
 use std::future::Future;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::answer::patience;
 use super::{Entry, FileKind, FileName, PutMode, Store};
 use crate::error::{Class, Error, ErrorKind, Result};
 use crate::event::{Ctx, Event};
@@ -23,6 +27,9 @@ pub struct RetryPolicy {
     pub first: Duration,
     /// Upper bound of every pause.
     pub max: Duration,
+    /// So long in all a store may be failing while one job uses it; then the job ends, to be started again later,
+    /// instead of going from one outage to the next.
+    pub budget: Duration,
 }
 
 impl Default for RetryPolicy {
@@ -31,6 +38,7 @@ impl Default for RetryPolicy {
             deadline: Duration::from_mins(15),
             first: Duration::from_millis(500),
             max: Duration::from_secs(30),
+            budget: Duration::from_hours(2),
         }
     }
 }
@@ -38,48 +46,118 @@ impl Default for RetryPolicy {
 /// After the caller cancelled, removals (our lock) may still take this long.
 const LAST_WORDS: Duration = Duration::from_secs(20);
 
+/// Longer than an adapter needs to notice by itself that a short call brings nothing.
+const BRIEF: Duration = Duration::from_mins(2);
+
 /// Repeats operations of another store that failed for a passing reason.
 pub struct RetryStore {
     inner: Arc<dyn Store>,
     policy: RetryPolicy,
     ctx: Ctx,
+    outages: Mutex<Outages>,
+}
+
+/// For how long operations have been failing; those that fail side by side count once.
+#[derive(Debug, Default)]
+struct Outages {
+    failing: usize,
+    since: Option<Instant>,
+    before: Duration,
+}
+
+impl Outages {
+    fn total(&self) -> Duration {
+        self.before.saturating_add(self.since.map_or(Duration::ZERO, |since| since.elapsed()))
+    }
+}
+
+/// One operation that is failing at the moment.
+struct Failing<'a>(&'a Mutex<Outages>);
+
+impl<'a> Failing<'a> {
+    fn new(outages: &'a Mutex<Outages>) -> Self {
+        let mut all = outages.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.failing == 0 {
+            all.since = Some(Instant::now());
+        }
+        all.failing = all.failing.saturating_add(1);
+        Self(outages)
+    }
+
+    fn total(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).total()
+    }
+}
+
+impl Drop for Failing<'_> {
+    fn drop(&mut self) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.failing = all.failing.saturating_sub(1);
+        if all.failing == 0 {
+            all.before = all.total();
+            all.since = None;
+        }
+    }
 }
 
 impl RetryStore {
     /// Wraps a store. Retries are told to `ctx`; its cancellation ends waiting and running attempts.
     pub fn new(inner: Arc<dyn Store>, policy: RetryPolicy, ctx: Ctx) -> Self {
-        Self { inner, policy, ctx }
+        Self { inner, policy, ctx, outages: Mutex::default() }
     }
 
-    /// `attempt` gets its number, from 0.
-    async fn retry<T, F>(&self, what: &str, attempt: impl Fn(u32) -> F) -> Result<T>
+    /// `attempt` gets its number, from 0; each may take as long as `limit`.
+    async fn retry<T, F>(&self, what: &str, limit: Duration, attempt: impl Fn(u32) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
-        self.ctx.run(self.attempts(what, self.policy.deadline, attempt)).await
+        self.ctx.run(self.attempts(what, limit, attempt)).await
     }
 
-    async fn attempts<T, F>(&self, what: &str, deadline: Duration, attempt: impl Fn(u32) -> F) -> Result<T>
+    async fn attempts<T, F>(&self, what: &str, limit: Duration, attempt: impl Fn(u32) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
+        let deadline = self.policy.deadline;
         let end = Instant::now() + deadline;
         let mut bound = self.policy.first;
         let mut number = 0;
+        let mut renewed = false;
+        let mut failing = None;
         loop {
-            let error = match attempt(number).await {
+            let epoch = self.inner.credentials_epoch();
+            // An adapter notices a dead connection itself and says so better; a mount that hangs does not.
+            let outcome = tokio::time::timeout(limit, attempt(number)).await.unwrap_or_else(|_| {
+                let seconds = limit.as_secs();
+                Err(Error::new(ErrorKind::Timeout, format!("{what} was given up: nothing for {seconds} s")))
+            });
+            let error = match outcome {
                 Err(e) if e.class() == Class::Retryable => e,
+                Err(e)
+                    if !renewed
+                        && matches!(e.kind(), ErrorKind::Auth | ErrorKind::AccessDenied)
+                        && self.inner.renew_credentials(epoch) =>
+                {
+                    tracing::info!(what, error = %e.chain(), "credentials were read again");
+                    renewed = true;
+                    continue;
+                }
                 other => return other,
             };
+            let failing = failing.get_or_insert_with(|| Failing::new(&self.outages));
             number += 1;
             let pause = jitter(bound);
-            if Instant::now() + pause >= end {
-                return Err(Error::with_source(
-                    error.kind(),
-                    // Not how often: the same failure has to read the same each time.
-                    format!("{what} kept failing for {} s", deadline.as_secs()),
-                    error,
-                ));
+            // Not how often: the same failure has to read the same each time.
+            let given_up = if Instant::now() + pause >= end {
+                Some(format!("{what} kept failing for {} s", deadline.as_secs()))
+            } else if failing.total() >= self.policy.budget {
+                let minutes = self.policy.budget.as_secs() / 60;
+                Some(format!("{what} failed, and the store has been failing for {minutes} min in all"))
+            } else {
+                None
+            };
+            if let Some(message) = given_up {
+                return Err(Error::with_source(error.kind(), message, error));
             }
             tracing::debug!(what, error = %error.chain(), "trying again");
             self.ctx.events.event(Event::Retry { what: what.to_owned(), error: error.chain() });
@@ -88,12 +166,17 @@ impl RetryStore {
         }
     }
 
+    /// For calls of which nobody knows how much they bring: pages of a listing, a file of unknown length.
+    fn open_end(&self) -> Duration {
+        self.policy.deadline.max(BRIEF)
+    }
+
     /// Removals must work after a cancellation too: a lock that stays would stop everybody.
     async fn retry_removal<F>(&self, what: &str, attempt: impl Fn(u32) -> F) -> Result<()>
     where
         F: Future<Output = Result<()>>,
     {
-        let all = self.attempts(what, self.policy.deadline, attempt);
+        let all = self.attempts(what, BRIEF, attempt);
         tokio::pin!(all);
         tokio::select! {
             result = &mut all => return result,
@@ -120,20 +203,33 @@ fn jitter(bound: Duration) -> Duration {
 #[async_trait::async_trait]
 impl Store for RetryStore {
     async fn list(&self, kind: FileKind) -> Result<Vec<Entry>> {
-        self.retry(&format!("listing {} of {}", kind.directory(), self.describe()), |_| self.inner.list(kind))
-            .await
+        let what = format!("listing {} of {}", kind.directory(), self.describe());
+        self.retry(&what, self.open_end(), |_| async { each_once(kind, self.inner.list(kind).await?) }).await
     }
 
     async fn get(&self, name: FileName, range: Option<Range<u64>>) -> Result<Bytes> {
-        self.retry(&format!("reading {name}"), |_| self.inner.get(name, range.clone())).await
+        let wanted = range.as_ref().map(|r| r.end.saturating_sub(r.start));
+        let limit = wanted.map_or_else(|| self.open_end(), |bytes| BRIEF + patience(bytes));
+        let attempt = |_| async {
+            let bytes = self.inner.get(name, range.clone()).await?;
+            match wanted {
+                Some(wanted) if wanted != bytes.len() as u64 => Err(Error::new(
+                    ErrorKind::Unreachable,
+                    format!("{} bytes came of the {wanted} asked for of {name}", bytes.len()),
+                )),
+                _ => Ok(bytes),
+            }
+        };
+        self.retry(&format!("reading {name}"), limit, attempt).await
     }
 
     async fn get_suffix(&self, name: FileName, len: u64) -> Result<Bytes> {
-        self.retry(&format!("reading the end of {name}"), |_| self.inner.get_suffix(name, len)).await
+        let what = format!("reading the end of {name}");
+        self.retry(&what, BRIEF + patience(len), |_| self.inner.get_suffix(name, len)).await
     }
 
     async fn size(&self, name: FileName) -> Result<u64> {
-        self.retry(&format!("asking for the size of {name}"), |_| self.inner.size(name)).await
+        self.retry(&format!("asking for the size of {name}"), BRIEF, |_| self.inner.size(name)).await
     }
 
     async fn put(&self, name: FileName, body: Bytes, mode: PutMode) -> Result<()> {
@@ -150,7 +246,7 @@ impl Store for RetryStore {
                 }
             }
         };
-        self.retry(&format!("writing {name}"), attempt).await
+        self.retry(&format!("writing {name}"), BRIEF + patience(body.len() as u64), attempt).await
     }
 
     async fn delete(&self, name: FileName) -> Result<()> {
@@ -158,15 +254,15 @@ impl Store for RetryStore {
     }
 
     async fn is_empty(&self) -> Result<bool> {
-        self.retry(&format!("listing {}", self.describe()), |_| self.inner.is_empty()).await
+        self.retry(&format!("listing {}", self.describe()), self.open_end(), |_| self.inner.is_empty()).await
     }
 
     async fn prepare(&self) -> Result<()> {
-        self.retry(&format!("preparing {}", self.describe()), |_| self.inner.prepare()).await
+        self.retry(&format!("preparing {}", self.describe()), self.open_end(), |_| self.inner.prepare()).await
     }
 
     async fn get_extra(&self, path: &str) -> Result<Option<Bytes>> {
-        self.retry(&format!("reading {path}"), |_| self.inner.get_extra(path)).await
+        self.retry(&format!("reading {path}"), self.open_end(), |_| self.inner.get_extra(path)).await
     }
 
     async fn put_extra(&self, path: &str, body: Bytes, mode: PutMode) -> Result<()> {
@@ -182,7 +278,7 @@ impl Store for RetryStore {
                 }
             }
         };
-        self.retry(&format!("writing {path}"), attempt).await
+        self.retry(&format!("writing {path}"), BRIEF + patience(body.len() as u64), attempt).await
     }
 
     async fn delete_extra(&self, path: &str) -> Result<()> {
@@ -190,7 +286,7 @@ impl Store for RetryStore {
     }
 
     async fn list_extra(&self, directory: &str, limit: usize) -> Result<Vec<String>> {
-        self.retry(&format!("listing {:?} of {}", directory, self.describe()), |_| {
+        self.retry(&format!("listing {:?} of {}", directory, self.describe()), self.open_end(), |_| {
             self.inner.list_extra(directory, limit)
         })
         .await
@@ -199,4 +295,34 @@ impl Store for RetryStore {
     fn describe(&self) -> String {
         self.inner.describe()
     }
+
+    fn credentials_epoch(&self) -> u64 {
+        self.inner.credentials_epoch()
+    }
+
+    fn renew_credentials(&self, epoch: u64) -> bool {
+        self.inner.renew_credentials(epoch)
+    }
+}
+
+/// A server that goes wrong between two pages sends some names twice. The same file with two sizes is no list at all.
+fn each_once(kind: FileKind, mut entries: Vec<Entry>) -> Result<Vec<Entry>> {
+    entries.sort_by_key(|e| e.id);
+    entries.dedup();
+    for (entry, next) in entries.iter().zip(entries.iter().skip(1)) {
+        if entry.id == next.id && entry.size != next.size {
+            return Err(Error::new(
+                ErrorKind::Listing,
+                format!(
+                    "{} {} is listed with {} and with {} bytes",
+                    kind.directory(),
+                    entry.id,
+                    entry.size,
+                    next.size
+                ),
+            ));
+        }
+    }
+    entries.dedup_by_key(|e| e.id);
+    Ok(entries)
 }

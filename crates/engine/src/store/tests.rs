@@ -193,7 +193,12 @@ fn retrying(deadline: Duration) -> Retrying {
     let faults = Arc::new(FaultStore::new(local(directory.path())));
     let told = Arc::new(Told::default());
     let ctx = Ctx { events: Arc::clone(&told) as Arc<dyn EventSink>, ..Ctx::default() };
-    let policy = RetryPolicy { deadline, first: Duration::from_millis(2), max: Duration::from_millis(5) };
+    let policy = RetryPolicy {
+        deadline,
+        first: Duration::from_millis(2),
+        max: Duration::from_millis(5),
+        ..RetryPolicy::default()
+    };
     let store = retry::RetryStore::new(Arc::clone(&faults) as Arc<dyn Store>, policy, ctx.clone());
     Retrying { store, faults, told, ctx, _directory: directory }
 }

@@ -1,0 +1,369 @@
+//! A repository below a prefix of a bucket: S3, Google Cloud Storage or Azure Blob Storage.
+//!
+//! The client library's own retries are off (see `retry`), and its view of failures is sharpened (see `watched`).
+
+mod clients;
+mod keys;
+mod watched;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::client::HttpError;
+use object_store::path::Path;
+use object_store::{
+    GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutOptions, PutPayload, WriteMultipart,
+};
+
+use super::answer::{Answer, STALL, Stalled, find, innermost};
+use super::{Entry, FileKind, FileName, Location, PutMode, Store, StoreOptions};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::Id;
+pub(super) use clients::bad_ca;
+use keys::Keys;
+
+/// Above this a file is sent in parts: some servers take no more in one request, and a broken connection then
+/// costs one part.
+const MAX_SINGLE: usize = 64 << 20;
+/// Bytes of a part.
+const PART: usize = 16 << 20;
+
+pub(super) struct CloudStore {
+    client: Arc<dyn ObjectStore>,
+    keys: Option<Arc<Keys>>,
+    suffix_ranges: bool,
+    prefix: Vec<String>,
+    description: String,
+}
+
+impl CloudStore {
+    pub(super) fn new(location: &Location, options: &StoreOptions) -> Result<Self> {
+        let ca = options.ca_pem.as_deref();
+        let client = match location {
+            Location::S3 { endpoint, bucket, prefix } => {
+                clients::s3(location, (endpoint, bucket, prefix), &options.s3, ca)?
+            }
+            Location::Gcs { bucket, prefix } => clients::gcs(location, (bucket, prefix), &options.gcs, ca)?,
+            Location::Azure { container, prefix } => {
+                clients::azure(location, (container, prefix), &options.azure, ca)?
+            }
+            Location::Local(_) | Location::Rest { .. } => {
+                return Err(Error::new(ErrorKind::Internal, format!("{location} is in no cloud")));
+            }
+        };
+        Ok(Self {
+            client: client.store,
+            keys: client.keys,
+            suffix_ranges: client.suffix_ranges,
+            prefix: client.prefix.split('/').filter(|p| !p.is_empty()).map(str::to_owned).collect(),
+            description: location.to_string(),
+        })
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "errors come here by `map_err`")]
+    fn error(&self, what: &str, error: object_store::Error) -> Error {
+        classify(&format!("{what} in {}", self.description), &error)
+    }
+
+    /// The object's path for one relative to the location; `..` may climb up to the bucket's root.
+    fn path(&self, relative: &str) -> Result<Path> {
+        let usage = |why: String| {
+            Error::new(ErrorKind::Usage, format!("{relative:?} is no path in {}: {why}", self.description))
+        };
+        let mut parts: Vec<&str> = self.prefix.iter().map(String::as_str).collect();
+        for part in relative.split('/') {
+            match part {
+                "" | "." => {}
+                ".." => {
+                    parts.pop().ok_or_else(|| usage("it leads out of the bucket".to_owned()))?;
+                }
+                part => parts.push(part),
+            }
+        }
+        Path::parse(parts.join("/")).map_err(|e| usage(e.to_string()))
+    }
+
+    async fn read(&self, what: &str, path: &Path, range: Option<GetRange>) -> Result<(Range<u64>, Bytes)> {
+        let options = GetOptions { range, ..GetOptions::default() };
+        let result = self.client.get_opts(path, options).await.map_err(|e| self.error(what, e))?;
+        let range = result.range.clone();
+        let length = usize::try_from(range.end.saturating_sub(range.start)).map_err(|_| {
+            Error::new(ErrorKind::Corrupt, format!("{what}: the object is larger than memory"))
+        })?;
+        let mut stream = result.into_stream();
+        let mut bytes = BytesMut::with_capacity(length.min(64 << 20));
+        loop {
+            let chunk = tokio::time::timeout(STALL, stream.next()).await.map_err(|_| {
+                Error::new(ErrorKind::Timeout, format!("{what}: no byte came for {} s", STALL.as_secs()))
+            })?;
+            match chunk {
+                None => break,
+                Some(chunk) => bytes.extend_from_slice(&chunk.map_err(|e| self.error(what, e))?),
+            }
+        }
+        if bytes.len() != length {
+            return Err(Error::new(
+                ErrorKind::Unreachable,
+                format!("{what}: {} bytes came where {length} were announced", bytes.len()),
+            ));
+        }
+        Ok((range, bytes.freeze()))
+    }
+
+    async fn write(&self, what: &str, path: &Path, body: Bytes, mode: PutMode) -> Result<()> {
+        let mode = match mode {
+            PutMode::ContentAddressed => object_store::PutMode::Overwrite,
+            PutMode::CreateNew => object_store::PutMode::Create,
+        };
+        let create = mode == object_store::PutMode::Create;
+        if create && self.exists(what, path).await? {
+            return Err(Error::new(ErrorKind::AlreadyInitialized, format!("{what}: it is there already")));
+        }
+        if !create && body.len() > MAX_SINGLE {
+            return self.write_parts(what, path, body).await;
+        }
+        let options = PutOptions { mode, ..PutOptions::default() };
+        let payload = PutPayload::from(body.clone());
+        match self.client.put_opts(path, payload, options).await {
+            Ok(_) => Ok(()),
+            // The server does not know conditional writes; the look beforehand has to do.
+            Err(e) if create && find::<Answer>(&e).is_some_and(|a| a.status == 501) => self
+                .client
+                .put(path, PutPayload::from(body))
+                .await
+                .map(|_| ())
+                .map_err(|e| self.error(what, e)),
+            Err(e) => Err(self.error(what, e)),
+        }
+    }
+
+    /// The object appears when the last part is confirmed; a failure leaves none.
+    async fn write_parts(&self, what: &str, path: &Path, body: Bytes) -> Result<()> {
+        let upload = self.client.put_multipart(path).await.map_err(|e| self.error(what, e))?;
+        let mut parts = WriteMultipart::new_with_chunk_size(upload, PART);
+        parts.put(body);
+        // Ends the upload on the server's side too when a part fails.
+        parts.finish().await.map(|_| ()).map_err(|e| self.error(what, e))
+    }
+
+    async fn exists(&self, what: &str, path: &Path) -> Result<bool> {
+        match self.client.head(path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(e) => Err(self.error(what, e)),
+        }
+    }
+
+    async fn remove(&self, what: &str, path: &Path) -> Result<()> {
+        match self.client.delete(path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(self.error(what, e)),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for CloudStore {
+    async fn list(&self, kind: FileKind) -> Result<Vec<Entry>> {
+        let prefix = self.path(kind.directory())?;
+        let mut stream = self.client.list(Some(&prefix));
+        let mut entries = Vec::new();
+        while let Some(meta) = stream.try_next().await.map_err(|e| {
+            match self.error(&format!("listing {}", kind.directory()), e) {
+                e if e.kind() == ErrorKind::Missing => Error::with_source(
+                    ErrorKind::BucketNotFound,
+                    format!("{} cannot be listed: its bucket does not exist", self.description),
+                    e,
+                ),
+                e => e,
+            }
+        })? {
+            let Some(id) = meta.location.filename().and_then(|n| n.parse::<Id>().ok()) else { continue };
+            if kind == FileKind::Lock && meta.size == 0 {
+                continue;
+            }
+            entries.push(Entry { id, size: meta.size, modified: Some(meta.last_modified.timestamp()) });
+        }
+        Ok(entries)
+    }
+
+    async fn get(&self, name: FileName, range: Option<Range<u64>>) -> Result<Bytes> {
+        let path = self.path(&name.path())?;
+        let what = format!("reading {name}");
+        let wanted = range.clone();
+        let (got, bytes) = self.read(&what, &path, range.map(GetRange::Bounded)).await?;
+        match wanted {
+            Some(wanted) if wanted != got => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{what}: the object ends at byte {}, the index says it has {}", got.end, wanted.end),
+            )),
+            _ => Ok(bytes),
+        }
+    }
+
+    async fn get_suffix(&self, name: FileName, len: u64) -> Result<Bytes> {
+        if !self.suffix_ranges {
+            let size = self.size(name).await?;
+            return self.get(name, Some(size.saturating_sub(len)..size)).await;
+        }
+        let path = self.path(&name.path())?;
+        let (_, bytes) =
+            self.read(&format!("reading the end of {name}"), &path, Some(GetRange::Suffix(len))).await?;
+        Ok(bytes)
+    }
+
+    async fn size(&self, name: FileName) -> Result<u64> {
+        let path = self.path(&name.path())?;
+        let meta = self.client.head(&path).await.map_err(|e| self.error(&format!("looking at {name}"), e))?;
+        Ok(meta.size)
+    }
+
+    async fn put(&self, name: FileName, body: Bytes, mode: PutMode) -> Result<()> {
+        let path = self.path(&name.path())?;
+        self.write(&format!("writing {name}"), &path, body, mode).await
+    }
+
+    async fn delete(&self, name: FileName) -> Result<()> {
+        let path = self.path(&name.path())?;
+        self.remove(&format!("removing {name}"), &path).await
+    }
+
+    async fn is_empty(&self) -> Result<bool> {
+        let prefix = self.path("")?;
+        let first = self.client.list(Some(&prefix)).try_next().await.map_err(|e| self.error("listing", e))?;
+        Ok(first.is_none())
+    }
+
+    async fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn get_extra(&self, path: &str) -> Result<Option<Bytes>> {
+        match self.read(&format!("reading {path}"), &self.path(path)?, None).await {
+            Ok((_, bytes)) => Ok(Some(bytes)),
+            Err(e) if e.kind() == ErrorKind::Missing => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn put_extra(&self, path: &str, body: Bytes, mode: PutMode) -> Result<()> {
+        self.write(&format!("writing {path}"), &self.path(path)?, body, mode).await
+    }
+
+    async fn delete_extra(&self, path: &str) -> Result<()> {
+        self.remove(&format!("removing {path}"), &self.path(path)?).await
+    }
+
+    async fn list_extra(&self, directory: &str, limit: usize) -> Result<Vec<String>> {
+        let prefix = self.path(directory)?;
+        let listed = self
+            .client
+            .list_with_delimiter(Some(&prefix))
+            .await
+            .map_err(|e| self.error(&format!("listing {directory:?}"), e))?;
+        let directories = listed.common_prefixes.iter().filter_map(|p| Some(format!("{}/", p.filename()?)));
+        let files = listed.objects.iter().filter_map(|o| o.location.filename().map(str::to_owned));
+        let mut names: Vec<String> = directories.chain(files).take(limit).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn describe(&self) -> String {
+        self.description.clone()
+    }
+
+    fn credentials_epoch(&self) -> u64 {
+        self.keys.as_ref().map_or(0, |keys| keys.epoch())
+    }
+
+    fn renew_credentials(&self, epoch: u64) -> bool {
+        self.keys.as_ref().is_some_and(|keys| keys.renew(epoch))
+    }
+}
+
+fn classify(what: &str, error: &object_store::Error) -> Error {
+    let (kind, advice) = if let Some(answer) = find::<Answer>(error) {
+        let kind = answer.kind();
+        let advice = match kind {
+            ErrorKind::Auth => "the server refuses the credentials: check keys, tokens and region",
+            ErrorKind::AccessDenied => "the credentials are not allowed to do this: check the key's policy",
+            ErrorKind::BucketNotFound => "the bucket does not exist: create it, or check its name",
+            ErrorKind::ClockSkew => "this machine's clock and the server's differ too much: set the clock",
+            ErrorKind::Missing => "the object does not exist",
+            ErrorKind::Full => "the server has no space left",
+            ErrorKind::Unreachable => "the server has a problem",
+            ErrorKind::Corrupt => "the object is shorter than expected",
+            _ => "the server does not understand the request: check endpoint and region",
+        };
+        (kind, advice)
+    } else if find::<rustls::Error>(error).is_some() {
+        (
+            ErrorKind::Tls,
+            "a trusted connection could not be made: check the CA certificate and the endpoint's name",
+        )
+    } else if matches!(error, object_store::Error::NotFound { .. }) {
+        (ErrorKind::Missing, "the object does not exist")
+    } else if matches!(
+        error,
+        object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }
+    ) {
+        (ErrorKind::AlreadyInitialized, "it is there already")
+    } else if find::<Stalled>(error).is_some() {
+        (ErrorKind::Timeout, "the server does not answer")
+    } else if find::<HttpError>(error).is_some() {
+        (ErrorKind::Unreachable, "the server cannot be reached: check endpoint and network")
+    } else {
+        // What the client library itself finds wrong with an answer, e.g. a listing that is no XML.
+        (
+            ErrorKind::Unreachable,
+            "the server's answer makes no sense: check that the endpoint is a server of this kind",
+        )
+    };
+    Error::with_source(kind, format!("{what} failed; {advice}"), innermost(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::client::HttpErrorKind;
+
+    use super::*;
+    use crate::store::S3Options;
+
+    #[test]
+    fn a_failure_reads_the_same_each_time() {
+        let answer = Answer { status: 404, code: "NoSuchBucket".into(), message: "none".into() };
+        let said = answer.to_string();
+        let wrapped = std::io::Error::other(HttpError::new(HttpErrorKind::Unknown, answer));
+        let error = object_store::Error::Generic { store: "S3", source: Box::new(wrapped) };
+        let text = classify("listing", &error).chain();
+        assert_eq!(
+            text,
+            format!("listing failed; the bucket does not exist: create it, or check its name: {said}")
+        );
+    }
+
+    #[test]
+    fn extra_paths_stay_in_the_bucket() {
+        let s3 = S3Options {
+            access_key_id: Some("k".into()),
+            secret_access_key: Some("s".to_owned().into()),
+            ..S3Options::default()
+        };
+        let options = StoreOptions { s3, ..StoreOptions::default() };
+        let store = CloudStore::new(&"s3:https://localhost/bucket/a/b".parse().unwrap(), &options).unwrap();
+        assert_eq!(store.path("../metadata.yaml").unwrap().to_string(), "a/metadata.yaml");
+        assert_eq!(store.path("x//y/./z").unwrap().to_string(), "a/b/x/y/z");
+        assert_eq!(store.path("../../../x").unwrap_err().kind(), ErrorKind::Usage);
+        assert!(!format!("{options:?}").contains("\"s\""), "the secret must not show");
+    }
+
+    #[test]
+    fn missing_keys_are_said_before_anything_is_sent() {
+        for location in ["s3:https://localhost/bucket", "azure:container:/"] {
+            let error = CloudStore::new(&location.parse().unwrap(), &StoreOptions::default()).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Auth);
+        }
+    }
+}
