@@ -237,6 +237,7 @@ async fn first_half(repo: &Repository, lock: &LockGuard, spec: &PruneSpec, ctx: 
     let view = facts.view(&needed);
     let planned = plan(&view, spec)?;
     let sweep = plan_sweep(&view, spec.grace, now)?;
+    let orphans = plan::orphans_to_mark(&view, now);
     let mut report = PruneReport {
         totals: planned.totals,
         due_packs: sweep.delete.len() as u64 + sweep.orphans.len() as u64,
@@ -293,6 +294,11 @@ async fn first_half(repo: &Repository, lock: &LockGuard, spec: &PruneSpec, ctx: 
         report.marked_packs += 1;
         report.marked_bytes = report.marked_bytes.saturating_add(pack.size);
         marks.push(Mark { pack: pack.id, since, by: spec.program.clone() });
+    }
+    for orphan in orphans {
+        report.marked_packs += 1;
+        report.marked_bytes = report.marked_bytes.saturating_add(orphan.size);
+        marks.push(Mark { pack: orphan.id, since, by: spec.program.clone() });
     }
     if !marks.is_empty() {
         ctx.events.event(Event::Phase("mark"));

@@ -20,8 +20,8 @@ use crate::store::Entry;
 const MIN_PACK: u64 = 4 << 20;
 /// Fewer small packs than this are left alone, so that nothing is moved again and again.
 const MIN_SMALL: usize = 10;
-/// Unindexed packs younger than this may be those of a writer that has not come to its index yet, whatever the
-/// grace: index files are written a minute after the first pack, and an upload is tried for 15 minutes.
+/// Unindexed packs younger than this are not marked: they may be those of a writer that has not come to its index
+/// yet. Index files are written a minute after the first pack, and an upload is tried for 15 minutes.
 const ORPHAN_AGE: SignedDuration = SignedDuration::from_hours(1);
 
 /// Everything a plan looks at.
@@ -283,8 +283,7 @@ pub(super) fn plan(view: &View<'_>, spec: &PruneSpec) -> Result<Plan> {
     let mut fates = Vec::with_capacity(shares.len());
     let mut candidates: Vec<Candidate> = Vec::new();
     let mut small: Vec<Candidate> = Vec::new();
-    let indexed: HashSet<&Id> = view.index.packs().iter().map(|p| &p.id).collect();
-    for entry in view.listed.values().filter(|e| !indexed.contains(&e.id)) {
+    for entry in unindexed(view) {
         totals.packs_unindexed += 1;
         totals.unindexed_bytes += entry.size;
     }
@@ -416,6 +415,22 @@ fn tolerated(max: MaxUnused, used: u64) -> u64 {
     }
 }
 
+/// Packs in the store that no index file lists.
+fn unindexed<'a>(view: &View<'a>) -> impl Iterator<Item = &'a Entry> + use<'a> {
+    let indexed: HashSet<&Id> = view.index.packs().iter().map(|p| &p.id).collect();
+    view.listed.values().filter(move |e| !indexed.contains(&e.id))
+}
+
+/// Unindexed packs to mark: those that have none and are old enough. A writer that comes to index one after all finds
+/// the mark when it is through, as with any pack it relies on.
+pub(super) fn orphans_to_mark(view: &View<'_>, now: Timestamp) -> Vec<Entry> {
+    let young = now.as_second().saturating_sub(ORPHAN_AGE.as_secs());
+    unindexed(view)
+        .filter(|e| !view.marks.contains_key(&e.id) && e.modified.is_none_or(|at| at <= young))
+        .copied()
+        .collect()
+}
+
 /// The plan of a prune's second half.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Sweep {
@@ -440,6 +455,12 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
+    fn wait(&mut self, bytes: u64, until: Option<Timestamp>) {
+        self.waiting = self.waiting.saturating_add(1);
+        self.waiting_bytes = self.waiting_bytes.saturating_add(bytes);
+        self.next = [self.next, until].into_iter().flatten().min();
+    }
+
     /// Whether there is nothing to change.
     pub(super) fn is_empty(&self) -> bool {
         let Self {
@@ -463,6 +484,8 @@ pub(super) fn plan_sweep(view: &View<'_>, grace: SignedDuration, now: Timestamp)
     let Choice { shares, .. } = view.choose()?;
     let mut sweep = Sweep::default();
     let due = |since: Timestamp| since.checked_add(grace).unwrap_or(Timestamp::MAX);
+    // A mark without a time, or of another client's making, has only just begun.
+    let since = |id: &Id| view.marks.get(id).copied().filter(|since| *since != Timestamp::MIN);
     for (pack, share) in view.index.packs().iter().zip(&shares) {
         let needed = share.used_blobs > 0;
         if !view.listed.contains_key(&pack.id) {
@@ -478,27 +501,22 @@ pub(super) fn plan_sweep(view: &View<'_>, grace: SignedDuration, now: Timestamp)
             sweep.unmark.push(pack.id);
             continue;
         }
-        // A mark without a time, or of another client's making, has only just begun.
-        match view.marks.get(&pack.id).copied().filter(|since| *since != Timestamp::MIN) {
-            Some(since) if due(since) <= now => {
+        match since(&pack.id) {
+            Some(at) if due(at) <= now => {
                 sweep.delete.push(pack.id);
                 sweep.bytes = sweep.bytes.saturating_add(pack.size);
             }
-            since => {
-                sweep.waiting += 1;
-                sweep.waiting_bytes = sweep.waiting_bytes.saturating_add(pack.size);
-                let at = since.map(due);
-                sweep.next = [sweep.next, at].into_iter().flatten().min();
-            }
+            at => sweep.wait(pack.size, at.map(due)),
         }
     }
-    let indexed: HashSet<&Id> = view.index.packs().iter().map(|p| &p.id).collect();
-    let age = grace.max(ORPHAN_AGE);
-    for entry in view.listed.values().filter(|e| !indexed.contains(&e.id)) {
-        let old = entry.modified.is_some_and(|at| at <= now.as_second().saturating_sub(age.as_secs()));
-        if old {
-            sweep.orphans.push(entry.id);
-            sweep.orphan_bytes = sweep.orphan_bytes.saturating_add(entry.size);
+    for entry in unindexed(view) {
+        match since(&entry.id) {
+            Some(at) if due(at) <= now => {
+                sweep.orphans.push(entry.id);
+                sweep.orphan_bytes = sweep.orphan_bytes.saturating_add(entry.size);
+            }
+            Some(at) => sweep.wait(entry.size, Some(due(at))),
+            None => {}
         }
     }
     for list in [&mut sweep.delete, &mut sweep.unmark, &mut sweep.absent, &mut sweep.orphans] {
