@@ -31,6 +31,16 @@ impl Id {
         Self(bytes)
     }
 
+    /// Reads exactly 64 lower-case hex digits; anything else is no id.
+    pub fn from_hex(hex: &[u8]) -> Result<Self, Error> {
+        let mut bytes = [0_u8; 32];
+        let decoded = hex.len() == 64 && HEXLOWER.decode_mut(hex, &mut bytes) == Ok(32);
+        decoded.then_some(Self(bytes)).ok_or_else(|| {
+            let shown = String::from_utf8_lossy(hex.get(..hex.len().min(80)).unwrap_or_default());
+            Error::new(ErrorKind::Format, format!("{shown:?} is not an id of 64 lower-case hex digits"))
+        })
+    }
+
     /// 64 lower-case hex digits.
     pub fn to_hex(&self) -> String {
         HEXLOWER.encode(&self.0)
@@ -60,12 +70,7 @@ impl FromStr for Id {
 
     /// Exactly 64 lower-case hex digits; anything else is no id.
     fn from_str(text: &str) -> Result<Self, Error> {
-        let mut bytes = [0_u8; 32];
-        let decoded = text.len() == 64 && HEXLOWER.decode_mut(text.as_bytes(), &mut bytes) == Ok(32);
-        let bytes = decoded.then_some(bytes).ok_or_else(|| {
-            Error::new(ErrorKind::Format, format!("{text:?} is not an id of 64 lower-case hex digits"))
-        })?;
-        Ok(Self(bytes))
+        Self::from_hex(text.as_bytes())
     }
 }
 

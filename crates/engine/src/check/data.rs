@@ -19,21 +19,18 @@ use crate::read::{BlobOpener, is_damage};
 use crate::store::{FileKind, FileName};
 
 /// A pack to read.
-struct Chosen<'a> {
+struct Chosen {
     id: Id,
     number: u32,
     size: u64,
-    /// Its blobs by the index, in the order they lie there.
-    blobs: &'a [PackedBlob],
 }
 
 pub(super) fn check(tools: &Tools, known: &Known, how: ReadData, findings: &Findings<'_>) -> Result<()> {
-    let by_pack = known.index.blobs_by_pack();
-    let mut chosen: Vec<Chosen<'_>> = (0_u32..)
-        .zip(known.index.packs().iter().zip(&by_pack))
-        .filter_map(|(number, (pack, blobs))| {
-            // Those that are missing were told with the structure.
-            Some(Chosen { id: pack.id, number, size: *known.packs.get(&pack.id)?, blobs })
+    let mut chosen: Vec<Chosen> = (0_u32..)
+        .zip(known.index.packs())
+        // Those that are missing were told with the structure.
+        .filter_map(|(number, pack)| {
+            Some(Chosen { id: pack.id, number, size: *known.packs.get(&pack.id)? })
         })
         .collect();
     choose(&mut chosen, how)?;
@@ -46,6 +43,7 @@ pub(super) fn check(tools: &Tools, known: &Known, how: ReadData, findings: &Find
             blobs: position..position.saturating_add(1),
         })
         .collect();
+    let by_pack = known.index.by_pack();
     let index = Arc::clone(&known.index);
     let fetched = fetch::spawn(
         Arc::clone(tools.repo.store()),
@@ -61,7 +59,7 @@ pub(super) fn check(tools: &Tools, known: &Known, how: ReadData, findings: &Find
         for got in &fetched {
             findings.go_on()?;
             let Some(pack) = chosen.get(got.request.blobs.start) else { continue };
-            check_pack(tools, pack, &got.bytes, &mut opener, findings)?;
+            check_pack(tools, pack, &by_pack.blobs(pack.number), &got.bytes, &mut opener, findings)?;
             let (files_done, bytes_done) = findings.update(|report| {
                 report.packs_read = report.packs_read.saturating_add(1);
                 report.bytes_read = report.bytes_read.saturating_add(pack.size);
@@ -85,7 +83,7 @@ pub(super) fn check(tools: &Tools, known: &Known, how: ReadData, findings: &Find
     Ok(())
 }
 
-fn choose(packs: &mut Vec<Chosen<'_>>, how: ReadData) -> Result<()> {
+fn choose(packs: &mut Vec<Chosen>, how: ReadData) -> Result<()> {
     match how {
         ReadData::None => packs.clear(),
         ReadData::All => {}
@@ -123,7 +121,8 @@ fn share_of(count: usize, share: f64) -> usize {
 
 fn check_pack(
     tools: &Tools,
-    pack: &Chosen<'_>,
+    pack: &Chosen,
+    blobs: &[PackedBlob],
     fetched: &Result<Bytes>,
     opener: &mut BlobOpener,
     findings: &Findings<'_>,
@@ -159,10 +158,10 @@ fn check_pack(
             again.insert(bytes)
         }
     };
-    if let Err(e) = compare_header(tools, pack, bytes) {
+    if let Err(e) = compare_header(tools, blobs, bytes) {
         findings.error(object.clone(), e.chain());
     }
-    for blob in pack.blobs {
+    for blob in blobs {
         let start = blob.offset as usize;
         let sealed = bytes.get(start..start.saturating_add(blob.length as usize)).unwrap_or_default();
         if let Err(e) = opener.open(tools.repo.key(), sealed, blob.kind, &blob.id, blob.uncompressed) {
@@ -174,7 +173,7 @@ fn check_pack(
 }
 
 /// The header must list exactly the blobs that the index lists.
-fn compare_header(tools: &Tools, pack: &Chosen<'_>, bytes: &Bytes) -> Result<()> {
+fn compare_header(tools: &Tools, indexed: &[PackedBlob], bytes: &Bytes) -> Result<()> {
     let damaged = |text: &str| Error::new(ErrorKind::Corrupt, text);
     let (rest, last) =
         bytes.split_last_chunk::<4>().ok_or_else(|| damaged("it is too short to be a pack"))?;
@@ -191,11 +190,11 @@ fn compare_header(tools: &Tools, pack: &Chosen<'_>, bytes: &Bytes) -> Result<()>
         .map_err(|e| Error::with_source(ErrorKind::Corrupt, "its header cannot be opened", e))?;
     let mut listed = pack::decode_header(&header)?;
     listed.sort_unstable_by_key(|b| b.offset);
-    if listed == pack.blobs {
+    if listed == indexed {
         return Ok(());
     }
-    let missing = listed.iter().filter(|b| !pack.blobs.contains(b)).count();
-    let unknown = pack.blobs.iter().filter(|b| !listed.contains(b)).count();
+    let missing = listed.iter().filter(|b| !indexed.contains(b)).count();
+    let unknown = indexed.iter().filter(|b| !listed.contains(b)).count();
     Err(damaged(&format!(
         "its header and the index disagree: {missing} blobs are only in the header, {unknown} only in the index"
     )))

@@ -2,7 +2,7 @@
 //!
 //! Contexts are kept by their threads; making one anew for each blob would cost more than a small blob's work.
 
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 
 use zstd_safe::{CCtx, CParameter, DCtx};
 
@@ -173,6 +173,63 @@ impl Decompressor {
     }
 }
 
+/// A frame's plain bytes as a stream, for files that need not be held whole. Has its own context, whose window goes
+/// with it.
+pub struct FrameReader<'a> {
+    context: DCtx<'static>,
+    input: zstd_safe::InBuffer<'a>,
+    length: usize,
+    /// Plain bytes it may still give.
+    left: usize,
+    ended: bool,
+}
+
+impl<'a> FrameReader<'a> {
+    /// Gives an error instead of more than `limit` plain bytes.
+    pub fn new(frame: &'a [u8], limit: usize) -> Self {
+        Self {
+            context: DCtx::create(),
+            input: zstd_safe::InBuffer::around(frame),
+            length: frame.len(),
+            left: limit,
+            ended: false,
+        }
+    }
+}
+
+impl std::fmt::Debug for FrameReader<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FrameReader")
+    }
+}
+
+impl Read for FrameReader<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        while !self.ended {
+            let mut output = zstd_safe::OutBuffer::around(&mut *out);
+            let hint = self.context.decompress_stream(&mut output, &mut self.input).map_err(|code| {
+                std::io::Error::new(std::io::ErrorKind::InvalidData, zstd_safe::get_error_name(code))
+            })?;
+            let given = output.pos();
+            let all_read = self.input.pos() >= self.length;
+            self.ended = hint == 0 && all_read;
+            self.left = self.left.checked_sub(given).ok_or_else(|| {
+                std::io::Error::new(std::io::ErrorKind::InvalidData, "it gives more bytes than any such file has")
+            })?;
+            if given > 0 {
+                return Ok(given);
+            }
+            if all_read && !self.ended {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,6 +261,24 @@ mod tests {
                 assert_eq!(decompressor.exact(&out[6..], plain.len()).unwrap(), plain);
                 assert_eq!(decompressor.bounded(&out[6..], plain.len()).unwrap(), plain);
                 assert_eq!(zstd_safe::get_frame_content_size(&out[6..]).unwrap(), Some(plain.len() as u64));
+            }
+        }
+    }
+
+    #[test]
+    fn frames_are_streamed_whole_or_not_at_all() {
+        for plain in samples() {
+            let mut frame = Vec::new();
+            Compressor::new(Compression::Auto).unwrap().append(&plain, &mut frame).unwrap();
+            let read = |frame: &[u8], limit| {
+                let mut out = Vec::new();
+                FrameReader::new(frame, limit).read_to_end(&mut out).map(|_| out).ok()
+            };
+            assert_eq!(read(&frame, plain.len()), Some(plain.clone()));
+            assert_eq!(read(&frame[..frame.len() - 1], plain.len()), None);
+            assert_eq!(read(&[&frame[..], b"more"].concat(), plain.len()), None);
+            if let Some(less) = plain.len().checked_sub(1) {
+                assert_eq!(read(&frame, less), None);
             }
         }
     }

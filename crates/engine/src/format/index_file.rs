@@ -2,8 +2,11 @@
 //!
 //! Not here: the index in memory (see `index`).
 
-use serde::{Deserialize, Serialize};
+use std::io::Read;
 
+use serde::Serialize;
+
+use super::json_stream::JsonReader;
 use super::pack::{BlobKind, PackedBlob};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Id;
@@ -22,47 +25,26 @@ pub struct IndexedPack {
     pub marked: bool,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct StoredFile {
-    #[serde(default, deserialize_with = "null_is_empty")]
     packs: Vec<StoredPack>,
-    /// Written by rustic.
-    #[serde(default, skip_serializing, deserialize_with = "null_is_empty")]
-    packs_to_delete: Vec<StoredPack>,
-    /// Ours: packs of this or any other index file that wait to be deleted.
-    #[serde(default, skip_serializing, deserialize_with = "null_is_empty")]
-    holdfast_marks: Vec<StoredMark>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct StoredPack {
     id: Id,
-    #[serde(deserialize_with = "null_is_empty")]
     blobs: Vec<StoredBlob>,
 }
 
-#[derive(Deserialize)]
-struct StoredMark {
-    pack: Id,
-}
-
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct StoredBlob {
     id: Id,
     #[serde(rename = "type")]
     kind: BlobKind,
     offset: u32,
     length: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     uncompressed_length: Option<u32>,
-}
-
-fn null_is_empty<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    Ok(Option::<Vec<T>>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// What one index file says.
@@ -77,21 +59,40 @@ pub struct IndexFile {
 impl IndexFile {
     /// Reads an index file's JSON.
     pub fn parse(json: &[u8]) -> Result<Self> {
-        let stored: StoredFile = serde_json::from_slice(json).map_err(|e| {
+        Self::read(json)
+    }
+
+    /// Reads an index file's JSON from a stream: the document itself, some 200 bytes a blob, is never held.
+    pub fn read(json: impl Read) -> Result<Self> {
+        let mut file = Self::default();
+        file.fill(&mut JsonReader::new(json)).map_err(|e| {
             Error::with_source(ErrorKind::Corrupt, "an index file is not of a form this version can read", e)
         })?;
-        let marks = stored.holdfast_marks.iter().map(|m| m.pack).collect();
-        let live = stored.packs.into_iter().map(|p| (p, false));
-        let dying = stored.packs_to_delete.into_iter().map(|p| (p, true));
-        let packs = live
-            .chain(dying)
-            .map(|(pack, marked)| IndexedPack {
-                id: pack.id,
-                blobs: pack.blobs.into_iter().map(PackedBlob::from).collect(),
-                marked,
-            })
-            .collect();
-        Ok(Self { packs, marks })
+        Ok(file)
+    }
+
+    fn fill<R: Read>(&mut self, json: &mut JsonReader<R>) -> Result<()> {
+        enum Key {
+            Packs,
+            /// Written by rustic.
+            PacksToDelete,
+            /// Ours: packs of this or any other index file that wait to be deleted.
+            Marks,
+            Other,
+        }
+        let name = |key: &[u8]| match key {
+            b"packs" => Key::Packs,
+            b"packs_to_delete" => Key::PacksToDelete,
+            b"holdfast_marks" => Key::Marks,
+            _ => Key::Other,
+        };
+        json.object(name, |json, key| match key {
+            Key::Packs => json.list(|json| read_pack(json, false).map(|pack| self.packs.push(pack))),
+            Key::PacksToDelete => json.list(|json| read_pack(json, true).map(|pack| self.packs.push(pack))),
+            Key::Marks => json.list(|json| read_mark(json).map(|pack| self.marks.push(pack))),
+            Key::Other => json.skip(),
+        })?;
+        json.end()
     }
 
     /// The JSON of an index file with these packs.
@@ -101,8 +102,6 @@ impl IndexFile {
                 .iter()
                 .map(|p| StoredPack { id: p.id, blobs: p.blobs.iter().map(StoredBlob::from).collect() })
                 .collect(),
-            packs_to_delete: Vec::new(),
-            holdfast_marks: Vec::new(),
         };
         serde_json::to_vec(&stored).map_err(|e| {
             Error::with_source(ErrorKind::Internal, "an index file could not be written as JSON", e)
@@ -110,17 +109,100 @@ impl IndexFile {
     }
 }
 
-impl From<StoredBlob> for PackedBlob {
-    fn from(blob: StoredBlob) -> Self {
-        Self {
-            kind: blob.kind,
-            id: blob.id,
-            offset: blob.offset,
-            length: blob.length,
-            // Some old clients wrote 0 for "not compressed".
-            uncompressed: blob.uncompressed_length.filter(|l| *l != 0),
-        }
+fn missing(what: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("an entry has no {what}"))
+}
+
+fn read_id<R: Read>(json: &mut JsonReader<R>) -> Result<Id> {
+    Id::from_hex(json.string()?)
+}
+
+fn read_pack<R: Read>(json: &mut JsonReader<R>, marked: bool) -> Result<IndexedPack> {
+    enum Key {
+        Id,
+        Blobs,
+        Other,
     }
+    let (mut id, mut blobs) = (None, None);
+    let name = |key: &[u8]| match key {
+        b"id" => Key::Id,
+        b"blobs" => Key::Blobs,
+        _ => Key::Other,
+    };
+    json.object(name, |json, key| {
+        match key {
+            Key::Id => id = Some(read_id(json)?),
+            Key::Blobs => {
+                let blobs = blobs.get_or_insert_with(Vec::new);
+                json.list(|json| read_blob(json).map(|blob| blobs.push(blob)))?;
+            }
+            Key::Other => json.skip()?,
+        }
+        Ok(())
+    })?;
+    let id = id.ok_or_else(|| missing("pack id"))?;
+    Ok(IndexedPack { id, blobs: blobs.ok_or_else(|| missing("blobs"))?, marked })
+}
+
+fn read_blob<R: Read>(json: &mut JsonReader<R>) -> Result<PackedBlob> {
+    enum Key {
+        Id,
+        Kind,
+        Offset,
+        Length,
+        Uncompressed,
+        Other,
+    }
+    let (mut id, mut kind, mut offset, mut length, mut uncompressed) = (None, None, None, None, None);
+    let name = |key: &[u8]| match key {
+        b"id" => Key::Id,
+        b"type" => Key::Kind,
+        b"offset" => Key::Offset,
+        b"length" => Key::Length,
+        b"uncompressed_length" => Key::Uncompressed,
+        _ => Key::Other,
+    };
+    json.object(name, |json, key| {
+        match key {
+            Key::Id => id = Some(read_id(json)?),
+            Key::Kind => {
+                kind = Some(match json.string()? {
+                    b"data" => BlobKind::Data,
+                    b"tree" => BlobKind::Tree,
+                    _ => return Err(Error::new(ErrorKind::Corrupt, "a blob is of an unknown type")),
+                });
+            }
+            Key::Offset => offset = Some(json.u32()?),
+            Key::Length => length = Some(json.u32()?),
+            // Some old clients wrote 0 for "not compressed".
+            Key::Uncompressed => uncompressed = json.u32_or_null()?.filter(|length| *length != 0),
+            Key::Other => json.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(PackedBlob {
+        id: id.ok_or_else(|| missing("blob id"))?,
+        kind: kind.ok_or_else(|| missing("type"))?,
+        offset: offset.ok_or_else(|| missing("offset"))?,
+        length: length.ok_or_else(|| missing("length"))?,
+        uncompressed,
+    })
+}
+
+fn read_mark<R: Read>(json: &mut JsonReader<R>) -> Result<Id> {
+    let mut pack = None;
+    json.object(
+        |key| key == b"pack",
+        |json, is_pack| {
+            if is_pack {
+                pack = Some(read_id(json)?);
+                Ok(())
+            } else {
+                json.skip()
+            }
+        },
+    )?;
+    pack.ok_or_else(|| missing("pack id"))
 }
 
 impl From<&PackedBlob> for StoredBlob {

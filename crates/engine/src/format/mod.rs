@@ -7,6 +7,7 @@ pub mod config;
 pub mod gojson;
 mod goprint;
 pub mod index_file;
+mod json_stream;
 pub mod key_file;
 pub mod lock_file;
 pub mod node;

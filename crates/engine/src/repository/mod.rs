@@ -21,7 +21,7 @@ use parking::Parked;
 use crate::crypto::Key;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Ctx;
-use crate::format::compress::{Compression, Compressor, Decompressor};
+use crate::format::compress::{Compression, Compressor, Decompressor, FrameReader};
 use crate::format::config::Config;
 use crate::format::index_file::IndexFile;
 use crate::format::records::Records;
@@ -59,6 +59,14 @@ struct Inner {
     compressors: Parked<Compressor>,
     decompressors: Parked<Decompressor>,
     openers: Parked<BlobOpener>,
+}
+
+/// What a file outside packs holds once its seal is open.
+enum Opened {
+    /// JSON as it is.
+    Json(Vec<u8>),
+    /// The mark, then a zstd frame.
+    Frame(Vec<u8>),
 }
 
 impl std::fmt::Debug for Repository {
@@ -121,6 +129,15 @@ impl Repository {
     /// The bytes of a file that is sealed but not packed (index, snapshot, lock): checked against its name,
     /// opened, decompressed. Read again when damaged on the way.
     pub(crate) async fn load_unpacked(&self, kind: FileKind, id: &Id) -> Result<Vec<u8>> {
+        self.load_as(kind, id, Self::open_unpacked).await
+    }
+
+    async fn load_as<T: Send + 'static>(
+        &self,
+        kind: FileKind,
+        id: &Id,
+        open: fn(&Self, FileKind, &Id, &[u8]) -> Result<T>,
+    ) -> Result<T> {
         let name = FileName { kind, id: *id };
         let mut attempt = 0;
         loop {
@@ -128,7 +145,7 @@ impl Repository {
             let sealed = self.inner.store.get(name, None).await?;
             let repo = self.clone();
             let expected = *id;
-            let opened = self.inner.pool.run(move || repo.open_unpacked(kind, &expected, &sealed)).await?;
+            let opened = self.inner.pool.run(move || open(&repo, kind, &expected, &sealed)).await?;
             match opened {
                 Err(e) if e.kind() == ErrorKind::Corrupt && attempt < 3 => {}
                 other => return other,
@@ -138,31 +155,46 @@ impl Repository {
 
     /// Checks and opens the bytes of such a file. Computes; belongs on a worker thread.
     pub(crate) fn open_unpacked(&self, kind: FileKind, id: &Id, sealed: &[u8]) -> Result<Vec<u8>> {
-        let damaged = |e: Error| {
-            Error::with_source(
-                ErrorKind::Corrupt,
-                format!(
-                    "{} of {} is damaged; run a check",
-                    FileName { kind, id: *id },
-                    self.inner.store.describe()
-                ),
-                e,
-            )
-        };
-        if Id::hash(sealed) != *id {
-            return Err(damaged(Error::new(ErrorKind::Corrupt, "its content does not fit its name")));
+        match self.open_seal(kind, id, sealed)? {
+            Opened::Json(plain) => Ok(plain),
+            Opened::Frame(frame) => self
+                .with_decompressor(|d| d.bounded(frame.get(1..).unwrap_or_default(), MAX_UNPACKED))
+                .map_err(|e| self.damaged(kind, id, e)),
         }
-        let plain = self.inner.key.open(sealed).map_err(damaged)?;
-        match plain.split_first() {
-            Some((b'{' | b'[', _)) => Ok(plain),
-            Some((&COMPRESSED_MARK, frame)) => {
-                self.with_decompressor(|d| d.bounded(frame, MAX_UNPACKED)).map_err(damaged)
+    }
+
+    /// As [`Repository::open_unpacked`], for an index file, whose JSON is never held: it may be large.
+    fn open_index_file(&self, kind: FileKind, id: &Id, sealed: &[u8]) -> Result<IndexFile> {
+        match self.open_seal(kind, id, sealed)? {
+            Opened::Json(plain) => IndexFile::read(plain.as_slice()),
+            Opened::Frame(frame) => {
+                IndexFile::read(FrameReader::new(frame.get(1..).unwrap_or_default(), MAX_UNPACKED))
             }
-            Some((other, _)) => Err(Error::new(
+        }
+    }
+
+    fn damaged(&self, kind: FileKind, id: &Id, error: Error) -> Error {
+        Error::with_source(
+            ErrorKind::Corrupt,
+            format!("{} of {} is damaged; run a check", FileName { kind, id: *id }, self.inner.store.describe()),
+            error,
+        )
+    }
+
+    fn open_seal(&self, kind: FileKind, id: &Id, sealed: &[u8]) -> Result<Opened> {
+        if Id::hash(sealed) != *id {
+            let error = Error::new(ErrorKind::Corrupt, "its content does not fit its name");
+            return Err(self.damaged(kind, id, error));
+        }
+        let plain = self.inner.key.open(sealed).map_err(|e| self.damaged(kind, id, e))?;
+        match plain.first() {
+            Some(b'{' | b'[') => Ok(Opened::Json(plain)),
+            Some(&COMPRESSED_MARK) => Ok(Opened::Frame(plain)),
+            Some(other) => Err(Error::new(
                 ErrorKind::Format,
                 format!("{} has the unknown encoding {other}", FileName { kind, id: *id }),
             )),
-            None => Err(damaged(Error::new(ErrorKind::Corrupt, "it is empty"))),
+            None => Err(self.damaged(kind, id, Error::new(ErrorKind::Corrupt, "it is empty"))),
         }
     }
 
@@ -198,8 +230,7 @@ impl Repository {
 
     /// One index file.
     pub(crate) async fn load_index_file(&self, id: &Id) -> Result<IndexFile> {
-        let json = self.load_unpacked(FileKind::Index, id).await?;
-        self.inner.pool.run(move || IndexFile::parse(&json)).await?
+        self.load_as(FileKind::Index, id, Self::open_index_file).await
     }
 
     /// One index file, with our records in it.

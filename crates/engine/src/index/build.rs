@@ -1,0 +1,189 @@
+//! From index files to the index.
+//!
+//! A pack is often listed by several index files, mostly with the same blobs (a client was interrupted while it
+//! rewrote its index), rarely with others: every blob of it counts once, and none is lost.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
+
+use super::places::Places;
+use super::shard::{self, Loading, Shard};
+use super::{Index, PackInfo, SHARDS, shard_of};
+use crate::format::index_file::IndexFile;
+use crate::format::pack::{self, BlobKind, PackedBlob};
+use crate::id::Id;
+
+/// Fewer entries than this are sorted by one thread.
+const WORTH_THREADS: usize = 200_000;
+
+/// Collects index files into an [`Index`].
+#[derive(Debug)]
+pub struct IndexBuilder {
+    shards: Vec<Vec<Loading>>,
+    places: Places,
+    packs: Vec<PackInfo>,
+    /// Number of each pack, and a digest of its first listing.
+    known: HashMap<Id, (u32, u64)>,
+    digests: RandomState,
+    /// Further listings of packs that differ from the first.
+    others: Vec<(u32, Vec<PackedBlob>)>,
+    marks: HashSet<Id>,
+    files: Vec<Id>,
+}
+
+impl Default for IndexBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn order(blob: &PackedBlob) -> (u32, BlobKind, Id, u32, u32) {
+    (blob.offset, blob.kind, blob.id, blob.length, blob.uncompressed.unwrap_or(0))
+}
+
+impl IndexBuilder {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self {
+            shards: vec![Vec::new(); 2 * SHARDS],
+            places: Places::default(),
+            packs: Vec::new(),
+            known: HashMap::new(),
+            digests: RandomState::new(),
+            others: Vec::new(),
+            marks: HashSet::new(),
+            files: Vec::new(),
+        }
+    }
+
+    /// Adds one index file.
+    pub fn add(&mut self, id: Id, file: IndexFile) {
+        self.files.push(id);
+        self.marks.extend(file.marks);
+        for mut pack in file.packs {
+            if pack.marked {
+                self.marks.insert(pack.id);
+            }
+            pack.blobs.sort_unstable_by_key(order);
+            pack.blobs.dedup();
+            let digest = self.digests.hash_one(pack.blobs.iter().map(order).collect::<Vec<_>>());
+            if let Some((number, first)) = self.known.get(&pack.id) {
+                if *first != digest {
+                    self.others.push((*number, pack.blobs));
+                }
+                continue;
+            }
+            // More than 2^32 packs would be 2^56 bytes of them.
+            let Ok(number) = u32::try_from(self.packs.len()) else { return };
+            self.known.insert(pack.id, (number, digest));
+            self.packs.push(PackInfo {
+                id: pack.id,
+                size: pack::FRAME_OVERHEAD,
+                blobs: 0,
+                has_data: false,
+                has_trees: false,
+                marked: false,
+            });
+            for blob in &pack.blobs {
+                self.push(number, blob);
+            }
+        }
+    }
+
+    fn push(&mut self, pack: u32, blob: &PackedBlob) {
+        let Some(number) = self.places.push(pack, blob) else { return };
+        if let Some(shard) = self.shards.get_mut(shard_of(blob.kind, &blob.id)) {
+            shard.push(shard::loading(&blob.id, number));
+        }
+        if let Some(pack) = self.packs.get_mut(pack as usize) {
+            let entry = blob.entry_length() as u64;
+            pack.size = pack.size.saturating_add(u64::from(blob.length)).saturating_add(entry);
+            pack.blobs = pack.blobs.saturating_add(1);
+            match blob.kind {
+                BlobKind::Data => pack.has_data = true,
+                BlobKind::Tree => pack.has_trees = true,
+            }
+        }
+    }
+
+    /// Sorts everything.
+    pub fn finish(mut self) -> Index {
+        self.known = HashMap::new();
+        sort(&mut self.shards);
+        self.add_others();
+        let Self { shards, mut places, mut packs, marks, mut files, .. } = self;
+        // One after the other, so that there are never two of all.
+        let shards: Vec<Shard> = shards.into_iter().map(|entries| Shard::new(&entries)).collect();
+        files.sort_unstable();
+        packs.shrink_to_fit();
+        places.shrink();
+        for pack in packs.iter_mut().filter(|_| !marks.is_empty()) {
+            pack.marked = marks.contains(&pack.id);
+        }
+        let bases = shards
+            .iter()
+            .scan(0_usize, |sum, shard| {
+                let base = *sum;
+                *sum = sum.saturating_add(shard.len());
+                Some(base)
+            })
+            .collect();
+        Index { shards, bases, places, packs, files }
+    }
+
+    /// Adds what only further listings of packs have.
+    fn add_others(&mut self) {
+        if self.others.is_empty() {
+            return;
+        }
+        let mut all: Vec<(u32, PackedBlob)> = std::mem::take(&mut self.others)
+            .into_iter()
+            .flat_map(|(pack, blobs)| blobs.into_iter().map(move |blob| (pack, blob)))
+            .collect();
+        all.sort_unstable_by_key(|(pack, blob)| (*pack, order(blob)));
+        all.dedup();
+        all.retain(|(pack, blob)| !self.has(*pack, blob));
+        for (pack, blob) in &all {
+            self.push(*pack, blob);
+        }
+        sort(&mut self.shards);
+    }
+
+    /// Whether a blob is among the sorted entries, at that very place.
+    fn has(&self, pack: u32, blob: &PackedBlob) -> bool {
+        let Some(shard) = self.shards.get(shard_of(blob.kind, &blob.id)) else { return false };
+        let wanted = shard::loading(&blob.id, 0);
+        let same_id = |entry: &Loading| entry.get(..31) == wanted.get(..31);
+        let start = shard.partition_point(|entry| *entry < wanted);
+        let copies = shard.get(start..).unwrap_or_default().iter().take_while(|e| same_id(e));
+        copies.filter_map(|entry| self.places.at(shard::number(entry))).any(|place| {
+            (place.pack, place.offset, place.length, place.plain)
+                == (pack, blob.offset, blob.length, blob.uncompressed.unwrap_or(0))
+        })
+    }
+}
+
+fn sort(shards: &mut [Vec<Loading>]) {
+    let entries: usize = shards.iter().map(Vec::len).sum();
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
+    if entries < WORTH_THREADS || threads < 2 {
+        shards.iter_mut().for_each(|s| s.sort_unstable());
+        return;
+    }
+    // Small shares, dealt out as the threads come: shards of trees are much smaller than those of data.
+    let queue = std::sync::Mutex::new(shards.iter_mut());
+    let work = || {
+        loop {
+            let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+            let Some(shard) = next else { return };
+            shard.sort_unstable();
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // Without further threads this one does it all.
+            let _ = std::thread::Builder::new().name("index".to_owned()).spawn_scoped(scope, &work);
+        }
+        work();
+    });
+}
