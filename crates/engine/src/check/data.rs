@@ -29,9 +29,7 @@ pub(super) fn check(tools: &Tools, known: &Known, how: ReadData, findings: &Find
     let mut chosen: Vec<Chosen> = (0_u32..)
         .zip(known.index.packs())
         // Those that are missing were told with the structure.
-        .filter_map(|(number, pack)| {
-            Some(Chosen { id: pack.id, number, size: *known.packs.get(&pack.id)? })
-        })
+        .filter_map(|(number, pack)| Some(Chosen { id: pack.id, number, size: *known.packs.get(&pack.id)? }))
         .collect();
     choose(&mut chosen, how)?;
     let requests = chosen

@@ -217,7 +217,10 @@ impl Read for FrameReader<'_> {
             let all_read = self.input.pos() >= self.length;
             self.ended = hint == 0 && all_read;
             self.left = self.left.checked_sub(given).ok_or_else(|| {
-                std::io::Error::new(std::io::ErrorKind::InvalidData, "it gives more bytes than any such file has")
+                std::io::Error::new(
+                    std::io::ErrorKind::InvalidData,
+                    "it gives more bytes than any such file has",
+                )
             })?;
             if given > 0 {
                 return Ok(given);

@@ -150,8 +150,7 @@ impl<R: Read> JsonReader<R> {
         loop {
             self.look()?;
             let rest = self.buffer.get(self.at..).unwrap_or_default();
-            let plain =
-                rest.iter().position(|b| matches!(b, b'"' | b'\\' | ..=0x1f)).unwrap_or(rest.len());
+            let plain = rest.iter().position(|b| matches!(b, b'"' | b'\\' | ..=0x1f)).unwrap_or(rest.len());
             if keep {
                 if self.text.len().saturating_add(plain) > MAX_STRING {
                     return Err(malformed("a string without end"));
@@ -330,8 +329,24 @@ mod tests {
             assert!(skips(good), "{good}");
         }
         for bad in [
-            "", "{", "[1", "[1,]", "{\"a\"}", "{\"a\":1,}", "{\"a\" 1}", "[1 2]", "]", "nul", "\"", "\"\n\"",
-            "\"\\x\"", "\"\\u12\"", "{} {}", "[}", "{]", "{1:2}",
+            "",
+            "{",
+            "[1",
+            "[1,]",
+            "{\"a\"}",
+            "{\"a\":1,}",
+            "{\"a\" 1}",
+            "[1 2]",
+            "]",
+            "nul",
+            "\"",
+            "\"\n\"",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "{} {}",
+            "[}",
+            "{]",
+            "{1:2}",
         ] {
             assert!(!skips(bad), "{bad}");
         }

@@ -51,9 +51,7 @@ impl Places {
     pub(super) fn push(&mut self, pack: u32, blob: &PackedBlob) -> Option<u32> {
         let number = u32::try_from(self.sizes.len()).ok()?;
         let goes_on = self.runs.last().is_some_and(|run| {
-            run.pack == pack
-                && self.end == u64::from(blob.offset)
-                && number.saturating_sub(run.first) < RUN
+            run.pack == pack && self.end == u64::from(blob.offset) && number.saturating_sub(run.first) < RUN
         });
         if !goes_on {
             self.runs.push(Run { first: number, pack, offset: blob.offset });

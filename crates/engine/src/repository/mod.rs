@@ -176,7 +176,11 @@ impl Repository {
     fn damaged(&self, kind: FileKind, id: &Id, error: Error) -> Error {
         Error::with_source(
             ErrorKind::Corrupt,
-            format!("{} of {} is damaged; run a check", FileName { kind, id: *id }, self.inner.store.describe()),
+            format!(
+                "{} of {} is damaged; run a check",
+                FileName { kind, id: *id },
+                self.inner.store.describe()
+            ),
             error,
         )
     }
