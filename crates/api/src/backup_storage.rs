@@ -243,7 +243,7 @@ text_enum! {
 pub struct FoundRepository {
     /// Directory below the storage's prefix: what to write into `spec.directory` of a Repository to adopt it.
     pub directory: String,
-    /// Id of the repository, when its description could be read.
+    /// Id of the repository, when a Repository object of this cluster has opened it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_id: Option<String>,
     /// Name of the cluster that made it.

@@ -176,6 +176,14 @@ text_enum! {
         Incompatible,
         /// The target claim does not exist.
         TargetNotFound,
+        /// The claim that is to be made exists already.
+        TargetExists,
+        /// The volume is fresh and the runner may not write to it.
+        TargetNotWritable,
+        /// The namespace of the Snapshot does not let this one restore from it.
+        SourceNotAllowed,
+        /// The storage holds several repositories that could be meant, and none is named.
+        AmbiguousSource,
         /// The target claim is smaller than what is restored.
         TargetTooSmall,
         /// The target claim is not bound.

@@ -44,6 +44,11 @@ pub const ANNOTATION_EXCLUDE: &str = "holdfast.dev/exclude";
 pub const ANNOTATION_QUIESCE: &str = "holdfast.dev/quiesce";
 /// Annotation of a namespace: `"true"` lets runners be Root there. Set by an administrator.
 pub const ANNOTATION_ALLOW_ROOT_RUNNER: &str = "holdfast.dev/allow-root-runner";
+/// Annotation of a namespace: names of the namespaces, separated by commas, that may restore from its Snapshots; `*`
+/// for all. Set by an administrator.
+pub const ANNOTATION_RESTORE_TO: &str = "holdfast.dev/restore-to";
+/// Annotation of a claim: uid of the Restore that made it.
+pub const ANNOTATION_MADE_BY_RESTORE: &str = "holdfast.dev/made-by-restore";
 /// Annotation of a Repository: any new value asks for a sync now.
 pub const ANNOTATION_SYNC_NOW: &str = "holdfast.dev/sync-now";
 /// Annotation of a password Secret: the location whose repository it opens.
@@ -169,6 +174,13 @@ pub fn default_repository_name(namespace: &str, storage_namespace: &str, storage
     } else {
         with_suffix(&cleaned(storage_name), &hash(&[storage_namespace, storage_name], 8))
     }
+}
+
+/// Name of the Repository that a Restore makes to read a directory of a storage: the directory's last part, and 8
+/// hexadecimal digits of what leads to it.
+pub fn found_repository_name(storage_namespace: &str, storage_name: &str, directory: &str) -> String {
+    let last = directory.rsplit('/').next().unwrap_or(directory);
+    with_suffix(&cleaned(last), &hash(&[storage_namespace, storage_name, directory], 8))
 }
 
 /// Name of the Secret with a generated repository password, in the storage's namespace:
@@ -301,6 +313,7 @@ mod tests {
         assert_eq!(snapshot_name("daily", "0b6c5c0e-6a1d-4c5b-9c57-2f6a5f2f7c11"), "daily-ae1540cc");
         assert_eq!(default_repository_name("shop", "shop", "offsite"), "offsite");
         assert_eq!(default_repository_name("shop", "holdfast-system", "offsite"), "offsite-b325cfa1");
+        assert_eq!(found_repository_name("shop", "offsite", "prod/shop/main-x7k2p"), "main-x7k2p-98424841");
         assert_eq!(repository_directory("prod", "shop", "main", "x7k2p"), "prod/shop/main-x7k2p");
         assert_eq!(dns_label("shop.example"), "shop-example-0f59463c60");
         assert_eq!(component_label("volume/data"), "73df6da6e88c775f");

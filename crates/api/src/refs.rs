@@ -21,6 +21,31 @@ impl LocalRef {
     }
 }
 
+/// Names an object in this namespace, or in another one that is named with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectRef {
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Namespace of the object; the namespace of the referring object when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
+}
+
+impl ObjectRef {
+    /// The object of this name in `namespace`, seen from an object in `own`.
+    pub fn seen_from(own: &str, namespace: &str, name: impl Into<String>) -> Self {
+        Self { name: name.into(), namespace: (own != namespace).then(|| namespace.to_owned()) }
+    }
+
+    /// The namespace of the object, seen from an object in `own`.
+    pub fn namespace_or<'a>(&'a self, own: &'a str) -> &'a str {
+        self.namespace.as_deref().unwrap_or(own)
+    }
+}
+
 /// Names a `BackupStorage`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -101,6 +126,10 @@ pub struct Identity {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub supplemental_groups: Vec<i64>,
+    /// Group that the volume is given to when it is mounted. Only ever for a volume that was made for the run: on
+    /// one with data the kubelet would change the owners of all files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fs_group: Option<i64>,
     /// SELinux level, when the workload has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selinux_level: Option<String>,

@@ -1,5 +1,6 @@
 //! `Restore`: one run that puts components of a Snapshot back. What is wanted and what came of it; not how.
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backup::{ComponentKind, ComponentPhase, FileProblem, Progress};
 use crate::duration::Duration;
-use crate::refs::{Identity, LocalRef, RunAs};
+use crate::refs::{Identity, LocalRef, ObjectRef, PasswordSecretRef, RunAs, StorageRef};
 use crate::text::text_enum;
 
 /// One run that puts components of a Snapshot back. Set `dryRun` to see what it would do. Its spec cannot be
@@ -26,7 +27,8 @@ use crate::text::text_enum;
     category = "holdfast",
     doc = "One run that puts components of a Snapshot back. Set dryRun to see what it would do. Its spec cannot be changed.",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Snapshot", type_ = "string", json_path = ".spec.from.snapshotRef.name"),
+    printcolumn(name = "Snapshot", type_ = "string", json_path = ".status.snapshotRef.name"),
+    printcolumn(name = "Taken", type_ = "date", json_path = ".status.snapshotTime"),
     printcolumn(name = "Dry-Run", type_ = "boolean", json_path = ".spec.dryRun"),
     printcolumn(name = "Started", type_ = "date", json_path = ".status.startTime"),
     printcolumn(name = "Completed", type_ = "date", json_path = ".status.completionTime"),
@@ -42,7 +44,8 @@ use crate::text::text_enum;
 pub struct RestoreSpec {
     /// What to restore from. Exactly one field.
     pub from: RestoreFrom,
-    /// Names of the components to restore (`volume/<claim>`); all of the Snapshot when empty.
+    /// Names of the components to restore (`volume/<claim>`). When empty: the one that `from` names by a claim or by
+    /// an id, else all of the Snapshot.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 320)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -53,6 +56,11 @@ pub struct RestoreSpec {
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["component".to_owned()]))]
     pub volumes: Vec<RestoreVolume>,
+    /// What to do about claims that are not there, of components without an entry in `volumes`. `Refuse`: the Restore
+    /// fails before anything is touched, and says what to make. `Create`: they are made as they were when they were
+    /// saved; where a storage class is not there any more, of the cluster's default class.
+    #[serde(default)]
+    pub missing_claims: MissingClaims,
     /// What to do with the workloads that use the claims. `Auto`: scale them to 0 and afterwards back to the count
     /// they had. `None`: leave them running; the restore is refused while a pod uses a claim.
     #[serde(default)]
@@ -88,6 +96,7 @@ impl Default for RestoreSpec {
             from: RestoreFrom::default(),
             components: Vec::new(),
             volumes: Vec::new(),
+            missing_claims: MissingClaims::default(),
             quiesce: Quiesce::default(),
             dry_run: false,
             run_as: RunAs::default(),
@@ -99,17 +108,110 @@ impl Default for RestoreSpec {
 
 /// What to restore from. Exactly one field is set.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("has(self.snapshotRef)")
-    .message("exactly one source must be set; this version knows snapshotRef"))]
+#[x_kube(validation = Rule::new(
+    "[has(self.snapshotRef), has(self.latestOf), has(self.pointInTime), has(self.repository)].filter(x, x).size() == 1"
+).message("exactly one source must be set: snapshotRef, latestOf, pointInTime or repository"))]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreFrom {
-    /// A Snapshot in this namespace.
+    /// A Snapshot. Its namespace, when it is another one than this, must let this one restore from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub snapshot_ref: Option<LocalRef>,
+    pub snapshot_ref: Option<ObjectRef>,
+    /// The newest complete Snapshot. Chosen once, when the Restore begins; `status.snapshotRef` says which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latest_of: Option<LatestOf>,
+    /// The newest complete Snapshot whose Backup began at a time or before it. Chosen once, when the Restore begins;
+    /// `status.snapshotRef` says which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point_in_time: Option<PointInTime>,
+    /// A repository in a storage, of which this cluster need not know anything: the Restore makes a Repository object
+    /// for it, waits until its Snapshots are listed, and goes on with one of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<FromRepository>,
+}
+
+/// Among which Snapshots the newest complete one is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LatestOf {
+    /// Namespace of the Snapshots; that of the Restore when absent. Another one must let this one restore from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
+    /// Only Snapshots that hold this claim, and of them only this claim (unless `components` says otherwise).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub claim: Option<String>,
+    /// Only Snapshots of this Repository, in their namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository_ref: Option<LocalRef>,
+}
+
+/// A time, and among which Snapshots the newest complete one up to it is chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PointInTime {
+    /// The time, as `2026-11-19T14:00:00Z`. A Backup counts with the time at which it began.
+    pub time: Time,
+    /// Namespace of the Snapshots; that of the Restore when absent. Another one must let this one restore from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
+    /// Only Snapshots that hold this claim, and of them only this claim (unless `components` says otherwise).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub claim: Option<String>,
+    /// Only Snapshots of this Repository, in their namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository_ref: Option<LocalRef>,
+}
+
+/// A repository in a storage, and which Snapshot of it: the newest complete one, unless more is said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FromRepository {
+    /// The storage that holds it.
+    pub storage_ref: StorageRef,
+    /// Directory of the repository below the storage's prefix. When absent: the only one of the storage whose record
+    /// names this namespace, or the only one at all. `status.repositories` of the storage lists them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 512),
+        regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
+    )]
+    pub directory: Option<String>,
+    /// Secret (in this namespace) with a password that opens the repository: its own, or the recovery password of the
+    /// storage it was made in. When absent: the recovery password of the storage, which then has to be in this
+    /// namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_secret_ref: Option<PasswordSecretRef>,
+    /// Id of a restic snapshot, or its first 8 or more digits: the recovery point that it belongs to is restored from,
+    /// and of it only this snapshot's component (unless `components` says otherwise).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9a-f]{8,64}$"))]
+    pub snapshot_id: Option<String>,
+    /// The newest one whose Backup began at this time or before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
+    /// Only Snapshots that hold this claim, and of them only this claim (unless `components` says otherwise).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub claim: Option<String>,
+}
+
+text_enum! {
+    /// What to do about claims that are not there: `Refuse` or `Create`.
+    #[derive(Default)]
+    pub enum MissingClaims {
+        /// The Restore fails before anything is touched, and says what to make.
+        #[default]
+        Refuse,
+        /// They are made as they were when they were saved.
+        Create,
+    }
 }
 
 /// Where one component goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreVolume {
     /// Name of the component: `volume/<claim>`.
@@ -137,7 +239,7 @@ impl RestoreVolume {
     pub fn back_to(component: impl Into<String>, claim: impl Into<String>) -> Self {
         Self {
             component: component.into(),
-            to: RestoreTo { existing_claim: Some(LocalRef::new(claim)) },
+            to: RestoreTo { existing_claim: Some(LocalRef::new(claim)), new_claim: None },
             paths: None,
             delete_extra: false,
             verify: Self::default_verify(),
@@ -146,14 +248,95 @@ impl RestoreVolume {
 }
 
 /// Where a volume goes. Exactly one field is set.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("has(self.existingClaim)")
-    .message("exactly one target must be set; this version knows existingClaim"))]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("has(self.existingClaim) != has(self.newClaim)")
+    .message("exactly one target must be set: existingClaim or newClaim"))]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreTo {
     /// A claim that exists, in this namespace. Files that are already as they should be are left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub existing_claim: Option<LocalRef>,
+    /// A claim that is made for it, in this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_claim: Option<NewClaim>,
+}
+
+/// A claim to be made. What is absent is as it was when the volume was saved.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NewClaim {
+    /// Its name. There must be no claim of this name.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Its storage class. When absent: the class the volume had, or the cluster's default class where that one is not
+    /// there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
+    /// Its size, e.g. `10Gi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Quantity>,
+    /// Its access modes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub access_modes: Vec<AccessMode>,
+    /// What becomes of it when nothing could be restored to it. A claim with restored files is never removed.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+}
+
+text_enum! {
+    /// How many may mount a volume.
+    pub enum AccessMode {
+        /// One node, for reading and writing.
+        ReadWriteOnce,
+        /// One pod, for reading and writing.
+        ReadWriteOncePod,
+        /// Several nodes, for reading and writing.
+        ReadWriteMany,
+    }
+}
+
+text_enum! {
+    /// What becomes of a claim that was made for a restore that failed: `Keep` or `Delete`.
+    #[derive(Default)]
+    pub enum OnFailure {
+        /// It stays: another Restore to it, as an existing claim, goes on where this one ended.
+        #[default]
+        Keep,
+        /// It is removed, unless a pod uses it.
+        Delete,
+    }
+}
+
+text_enum! {
+    /// What became of a claim that is made for a restore.
+    pub enum ClaimFate {
+        /// It will be made.
+        Planned,
+        /// It was made.
+        Created,
+        /// It was made, nothing was restored to it, and it was left alone.
+        Kept,
+        /// It was made, nothing was restored to it, and it was removed.
+        Removed,
+    }
+}
+
+/// What a claim that is made for a restore looks like.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimPlan {
+    /// Its storage class.
+    pub storage_class_name: String,
+    /// Its size.
+    pub capacity: Quantity,
+    /// Its access modes.
+    #[schemars(length(max = 4))]
+    pub access_modes: Vec<String>,
+    /// What becomes of it when nothing could be restored to it.
+    #[serde(default)]
+    pub on_failure: OnFailure,
 }
 
 /// Which files of a component.
@@ -203,7 +386,13 @@ pub struct RestoreStatus {
     pub message: Option<String>,
     /// The Repository that is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repository_ref: Option<LocalRef>,
+    pub repository_ref: Option<ObjectRef>,
+    /// The Snapshot that is restored from. Once it is written down, no other is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_ref: Option<ObjectRef>,
+    /// When the Backup that made this Snapshot began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_time: Option<Time>,
     /// Whether the Snapshot fits the claims. Known before anything is touched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compatibility: Option<Compatibility>,
@@ -275,7 +464,7 @@ pub struct Compatibility {
 }
 
 /// What a restore will do.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RestorePlan {
     /// One entry a volume.
@@ -290,13 +479,16 @@ pub struct RestorePlan {
 }
 
 /// What a restore will do to one volume. Counts are files, directories and links.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumePlan {
     /// Name of the component.
     pub component: String,
     /// The claim it goes to.
     pub claim: String,
+    /// How this claim will be made, when it is not there yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_claim: Option<ClaimPlan>,
     /// Made new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create: Option<u64>,
@@ -340,6 +532,9 @@ pub struct RestoreComponent {
     /// The claim it goes to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<String>,
+    /// What became of the claim, when it is made for this restore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_claim: Option<ClaimFate>,
     /// In one word.
     #[serde(default)]
     pub phase: ComponentPhase,

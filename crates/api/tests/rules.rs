@@ -109,6 +109,23 @@ fn a_restore_says_from_where_and_to_where() {
         &json!({"from": from, "components": ["volume/data"], "volumes": [volume("volume/data")]}),
     );
     refuses("Restore", &json!({"from": {}}), None, "exactly one source");
+    for source in [
+        json!({"latestOf": {}}),
+        json!({"latestOf": {"namespace": "shop", "claim": "data", "repositoryRef": {"name": "main"}}}),
+        json!({"pointInTime": {"time": "2026-11-19T14:00:00Z"}}),
+        json!({"repository": {"storageRef": {"name": "offsite"}, "passwordSecretRef": {"name": "recovery"}}}),
+    ] {
+        accepts("Restore", &json!({"from": source, "missingClaims": "Create"}));
+        let mut two = source;
+        two["snapshotRef"] = json!({"name": "daily-1"});
+        refuses("Restore", &json!({"from": two}), None, "exactly one source");
+    }
+    let to = |target: Value| json!({"from": from, "volumes": [{"component": "volume/data", "to": target}]});
+    let new =
+        json!({"name": "data-2", "capacity": "2Gi", "accessModes": ["ReadWriteOnce"], "onFailure": "Delete"});
+    accepts("Restore", &to(json!({"newClaim": new})));
+    let both = json!({"newClaim": new, "existingClaim": {"name": "data"}});
+    refuses("Restore", &to(both), None, "exactly one target");
     refuses(
         "Restore",
         &json!({"from": from, "volumes": [{"component": "volume/data", "to": {}}]}),

@@ -69,6 +69,11 @@ impl RequestError {
         matches!(&*self.source, kube::Error::Api(status) if status.is_not_found())
     }
 
+    /// The server understood and will not have it: a quota, an admission rule, an object that is not valid.
+    pub fn is_refused(&self) -> bool {
+        matches!(&*self.source, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422))
+    }
+
     /// The namespace is going away, so nothing can be made in it any more.
     pub fn namespace_is_terminating(&self) -> bool {
         is_namespace_terminating(&self.source)
@@ -168,6 +173,17 @@ pub async fn create<K: Namespaced>(client: &Client, object: &K) -> Result<Create
             .await
             .map(Created::Existing)
             .map_err(|e| RequestError::new::<K>("read", &namespace, &name, e)),
+        Err(error) => Err(RequestError::new::<K>("create", &namespace, &name, error)),
+    }
+}
+
+/// Asks whether an object would be admitted, without making it. That one of its name is there already is fine.
+pub async fn try_create<K: Namespaced>(client: &Client, object: &K) -> Result<(), RequestError> {
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let params = PostParams { field_manager: Some(MANAGER.into()), dry_run: true };
+    match Api::<K>::namespaced(client.clone(), &namespace).create(&params, object).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         Err(error) => Err(RequestError::new::<K>("create", &namespace, &name, error)),
     }
 }

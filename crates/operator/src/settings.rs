@@ -23,6 +23,15 @@ pub struct Options {
     #[arg(long, env = "HOLDFAST_RUNNER_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
     pub runner_image_pull_policy: String,
 
+    /// Secret to pull the runner's image with, looked for in the namespace of each runner. Can be given several times;
+    /// when it is, those of the ServiceAccount `default` are not used.
+    #[arg(
+        long = "runner-image-pull-secret",
+        env = "HOLDFAST_RUNNER_IMAGE_PULL_SECRETS",
+        value_delimiter = ','
+    )]
+    pub runner_image_pull_secrets: Vec<String>,
+
     /// CPU that a runner asks for.
     #[arg(long, env = "HOLDFAST_RUNNER_CPU_REQUEST", default_value = "50m")]
     pub runner_cpu_request: String,

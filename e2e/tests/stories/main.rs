@@ -13,6 +13,7 @@ mod main_job;
 mod placement;
 mod repositories;
 mod restore;
+mod restore_anywhere;
 mod storage;
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

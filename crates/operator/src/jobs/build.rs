@@ -11,10 +11,11 @@ use k8s_openapi::api::batch::v1::{
     PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
 };
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, Container, EnvVar, EnvVarSource, NodeAffinity, NodeSelector,
-    NodeSelectorRequirement, NodeSelectorTerm, ObjectFieldSelector, PersistentVolumeClaimVolumeSource, Pod,
-    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SELinuxOptions, SeccompProfile,
-    Secret, SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
+    Affinity, Capabilities, Container, EnvVar, EnvVarSource, LocalObjectReference, NodeAffinity,
+    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectFieldSelector,
+    PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext, PodSpec, PodTemplateSpec,
+    ResourceRequirements, SELinuxOptions, SeccompProfile, Secret, SecretVolumeSource, SecurityContext,
+    Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -81,6 +82,8 @@ pub enum Identity {
         gid: Option<i64>,
         /// Further groups, with the pod's `fsGroup` among them.
         supplemental_groups: Vec<i64>,
+        /// Group that the volume is given to when it is mounted: only for a volume without data.
+        fs_group: Option<i64>,
         /// SELinux level.
         selinux_level: Option<String>,
     },
@@ -122,13 +125,13 @@ impl Identity {
     }
 
     fn pod_security_context(&self) -> PodSecurityContext {
-        let (gid, groups, level) = match self {
-            Self::Unprivileged => (UNPRIVILEGED, Vec::new(), None),
-            Self::Workload { gid, supplemental_groups, selinux_level, .. } => {
-                (gid.unwrap_or(UNPRIVILEGED), supplemental_groups.clone(), selinux_level.clone())
+        let (gid, groups, fs_group, level) = match self {
+            Self::Unprivileged => (UNPRIVILEGED, Vec::new(), None, None),
+            Self::Workload { uid: _, gid, supplemental_groups, fs_group, selinux_level } => {
+                (gid.unwrap_or(UNPRIVILEGED), supplemental_groups.clone(), *fs_group, selinux_level.clone())
             }
             Self::RootReader { selinux_level } | Self::RootWriter { selinux_level } => {
-                (0, Vec::new(), selinux_level.clone())
+                (0, Vec::new(), None, selinux_level.clone())
             }
         };
         PodSecurityContext {
@@ -136,8 +139,10 @@ impl Identity {
             run_as_group: Some(gid),
             run_as_non_root: Some(!self.is_root()),
             supplemental_groups: (!groups.is_empty()).then_some(groups),
-            // Never an fsGroup: kubelet would change the owner of every file on the application's volume.
-            fs_group: None,
+            // Never on a volume with data: kubelet would change the owner of every file of the application.
+            fs_group,
+            // Nor again on the next attempt, when the files have the modes they should have.
+            fs_group_change_policy: fs_group.map(|_| "OnRootMismatch".to_owned()),
             se_linux_options: level
                 .map(|level| SELinuxOptions { level: Some(level), ..SELinuxOptions::default() }),
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
@@ -385,6 +390,7 @@ fn pod_spec(plan: &JobPlan, settings: &Options) -> PodSpec {
         affinity: plan.placement.affinity(),
         node_selector: plan.placement.node_selector(),
         tolerations: plan.placement.tolerations(),
+        image_pull_secrets: pull_secrets(settings),
         volumes: Some(volumes),
         containers: vec![Container {
             name: CONTAINER.into(),
@@ -405,6 +411,17 @@ fn pod_spec(plan: &JobPlan, settings: &Options) -> PodSpec {
         }],
         ..PodSpec::default()
     }
+}
+
+/// None where none is set: then those of the ServiceAccount count.
+fn pull_secrets(settings: &Options) -> Option<Vec<LocalObjectReference>> {
+    let all: Vec<LocalObjectReference> = settings
+        .runner_image_pull_secrets
+        .iter()
+        .filter(|name| !name.is_empty())
+        .map(|name| LocalObjectReference { name: name.clone() })
+        .collect();
+    (!all.is_empty()).then_some(all)
 }
 
 fn field(name: &str, path: &str) -> EnvVar {

@@ -53,6 +53,7 @@ fn a_source_is_mounted_so_that_nothing_can_be_written_and_no_owner_is_changed() 
         uid: 999,
         gid: Some(999),
         supplemental_groups: vec![5],
+        fs_group: None,
         selinux_level: Some("s0:c1,c2".into()),
     };
     let pod = spec_of(&job(&plan(workload, Placement::Anywhere), &settings()));
@@ -155,4 +156,30 @@ fn a_volume_that_is_yet_to_come_takes_selector_affinity_and_tolerations_of_its_w
     assert_eq!(pod.node_selector.unwrap().get("disk").map(String::as_str), Some("fast"));
     assert_eq!(pod.affinity.unwrap().node_affinity, Some(NodeAffinity::default()));
     assert_eq!(pod.tolerations.unwrap().len(), 1, "no cordoned node: nothing is there yet");
+}
+
+#[test]
+fn only_a_fresh_volume_is_given_to_a_group() {
+    let fresh = Identity::Workload {
+        uid: 999,
+        gid: Some(998),
+        supplemental_groups: vec![],
+        fs_group: Some(998),
+        selinux_level: None,
+    };
+    let security = spec_of(&job(&plan(fresh, Placement::Anywhere), &settings())).security_context.unwrap();
+    assert_eq!(security.fs_group, Some(998));
+    assert_eq!(security.fs_group_change_policy.as_deref(), Some("OnRootMismatch"), "restored modes stay");
+}
+
+#[test]
+fn secrets_to_pull_with_are_named_only_where_they_are_set() {
+    let mut settings = settings();
+    let secrets = |settings: &Options| {
+        spec_of(&job(&plan(Identity::Unprivileged, Placement::Anywhere), settings)).image_pull_secrets
+    };
+    assert_eq!(secrets(&settings), None, "else those of the ServiceAccount would not count");
+    settings.runner_image_pull_secrets = vec!["registry".into(), String::new()];
+    let named: Vec<String> = secrets(&settings).unwrap().into_iter().map(|secret| secret.name).collect();
+    assert_eq!(named, ["registry"]);
 }

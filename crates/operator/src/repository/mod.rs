@@ -73,7 +73,8 @@ fn matching(all: &[Arc<Repository>], wanted: impl Fn(&Repository) -> bool) -> Ve
     all.iter().filter(|repository| wanted(repository)).map(|r| ObjectRef::from_obj(r.as_ref())).collect()
 }
 
-fn is_in(repository: &Repository, storage: &BackupStorage) -> bool {
+/// Whether a Repository lies in a storage.
+pub(crate) fn is_in(repository: &Repository, storage: &BackupStorage) -> bool {
     let own = repository.namespace().unwrap_or_default();
     let reference = &repository.spec.storage_ref;
     reference.name == storage.name_any()

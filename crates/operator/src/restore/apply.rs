@@ -14,9 +14,10 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 
+use super::dereference::Found;
 use super::status::{Writer, conclude, in_the_way};
 use super::validate::{Facts, Refusal, validate};
-use super::{build, dereference, status};
+use super::{build, dereference, made, status};
 use crate::access::RepositoryAccess;
 use crate::backup::dereference::ready;
 use crate::backup::status::{count, with_progress};
@@ -34,6 +35,8 @@ use crate::volumes::{ClaimView, active_pods, place_writer};
 
 /// How long a Restore waits for its repository or for a claim to be bound before it is Failed.
 const PATIENCE: Duration = Duration::from_mins(10);
+/// How long it waits until a repository that was not known before is opened and its snapshots are listed.
+const LISTING_PATIENCE: Duration = Duration::from_hours(1);
 /// How often it looks anew while it waits; watches tell of most changes before.
 const WAITING_LOOK: Duration = Duration::from_secs(30);
 /// How often it tries again what it cannot do at the moment, while workloads are held.
@@ -122,7 +125,8 @@ impl Look<'_> {
             self.ctx.events.warning(self.restore, Reason::QuiesceFailed, note).await;
             return Ok(Action::requeue(WAITING_LOOK));
         }
-        let repository = self.recorded_repository().await?;
+        let recorded = self.restore.status.as_ref().and_then(|status| status.repository_ref.as_ref());
+        let repository = self.recorded_repository(recorded).await?;
         match settle(self.ctx, ns, &self.run, repository.as_ref()).await? {
             Settled::NotYet { .. } => return Ok(Action::await_change()),
             Settled::Done { warning: Some(warning) } => {
@@ -134,27 +138,29 @@ impl Look<'_> {
         Ok(Action::await_change())
     }
 
-    async fn recorded_repository(&self) -> Result<Option<Repository>, RunError> {
-        let recorded = self.restore.status.as_ref().and_then(|status| status.repository_ref.as_ref());
+    async fn recorded_repository(
+        &self,
+        recorded: Option<&holdfast_api::refs::ObjectRef>,
+    ) -> Result<Option<Repository>, RunError> {
         let Some(reference) = recorded else { return Ok(None) };
-        Ok(dereference::repository(&self.ctx.client, &self.run.namespace, &reference.name).await?)
+        let place = reference.namespace_or(&self.run.namespace);
+        Ok(dereference::repository(&self.ctx.client, place, &reference.name).await?)
     }
 
     /// Finds out what would be done and whether it can be done. Touches nothing.
     async fn plan(&self, mut status: RestoreStatus) -> Result<Action, RunError> {
         let client = &self.ctx.client;
-        let Some(snapshot) = dereference::snapshot(client, self.restore).await? else {
-            let name = self.restore.spec.from.snapshot_ref.as_ref().map_or("(none)", |r| r.name.as_str());
-            let message = format!(
-                "there is no Snapshot {name} in namespace {}: `kubectl get snapshots.holdfast.dev` lists those that \
-                 are there; the annotation {} on a Repository brings back those that are only in the repository",
-                self.run.namespace,
-                names::ANNOTATION_SYNC_NOW
-            );
-            return self.refuse(status, &Refusal::plain(Reason::SnapshotNotFound, message)).await;
+        let snapshot = match Box::pin(dereference::snapshot(self.ctx, self.restore)).await? {
+            Found::Snapshot(snapshot) => *snapshot,
+            Found::NotYet { reason, message } => return self.wait(status, reason, &message).await,
+            Found::Refused(refusal) => return self.refuse(status, &refusal).await,
         };
+        self.writer(&mut status).chosen(&self.run.namespace, &snapshot);
         let repository = match self.repository_of(&snapshot).await? {
             Ok(repository) => repository,
+            Err((Reason::StorageNotAllowed, message)) => {
+                return self.refuse(status, &Refusal::plain(Reason::StorageNotAllowed, message)).await;
+            }
             Err((reason, message)) => return self.wait(status, reason, &message).await,
         };
         let facts = dereference::facts(client, &self.run.namespace).await?;
@@ -177,9 +183,17 @@ impl Look<'_> {
             }
         }
         let untouched = status.clone();
-        self.writer(&mut status).planned(&plan, &repository.name_any(), dry_run);
-        if !dry_run && let Some(denial) = Box::pin(self.denied(&facts, &status.components)).await? {
-            return self.refuse(untouched, &Refusal::plain(denial.reason, denial.message)).await;
+        let place = repository.namespace().unwrap_or_default();
+        let reference =
+            holdfast_api::refs::ObjectRef::seen_from(&self.run.namespace, &place, repository.name_any());
+        self.writer(&mut status).planned(&plan, reference, dry_run);
+        if !dry_run {
+            if let Some(denial) = Box::pin(self.denied(&facts, &status.components)).await? {
+                return self.refuse(untouched, &Refusal::plain(denial.reason, denial.message)).await;
+            }
+            if let Some(message) = made::denied(client, &self.run, &status).await? {
+                return self.refuse(untouched, &Refusal::plain(Reason::Incompatible, message)).await;
+            }
         }
         let mut writer = self.writer(&mut status);
         let volumes = count(plan.components.len(), "volume");
@@ -212,8 +226,10 @@ impl Look<'_> {
     ) -> Result<Option<Denial>, RunError> {
         let mut asked = Vec::new();
         for component in components {
+            // Where the pod of a claim that is yet to be made will run makes no difference to who admits it.
+            let to_be_made = component.new_claim.map(|_| crate::jobs::Placement::Anywhere);
             let (Some(placement), Some(owner)) =
-                (placement(facts, component), jobs::owner_reference(self.restore))
+                (placement(facts, component).or(to_be_made), jobs::owner_reference(self.restore))
             else {
                 continue;
             };
@@ -241,9 +257,9 @@ impl Look<'_> {
     ) -> Result<Result<Repository, (Reason, String)>, RunError> {
         let client = &self.ctx.client;
         let name = &snapshot.spec.repository_ref.name;
-        let Some(repository) = dereference::repository(client, &self.run.namespace, name).await? else {
-            let message =
-                format!("Repository {}/{name} of the Snapshot does not exist: create it", self.run.namespace);
+        let place = snapshot.namespace().unwrap_or_default();
+        let Some(repository) = dereference::repository(client, &place, name).await? else {
+            let message = format!("Repository {place}/{name} of the Snapshot does not exist: create it");
             return Ok(Err((Reason::RepositoryNotFound, message)));
         };
         let repository = match ready(repository) {
@@ -251,7 +267,14 @@ impl Look<'_> {
             Err(refusal) => return Ok(Err((refusal.reason, refusal.message))),
         };
         match RepositoryAccess::read(client, &repository).await {
-            Ok(_) => Ok(Ok(repository)),
+            Ok(access) => {
+                let refusal =
+                    dereference::storage_refusal(client, &self.run.namespace, &access.storage).await?;
+                Ok(match refusal.filter(|_| place != self.run.namespace) {
+                    Some(message) => Err((Reason::StorageNotAllowed, message)),
+                    None => Ok(repository),
+                })
+            }
             Err(error) => match error.reason() {
                 Some(reason) => Ok(Err((reason, error.to_string()))),
                 None => Err(error.into()),
@@ -276,9 +299,13 @@ impl Look<'_> {
     ) -> Result<Action, RunError> {
         let created = self.restore.creation_timestamp().map_or(self.now, |time| time.0);
         // Behind another Restore the time is its, not ours.
-        let allowed = if reason == Reason::Pending { Duration::MAX } else { PATIENCE };
+        let allowed = match reason {
+            Reason::Pending => Duration::MAX,
+            Reason::Initializing if self.restore.spec.from.repository.is_some() => LISTING_PATIENCE,
+            _ => PATIENCE,
+        };
         let Some(left) = time_left(created, allowed, self.now) else {
-            let text = format!("waited {} minutes in vain: {message}", PATIENCE.as_secs() / 60);
+            let text = format!("waited {} minutes in vain: {message}", allowed.as_secs() / 60);
             return self.refuse(status, &Refusal::plain(reason, text)).await;
         };
         let before = status.message.clone();
@@ -317,11 +344,11 @@ impl Look<'_> {
     /// Looks at every component that has not ended. True when none is left. After an error, the status tells what was
     /// seen by then.
     async fn advance(&self, crew: &mut Crew<'_>, status: &mut RestoreStatus) -> Result<bool, RunError> {
-        let RestoreStatus { components, plan, .. } = status;
+        let RestoreStatus { components, plan, repository_ref, .. } = status;
         let mut ready: Option<(Facts, RepositoryAccess)> = None;
         for component in components.iter_mut().filter(|component| !component.phase.is_terminal()) {
             if ready.is_none() && crew.needs_job(&component.name) {
-                ready = Some(Box::pin(self.ready()).await?);
+                ready = Some(Box::pin(self.ready(repository_ref.as_ref())).await?);
             }
             let order = |name: String, left: Duration| {
                 let (facts, access) = ready.as_ref()?;
@@ -360,33 +387,20 @@ impl Look<'_> {
     }
 
     /// What it takes to start a Job.
-    async fn ready(&self) -> Result<(Facts, RepositoryAccess), RunError> {
+    async fn ready(
+        &self,
+        recorded: Option<&holdfast_api::refs::ObjectRef>,
+    ) -> Result<(Facts, RepositoryAccess), RunError> {
         let facts = dereference::facts(&self.ctx.client, &self.run.namespace).await?;
-        let Some(repository) = self.current_repository().await? else {
+        let Some(repository) = self.recorded_repository(recorded).await? else {
+            let own = self.run.namespace.as_str();
             return Err(RunError::Access(crate::access::AccessError::RepositoryNotReady {
-                namespace: self.run.namespace.clone(),
-                name: self
-                    .restore
-                    .status
-                    .as_ref()
-                    .and_then(|status| status.repository_ref.as_ref())
-                    .map_or_else(String::new, |reference| reference.name.clone()),
+                namespace: recorded.map_or(own, |reference| reference.namespace_or(own)).to_owned(),
+                name: recorded.map_or_else(String::new, |reference| reference.name.clone()),
             }));
         };
         let access = RepositoryAccess::read(&self.ctx.client, &repository).await?;
         Ok((facts, access))
-    }
-
-    /// The repository of the run, also in the look that has only just found it.
-    async fn current_repository(&self) -> Result<Option<Repository>, RunError> {
-        if let Some(repository) = self.recorded_repository().await? {
-            return Ok(Some(repository));
-        }
-        let Some(snapshot) = dereference::snapshot(&self.ctx.client, self.restore).await? else {
-            return Ok(None);
-        };
-        let name = &snapshot.spec.repository_ref.name;
-        Ok(dereference::repository(&self.ctx.client, &self.run.namespace, name).await?)
     }
 
     /// A dry run: Jobs that only look fill the plan.
@@ -399,7 +413,7 @@ impl Look<'_> {
         }
         if crew.views.iter().any(lock_may_remain) {
             self.save(&status).await?;
-            let repository = self.recorded_repository().await?;
+            let repository = self.recorded_repository(status.repository_ref.as_ref()).await?;
             if let Settled::NotYet { .. } =
                 settle(self.ctx, &self.run.namespace, &self.run, repository.as_ref()).await?
             {
@@ -467,6 +481,15 @@ impl Look<'_> {
             return Ok(Action::requeue(Duration::from_secs(1)));
         }
         if pods.is_empty() {
+            match made::make(client, &self.run, &mut status).await {
+                Ok(None) => {}
+                Ok(Some(message)) => return self.give_up(status, Reason::TargetExists, &message).await,
+                Err(error) if error.namespace_is_terminating() => return Err(error.into()),
+                Err(error) => {
+                    let cause = Chain(&error).to_string();
+                    return self.blocked(status, Reason::TargetNotFound, &cause, true).await;
+                }
+            }
             let text = format!("writes {}", count(status.components.len(), "volume"));
             self.writer(&mut status).phase(RestorePhase::Running, Reason::Running, text);
             self.save(&status).await?;
@@ -602,7 +625,7 @@ impl Look<'_> {
 
     /// Runners stop, workloads come back, locks go, and the result is told.
     async fn unquiesce(&self, mut status: RestoreStatus) -> Result<Action, RunError> {
-        let ns = &self.run.namespace;
+        let (ns, client) = (&self.run.namespace, &self.ctx.client);
         let (views, waits) = stop_all(self.ctx, ns, &self.run, &Stopped::with_run()).await?;
         if waits.is_some() {
             return Ok(Action::requeue(WAITING_LOOK));
@@ -630,7 +653,7 @@ impl Look<'_> {
         }
         if views.iter().any(lock_may_remain) {
             self.save(&status).await?;
-            let repository = self.recorded_repository().await?;
+            let repository = self.recorded_repository(status.repository_ref.as_ref()).await?;
             match settle(self.ctx, ns, &self.run, repository.as_ref()).await? {
                 Settled::NotYet { .. } => return Ok(Action::await_change()),
                 Settled::Done { warning: Some(warning) } => {
@@ -639,6 +662,7 @@ impl Look<'_> {
                 Settled::Done { warning: None } => {}
             }
         }
+        made::settle(client, &self.run, &mut status).await?;
         self.conclude(status).await
     }
 

@@ -1,23 +1,145 @@
-//! Reads all that a Restore depends on. Decides nothing.
+//! Reads all that a Restore depends on, and makes the Repository object for a directory that it names. Decides nothing.
 
-use holdfast_api::{Repository, Restore, Snapshot};
+use holdfast_api::backup_storage::StoragePhase;
+use holdfast_api::conditions::{ConditionType, find_condition};
+use holdfast_api::restore::FromRepository;
+use holdfast_api::{BackupStorage, Reason, Repository, Restore, Snapshot, names};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::{Client, ResourceExt};
 
-use super::validate::Facts;
+use super::source;
+use super::validate::{Facts, Refusal};
 use crate::backup::dereference::{list_cluster, namespace};
+use crate::context::Ctx;
 use crate::kubernetes::{self, RequestError};
 use crate::quiesce::read_inventory;
+use crate::usage;
 use crate::volumes::NodeStates;
 
-/// The Snapshot that a Restore names.
-pub async fn snapshot(client: &Client, restore: &Restore) -> Result<Option<Snapshot>, RequestError> {
-    let own = restore.namespace().unwrap_or_default();
-    match &restore.spec.from.snapshot_ref {
-        Some(reference) => kubernetes::get(client, &own, &reference.name).await,
-        None => Ok(None),
+/// What a Restore is made from, as far as it is known.
+#[derive(Debug)]
+pub enum Found {
+    /// This Snapshot.
+    Snapshot(Box<Snapshot>),
+    /// It will be known later.
+    NotYet {
+        /// Why, in one word.
+        reason: Reason,
+        /// What is waited for.
+        message: String,
+    },
+    /// There is none, or it may not be read.
+    Refused(Refusal),
+}
+
+impl From<Result<&Snapshot, Refusal>> for Found {
+    fn from(chosen: Result<&Snapshot, Refusal>) -> Self {
+        match chosen {
+            Ok(snapshot) => Self::Snapshot(Box::new(snapshot.clone())),
+            Err(refusal) => Self::Refused(refusal),
+        }
     }
+}
+
+/// The Snapshot that a Restore is made from: the one that was chosen before, the one that it names, or the one that its
+/// source comes to now.
+pub async fn snapshot(ctx: &Ctx, restore: &Restore) -> Result<Found, RequestError> {
+    let client = &ctx.client;
+    let own = restore.namespace().unwrap_or_default();
+    let from = &restore.spec.from;
+    let place = source::namespace(from, &own);
+    let home = if place == own { None } else { Some(namespace(client, place).await?) };
+    if let Some(refusal) = source::refusal(place, home.as_ref(), &own, &ctx.settings.namespace) {
+        return Ok(Found::Refused(refusal));
+    }
+    let chosen = restore.status.as_ref().and_then(|status| status.snapshot_ref.as_ref());
+    if let Some(named) = chosen.or(from.snapshot_ref.as_ref()) {
+        return Ok(match kubernetes::get(client, place, &named.name).await? {
+            Some(snapshot) => Found::Snapshot(Box::new(snapshot)),
+            None => Found::Refused(gone(place, &named.name)),
+        });
+    }
+    let Some(mut wanted) = source::wanted(from) else {
+        let text = "spec.from sets no source that this version of Holdfast knows".to_owned();
+        return Ok(Found::Refused(Refusal::plain(Reason::InvalidSpec, text)));
+    };
+    let Some(from) = &from.repository else {
+        let all = kubernetes::list::<Snapshot>(client, place, "").await?;
+        return Ok(source::choose(&wanted, &all).into());
+    };
+    let repository = match found_repository(client, restore, from).await? {
+        Ok(repository) => repository,
+        Err(found) => return Ok(found),
+    };
+    if let Some((reason, message)) = source::not_listed(&repository) {
+        return Ok(Found::NotYet { reason, message });
+    }
+    let name = repository.name_any();
+    wanted.repository = Some(&name);
+    let all = kubernetes::list::<Snapshot>(client, &own, "").await?;
+    Ok(source::choose(&wanted, &all).into())
+}
+
+fn gone(namespace: &str, name: &str) -> Refusal {
+    let text = format!(
+        "there is no Snapshot {name} in namespace {namespace}: `kubectl get snapshots.holdfast.dev` lists those that \
+         are there; the annotation {} on a Repository brings back those that are only in the repository",
+        names::ANNOTATION_SYNC_NOW
+    );
+    Refusal::plain(Reason::SnapshotNotFound, text)
+}
+
+/// The Repository object that leads to a directory of a storage: one that is there, else one that is made now.
+async fn found_repository(
+    client: &Client,
+    restore: &Restore,
+    from: &FromRepository,
+) -> Result<Result<Repository, Found>, RequestError> {
+    let own = restore.namespace().unwrap_or_default();
+    let reference = &from.storage_ref;
+    let place = reference.namespace_or(&own);
+    let not_yet = |reason, message| Ok(Err(Found::NotYet { reason, message }));
+    let Some(storage) = kubernetes::get::<BackupStorage>(client, place, &reference.name).await? else {
+        let message = format!("BackupStorage {place}/{} does not exist: create it", reference.name);
+        return not_yet(Reason::StorageNotFound, message);
+    };
+    let status = storage.status.as_ref();
+    if status.and_then(|status| status.phase) != Some(StoragePhase::Ready) {
+        let ready = status.and_then(|status| find_condition(&status.conditions, ConditionType::Ready));
+        let said = ready.map_or("it is tried first", |ready| ready.message.as_str());
+        let failed = status.and_then(|status| status.phase) == Some(StoragePhase::Unavailable);
+        let reason = if failed { Reason::StorageNotReady } else { Reason::Initializing };
+        return not_yet(reason, format!("waits for BackupStorage {place}/{}: {said}", reference.name));
+    }
+    let labels = namespace(client, &own).await?;
+    if let Some(message) = usage::refusal(&storage, &own, labels.labels()) {
+        return Ok(Err(Found::Refused(Refusal::plain(Reason::StorageNotAllowed, message))));
+    }
+    let directory = match source::directory(from, &storage, &own) {
+        Ok(directory) => directory,
+        Err(refusal) => return Ok(Err(Found::Refused(refusal))),
+    };
+    let all = kubernetes::list::<Repository>(client, &own, "").await?;
+    if let Some(known) = source::known(&all, reference, &directory, &own) {
+        return Ok(Ok(known.clone()));
+    }
+    let password = match source::password(from, &storage, &own) {
+        Ok(password) => password,
+        Err(refusal) => return Ok(Err(Found::Refused(refusal))),
+    };
+    let wanted = source::repository(restore, reference, directory, password);
+    Ok(Ok(kubernetes::create(client, &wanted).await?.into_inner()))
+}
+
+/// Why the storage of a repository in another namespace cannot be used from this one: its key would get here.
+pub async fn storage_refusal(
+    client: &Client,
+    own: &str,
+    storage: &BackupStorage,
+) -> Result<Option<String>, RequestError> {
+    let namespace = namespace(client, own).await?;
+    Ok(usage::refusal(storage, own, namespace.labels()))
 }
 
 /// The Repository of a name.

@@ -6,13 +6,19 @@
 //!     │          │                       └──────────────────────┘
 //!     └──────────┴── does not fit: Failed, nothing was touched
 //! ```
+//! The Snapshot is chosen once, in the first look that can ([`source`]); claims that are to be made are made when
+//! nobody can use them any more, right before the first Job ([`claims`]).
+//!
 //! Every look derives anew what has to be done: who uses the claims from pods and workloads, what is held from the
 //! records on the workloads, how far the writing is from the Jobs. What a Restore holds is let go on every path:
 //! at the end, on deletion (a finalizer waits for it), and for Restores that are gone by [`quiesce::sweep`].
 
 pub mod apply;
 pub mod build;
+mod claims;
 pub mod dereference;
+mod made;
+mod source;
 pub mod status;
 pub mod validate;
 

@@ -2,9 +2,11 @@
 
 use holdfast_api::backup::{ComponentKind, ComponentPhase};
 use holdfast_api::conditions::{ConditionType, ConditionUpdate, find_condition, set_condition};
-use holdfast_api::refs::LocalRef;
-use holdfast_api::restore::{RestoreComponent, RestorePhase, RestorePlan, RestoreStatus, VolumePlan};
-use holdfast_api::{Reason, Restore};
+use holdfast_api::refs::ObjectRef;
+use holdfast_api::restore::{
+    ClaimFate, RestoreComponent, RestorePhase, RestorePlan, RestoreStatus, VolumePlan,
+};
+use holdfast_api::{Reason, Restore, Snapshot};
 use holdfast_protocol::verdict::RestoreResult;
 use holdfast_protocol::{Outcome, TaskResult, Verdict};
 use jiff::Timestamp;
@@ -42,6 +44,13 @@ impl Writer<'_> {
         self.status.message = Some(message);
     }
 
+    /// The Snapshot is chosen, once and for all.
+    pub fn chosen(&mut self, own: &str, snapshot: &Snapshot) {
+        let namespace = snapshot.namespace().unwrap_or_default();
+        self.status.snapshot_ref = Some(ObjectRef::seen_from(own, &namespace, snapshot.name_any()));
+        self.status.snapshot_time = Some(snapshot.spec.time.clone());
+    }
+
     /// It waits for something before it begins.
     pub fn waiting(&mut self, reason: Reason, message: &str) {
         self.status.observed_generation = self.generation;
@@ -59,10 +68,10 @@ impl Writer<'_> {
     /// The plan is made: from now on the components are fixed.
     ///
     /// Of a dry run, components that need no Job, or can have none, have ended with it.
-    pub fn planned(&mut self, plan: &Plan, repository: &str, dry_run: bool) {
+    pub fn planned(&mut self, plan: &Plan, repository: ObjectRef, dry_run: bool) {
         let status = &mut *self.status;
         status.start_time = Some(Time(self.now));
-        status.repository_ref = Some(LocalRef::new(repository));
+        status.repository_ref = Some(repository);
         status.compatibility = Some(plan.compatibility());
         status.plan = Some(RestorePlan {
             volumes: plan
@@ -74,6 +83,7 @@ impl Writer<'_> {
                     VolumePlan {
                         component: planned.wish.component.clone(),
                         claim: planned.claim.clone(),
+                        new_claim: planned.new_claim.clone(),
                         create: new(planned.files),
                         bytes_to_write: new(planned.size),
                         bytes_required: new(planned.size),
@@ -92,6 +102,7 @@ impl Writer<'_> {
                 name: planned.wish.component.clone(),
                 kind: ComponentKind::Volume,
                 claim: Some(planned.claim.clone()),
+                new_claim: planned.new_claim.as_ref().map(|_| ClaimFate::Planned),
                 run_as: Some(planned.identity.clone()),
                 snapshot_id: Some(planned.snapshot_id.clone()),
                 phase: if dry_run && (planned.empty || planned.out_of_sight) {

@@ -1,10 +1,13 @@
 //! What a Restore does, and whether it can be done at all, before anything is touched: spec and facts into one
 //! plan. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use holdfast_api::refs::Identity;
-use holdfast_api::restore::{Compatibility, Quiesce, Restore, RestoreVolume};
+use holdfast_api::restore::{
+    ClaimPlan, Compatibility, MissingClaims, NewClaim, Quiesce, Restore, RestoreTo, RestoreVolume,
+};
 use holdfast_api::snapshot::SnapshotComponent;
 use holdfast_api::{Reason, Snapshot};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
@@ -12,14 +15,16 @@ use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::ResourceExt;
 
 use super::build::wish;
+use super::{claims, source};
 use crate::backup::status::bytes;
 use crate::backup::validate::root_allowed;
+use crate::jobs::{RunKind, RunRef};
 use crate::quiesce;
 use crate::quiesce::apply::explain;
 use crate::quiesce::decide::{Hold, hold};
 use crate::quiesce::{Inventory, WorkloadId};
 use crate::volumes::claim::quantity_bytes;
-use crate::volumes::identity::{Access, choose_identity};
+use crate::volumes::identity::{Access, choose_identity, for_fresh_volume};
 use crate::volumes::{Binding, ClaimView, NodeStates, active_pods, place};
 
 /// Most errors and warnings that a status lists.
@@ -60,6 +65,8 @@ pub struct PlannedComponent {
     pub wish: RestoreVolume,
     /// The target claim.
     pub claim: String,
+    /// How the claim is made, when it is not there.
+    pub new_claim: Option<ClaimPlan>,
     /// restic snapshot that holds it.
     pub snapshot_id: String,
     /// Bytes of all its files.
@@ -104,15 +111,15 @@ impl Refusal {
 
 /// Collects what speaks against a restore.
 #[derive(Debug, Default)]
-struct Findings {
-    errors: Vec<(Reason, String)>,
+pub(super) struct Findings {
+    pub(super) errors: Vec<(Reason, String)>,
     /// How many of the errors may pass by themselves.
     passing: usize,
     warnings: Vec<String>,
 }
 
 impl Findings {
-    fn error(&mut self, reason: Reason, message: impl Into<String>) {
+    pub(super) fn error(&mut self, reason: Reason, message: impl Into<String>) {
         self.errors.push((reason, message.into()));
     }
 }
@@ -125,7 +132,10 @@ pub fn validate(restore: &Restore, snapshot: &Snapshot, facts: &Facts) -> Result
     let mut workloads = BTreeSet::new();
     let mut targets = BTreeSet::new();
     for (component, wish) in selected {
-        let Some(claim) = wish.to.existing_claim.as_ref().map(|claim| claim.name.clone()) else {
+        let wish = with_missing_claim(restore, facts, wish);
+        let existing = wish.to.existing_claim.as_ref().map(|claim| claim.name.clone());
+        let new = wish.to.new_claim.as_ref().map(|claim| claim.name.clone());
+        let Some(claim) = existing.or(new) else {
             findings.error(
                 Reason::InvalidSpec,
                 format!("{}: spec.volumes names no claim for it", wish.component),
@@ -199,7 +209,23 @@ fn select<'a>(
             findings.error(Reason::ComponentNotFound, text);
         }
     }
-    let wanted = &restore.spec.components;
+    let wanted = source::components(restore, snapshot);
+    for name in &wanted {
+        if !known(name) && !restore.spec.components.contains(name) {
+            let text = format!("the Snapshot has no component {name}; it has: {}", listed());
+            findings.error(Reason::ComponentNotFound, text);
+        }
+    }
+    for volume in restore.spec.volumes.iter().filter(|_| !wanted.is_empty()) {
+        if !wanted.contains(&volume.component) {
+            let text = format!(
+                "spec.volumes has an entry for {}, and only {} is restored: name both in spec.components",
+                volume.component,
+                wanted.join(", ")
+            );
+            findings.error(Reason::InvalidSpec, text);
+        }
+    }
     let selected: Vec<_> = present
         .iter()
         .filter(|component| wanted.is_empty() || wanted.contains(&component.name))
@@ -224,12 +250,31 @@ fn plan_component(
     findings: &mut Findings,
 ) -> Option<PlannedComponent> {
     let errors_before = findings.errors.len();
-    let Some(object) = facts.claims.iter().find(|object| object.name_any() == claim) else {
-        findings.error(Reason::TargetNotFound, not_there(&claim, component));
-        return None;
+    let there = facts.claims.iter().find(|object| object.name_any() == claim);
+    let (object, new_claim, mut warnings) = match (there, &wish.to.new_claim) {
+        (Some(_), Some(_)) => {
+            let text = format!(
+                "there is a claim {claim} already: to restore to it, name it in existingClaim; else give the new one \
+                 another name"
+            );
+            findings.error(Reason::TargetExists, text);
+            return None;
+        }
+        (None, None) => {
+            findings.error(Reason::TargetNotFound, not_there(&claim, component));
+            return None;
+        }
+        (None, Some(new)) => {
+            let (plan, warnings) = claims::plan(new, component, is_whole(&wish), &facts.classes, findings)?;
+            let run = RunRef::of(RunKind::Restore, restore);
+            (Cow::Owned(claims::claim(&run, &claim, &plan)), Some(plan), warnings)
+        }
+        (Some(object), None) => {
+            let warnings = check_target(&ClaimView::new(object, &facts.classes), component, &wish, findings);
+            (Cow::Borrowed(object), None, warnings)
+        }
     };
-    let view = ClaimView::new(object, &facts.classes);
-    let mut warnings = check_target(&view, component, &wish, findings);
+    let view = ClaimView::new(&object, &facts.classes);
 
     let pods = active_pods(&facts.inventory.pods, &claim);
     let users = facts.inventory.users_of(&claim);
@@ -261,6 +306,7 @@ fn plan_component(
     )
     .map_err(|error| findings.error(Reason::RootNotAllowed, error.to_string()))
     .ok();
+    let empty = new_claim.is_some() || view.binding() == Binding::WaitsForConsumer;
     let consumers: Vec<String> = users.scalable.iter().take(MOST).map(ToString::to_string).collect();
     if restore.spec.quiesce == Quiesce::Auto {
         workloads.extend(users.scalable);
@@ -280,13 +326,36 @@ fn plan_component(
         snapshot_id: component.snapshot_id.clone(),
         size: component.size,
         files: component.files,
-        identity: choice.identity,
+        identity: if empty { for_fresh_volume(choice.identity) } else { choice.identity },
         consumers,
         warnings,
-        empty: view.binding() == Binding::WaitsForConsumer,
+        empty,
         out_of_sight,
         claim,
+        new_claim,
     })
+}
+
+/// A component that goes back to a claim that is not there gets one, where the Restore says so.
+fn with_missing_claim(restore: &Restore, facts: &Facts, wish: RestoreVolume) -> RestoreVolume {
+    let by_default = !restore.spec.volumes.iter().any(|volume| volume.component == wish.component);
+    let missing = wish.to.existing_claim.as_ref().map(|claim| claim.name.clone()).filter(|name| {
+        by_default
+            && restore.spec.missing_claims == MissingClaims::Create
+            && !facts.claims.iter().any(|object| object.name_any() == *name)
+    });
+    match missing {
+        Some(name) => {
+            let new = NewClaim { name, ..NewClaim::default() };
+            RestoreVolume { to: RestoreTo { existing_claim: None, new_claim: Some(new) }, ..wish }
+        }
+        None => wish,
+    }
+}
+
+/// Whether all files of a component are wanted.
+fn is_whole(wish: &RestoreVolume) -> bool {
+    wish.paths.as_ref().is_none_or(|paths| paths.include.is_empty() && paths.exclude.is_empty())
 }
 
 /// What to make when the target is missing.
@@ -295,8 +364,8 @@ fn not_there(claim: &str, component: &SnapshotComponent) -> String {
         component.source.capacity.as_ref().map_or("the size it had", |quantity| quantity.0.as_str());
     let class = component.source.storage_class.as_deref().unwrap_or("(default)");
     format!(
-        "there is no claim {claim} to restore {} to: create it (it had {capacity}, storage class {class}), or name \
-         another one in spec.volumes",
+        "there is no claim {claim} to restore {} to: let the Restore make it (spec.missingClaims: Create; it had \
+         {capacity}, storage class {class}), or name another one in spec.volumes",
         component.name
     )
 }
@@ -335,7 +404,7 @@ fn check_target(
         }
     }
     let capacity = view.capacity().and_then(quantity_bytes);
-    let whole = wish.paths.as_ref().is_none_or(|paths| paths.include.is_empty() && paths.exclude.is_empty());
+    let whole = is_whole(wish);
     match (capacity, component.size) {
         (Some(capacity), Some(size)) if whole && capacity < size => {
             let text = format!(

@@ -225,3 +225,69 @@ fn all_errors_are_told_at_once() {
     let refusal = validate(&restore(ALL), &facts).unwrap_err();
     assert_eq!(refusal.compatibility.errors.len(), 2, "{:?}", refusal.compatibility.errors);
 }
+
+const TO_COPY: &str = "{from: {snapshotRef: {name: s}}, components: [volume/data], volumes: [{component: volume/data, to: {newClaim: {name: copy, storageClassName: local, capacity: 2Gi}}}]}";
+
+#[test]
+fn a_new_claim_is_planned_with_what_will_use_it() {
+    let plan = validate(&restore(TO_COPY), &facts()).unwrap();
+    let only = plan.components.first().unwrap();
+    let new = only.new_claim.as_ref().unwrap();
+    assert_eq!(
+        (only.claim.as_str(), new.storage_class_name.as_str(), new.capacity.0.as_str()),
+        ("copy", "local", "2Gi")
+    );
+    assert!(only.empty, "everything is made new in it");
+    assert_eq!(
+        only.identity.fs_group, only.identity.gid,
+        "else a runner that is not root could write nothing"
+    );
+    // A workload that waits for the claim lends its identity and stays down meanwhile.
+    let mut waiting = with_database(facts(), "");
+    let pod = waiting.inventory.pods.first_mut().unwrap();
+    let spec = pod.spec.as_mut().unwrap();
+    spec.node_name = None;
+    spec.volumes
+        .as_mut()
+        .unwrap()
+        .first_mut()
+        .unwrap()
+        .persistent_volume_claim
+        .as_mut()
+        .unwrap()
+        .claim_name = "copy".into();
+    let plan = validate(&restore(TO_COPY), &waiting).unwrap();
+    assert_eq!(plan.components.first().unwrap().identity.uid, 999);
+    assert_eq!(plan.workloads.len(), 1);
+}
+
+#[test]
+fn a_new_claim_never_takes_the_place_of_one_that_is_there() {
+    let spec = TO_COPY.replace("name: copy", "name: logs");
+    let (found, message) = reason(&restore(&spec), &facts());
+    assert_eq!(found, Reason::TargetExists);
+    assert!(message.contains("existingClaim"), "{message}");
+}
+
+#[test]
+fn missing_claims_are_made_only_where_that_is_asked_for_and_the_others_are_used() {
+    let mut facts = facts();
+    facts.claims.retain(|claim| claim.name_any() != "data");
+    facts.classes.push(serde_saphyr::from_str("{metadata: {name: fast}, provisioner: x}").unwrap());
+    assert_eq!(reason(&restore(ALL), &facts).0, Reason::TargetNotFound);
+    let plan = validate(&restore("{from: {snapshotRef: {name: s}}, missingClaims: Create}"), &facts).unwrap();
+    let made: Vec<_> = plan.components.iter().map(|c| (c.claim.as_str(), c.new_claim.is_some())).collect();
+    assert_eq!(made, [("data", true), ("logs", false)]);
+    // A claim that somebody names is expected to be there.
+    let named = "{from: {snapshotRef: {name: s}}, missingClaims: Create, volumes: [{component: volume/data, to: {existingClaim: {name: data}}}]}";
+    assert_eq!(reason(&restore(named), &facts).0, Reason::TargetNotFound);
+}
+
+#[test]
+fn a_source_that_names_a_claim_restores_that_one_only() {
+    let plan = validate(&restore("{from: {latestOf: {claim: logs}}}"), &facts()).unwrap();
+    assert_eq!(plan.components.iter().map(|c| c.claim.as_str()).collect::<Vec<_>>(), ["logs"]);
+    let both = "{from: {latestOf: {claim: logs}}, volumes: [{component: volume/data, to: {existingClaim: {name: data}}}]}";
+    assert_eq!(reason(&restore(both), &facts()).0, Reason::InvalidSpec);
+    assert_eq!(reason(&restore("{from: {latestOf: {claim: other}}}"), &facts()).0, Reason::ComponentNotFound);
+}

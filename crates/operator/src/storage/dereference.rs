@@ -1,6 +1,8 @@
 //! All that is known about a storage before anything is decided. The only reader.
 
-use holdfast_api::BackupStorage;
+use std::collections::BTreeMap;
+
+use holdfast_api::{BackupStorage, Repository};
 use holdfast_protocol::spec::FoundRepository;
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -10,6 +12,7 @@ use crate::access::{AccessError, StorageAccess};
 use crate::context::{Attempt, Ctx};
 use crate::errors::Chain;
 use crate::jobs::{self, JobState, JobTask, JobView, RunKind, RunRef};
+use crate::kubernetes;
 
 /// The facts.
 pub(super) struct Facts {
@@ -21,6 +24,8 @@ pub(super) struct Facts {
     pub probes: Vec<JobView>,
     /// What an ended probe found.
     pub found: Option<Vec<FoundRepository>>,
+    /// Ids of repositories by their directory, as far as Repository objects of this cluster have opened them.
+    pub ids: BTreeMap<String, String>,
     /// The last try.
     pub attempt: Option<Attempt>,
     pub period: std::time::Duration,
@@ -68,7 +73,17 @@ pub(super) async fn dereference(ctx: &Ctx, storage: &BackupStorage) -> Result<Fa
             }
         }
     }
+    let all = kubernetes::list_everywhere::<Repository>(&ctx.client, "").await?;
+    let ids = all
+        .iter()
+        .filter(|repository| crate::repository::is_in(repository, storage))
+        .filter_map(|repository| {
+            let status = repository.status.as_ref()?;
+            Some((status.directory.clone()?, status.repository_id.clone()?))
+        })
+        .collect();
     Ok(Facts {
+        ids,
         attempt: ctx.attempts.last(&run.uid, JobTask::Probe.as_str()),
         storage: storage.clone(),
         run,

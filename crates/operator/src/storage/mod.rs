@@ -9,8 +9,8 @@ mod validate;
 
 use std::sync::Arc;
 
-use holdfast_api::BackupStorage;
 use holdfast_api::backup_storage::CaBundleKind;
+use holdfast_api::{BackupStorage, Repository};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
 use kube::api::{Api, PartialObjectMeta};
@@ -51,6 +51,17 @@ pub async fn run(ctx: Arc<Ctx>) {
                 names_secret(storage, secret.namespace().as_deref(), &secret.name_any())
             })
         })
+        // One that was opened tells its id.
+        .watches(
+            Api::<Repository>::all(client.clone()),
+            watcher::Config::default(),
+            |repository: Repository| {
+                let own = repository.namespace().unwrap_or_default();
+                let reference = &repository.spec.storage_ref;
+                let opened = repository.status.as_ref().is_some_and(|status| status.repository_id.is_some());
+                opened.then(|| ObjectRef::new(&reference.name).within(reference.namespace_or(&own)))
+            },
+        )
         .watches(Api::<PartialObjectMeta<ConfigMap>>::all(client), watcher::Config::default(), move |map| {
             naming(&by_map.state(), |storage| {
                 names_config_map(storage, map.namespace().as_deref(), &map.name_any())

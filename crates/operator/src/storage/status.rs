@@ -47,6 +47,9 @@ pub(super) fn status(facts: &Facts, step: &Step) -> Outcomes {
         }
         Step::Probe { .. } | Step::Probing { .. } | Step::Rest { .. } => None,
     };
+    for found in &mut status.repositories {
+        found.repository_id = facts.ids.get(&found.directory).cloned();
+    }
     warnings(facts, &mut status);
     let mut news = None;
     if let Some((phase, reason, message)) = verdict {

@@ -48,6 +48,7 @@ fn facts(storage: BackupStorage) -> Facts {
         access: Ok(access),
         probes: Vec::new(),
         found: None,
+        ids: std::collections::BTreeMap::new(),
         attempt: None,
         period: Duration::from_mins(5),
         stuck_after: Duration::from_mins(15),
@@ -219,4 +220,23 @@ fn warnings_come_and_go_with_what_they_warn_of() {
     assert!(
         !has(&calm, ConditionType::NoRecoveryPassword) && !has(&calm, ConditionType::CredentialsNotScoped)
     );
+}
+
+#[test]
+fn a_repository_that_was_opened_tells_its_id() {
+    let mut opened = storage("Same", "");
+    opened.status = Some(
+        serde_saphyr::from_str("{repositories: [{directory: c/a/x}, {directory: c/b/y, repositoryId: old}]}")
+            .unwrap(),
+    );
+    let mut facts = facts(opened);
+    facts.ids.insert("c/a/x".into(), "1234".into());
+    let plan = validate(&facts);
+    let ids: Vec<Option<String>> = super::status(&facts, &plan.step)
+        .status
+        .repositories
+        .into_iter()
+        .map(|found| found.repository_id)
+        .collect();
+    assert_eq!(ids, [Some("1234".to_owned()), None], "one that is not known any more is not claimed");
 }

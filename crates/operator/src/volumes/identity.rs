@@ -70,6 +70,7 @@ pub fn choose_identity(
                 uid,
                 gid: Some(gid.unwrap_or(uid)),
                 supplemental_groups: groups,
+                fs_group: None,
                 selinux_level,
                 mode: Some(RunAs::Workload),
             };
@@ -84,6 +85,7 @@ pub fn choose_identity(
         uid: NOBODY,
         gid: Some(NOBODY),
         supplemental_groups: groups,
+        fs_group: None,
         selinux_level: consumer.and_then(|pod| user_of(pod, claim).selinux_level),
         mode: Some(RunAs::Workload),
     };
@@ -96,6 +98,14 @@ pub fn choose_identity(
          {ANNOTATION_ALLOW_ROOT_RUNNER}=true"
     );
     Ok(Choice { identity, limits: Some(limits) })
+}
+
+/// The identity for a volume that nobody has written to yet. Its root belongs to root, and a runner that is not root
+/// could write nothing: it gets the runner's group. What uses the volume later and has an `fsGroup` of its own takes it
+/// over.
+pub fn for_fresh_volume(identity: Identity) -> Identity {
+    let fs_group = identity.gid.filter(|gid| identity.uid != 0 && *gid != 0);
+    Identity { fs_group, ..identity }
 }
 
 /// What to do when a runner of this identity could not read or write everything.
@@ -112,11 +122,11 @@ pub fn advice(identity: Option<&Identity>) -> String {
 
 /// The runner's identity in its pod.
 pub fn runner_identity(identity: &Identity, access: Access) -> jobs::Identity {
-    let Identity { uid, gid, supplemental_groups, selinux_level, mode: _ } = identity.clone();
+    let Identity { uid, gid, supplemental_groups, fs_group, selinux_level, mode: _ } = identity.clone();
     match (uid, access) {
         (0, Access::Read) => jobs::Identity::RootReader { selinux_level },
         (0, Access::Write) => jobs::Identity::RootWriter { selinux_level },
-        _ => jobs::Identity::Workload { uid, gid, supplemental_groups, selinux_level },
+        _ => jobs::Identity::Workload { uid, gid, supplemental_groups, fs_group, selinux_level },
     }
 }
 
@@ -125,6 +135,7 @@ fn root() -> Identity {
         uid: 0,
         gid: Some(0),
         supplemental_groups: Vec::new(),
+        fs_group: None,
         selinux_level: None,
         mode: Some(RunAs::Root),
     }
@@ -255,6 +266,16 @@ status:
         let workload =
             choose_identity(RunAs::Workload, Access::Write, "data", Some(&pod(AS_999)), true).unwrap();
         assert_eq!(workload.identity.uid, 999);
+    }
+
+    #[test]
+    fn only_a_fresh_volume_is_given_to_the_runners_group_and_only_where_it_is_not_root() {
+        let known = choose_identity(RunAs::Auto, Access::Write, "data", Some(&pod(AS_999)), false).unwrap();
+        assert_eq!(known.identity.fs_group, None);
+        assert_eq!(for_fresh_volume(known.identity).fs_group, Some(998));
+        assert_eq!(for_fresh_volume(root()).fs_group, None);
+        let nobody = choose_identity(RunAs::Auto, Access::Write, "data", None, false).unwrap();
+        assert_eq!(for_fresh_volume(nobody.identity).fs_group, Some(NOBODY));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! `RestoreVolume`: one snapshot's directory becomes the content of a mounted claim, or a plan says what would
 //! change.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use holdfast_engine::error::{Error, ErrorKind};
+use holdfast_engine::event::FaultList;
 use holdfast_engine::id::Id;
 use holdfast_engine::lock::LockGuard;
 use holdfast_engine::repository::{Repository, SnapshotFilter};
@@ -21,6 +23,9 @@ impl Job {
     pub(super) async fn restore(&self, volume: &RestoreVolume) -> Result<Verdict, Failure> {
         let spec = engine_spec(volume)?;
         check_target(&spec.target)?;
+        if !volume.plan_only {
+            check_writable(&spec.target)?;
+        }
         let repository = Stop::bound(&self.ctx.cancel, self.open()).await?;
         Stop::bound(&self.ctx.cancel, find(&repository, volume)).await?;
         if volume.plan_only {
@@ -116,9 +121,59 @@ fn check_target(target: &Path) -> Result<(), Failure> {
     ))
 }
 
+/// A fresh volume belongs to root. A runner that is not could make nothing in it: better said at once, with the way out,
+/// than once a file. One that holds something may be writable further down.
+fn check_writable(target: &Path) -> Result<(), Failure> {
+    let writable = rustix::fs::accessat(
+        rustix::fs::CWD,
+        target,
+        rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK,
+        rustix::fs::AtFlags::EACCESS,
+    );
+    if writable == Err(rustix::io::Errno::ACCESS) && is_fresh(target) {
+        let owner = target.metadata().map_or(0, |metadata| metadata.uid());
+        return Err(not_writable(target, owner, rustix::process::geteuid().as_raw()));
+    }
+    Ok(())
+}
+
+fn not_writable(target: &Path, owner: u32, runner: u32) -> Failure {
+    Failure::fatal(
+        "TargetNotWritable",
+        format!(
+            "the volume at {} is empty and belongs to uid {owner}, and the runner has uid {runner} and may not write to \
+             it. Let the runner be root (annotate the namespace with holdfast.dev/allow-root-runner=true, and leave runAs \
+             at Auto); or use a storage class whose driver gives volumes to an fsGroup; or start the workload once, so \
+             that it takes the volume over",
+            target.display()
+        ),
+    )
+}
+
+/// Whether a volume holds nothing but what ext4 makes in the root of each file system. One that cannot be listed is taken
+/// to hold something.
+fn is_fresh(target: &Path) -> bool {
+    let Ok(entries) = target.read_dir() else { return false };
+    entries.into_iter().all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found"))
+}
+
+/// How many of the faults are about the root of a volume that is not the runner's own: its owner and mode belong to the
+/// volume, as kubelet and driver made it, and only root could change them.
+fn of_foreign_root(faults: &FaultList, restore_owners: bool, owner: Option<u32>, runner: u32) -> u64 {
+    if restore_owners || owner.is_none_or(|owner| owner == runner) {
+        return 0;
+    }
+    let at_root = faults.first.iter().filter(|fault| fault.path == Path::new("/"));
+    u64::try_from(at_root.count()).unwrap_or(u64::MAX)
+}
+
 /// What the report means: a restore that did not put everything back is no success.
 fn judge(volume: &RestoreVolume, report: &RestoreReport) -> Verdict {
-    let result = result(report);
+    let owner = Path::new(&volume.target).metadata().ok().map(|metadata| metadata.uid());
+    let runner = rustix::process::geteuid().as_raw();
+    let of_root = of_foreign_root(&report.metadata_faults, volume.restore_owners, owner, runner);
+    let result = result(report, of_root);
+    let metadata_failures = result.metadata_failures;
     let example = result
         .failure_sample
         .first()
@@ -137,12 +192,11 @@ fn judge(volume: &RestoreVolume, report: &RestoreReport) -> Verdict {
             "RestoreIncomplete",
             format!("{} entries could not be restored to {target}{example}{kept}", report.faults.total),
         ))
-    } else if report.metadata_faults.total > 0 {
+    } else if metadata_failures > 0 {
         Some((
             "MetadataIncomplete",
             format!(
-                "the content of {target} is complete, but owners, modes, times or attributes could not be set {} times{example}",
-                report.metadata_faults.total
+                "the content of {target} is complete, but owners, modes, times or attributes could not be set {metadata_failures} times{example}"
             ),
         ))
     } else {
@@ -154,6 +208,11 @@ fn judge(volume: &RestoreVolume, report: &RestoreReport) -> Verdict {
             ("UnmatchedInclude", message)
         })
     };
+    if of_root > 0 && gap.is_none() {
+        verdict.message = Some(format!(
+            "mode and times of the volume's root at {target} are as they were: it does not belong to the runner"
+        ));
+    }
     if let Some((reason, message)) = gap {
         verdict.outcome = Outcome::Partial;
         verdict.reason = Some(reason.to_owned());
@@ -162,8 +221,13 @@ fn judge(volume: &RestoreVolume, report: &RestoreReport) -> Verdict {
     verdict
 }
 
-fn result(report: &RestoreReport) -> RestoreResult {
-    let samples: Vec<FaultRow> = [&report.faults, &report.metadata_faults]
+fn result(report: &RestoreReport, of_root: u64) -> RestoreResult {
+    let mut metadata_faults = report.metadata_faults.clone();
+    if of_root > 0 {
+        metadata_faults.first.retain(|fault| fault.path != Path::new("/"));
+        metadata_faults.total = metadata_faults.total.saturating_sub(of_root);
+    }
+    let samples: Vec<FaultRow> = [&report.faults, &metadata_faults]
         .into_iter()
         .flat_map(|faults| report::sample(faults, SAMPLES))
         .take(SAMPLES)
@@ -180,9 +244,42 @@ fn result(report: &RestoreReport) -> RestoreResult {
         files_restored: report.files_restored,
         bytes_written: report.bytes_written,
         verified: report.verified,
-        metadata_failures: report.metadata_faults.total,
+        metadata_failures: metadata_faults.total,
         failures: report.faults.total,
         failure_sample: samples,
         duration_ms: millis(report.duration),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_engine::event::Fault;
+
+    #[test]
+    fn the_root_of_a_volume_that_is_not_the_runners_is_the_volumes_own_business() {
+        let mut faults = FaultList::default();
+        for (path, action) in [("/", "chmod"), ("/", "utimes"), ("/a", "chmod")] {
+            faults.push(Fault { path: path.into(), action, error: "Operation not permitted".into() });
+        }
+        assert_eq!(of_foreign_root(&faults, false, Some(0), 999), 2);
+        assert_eq!(of_foreign_root(&faults, false, Some(999), 999), 0, "its own it could have set");
+        assert_eq!(of_foreign_root(&faults, true, Some(0), 0), 0, "so could root");
+        assert_eq!(of_foreign_root(&faults, false, None, 999), 0);
+    }
+
+    #[test]
+    fn only_a_volume_without_files_is_fresh() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(is_fresh(directory.path()));
+        std::fs::create_dir(directory.path().join("lost+found")).unwrap();
+        assert!(is_fresh(directory.path()));
+        std::fs::write(directory.path().join("file"), "").unwrap();
+        assert!(!is_fresh(directory.path()));
+        assert!(!is_fresh(&directory.path().join("absent")));
+        // Tests may run as root, for whom everything can be written: only what is told can be looked at here.
+        assert!(check_writable(directory.path()).is_ok());
+        let told = not_writable(Path::new("/data/x"), 0, 999).message;
+        assert!(told.contains("allow-root-runner") && told.contains("uid 999"), "{told}");
     }
 }

@@ -1,0 +1,308 @@
+//! What a Restore is made from: which Snapshot is meant, who may read it, and the Repository object for a directory
+//! that the cluster does not know yet. Pure.
+
+use std::collections::BTreeMap;
+
+use holdfast_api::backup_storage::FoundRepository;
+use holdfast_api::conditions::{ConditionType, find_condition};
+use holdfast_api::refs::{PasswordSecretRef, StorageRef};
+use holdfast_api::repository::{RepositoryPhase, RepositorySpec};
+use holdfast_api::restore::{FromRepository, RestoreFrom};
+use holdfast_api::{BackupStorage, Reason, Repository, Restore, Snapshot, names};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+
+use super::validate::Refusal;
+
+/// Most directories or Snapshots that a message lists.
+const LISTED: usize = 10;
+
+/// Which Snapshots are meant; of those that fit, the newest complete one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Wanted<'a> {
+    /// Namespace of the Snapshots; that of the Restore when absent.
+    pub(super) namespace: Option<&'a str>,
+    /// Name of their Repository.
+    pub(super) repository: Option<&'a str>,
+    /// They hold this claim.
+    pub(super) claim: Option<&'a str>,
+    /// Their Backup began at this time or before it.
+    pub(super) until: Option<Timestamp>,
+    /// They hold this restic snapshot; at least its first digits.
+    pub(super) id: Option<&'a str>,
+}
+
+/// What a Restore asks for, when it does not name one Snapshot.
+pub(super) fn wanted(from: &RestoreFrom) -> Option<Wanted<'_>> {
+    if let Some(latest) = &from.latest_of {
+        return Some(Wanted {
+            namespace: latest.namespace.as_deref(),
+            repository: latest.repository_ref.as_ref().map(|reference| reference.name.as_str()),
+            claim: latest.claim.as_deref(),
+            ..Wanted::default()
+        });
+    }
+    if let Some(point) = &from.point_in_time {
+        return Some(Wanted {
+            namespace: point.namespace.as_deref(),
+            repository: point.repository_ref.as_ref().map(|reference| reference.name.as_str()),
+            claim: point.claim.as_deref(),
+            until: Some(point.time.0),
+            id: None,
+        });
+    }
+    from.repository.as_ref().map(|found| Wanted {
+        claim: found.claim.as_deref(),
+        until: found.time.as_ref().map(|time| time.0),
+        id: found.snapshot_id.as_deref(),
+        ..Wanted::default()
+    })
+}
+
+/// Namespace of what a Restore reads.
+pub(super) fn namespace<'a>(from: &'a RestoreFrom, own: &'a str) -> &'a str {
+    let named = from.snapshot_ref.as_ref().and_then(|reference| reference.namespace.as_deref());
+    named.or_else(|| wanted(from).and_then(|wanted| wanted.namespace)).unwrap_or(own)
+}
+
+/// The components that a Restore is about: those that it names, else the one that its source names. All when empty.
+pub(super) fn components(restore: &Restore, snapshot: &Snapshot) -> Vec<String> {
+    if !restore.spec.components.is_empty() {
+        return restore.spec.components.clone();
+    }
+    let Some(wanted) = wanted(&restore.spec.from) else { return Vec::new() };
+    let by_claim = wanted.claim.map(names::volume_component);
+    let by_id = wanted.id.and_then(|id| {
+        let all = snapshot.status.as_ref().map(|status| status.components.as_slice()).unwrap_or_default();
+        all.iter().find(|component| component.snapshot_id.starts_with(id)).map(|c| c.name.clone())
+    });
+    by_id.or(by_claim).into_iter().collect()
+}
+
+/// The newest complete Snapshot of those that are meant. One that is named by an id need not be complete.
+pub(super) fn choose<'s>(wanted: &Wanted<'_>, all: &'s [Snapshot]) -> Result<&'s Snapshot, Refusal> {
+    let component = wanted.claim.map(names::volume_component);
+    let holds = |snapshot: &Snapshot| {
+        let components =
+            snapshot.status.as_ref().map(|status| status.components.as_slice()).unwrap_or_default();
+        component.as_ref().is_none_or(|name| components.iter().any(|c| c.name == *name))
+            && wanted.id.is_none_or(|id| components.iter().any(|c| c.snapshot_id.starts_with(id)))
+    };
+    let fitting: Vec<&Snapshot> = all
+        .iter()
+        .filter(|s| wanted.repository.is_none_or(|name| s.spec.repository_ref.name == name))
+        .filter(|s| s.metadata.deletion_timestamp.is_none() && holds(s))
+        .collect();
+    let is_complete = |s: &Snapshot| s.status.as_ref().is_some_and(|status| status.complete == Some(true));
+    let age = |s: &&&Snapshot| (s.spec.time.0, s.name_any());
+    if let Some(id) = wanted.id {
+        let mut found = fitting.iter();
+        return match (found.next(), found.next()) {
+            (Some(one), None) => Ok(one),
+            (Some(_), Some(_)) => {
+                let text = format!("several Snapshots begin with the id {id}: give more of its digits");
+                Err(Refusal::plain(Reason::SnapshotNotFound, text))
+            }
+            (None, _) => Err(not_found(wanted, all)),
+        };
+    }
+    fitting
+        .iter()
+        .filter(|s| is_complete(s) && wanted.until.is_none_or(|until| s.spec.time.0 <= until))
+        .max_by_key(age)
+        .copied()
+        .ok_or_else(|| not_found(wanted, &fitting.into_iter().cloned().collect::<Vec<_>>()))
+}
+
+fn not_found(wanted: &Wanted<'_>, near: &[Snapshot]) -> Refusal {
+    let mut asked = Vec::new();
+    asked.extend(wanted.repository.map(|name| format!("of Repository {name}")));
+    asked.extend(wanted.claim.map(|claim| format!("that holds the claim {claim}")));
+    asked.extend(wanted.until.map(|until| format!("begun at {until} or before")));
+    asked.extend(wanted.id.map(|id| format!("with the id {id}")));
+    let mut listed: Vec<&Snapshot> = near.iter().collect();
+    listed.sort_by_key(|s| (s.spec.time.0, s.name_any()));
+    let listed: Vec<String> = listed
+        .into_iter()
+        .rev()
+        .take(LISTED)
+        .map(|s| {
+            let complete = s.status.as_ref().and_then(|status| status.complete) == Some(true);
+            let note = if complete { "" } else { ", not complete" };
+            format!("{} ({}{note})", s.name_any(), s.spec.time.0)
+        })
+        .collect();
+    let rest = if listed.is_empty() {
+        "there is none at all".to_owned()
+    } else {
+        format!("there are: {}; name one of them in spec.from.snapshotRef", listed.join(", "))
+    };
+    let what = if wanted.id.is_some() { "Snapshot" } else { "complete Snapshot" };
+    let text =
+        format!("there is no {what} {}; {rest}", asked.join(" ")).replace("  ", " ").replace(" ;", ";");
+    Refusal::plain(Reason::SnapshotNotFound, text)
+}
+
+/// Why a Restore in `own` may not read what is in `source`; none when it may. Snapshots of another namespace hold that
+/// namespace's data: it has to have agreed, or the Restore has to be an administrator's.
+pub(super) fn refusal(
+    source: &str,
+    source_namespace: Option<&Namespace>,
+    own: &str,
+    central: &str,
+) -> Option<Refusal> {
+    if source == own || own == central {
+        return None;
+    }
+    let granted = source_namespace
+        .and_then(|namespace| namespace.annotations().get(names::ANNOTATION_RESTORE_TO))
+        .is_some_and(|list| list.split(',').map(str::trim).any(|name| name == own || name == "*"));
+    (!granted).then(|| {
+        let text = format!(
+            "namespace {source} does not let namespace {own} restore from its Snapshots: an administrator has to \
+             annotate it, `kubectl annotate namespace {source} {}={own}`",
+            names::ANNOTATION_RESTORE_TO
+        );
+        Refusal::plain(Reason::SourceNotAllowed, text)
+    })
+}
+
+/// The directory that is meant, out of those that the storage lists.
+pub(super) fn directory(
+    from: &FromRepository,
+    storage: &BackupStorage,
+    own: &str,
+) -> Result<String, Refusal> {
+    if let Some(directory) = &from.directory {
+        return Ok(directory.clone());
+    }
+    let all = storage.status.as_ref().map(|status| status.repositories.as_slice()).unwrap_or_default();
+    let ours: Vec<&FoundRepository> =
+        all.iter().filter(|found| found.namespace.as_deref() == Some(own)).collect();
+    match (ours.as_slice(), all) {
+        ([one], _) => Ok(one.directory.clone()),
+        // The only one there is, whoever it says it belongs to.
+        ([], [only]) => Ok(only.directory.clone()),
+        ([], []) => {
+            let text = format!(
+                "BackupStorage {} holds no repository: look at its bucket and prefix, or name the directory in \
+                 spec.from.repository.directory",
+                storage.name_any()
+            );
+            Err(Refusal::plain(Reason::RepositoryNotFound, text))
+        }
+        (ours, all) => {
+            let several: Vec<&FoundRepository> =
+                if ours.is_empty() { all.iter().collect() } else { ours.to_vec() };
+            let listed: Vec<&str> =
+                several.iter().take(LISTED).map(|found| found.directory.as_str()).collect();
+            let more = several.len().saturating_sub(LISTED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let text = format!(
+                "BackupStorage {} holds several repositories that could be meant: name one of them in \
+                 spec.from.repository.directory: {}{more}",
+                storage.name_any(),
+                listed.join(", ")
+            );
+            Err(Refusal::plain(Reason::AmbiguousSource, text))
+        }
+    }
+}
+
+/// The password to open a directory with.
+pub(super) fn password(
+    from: &FromRepository,
+    storage: &BackupStorage,
+    own: &str,
+) -> Result<PasswordSecretRef, Refusal> {
+    if let Some(reference) = &from.password_secret_ref {
+        return Ok(reference.clone());
+    }
+    // The recovery password opens every repository of the storage: it never goes into another namespace.
+    let here = storage.namespace().as_deref() == Some(own);
+    storage.spec.recovery_password_secret_ref.clone().filter(|_| here).ok_or_else(|| {
+        let text = format!(
+            "no password is named: set spec.from.repository.passwordSecretRef to a Secret of namespace {own} that holds \
+             the repository's password or the recovery password"
+        );
+        Refusal::plain(Reason::SecretNotFound, text)
+    })
+}
+
+/// The Repository object for a directory. It belongs to nobody, as every Repository: it stays when the Restore goes, and
+/// with it the Snapshots to restore from again.
+pub(super) fn repository(
+    restore: &Restore,
+    storage: &StorageRef,
+    directory: String,
+    password: PasswordSecretRef,
+) -> Repository {
+    let own = restore.namespace().unwrap_or_default();
+    let name = names::found_repository_name(storage.namespace_or(&own), &storage.name, &directory);
+    let mut repository = Repository::new(
+        &name,
+        RepositorySpec {
+            storage_ref: storage.clone(),
+            directory: Some(directory),
+            password_secret_ref: Some(password),
+        },
+    );
+    repository.metadata = ObjectMeta {
+        name: Some(name),
+        namespace: Some(own),
+        labels: Some(BTreeMap::from([(names::LABEL_MANAGED_BY.to_owned(), names::MANAGED_BY.to_owned())])),
+        ..ObjectMeta::default()
+    };
+    repository
+}
+
+/// The Repository of the namespace that leads to a directory already.
+pub(super) fn known<'r>(
+    all: &'r [Repository],
+    storage: &StorageRef,
+    directory: &str,
+    own: &str,
+) -> Option<&'r Repository> {
+    all.iter().find(|repository| {
+        let reference = &repository.spec.storage_ref;
+        let status = repository.status.as_ref().and_then(|status| status.directory.as_deref());
+        reference.name == storage.name
+            && reference.namespace_or(own) == storage.namespace_or(own)
+            && repository.spec.directory.as_deref().or(status) == Some(directory)
+            && repository.metadata.deletion_timestamp.is_none()
+    })
+}
+
+/// What a Repository still lacks before one of its Snapshots can be chosen; none when it has been opened and listed.
+pub(super) fn not_listed(repository: &Repository) -> Option<(Reason, String)> {
+    let name = repository.name_any();
+    let status = repository.status.as_ref();
+    let told = |condition: ConditionType| {
+        status.and_then(|status| find_condition(&status.conditions, condition)).map(|c| c.message.clone())
+    };
+    match status.and_then(|status| status.phase) {
+        Some(RepositoryPhase::Ready) if status.is_some_and(|status| status.last_sync_time.is_some()) => None,
+        Some(RepositoryPhase::Ready) => {
+            let failed = status
+                .and_then(|status| find_condition(&status.conditions, ConditionType::SnapshotsSynced))
+                .filter(|condition| condition.status == "False");
+            Some(match failed {
+                Some(failed) => (Reason::SyncFailed, format!("Repository {name}: {}", failed.message)),
+                None => (Reason::Initializing, format!("lists the Snapshots of Repository {name}")),
+            })
+        }
+        Some(RepositoryPhase::Failed | RepositoryPhase::Pending) => {
+            let said = told(ConditionType::Ready).unwrap_or_default();
+            Some((Reason::RepositoryNotReady, format!("Repository {name} is not ready: {said}")))
+        }
+        Some(RepositoryPhase::Initializing) | None => {
+            Some((Reason::Initializing, format!("opens the repository (Repository {name})")))
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

@@ -1,0 +1,172 @@
+use super::*;
+
+fn snapshot(name: &str, time: &str, repository: &str, complete: bool, components: &str) -> Snapshot {
+    serde_saphyr::from_str(&format!(
+        "
+metadata: {{name: {name}, namespace: shop}}
+spec: {{repositoryRef: {{name: {repository}}}, time: '{time}', backup: {{name: b, uid: u}}, cluster: c, namespace: shop}}
+status: {{complete: {complete}, components: [{components}]}}
+"
+    ))
+    .unwrap()
+}
+
+const DATA: &str = "{name: volume/data, snapshotId: aabbccdd01}";
+const BOTH: &str = "{name: volume/data, snapshotId: aabbccdd02}, {name: volume/logs, snapshotId: ffeeddcc02}";
+
+fn all() -> Vec<Snapshot> {
+    vec![
+        snapshot("monday", "2026-11-16T02:00:00Z", "main", true, DATA),
+        snapshot("wednesday", "2026-11-18T02:00:00Z", "other", true, DATA),
+        snapshot("tuesday", "2026-11-17T02:00:00Z", "main", true, BOTH),
+        snapshot("thursday", "2026-11-19T02:00:00Z", "main", false, BOTH),
+    ]
+}
+
+fn restore(from: &str) -> Restore {
+    serde_saphyr::from_str(&format!("{{metadata: {{name: r, namespace: shop}}, spec: {{from: {from}}}}}"))
+        .unwrap()
+}
+
+fn chosen(from: &str) -> Result<String, Refusal> {
+    let restore = restore(from);
+    choose(&wanted(&restore.spec.from).unwrap(), &all()).map(ResourceExt::name_any)
+}
+
+#[test]
+fn the_newest_complete_one_is_chosen() {
+    assert_eq!(chosen("{latestOf: {}}").unwrap(), "wednesday");
+    assert_eq!(chosen("{latestOf: {repositoryRef: {name: main}}}").unwrap(), "tuesday");
+    assert_eq!(chosen("{latestOf: {claim: logs}}").unwrap(), "tuesday");
+}
+
+#[test]
+fn a_point_in_time_takes_the_one_that_began_then_or_before() {
+    let at = |time: &str| chosen(&format!("{{pointInTime: {{time: '{time}'}}}}"));
+    assert_eq!(at("2026-11-17T02:00:00Z").unwrap(), "tuesday");
+    assert_eq!(at("2026-11-17T01:59:59Z").unwrap(), "monday");
+    assert_eq!(at("2026-11-25T00:00:00Z").unwrap(), "wednesday", "one that is not complete is never chosen");
+    let refusal = at("2026-11-01T00:00:00Z").unwrap_err();
+    assert_eq!(refusal.reason, Reason::SnapshotNotFound);
+    assert!(
+        refusal.message.contains("monday") && refusal.message.contains("2026-11-01"),
+        "{}",
+        refusal.message
+    );
+    assert!(refusal.message.contains("not complete"), "{}", refusal.message);
+}
+
+#[test]
+fn an_id_names_one_and_its_component() {
+    let from = "{repository: {storageRef: {name: s}, snapshotId: ffeeddcc}}";
+    let several = chosen(from).unwrap_err();
+    assert!(several.message.contains("more of its digits"), "{}", several.message);
+    let from = "{repository: {storageRef: {name: s}, snapshotId: aabbccdd01}}";
+    let one = all().into_iter().find(|s| s.name_any() == "tuesday").unwrap();
+    assert!(chosen(from).is_err(), "two hold it");
+    let restore = restore("{repository: {storageRef: {name: s}, snapshotId: ffeeddcc02}}");
+    assert_eq!(components(&restore, &one), ["volume/logs"]);
+}
+
+#[test]
+fn a_claim_that_is_named_is_the_one_that_is_restored() {
+    let one = all().into_iter().next_back().unwrap();
+    assert_eq!(components(&restore("{latestOf: {claim: logs}}"), &one), ["volume/logs"]);
+    assert!(components(&restore("{latestOf: {}}"), &one).is_empty());
+    let mut both = restore("{latestOf: {claim: logs}}");
+    both.spec.components = vec!["volume/data".into()];
+    assert_eq!(components(&both, &one), ["volume/data"]);
+}
+
+#[test]
+fn another_namespace_has_to_agree() {
+    let source = |list: &str| -> Namespace {
+        serde_saphyr::from_str(&format!(
+            "{{metadata: {{name: shop, annotations: {{holdfast.dev/restore-to: '{list}'}}}}}}"
+        ))
+        .unwrap()
+    };
+    let may = |list: &str, own: &str| refusal("shop", Some(&source(list)), own, "holdfast").is_none();
+    assert!(may("staging, test", "test") && may("*", "anyone"));
+    assert!(!may("staging", "test") && !may("", "test") && !may("staging-2", "staging"));
+    assert!(may("", "shop"), "its own");
+    assert!(may("", "holdfast"), "the operator's namespace is the administrators'");
+    let refused = refusal("shop", None, "test", "holdfast").unwrap();
+    assert_eq!(refused.reason, Reason::SourceNotAllowed);
+    assert!(refused.message.contains("kubectl annotate namespace shop"), "{}", refused.message);
+}
+
+fn storage(repositories: &str) -> BackupStorage {
+    serde_saphyr::from_str(&format!(
+        "
+metadata: {{name: offsite, namespace: shop}}
+spec:
+  backend: {{s3: {{bucket: b, endpoint: 'https://s3.example', credentialsSecretRef: {{name: keys}}}}}}
+  recoveryPasswordSecretRef: {{name: recovery}}
+status: {{repositories: [{repositories}]}}
+"
+    ))
+    .unwrap()
+}
+
+fn from(extra: &str) -> FromRepository {
+    serde_saphyr::from_str(&format!("{{storageRef: {{name: offsite}} {extra}}}")).unwrap()
+}
+
+#[test]
+fn the_directory_is_found_when_only_one_can_be_meant() {
+    let one = "{directory: old/web/main-aaaaa, namespace: web}";
+    let ours = "{directory: old/shop/main-bbbbb, namespace: shop}";
+    let again = "{directory: old/shop/main-ccccc, namespace: shop}";
+    let find = |all: &str| directory(&from(""), &storage(all), "shop");
+    assert_eq!(find(one).unwrap(), "old/web/main-aaaaa");
+    assert_eq!(find(&format!("{one}, {ours}")).unwrap(), "old/shop/main-bbbbb");
+    assert_eq!(find("").unwrap_err().reason, Reason::RepositoryNotFound);
+    let several = find(&format!("{one}, {ours}, {again}")).unwrap_err();
+    assert_eq!(several.reason, Reason::AmbiguousSource);
+    assert!(several.message.contains("main-bbbbb, old/shop/main-ccccc"), "{}", several.message);
+    assert!(!several.message.contains("main-aaaaa"), "{}", several.message);
+    let named = from(", directory: other/x");
+    assert_eq!(directory(&named, &storage(one), "shop").unwrap(), "other/x");
+}
+
+#[test]
+fn the_recovery_password_stays_in_its_namespace() {
+    assert_eq!(password(&from(""), &storage(""), "shop").unwrap().name, "recovery");
+    assert_eq!(password(&from(""), &storage(""), "web").unwrap_err().reason, Reason::SecretNotFound);
+    let named = from(", passwordSecretRef: {name: mine}");
+    assert_eq!(password(&named, &storage(""), "web").unwrap().name, "mine");
+}
+
+#[test]
+fn a_repository_that_leads_there_already_is_used() {
+    let restore = restore("{repository: {storageRef: {name: offsite}}}");
+    let place = StorageRef { name: "offsite".into(), namespace: Some("shop".into()) };
+    let secret = PasswordSecretRef { name: "recovery".into(), key: "password".into() };
+    let made = repository(&restore, &place, "old/shop/main-bbbbb".into(), secret);
+    assert_eq!(made.namespace().as_deref(), Some("shop"));
+    assert!(made.spec.password_secret_ref.is_some(), "so that it is opened, and never made");
+    let all = [made];
+    let short = StorageRef { name: "offsite".into(), namespace: None };
+    assert!(known(&all, &short, "old/shop/main-bbbbb", "shop").is_some());
+    assert!(known(&all, &short, "old/shop/other", "shop").is_none());
+    let elsewhere = StorageRef { name: "offsite".into(), namespace: Some("backup".into()) };
+    assert!(known(&all, &elsewhere, "old/shop/main-bbbbb", "shop").is_none());
+}
+
+#[test]
+fn nothing_is_chosen_before_everything_is_listed() {
+    let with = |status: &str| -> Repository {
+        serde_saphyr::from_str(&format!(
+            "{{metadata: {{name: r, namespace: shop}}, spec: {{storageRef: {{name: s}}}}, status: {status}}}"
+        ))
+        .unwrap()
+    };
+    assert_eq!(not_listed(&with("{}")).unwrap().0, Reason::Initializing);
+    assert_eq!(not_listed(&with("{phase: Ready}")).unwrap().0, Reason::Initializing);
+    assert_eq!(not_listed(&with("{phase: Ready, lastSyncTime: '2026-11-20T02:00:00Z'}")), None);
+    let wrong = "{phase: Failed, conditions: [{type: Ready, status: 'False', reason: WrongPassword, message: no key opens, lastTransitionTime: '2026-11-20T02:00:00Z'}]}";
+    let (reason, message) = not_listed(&with(wrong)).unwrap();
+    assert_eq!(reason, Reason::RepositoryNotReady);
+    assert!(message.contains("no key opens"), "{message}");
+}

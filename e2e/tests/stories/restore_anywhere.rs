@@ -1,0 +1,232 @@
+//! Restores to where the data did not come from: new claims, another namespace, an older state, and a cluster that knows
+//! nothing but bucket and password.
+
+use holdfast_e2e::kubectl::{Failure, Result};
+use holdfast_e2e::story::Story;
+use holdfast_e2e::workload::{self, Keeper};
+use serde_json::Value;
+
+use crate::together;
+
+/// A claim with one file, of a workload that runs as this user.
+fn app(story: &Story, user: u32) -> Result<String> {
+    let keeper = Keeper { user, ..Keeper::deployment("app", "data") };
+    story.apply(&format!("{}{}", workload::claim("data", "", "64Mi"), workload::keeper(&keeper)))?;
+    workload::ready_pod(&story.kubectl, &story.namespace, "app")
+}
+
+fn write(story: &Story, pod: &str, text: &str) -> Result<()> {
+    story
+        .shell(pod, &format!("echo {text} > /store/file; mkdir -p /store/etc; echo {text} > /store/etc/conf"))
+        .map(drop)
+}
+
+/// What a file of a claim holds, read by a workload made for it.
+fn read(story: &Story, app: &str, claim: &str, file: &str) -> Result<String> {
+    story.apply(&workload::keeper(&Keeper::deployment(app, claim)))?;
+    let pod = workload::ready_pod(&story.kubectl, &story.namespace, app)?;
+    Ok(story.shell(&pod, &format!("cat /store/{file}"))?.trim().to_owned())
+}
+
+#[track_caller]
+fn expect(found: &str, wanted: &str) -> Result<()> {
+    if found == wanted { Ok(()) } else { Err(Failure(format!("found {found:?} instead of {wanted:?}"))) }
+}
+
+fn says(object: &Value, needles: &[&str]) -> Result<()> {
+    let said = object["status"].to_string();
+    match needles.iter().find(|needle| !said.contains(*needle)) {
+        Some(missing) => Err(Failure(format!("the status does not say {missing:?}: {said}"))),
+        None => Ok(()),
+    }
+}
+
+#[test]
+fn an_older_state_goes_into_a_new_claim_beside_the_one_in_use() {
+    let _world = together();
+    Story::tell("new-claim", Story::begin, |story| {
+        let pod = app(story, 0)?;
+        write(story, &pod, "monday")?;
+        let first = story.backup("first", "{}", "Succeeded")?;
+        write(story, &pod, "tuesday")?;
+        story.backup("second", "{}", "Succeeded")?;
+        let latest = story.restore(
+            "latest",
+            "{from: {latestOf: {claim: data}}, volumes: [{component: volume/data, to: {newClaim: {name: latest, capacity: 96Mi}}}]}",
+            "Succeeded",
+        )?;
+        says(&latest, &["\"newClaim\":\"Created\"", "\"snapshotRef\":{\"name\":\"second"])?;
+        expect(&read(story, "look-1", "latest", "file")?, "tuesday")?;
+        let then = first["status"]["startTime"].as_str().unwrap_or_default();
+        story.restore(
+            "then",
+            &format!("{{from: {{pointInTime: {{time: '{then}'}}}}, volumes: [{{component: volume/data, to: {{newClaim: {{name: then}}}}, paths: {{include: [/etc/conf]}}}}]}}"),
+            "Succeeded",
+        )?;
+        expect(&read(story, "look-2", "then", "etc/conf")?, "monday")?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "look-2")?;
+        expect(story.shell(&pod, "ls -A /store | grep -v lost+found")?.trim(), "etc")?;
+        // The claim in use was left alone.
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        expect(story.shell(&pod, "cat /store/file")?.trim(), "tuesday")?;
+        let taken = story.restore(
+            "taken",
+            "{from: {latestOf: {}}, volumes: [{component: volume/data, to: {newClaim: {name: then}}}]}",
+            "Failed",
+        )?;
+        says(&taken, &["TargetExists"])?;
+        story.nothing_left()
+    });
+}
+
+/// The claim is made for the restore, and gone when nothing could be restored to it; or kept, as the Restore says.
+#[test]
+fn a_new_claim_is_kept_or_removed_when_nothing_came_of_it() {
+    let _world = together();
+    Story::tell("claim-fate", Story::begin, |story| {
+        let pod = app(story, 0)?;
+        write(story, &pod, "data")?;
+        story.backup("first", "{}", "Succeeded")?;
+        for (name, rule, fate) in [("drop", "Delete", "Removed"), ("keep", "Keep", "Kept")] {
+            let spec = format!(
+                "{{retries: 0, from: {{latestOf: {{}}}}, volumes: [{{component: volume/data, to: {{newClaim: {{name: {name}, onFailure: {rule}}}}}, paths: {{include: [/no/such/file]}}}}]}}"
+            );
+            let ended = story.restore(name, &spec, "Failed")?;
+            says(&ended, &[&format!("\"newClaim\":\"{fate}\"")])?;
+        }
+        story.kubectl.until(&story.namespace, "pvc", "keep", workload::START, |o| {
+            o["metadata"]["deletionTimestamp"].is_null().then_some(())
+        })?;
+        let gone = story.kubectl.find(&story.namespace, "pvc", "drop")?;
+        if gone.is_some_and(|claim| claim["metadata"]["deletionTimestamp"].is_null()) {
+            return Err(Failure("the claim was to be removed".into()));
+        }
+        story.nothing_left()
+    });
+}
+
+#[test]
+fn another_namespace_restores_only_where_it_was_let() {
+    let _world = together();
+    let begin = |name: &str| -> Result<Story> {
+        let story = Story::bare(name)?;
+        story.allow_root()?;
+        let open = story.storage_yaml("store") + "  usagePolicy: {allowedNamespaces: {from: All}}\n";
+        story.apply(&open)?;
+        story.storage_ready("store")?;
+        Ok(story)
+    };
+    Story::tell("to-another", begin, |story| {
+        let pod = app(story, 0)?;
+        write(story, &pod, "shared")?;
+        story.backup("first", "{}", "Succeeded")?;
+        let source = story.namespace.clone();
+        let other = story.another_namespace("copy")?;
+        let apply = |name: &str| {
+            let yaml = format!(
+                "apiVersion: holdfast.dev/v1alpha1\nkind: Restore\nmetadata: {{name: {name}}}\nspec: {{from: {{latestOf: {{namespace: {source}}}}}, missingClaims: Create}}\n"
+            );
+            story.kubectl.run_with(&["-n", &other, "apply", "-f", "-"], yaml.as_bytes()).map(drop)
+        };
+        let ended = |name: &str| {
+            story.kubectl.until(&other, "restore", name, holdfast_e2e::story::RUN, |o| {
+                o["status"]["completionTime"].is_string().then(|| o.clone())
+            })
+        };
+        apply("early")?;
+        let refused = ended("early")?;
+        expect(refused["status"]["phase"].as_str().unwrap_or_default(), "Failed")?;
+        says(&refused, &["SourceNotAllowed", "kubectl annotate namespace"])?;
+        for (namespace, annotation) in [
+            (&source, format!("holdfast.dev/restore-to={other}")),
+            (&other, "holdfast.dev/allow-root-runner=true".to_owned()),
+        ] {
+            story.kubectl.run(&["annotate", "namespace", namespace, &annotation])?;
+        }
+        apply("let")?;
+        let done = ended("let")?;
+        says(&done, &["\"phase\":\"Succeeded\"", &format!("\"namespace\":\"{source}\"")])?;
+        story.kubectl.apply(&format!(
+            "{}",
+            workload::keeper(&Keeper::deployment("look", "data")).replacen(
+                "metadata: {",
+                &format!("metadata: {{namespace: {other}, "),
+                1
+            )
+        ))?;
+        let pod = workload::ready_pod(&story.kubectl, &other, "look")?;
+        expect(story.kubectl.shell(&other, &pod, "cat /store/file")?.trim(), "shared")?;
+        story.nothing_left()
+    });
+}
+
+/// docs/disaster-recovery.md: nothing is known but the bucket, its key and the recovery password.
+#[test]
+fn bucket_and_recovery_password_are_enough() {
+    let _world = together();
+    Story::tell("from-nothing", Story::begin, |story| {
+        let pod = app(story, 0)?;
+        write(story, &pod, "precious")?;
+        story.backup("first", "{}", "Succeeded")?;
+        let directory = story.repository_directory()?;
+        // Another namespace is a cluster that knows nothing: it has no object and no Secret of the first one.
+        let new = story.another_namespace("new")?;
+        story.kubectl.run(&["annotate", "namespace", &new, "holdfast.dev/allow-root-runner=true"])?;
+        let storage = story.storage_yaml("found").replace("default: true", "default: false");
+        let yaml = format!(
+            "{storage}---\napiVersion: holdfast.dev/v1alpha1\nkind: Restore\nmetadata: {{name: back}}\nspec:\n  from: {{repository: {{storageRef: {{name: found}}, directory: {directory}}}}}\n  missingClaims: Create\n"
+        );
+        story.kubectl.run_with(&["-n", &new, "apply", "--validate=strict", "-f", "-"], yaml.as_bytes())?;
+        let done = story.kubectl.until(&new, "restore", "back", holdfast_e2e::story::RUN, |o| {
+            o["status"]["completionTime"].is_string().then(|| o.clone())
+        })?;
+        says(&done, &["\"phase\":\"Succeeded\"", "\"verified\":true", "\"newClaim\":\"Created\""])?;
+        let look = workload::keeper(&Keeper::deployment("look", "data"));
+        story.kubectl.run_with(&["-n", &new, "apply", "-f", "-"], look.as_bytes())?;
+        let pod = workload::ready_pod(&story.kubectl, &new, "look")?;
+        expect(story.kubectl.shell(&new, &pod, "cat /store/file")?.trim(), "precious")?;
+        story.kubectl.until(&new, "backupstorage", "found", workload::START, |o| {
+            let all = o["status"]["repositories"].as_array()?;
+            all.iter()
+                .any(|row| row["directory"] == *directory && row["repositoryId"].is_string())
+                .then_some(())
+        })?;
+        story.nothing_left()
+    });
+}
+
+/// A fresh volume belongs to root. A runner that is not gets it by its group, or says what to do.
+#[test]
+fn a_fresh_volume_is_restored_to_without_root() {
+    let _world = together();
+    let begin = |name: &str| -> Result<Story> {
+        let story = Story::bare(name)?;
+        story.apply(&story.storage_yaml("store"))?;
+        story.storage_ready("store")?;
+        Ok(story)
+    };
+    Story::tell("fresh-no-root", begin, |story| {
+        story.apply(&workload::claim("data", "csi-small", "64Mi"))?;
+        // The workload's group owns its volume, as most charts have it.
+        let keeper = workload::keeper(&Keeper { user: 999, ..Keeper::deployment("app", "data") })
+            .replace("runAsGroup: 999", "runAsGroup: 999, fsGroup: 999");
+        story.apply(&keeper)?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        write(story, &pod, "mine")?;
+        story.backup("first", "{}", "Succeeded")?;
+        let copy = keeper
+            .replace("name: app", "name: copy")
+            .replace("app: app", "app: copy")
+            .replace("claimName: data", "claimName: copy");
+        story.apply(&copy)?;
+        let done = story.restore(
+            "back",
+            "{from: {latestOf: {claim: data}}, volumes: [{component: volume/data, to: {newClaim: {name: copy, storageClassName: csi-small}}}]}",
+            "Succeeded",
+        )?;
+        says(&done, &["\"fsGroup\":999"])?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "copy")?;
+        expect(story.shell(&pod, "cat /store/file")?.trim(), "mine")?;
+        story.nothing_left()
+    });
+}
