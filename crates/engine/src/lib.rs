@@ -25,6 +25,7 @@ pub mod repository;
 pub mod restore;
 pub mod retention;
 pub mod store;
+pub mod stream;
 pub mod tag;
 mod work_pool;
 mod write;

@@ -3,6 +3,8 @@
 //! Packs, then index, then snapshot; a run that ends at any moment leaves a repository that is whole, and blobs that
 //! the next run finds again. Not here: how content becomes blobs (`pipeline`).
 
+mod stream;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,9 +21,11 @@ use crate::format::snapshot::{Snapshot, SnapshotSummary};
 use crate::format::time::{OffsetTime, Time};
 use crate::id::Id;
 use crate::lock::LockGuard;
-use crate::pipeline::{self, Plan, Roots, State, path_text};
+use crate::pipeline::{self, Input, Plan, Roots, State, path_text};
 use crate::repository::Repository;
 use crate::store::{FileKind, FileName};
+use crate::stream::StreamSource;
+pub use stream::backup_stream;
 
 /// File systems keep times in ticks of up to two seconds (FAT), so a change may carry a time before it was made.
 const CLOCK_TICK_SECONDS: i64 = 2;
@@ -185,12 +189,28 @@ pub async fn backup(
     spec: &BackupSpec,
     ctx: &Ctx,
 ) -> Result<BackupReport> {
-    let clock = Instant::now();
-    let start = Timestamp::now();
     let roots = Roots::new(&spec.roots)?;
     let paths = spec.roots.iter().map(|root| path_text(root)).collect::<Result<Vec<_>>>()?;
     check_roots(&spec.roots)?;
+    perform(repository, lock, spec, paths, Source::Roots(roots), ctx).await
+}
 
+/// What a backup takes its content from.
+enum Source {
+    Roots(Roots),
+    Stream(StreamSource),
+}
+
+async fn perform(
+    repository: &Repository,
+    lock: &LockGuard,
+    spec: &BackupSpec,
+    paths: Vec<String>,
+    source: Source,
+    ctx: &Ctx,
+) -> Result<BackupReport> {
+    let clock = Instant::now();
+    let start = Timestamp::now();
     let state = Arc::new(State::new(ctx, spec.unreadable == Unreadable::Fail));
     state.phase("prepare");
     // Snapshots before index: then the index knows all that the parent refers to.
@@ -199,8 +219,16 @@ pub async fn backup(
     lock.check()?;
     let mut known: HashSet<Id> = index.files().iter().copied().collect();
 
+    let input = match source {
+        Source::Roots(roots) => Input::Walk(roots),
+        Source::Stream(source) => {
+            let tree = parent.as_ref().map(|(_, snapshot)| snapshot.tree);
+            let feed = stream::feed(repository, &index, spec, source, tree);
+            Input::Stream(Box::new(ctx.run(feed).await?))
+        }
+    };
     let plan = Plan {
-        roots,
+        input,
         parent: parent.as_ref().map(|(_, snapshot)| snapshot.tree),
         racy_from: parent.as_ref().map(|(_, snapshot)| racy_from(snapshot)),
         excludes: spec.excludes.clone(),

@@ -16,6 +16,7 @@ mod read;
 mod roots;
 mod source;
 mod state;
+mod stream;
 mod tree;
 mod upload;
 mod walk;
@@ -49,6 +50,7 @@ use read::Reader;
 pub(crate) use roots::Roots;
 pub(crate) use state::State;
 use state::locked;
+pub(crate) use stream::Feed;
 pub(crate) use upload::{check_size, put_pack, save};
 use walk::{Rules, Walk};
 use worker::Claims;
@@ -58,9 +60,17 @@ const FILE_QUEUE: usize = 4;
 /// Jobs that wait for a worker; the buffers bound those with content.
 const JOB_QUEUE: usize = 64;
 
+/// Where the content comes from.
+pub(crate) enum Input {
+    /// Directories and files below these.
+    Walk(Roots),
+    /// A stream, which becomes one file.
+    Stream(Box<Feed>),
+}
+
 /// What one run of the pipeline is to do.
 pub(crate) struct Plan {
-    pub(crate) roots: Roots,
+    pub(crate) input: Input,
     /// Root tree of the snapshot to compare with.
     pub(crate) parent: Option<Id>,
     /// Changes from this time on are not trusted to be visible in the parent.
@@ -93,6 +103,8 @@ struct Shared {
     zero_chunk: OnceLock<Id>,
     /// Id of the root tree, once that is stored.
     root: Mutex<Option<Id>>,
+    /// Why a stream does not become a snapshot, although all that was read of it is stored.
+    refused: Mutex<Option<Error>>,
 }
 
 /// Threads of a run. Dropped early (the caller gave up) it stops them; they end at their next buffer.
@@ -169,6 +181,7 @@ pub(crate) async fn run(
         verify: plan.verify,
         zero_chunk: OnceLock::new(),
         root: Mutex::default(),
+        refused: Mutex::default(),
     });
     let rules = Rules {
         excludes: Excludes::new(&plan.excludes)?,
@@ -178,7 +191,6 @@ pub(crate) async fn run(
     };
     let workers = cpus();
     let readers = plan.readers.max(1);
-    let walk = Arc::new(Walk::new(Arc::clone(&shared), rules, plan.roots, plan.parent, Handle::current()));
     let mut threads = Threads::new(state);
     let (files, file_queue) = bounded(FILE_QUEUE);
     let (jobs, job_queue) = bounded(JOB_QUEUE);
@@ -190,14 +202,24 @@ pub(crate) async fn run(
         let (shared, jobs, packs) = (Arc::clone(&shared), job_queue.clone(), packs.clone());
         threads.start("backup-cpu", move || worker::run(shared, &jobs, packs))?;
     }
-    for _ in 0..readers {
-        let reader = Reader::new(Arc::clone(&shared), pool.clone(), jobs.clone());
-        let queue = file_queue.clone();
-        threads.start("backup-read", move || reader.run(&queue))?;
-    }
-    for _ in 0..readers {
-        let (walk, files, jobs) = (Arc::clone(&walk), files.clone(), jobs.clone());
-        threads.start("backup-walk", move || walk.run(files, jobs))?;
+    match plan.input {
+        Input::Walk(roots) => {
+            let walk = Arc::new(Walk::new(Arc::clone(&shared), rules, roots, plan.parent, Handle::current()));
+            for _ in 0..readers {
+                let reader = Reader::new(Arc::clone(&shared), pool.clone(), jobs.clone());
+                let queue = file_queue.clone();
+                threads.start("backup-read", move || reader.run(&queue))?;
+            }
+            for _ in 0..readers {
+                let (walk, files, jobs) = (Arc::clone(&walk), files.clone(), jobs.clone());
+                threads.start("backup-walk", move || walk.run(files, jobs))?;
+            }
+        }
+        Input::Stream(feed) => {
+            let (shared, pool, jobs) = (Arc::clone(&shared), pool.clone(), jobs.clone());
+            let runtime = Handle::current();
+            threads.start("backup-stream", move || stream::run(&shared, &pool, &jobs, *feed, &runtime))?;
+        }
     }
     // The queues end when the last thread that fills them does; these would keep them open.
     drop((files, file_queue, jobs, job_queue, packs, pool));
@@ -208,6 +230,9 @@ pub(crate) async fn run(
     // A thread may have failed on its way out.
     if let Some(error) = failure.or_else(|| state.take_failure()) {
         return Err(error);
+    }
+    if let Some(refusal) = locked(&shared.refused).take() {
+        return Err(refusal);
     }
     let root = locked(&shared.root).take();
     root.ok_or_else(|| {
