@@ -1,0 +1,237 @@
+//! Sources that misbehave: files that grow, shrink, vanish or become something else while they are read, paths that
+//! no system call takes whole, directories of very many entries.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says what went wrong by failing"
+)]
+
+mod memory;
+mod restoring;
+mod stock;
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use holdfast_engine::backup::{BackupReport, BackupSpec, backup};
+use holdfast_engine::lock::{Holder, LockMode};
+use holdfast_engine::repository::InitOptions;
+use holdfast_engine::store::FileKind;
+use holdfast_engine::{Ctx, Id, Repository, browse};
+use memory::{Actor, Call, Hook, Memory};
+use restoring::{check_all, init, open, run_clean, scratch, spec};
+use rustix::fs::{CWD, Mode, OFlags};
+use stock::{PASSWORD, noise};
+
+async fn back_up(repo: &Repository, source: &Path) -> BackupReport {
+    let holder = Holder {
+        hostname: "test".to_owned(),
+        username: "test".to_owned(),
+        pid: std::process::id(),
+        cluster: None,
+        job_uid: None,
+    };
+    let ctx = Ctx::default();
+    let lock = repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &ctx).await.unwrap();
+    // One reader and one upload: while the first pack is held up, what comes behind the large file is unread.
+    let spec = BackupSpec {
+        roots: vec![source.to_owned()],
+        host: "test".to_owned(),
+        readers: 1,
+        uploads: 1,
+        ..BackupSpec::default()
+    };
+    let running = tokio::time::timeout(Duration::from_mins(2), backup(repo, &lock, &spec, &ctx));
+    let report = running.await.expect("a backup that hangs").unwrap_or_else(|e| panic!("{}", e.chain()));
+    lock.release().await.unwrap();
+    report
+}
+
+/// Does `change` once, when the first pack is on its way, and lets it go on only then.
+fn at_the_first_pack(change: impl Fn() + Send + Sync + 'static) -> (Hook, Arc<AtomicBool>) {
+    let done = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&done);
+    let hook: Hook = Box::new(move |call, kind, after| {
+        if (call, kind, after) == (Call::Put, FileKind::Pack, false) && !seen.swap(true, Ordering::SeqCst) {
+            change();
+        }
+        Box::pin(async { Ok(()) })
+    });
+    (hook, done)
+}
+
+const LARGE: usize = 64 << 20;
+
+/// A repository whose first pack waits for `change`; backs up `source`, checks all, and restores it to `target`.
+async fn changed_meanwhile(
+    source: &Path,
+    target: &Path,
+    change: impl Fn() + Send + Sync + 'static,
+) -> (BackupReport, Repository) {
+    let memory = Arc::new(Memory::default());
+    let options = InitOptions {
+        password: PASSWORD.to_owned().into(),
+        recovery_password: None,
+        version: 2,
+        hostname: "test".to_owned(),
+        username: "test".to_owned(),
+    };
+    Repository::init(Actor::new(&memory), &options, &Ctx::default()).await.unwrap();
+    let (hook, done) = at_the_first_pack(change);
+    let store = Actor::with(&memory, false, hook);
+    let repo = Repository::open(store, &PASSWORD.to_owned().into(), &Ctx::default()).await.unwrap();
+    let report = back_up(&repo, source).await;
+    assert!(done.load(Ordering::SeqCst), "nothing was changed: the test proved nothing");
+    let check = check_all(&repo).await;
+    assert!(check.is_sound(), "{:#?}", check.findings);
+    run_clean(&repo, &spec(report.snapshot, source, target)).await;
+    (report, repo)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_grows_or_shrinks_is_stored_as_far_as_it_was_read() {
+    let dir = scratch();
+    let (source, content) = (dir.path().join("source"), noise(7, LARGE));
+    fs::create_dir(&source).unwrap();
+    let large = source.join("large");
+    let changes: [(&str, fn(&Path), usize); 3] = [
+        ("grown", |path| stock::append(path, &noise(8, 9 << 20)), LARGE),
+        ("cut", |path| File::options().write(true).open(path).unwrap().set_len(62 << 20).unwrap(), 62 << 20),
+        (
+            "replaced",
+            |path| {
+                let other = path.with_file_name("other");
+                fs::write(&other, "another file under the same name").unwrap();
+                fs::rename(&other, path).unwrap();
+            },
+            LARGE,
+        ),
+    ];
+    for (what, change, least) in changes {
+        fs::write(&large, &content).unwrap();
+        let target = dir.path().join(what);
+        let path = large.clone();
+        let (report, _) = changed_meanwhile(&source, &target, move || change(&path)).await;
+        assert_eq!((report.faults.total, report.total_files), (0, 1), "{what}");
+        assert_eq!(report.changed_while_reading, 1, "{what}");
+        let found = fs::read(target.join("large")).unwrap();
+        assert!((least..=LARGE).contains(&found.len()), "{what}: {} bytes", found.len());
+        assert!(found == content[..found.len()], "{what}: it holds what the file never held");
+        fs::remove_file(&large).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_vanishes_or_becomes_something_else_is_no_fault_and_no_content() {
+    let dir = scratch();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("a large"), noise(7, LARGE)).unwrap();
+    // Behind the large one, in the same directory: listed already, opened later.
+    let names = ["z directory", "z fifo", "z link", "z removed"];
+    for name in names {
+        fs::write(source.join(name), noise(9, 600_000)).unwrap();
+    }
+    let secret = dir.path().join("secret");
+    fs::write(&secret, "what a link leads to is not the file's content").unwrap();
+    let (at, target) = (source.clone(), dir.path().join("target"));
+    let (report, repo) = changed_meanwhile(&source, &target, move || {
+        for name in names {
+            fs::remove_file(at.join(name)).unwrap();
+        }
+        fs::create_dir(at.join("z directory")).unwrap();
+        rustix::fs::mknodat(CWD, at.join("z fifo"), rustix::fs::FileType::Fifo, Mode::from(0o600), 0)
+            .unwrap();
+        symlink(&secret, at.join("z link")).unwrap();
+    })
+    .await;
+    assert_eq!((report.vanished, report.faults.total, report.total_files), (4, 0, 1), "{report:?}");
+    let left: Vec<_> = fs::read_dir(&target).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["a large"]);
+    let again = back_up(&repo, &source).await;
+    assert_eq!((again.vanished, again.total_files), (0, 1), "what they became is found by the next run");
+}
+
+/// Opens a directory step by step, as no path of this length may be given to the kernel.
+fn descend(from: &Path, names: &[String], make: bool) -> rustix::fd::OwnedFd {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    let mut at = rustix::fs::openat(CWD, from, flags, Mode::empty()).unwrap();
+    for name in names {
+        if make {
+            rustix::fs::mkdirat(&at, name, Mode::from(0o755)).unwrap();
+        }
+        at = rustix::fs::openat(&at, name, flags, Mode::empty()).unwrap();
+    }
+    at
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_longer_than_the_kernel_takes_come_back() {
+    let dir = scratch();
+    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+    fs::create_dir(&source).unwrap();
+    // 255 bytes is the longest name; 40 of them are more than twice the longest path.
+    let names: Vec<String> = (0..40).map(|i| format!("{i:0>255}")).collect();
+    let deepest = descend(&source, &names, true);
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&deepest, "file", flags, Mode::from(0o644)).unwrap();
+    assert_eq!(rustix::io::write(&file, b"at the bottom").unwrap(), 13);
+    drop(file);
+    let repo = init(&dir.path().join("repo")).await;
+    let report = back_up(&repo, &source).await;
+    assert_eq!((report.faults.total, report.total_files), (0, 1), "{:?}", report.faults);
+    let again = back_up(&repo, &source).await;
+    assert_eq!(again.tree, report.tree);
+    run_clean(&repo, &spec(report.snapshot, &source, &target)).await;
+    let deepest = descend(&target, &names, false);
+    let file = rustix::fs::openat(&deepest, "file", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let mut found = [0; 32];
+    let length = rustix::io::read(&file, &mut found).unwrap();
+    assert_eq!(&found[..length], b"at the bottom");
+    assert!(check_all(&repo).await.is_sound());
+}
+
+async fn one_wide_directory(entries: u64) {
+    let dir = scratch();
+    let (source, at) = (dir.path().join("source"), dir.path().join("repo"));
+    fs::create_dir(&source).unwrap();
+    let directory = File::open(&source).unwrap();
+    for i in 0..entries {
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(&directory, format!("entry {i:07}"), flags, Mode::from(0o644)).unwrap();
+    }
+    init(&at).await;
+    let repo = open(&at).await;
+    let report = back_up(&repo, &source).await;
+    assert_eq!((report.total_files, report.faults.total), (entries, 0));
+    let index = repo.load_index(&Ctx::default()).await.unwrap();
+    let snapshot = repo.load_snapshot(&report.snapshot).await.unwrap();
+    let (mut seen, mut last) = (0, None);
+    browse::ls(&repo, &index, &snapshot, source.to_str().unwrap(), false, |path, _| {
+        assert!(last.as_deref() < Some(path), "{} is out of order", path.display());
+        (seen, last) = (seen + 1, Some(path.to_owned()));
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(seen, entries);
+    assert!(check_all(&repo).await.is_sound());
+    assert_ne!(report.snapshot, Id::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_of_a_hundred_thousand_entries_is_one_tree() {
+    one_wide_directory(100_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a million files: some minutes, and a gigabyte of inodes"]
+async fn a_directory_of_a_million_entries_is_one_tree() {
+    one_wide_directory(1_000_000).await;
+}
