@@ -124,7 +124,8 @@ pub struct RestoreFrom {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub point_in_time: Option<PointInTime>,
     /// A repository in a storage, of which this cluster need not know anything: the Restore makes a Repository object
-    /// for it, waits until its Snapshots are listed, and goes on with one of them.
+    /// for it, waits until its Snapshots are listed, and goes on with one of them. Where a Repository object for it is
+    /// there already, its Snapshots are those of its last comparison with the repository (`status.lastSyncTime`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<FromRepository>,
 }
@@ -280,7 +281,7 @@ pub struct NewClaim {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     pub access_modes: Vec<AccessMode>,
-    /// What becomes of it when nothing could be restored to it. A claim with restored files is never removed.
+    /// What becomes of it when the restore to it fails. One whose restore ended well, or in part, always stays.
     #[serde(default)]
     pub on_failure: OnFailure,
 }
@@ -316,9 +317,9 @@ text_enum! {
         Planned,
         /// It was made.
         Created,
-        /// It was made, nothing was restored to it, and it was left alone.
+        /// It was made, the restore to it failed, and it was left alone.
         Kept,
-        /// It was made, nothing was restored to it, and it was removed.
+        /// It was made, the restore to it failed, and it was removed.
         Removed,
     }
 }
@@ -334,7 +335,7 @@ pub struct ClaimPlan {
     /// Its access modes.
     #[schemars(length(max = 4))]
     pub access_modes: Vec<String>,
-    /// What becomes of it when nothing could be restored to it.
+    /// What becomes of it when the restore to it fails.
     #[serde(default)]
     pub on_failure: OnFailure,
 }

@@ -195,7 +195,7 @@ fn bucket_and_recovery_password_are_enough() {
     });
 }
 
-/// A fresh volume belongs to root. A runner that is not gets it by its group, or says what to do.
+/// A fresh file system belongs to root. A runner that is not gets it by its group.
 #[test]
 fn a_fresh_volume_is_restored_to_without_root() {
     let _world = together();
@@ -206,7 +206,7 @@ fn a_fresh_volume_is_restored_to_without_root() {
         Ok(story)
     };
     Story::tell("fresh-no-root", begin, |story| {
-        story.apply(&workload::claim("data", "csi-small", "64Mi"))?;
+        story.apply(&workload::claim("data", "", "64Mi"))?;
         // The workload's group owns its volume, as most charts have it.
         let keeper = workload::keeper(&Keeper { user: 999, ..Keeper::deployment("app", "data") })
             .replace("runAsGroup: 999", "runAsGroup: 999, fsGroup: 999");

@@ -187,13 +187,11 @@ impl Look<'_> {
         let reference =
             holdfast_api::refs::ObjectRef::seen_from(&self.run.namespace, &place, repository.name_any());
         self.writer(&mut status).planned(&plan, reference, dry_run);
-        if !dry_run {
-            if let Some(denial) = Box::pin(self.denied(&facts, &status.components)).await? {
-                return self.refuse(untouched, &Refusal::plain(denial.reason, denial.message)).await;
-            }
-            if let Some(message) = made::denied(client, &self.run, &status).await? {
-                return self.refuse(untouched, &Refusal::plain(Reason::Incompatible, message)).await;
-            }
+        if !dry_run && let Some(denial) = Box::pin(self.denied(&facts, &status.components)).await? {
+            return self.refuse(untouched, &Refusal::plain(denial.reason, denial.message)).await;
+        }
+        if let Some(message) = made::denied(client, &self.run, &status).await? {
+            return self.refuse(untouched, &Refusal::plain(Reason::Incompatible, message)).await;
         }
         let mut writer = self.writer(&mut status);
         let volumes = count(plan.components.len(), "volume");

@@ -68,7 +68,7 @@ pub(super) async fn make(
     Ok(None)
 }
 
-/// At the end: what was made and nothing was restored to is kept or removed.
+/// At the end: a claim that was made, and the restore to which failed, is kept or removed.
 pub(super) async fn settle(
     client: &Client,
     run: &RunRef,

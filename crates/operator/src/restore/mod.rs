@@ -26,9 +26,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_api::Repository;
 use holdfast_api::names::FINALIZER_CLEANUP;
 use holdfast_api::restore::Restore;
+use holdfast_api::{BackupStorage, Repository};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::ListParams;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -49,6 +49,7 @@ pub async fn run(ctx: Arc<Ctx>) {
     let pods = Arc::new(pods);
     let controller = controllers::controller::<Restore>(&ctx, RunKind::Restore);
     let (of_repository, of_restore, of_claim) = (controller.store(), controller.store(), controller.store());
+    let of_storage = controller.store();
     let client = &ctx.client;
     let controller = controller
         .watches(Api::<Repository>::all(client.clone()), watcher::Config::default(), move |repository| {
@@ -59,6 +60,9 @@ pub async fn run(ctx: Arc<Ctx>) {
             watcher::Config::default(),
             move |claim| waiting_restores(&of_claim, claim.metadata.namespace.as_deref(), None),
         )
+        .watches(Api::<BackupStorage>::all(client.clone()), watcher::Config::default(), move |storage| {
+            waiting_for_storage(&of_storage, &storage)
+        })
         .watches(Api::<Restore>::all(client.clone()), watcher::Config::default(), move |restore| {
             waiting_restores(
                 &of_restore,
@@ -86,6 +90,23 @@ fn waiting_restores(
             && restore.status.as_ref().is_none_or(|status| status.start_time.is_none())
     };
     store.state_filter(waits).iter().map(|restore| ObjectRef::from_obj(&**restore)).collect()
+}
+
+/// The Restores that wait until a storage can be used.
+fn waiting_for_storage(store: &Store<Restore>, storage: &BackupStorage) -> Vec<ObjectRef<Restore>> {
+    let waits = |restore: &Restore| {
+        restore.status.as_ref().is_none_or(|status| status.start_time.is_none())
+            && names_storage(restore, storage)
+    };
+    store.state_filter(waits).iter().map(|restore| ObjectRef::from_obj(&**restore)).collect()
+}
+
+fn names_storage(restore: &Restore, storage: &BackupStorage) -> bool {
+    let own = restore.namespace().unwrap_or_default();
+    restore.spec.from.repository.as_ref().is_some_and(|from| {
+        from.storage_ref.name == storage.name_any()
+            && Some(from.storage_ref.namespace_or(&own)) == storage.namespace().as_deref()
+    })
 }
 
 /// Lets go of workloads that only Restores hold which are not there any more: somebody removed their finalizer, or
@@ -137,4 +158,25 @@ fn may_hold(restore: &Restore) -> bool {
         .and_then(|status| status.phase)
         .is_some_and(|phase| phase.is_terminal(restore.spec.dry_run));
     !over || restore.finalizers().iter().any(|finalizer| finalizer == FINALIZER_CLEANUP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storage_wakes_the_restores_that_name_it() {
+        let restore = |reference: &str| -> Restore {
+            serde_saphyr::from_str(&format!(
+                "{{metadata: {{name: r, namespace: shop}}, spec: {{from: {{repository: {{storageRef: {reference}}}}}}}}}"
+            ))
+            .unwrap()
+        };
+        let storage: BackupStorage =
+            serde_saphyr::from_str("{metadata: {name: offsite, namespace: shop}, spec: {backend: {}}}")
+                .unwrap();
+        assert!(names_storage(&restore("{name: offsite}"), &storage));
+        assert!(!names_storage(&restore("{name: offsite, namespace: backup}"), &storage));
+        assert!(!names_storage(&restore("{name: other}"), &storage));
+    }
 }
