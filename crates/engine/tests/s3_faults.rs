@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use holdfast_engine::store::{
-    self, FileKind, FileName, PutMode, RetryPolicy, S3Options, Store, StoreOptions,
+    self, FileKind, FileName, GcsOptions, KeySource, PutMode, RetryPolicy, S3Options, Store, StoreOptions,
 };
 use holdfast_engine::{Ctx, ErrorKind, Id};
 
@@ -23,6 +23,8 @@ use holdfast_engine::{Ctx, ErrorKind, Id};
 struct Player {
     port: u16,
     asked: Arc<AtomicUsize>,
+    /// The head of each request.
+    heard: Arc<Mutex<Vec<String>>>,
 }
 
 fn answer(status: &str, headers: &str, body: &str) -> String {
@@ -48,37 +50,47 @@ impl Player {
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&asked);
         let answers = Mutex::new(VecDeque::from(answers));
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let heads = Arc::clone(&heard);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = BufReader::new(stream.unwrap());
                 let mut length = 0;
+                let mut head = String::new();
                 loop {
                     let mut line = String::new();
                     // A client that hangs up without a word is of no interest.
                     if stream.read_line(&mut line).unwrap_or(0) == 0 || line == "\r\n" {
                         break;
                     }
+                    head.push_str(&line);
                     if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
                         length = value.trim().parse().unwrap();
                     }
                 }
                 let _ = stream.read_exact(&mut vec![0; length]);
+                heads.lock().unwrap().push(head);
                 counter.fetch_add(1, Ordering::SeqCst);
                 let mut answers = answers.lock().unwrap();
                 let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
                 let _ = stream.get_mut().write_all(answer.unwrap().as_bytes());
             }
         });
-        Self { port, asked }
+        Self { port, asked, heard }
     }
 
     fn store(&self, scheme: &str) -> Arc<dyn Store> {
+        let s3 = S3Options {
+            access_key_id: Some("key".to_owned()),
+            secret_access_key: Some("secret".to_owned().into()),
+            ..S3Options::default()
+        };
+        self.store_with(&format!("s3:{scheme}://127.0.0.1:{}/bucket", self.port), s3)
+    }
+
+    fn store_with(&self, location: &str, s3: S3Options) -> Arc<dyn Store> {
         let options = StoreOptions {
-            s3: S3Options {
-                access_key_id: Some("key".to_owned()),
-                secret_access_key: Some("secret".to_owned().into()),
-                ..S3Options::default()
-            },
+            s3,
             retry: RetryPolicy {
                 deadline: Duration::from_secs(2),
                 first: Duration::from_millis(5),
@@ -87,8 +99,7 @@ impl Player {
             },
             ..StoreOptions::default()
         };
-        let location = format!("s3:{scheme}://127.0.0.1:{}/bucket", self.port).parse().unwrap();
-        store::open(&location, &options, &Ctx::default()).unwrap()
+        store::open(&location.parse().unwrap(), &options, &Ctx::default()).unwrap()
     }
 
     fn asked(&self) -> usize {
@@ -104,14 +115,18 @@ async fn a_busy_server_is_asked_again() {
         refusal("503 Service Unavailable", "SlowDown"),
         refusal("500 Internal Server Error", "InternalError"),
         refusal("429 Too Many Requests", ""),
+        refusal("408 Request Timeout", ""),
+        refusal("502 Bad Gateway", ""),
+        refusal("504 Gateway Timeout", ""),
+        String::new(),
         answer("200 OK", "", "content"),
     ];
     let player = Player::start(busy.to_vec());
     assert_eq!(player.store("http").get(NAME, None).await.unwrap(), "content");
-    assert_eq!(player.asked(), 4);
+    assert_eq!(player.asked(), 8, "a connection that is closed without an answer is one of them");
     let player = Player::start(busy.to_vec());
     player.store("http").put(NAME, "content".into(), PutMode::ContentAddressed).await.unwrap();
-    assert_eq!(player.asked(), 4);
+    assert_eq!(player.asked(), 8);
 }
 
 #[tokio::test]
@@ -186,4 +201,137 @@ async fn a_server_that_speaks_no_tls_is_told_apart_from_one_that_is_away() {
     let player = Player::start(vec![answer("400 Bad Request", "", "this is http")]);
     let error = player.store("https").get(NAME, None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Tls, "{}", error.chain());
+}
+
+#[tokio::test]
+async fn keys_that_were_rotated_are_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("credentials");
+    let write = |id: &str| {
+        let text =
+            format!("[default]\naws_access_key_id={id}\naws_secret_access_key=s\naws_session_token=t{id}\n");
+        std::fs::write(&file, text).unwrap();
+    };
+    write("old");
+    let source = KeySource::Profile { file: file.clone(), profile: "default".to_owned() };
+    let s3 = S3Options { keys_from: Some(source), ..S3Options::default() };
+    let refused = refusal("403 Forbidden", "ExpiredToken");
+    let player = Player::start(vec![
+        answer("200 OK", "", "content"),
+        refused.clone(),
+        answer("200 OK", "", "content"),
+        refused,
+    ]);
+    let store = player.store_with(&format!("s3:http://127.0.0.1:{}/bucket", player.port), s3);
+    store.get(NAME, None).await.unwrap();
+    write("new");
+    assert_eq!(store.get(NAME, None).await.unwrap(), "content");
+    let error = store.get(NAME, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Auth, "{}", error.chain());
+    let heard = player.heard.lock().unwrap();
+    let used: Vec<bool> = heard.iter().map(|h| h.contains("Credential=new/")).collect();
+    assert_eq!(used, [false, false, true, true], "the same keys are not tried twice");
+    assert!(heard[3].to_lowercase().contains("x-amz-security-token: tnew"), "{}", heard[3]);
+}
+
+#[tokio::test]
+async fn the_bucket_may_stand_in_the_hosts_name() {
+    let player = Player::start(vec![answer("200 OK", "", "content")]);
+    let s3 = S3Options {
+        access_key_id: Some("key".to_owned()),
+        secret_access_key: Some("secret".to_owned().into()),
+        virtual_host: true,
+        ..S3Options::default()
+    };
+    // Names below localhost lead to this machine.
+    let store = player.store_with(&format!("s3:http://localhost:{}/bucket/a", player.port), s3);
+    match store.get(NAME, None).await {
+        Ok(content) => assert_eq!(content, "content"),
+        // Where the resolver does not know that, the attempt still shows where it went.
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Unreachable, "{}", error.chain());
+            return;
+        }
+    }
+    let heard = player.heard.lock().unwrap();
+    assert!(heard[0].starts_with(&format!("GET /a/index/{} HTTP/1.1", NAME.id)), "{}", heard[0]);
+    assert!(heard[0].contains(&format!("host: bucket.localhost:{}", player.port)), "{}", heard[0]);
+}
+
+/// There is no server to be had that speaks Google's XML interface, so this holds what is sent against its documentation.
+#[tokio::test]
+async fn google_is_asked_by_its_xml_interface_with_a_token() {
+    let list = format!(
+        "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated><Contents>\
+         <Key>a/index/{}</Key><Size>7</Size><LastModified>2026-11-21T00:00:00.000Z</LastModified></Contents>\
+         </ListBucketResult>",
+        NAME.id
+    );
+    let player = Player::start(vec![
+        answer("200 OK", "x-goog-generation: 1\r\n", ""),
+        answer("200 OK", "x-goog-generation: 1\r\n", "content"),
+        answer("200 OK", "", &list),
+        answer("404 Not Found", "", "<Error><Code>NoSuchKey</Code></Error>"),
+        answer("412 Precondition Failed", "", "<Error><Code>PreconditionFailed</Code></Error>"),
+        answer("204 No Content", "", ""),
+        answer("404 Not Found", "", "<Error><Code>NoSuchBucket</Code><Message>because</Message></Error>"),
+    ]);
+    let options = StoreOptions {
+        gcs: GcsOptions {
+            access_token: Some("token".to_owned().into()),
+            endpoint: Some(format!("http://127.0.0.1:{}", player.port)),
+            ..GcsOptions::default()
+        },
+        ..StoreOptions::default()
+    };
+    let store = store::open(&"gs:bucket:/a".parse().unwrap(), &options, &Ctx::default()).unwrap();
+    store.put(NAME, "content".into(), PutMode::ContentAddressed).await.unwrap();
+    assert_eq!(store.get(NAME, None).await.unwrap(), "content");
+    assert_eq!(store.list(FileKind::Index).await.unwrap()[0].size, 7);
+    let taken = store.put(NAME, "x".into(), PutMode::CreateNew).await.unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::AlreadyInitialized, "{}", taken.chain());
+    store.delete(NAME).await.unwrap();
+    let gone = store.get(NAME, None).await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::BucketNotFound, "{}", gone.chain());
+    let heard = player.heard.lock().unwrap();
+    let object = format!("/bucket/a%2Findex%2F{}", NAME.id);
+    let plain = format!("/bucket/a/index/{}", NAME.id);
+    let first = |n: usize| heard[n].lines().next().unwrap_or_default().replace(&object, &plain);
+    assert_eq!(first(0), format!("PUT {plain} HTTP/1.1"));
+    assert_eq!(first(1), format!("GET {plain} HTTP/1.1"));
+    assert!(first(2).starts_with("GET /bucket?") && first(2).contains("list-type=2"), "{}", first(2));
+    assert!(heard[4].contains("x-goog-if-generation-match: 0"), "{}", heard[4]);
+    assert_eq!(first(5), format!("DELETE {plain} HTTP/1.1"));
+    assert!(heard.iter().all(|h| h.contains("Bearer token")), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_given_up() {
+    // Connections are taken, and nothing ever comes.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let options = StoreOptions {
+        s3: S3Options {
+            access_key_id: Some("key".to_owned()),
+            secret_access_key: Some("secret".to_owned().into()),
+            ..S3Options::default()
+        },
+        retry: RetryPolicy {
+            deadline: Duration::from_millis(500),
+            first: Duration::from_millis(5),
+            max: Duration::from_millis(20),
+            attempt: Duration::from_millis(100),
+            ..RetryPolicy::default()
+        },
+        ..StoreOptions::default()
+    };
+    let location = format!("s3:http://127.0.0.1:{port}/bucket").parse().unwrap();
+    let store = store::open(&location, &options, &Ctx::default()).unwrap();
+    let read = store.get(NAME, Some(0..10));
+    let error = tokio::time::timeout(Duration::from_secs(20), read).await.expect("it must end by itself");
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Timeout);
+    let write = store.put(NAME, "x".into(), PutMode::ContentAddressed);
+    let error = tokio::time::timeout(Duration::from_secs(20), write).await.expect("it must end by itself");
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Timeout);
+    drop(listener);
 }

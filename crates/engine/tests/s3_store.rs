@@ -255,3 +255,16 @@ async fn of_many_that_initialise_one_bucket_at_once_one_wins() {
     assert_eq!(store.list(FileKind::Key).await.unwrap().len(), 1);
     Repository::open(store, &PASSWORD.to_owned().into(), &Ctx::default()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_file_too_long_for_one_request_goes_in_parts() {
+    let server = Server::start(&["bucket"]);
+    let store = open(&server.location("bucket"), &options(&server));
+    let body = Bytes::from(stock::noise(7, (64 << 20) + 5));
+    let name = pack(&body);
+    store.put(name, body.clone(), PutMode::ContentAddressed).await.unwrap();
+    assert_eq!(store.size(name).await.unwrap(), body.len() as u64);
+    let end = body.len() as u64;
+    assert_eq!(store.get(name, Some(end - 20..end)).await.unwrap(), body[body.len() - 20..]);
+    assert_eq!(Id::hash(&store.get(name, None).await.unwrap()), name.id);
+}

@@ -9,11 +9,16 @@ use crate::error::ErrorKind;
 /// No byte for so long means that the connection is dead.
 pub(super) const STALL: Duration = Duration::from_mins(1);
 /// The slowest transfer that is waited for, bytes a second.
-pub(super) const SLOWEST: u64 = 256 << 10;
+const SLOWEST: u64 = 256 << 10;
 
 /// How long a request that carries or brings so many bytes may take.
 pub(super) fn patience(bytes: u64) -> Duration {
-    STALL.saturating_add(Duration::from_secs(bytes / SLOWEST))
+    STALL.saturating_add(transfer(bytes))
+}
+
+/// How long so many bytes take on the slowest line that is waited for.
+pub(super) fn transfer(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / SLOWEST)
 }
 
 /// A failure that the server explained.

@@ -1,6 +1,7 @@
-//! A store that fails on command, wrapped around any other: for tests of what faults must lead to.
+//! A store that fails on command or by chance, wrapped around any other: for tests of what faults must lead to.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,38 @@ pub enum Trouble {
     StoreTruncated(usize),
     /// A listing leaves out what was written last.
     Stale,
+    /// A listing has each file twice, as when a page is sent again.
+    Duplicate,
+    /// A listing comes in the opposite order.
+    Reverse,
+}
+
+/// Faults by chance, but the same ones for the same seed and order of calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Storm {
+    /// Where the sequence begins.
+    pub seed: u64,
+    /// Of a thousand calls so many meet trouble.
+    pub per_mille: u64,
+    /// What may happen. Trouble that does not fit a call (a truncated write of a listing) lets it through.
+    pub troubles: Vec<Trouble>,
+}
+
+impl Storm {
+    /// What the next call meets.
+    fn next(&mut self) -> Option<Trouble> {
+        // SplitMix64 (Steele, Lea, Flood 2014).
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        if z % 1000 >= self.per_mille {
+            return None;
+        }
+        let choice = usize::try_from((z >> 32) % self.troubles.len().max(1) as u64).unwrap_or(0);
+        self.troubles.get(choice).cloned()
+    }
 }
 
 /// A fault and when it strikes.
@@ -77,6 +110,8 @@ impl Fault {
 pub struct FaultStore {
     inner: Arc<dyn Store>,
     script: Mutex<Vec<Fault>>,
+    storm: Mutex<Option<Storm>>,
+    struck: AtomicUsize,
     calls: Mutex<Vec<(Operation, Option<FileKind>)>>,
     newest: Mutex<Option<Id>>,
 }
@@ -84,7 +119,14 @@ pub struct FaultStore {
 impl FaultStore {
     /// A store without faults so far.
     pub fn new(inner: Arc<dyn Store>) -> Self {
-        Self { inner, script: Mutex::default(), calls: Mutex::default(), newest: Mutex::default() }
+        Self {
+            inner,
+            script: Mutex::default(),
+            storm: Mutex::default(),
+            struck: AtomicUsize::new(0),
+            calls: Mutex::default(),
+            newest: Mutex::default(),
+        }
     }
 
     /// Adds a fault to those that wait.
@@ -92,8 +134,19 @@ impl FaultStore {
         self.script.lock().unwrap_or_else(PoisonError::into_inner).push(fault);
     }
 
+    /// Begins a storm; scripted faults strike before it.
+    pub fn storm(&self, storm: Storm) {
+        *self.storm.lock().unwrap_or_else(PoisonError::into_inner) = Some(storm);
+    }
+
+    /// How many calls met a fault.
+    pub fn struck(&self) -> usize {
+        self.struck.load(Ordering::Relaxed)
+    }
+
     /// Ends all faults.
     pub fn heal(&self) {
+        *self.storm.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.script.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -120,6 +173,12 @@ impl FaultStore {
                     Some(f.trouble.clone())
                 })
         };
+        let met = met.or_else(|| {
+            self.storm.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(Storm::next)
+        });
+        if met.is_some() {
+            self.struck.fetch_add(1, Ordering::Relaxed);
+        }
         match met {
             Some(Trouble::Fail(kind)) => Err(Error::new(kind, format!("a fault was played: {operation:?}"))),
             Some(Trouble::Delay(time)) => {
@@ -155,6 +214,11 @@ impl Store for FaultStore {
         if trouble == Some(Trouble::Stale) {
             let newest = *self.newest.lock().unwrap_or_else(PoisonError::into_inner);
             entries.retain(|e| Some(e.id) != newest);
+        }
+        match trouble {
+            Some(Trouble::Duplicate) => entries.extend(entries.clone()),
+            Some(Trouble::Reverse) => entries.reverse(),
+            _ => {}
         }
         Ok(entries)
     }

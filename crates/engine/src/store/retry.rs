@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::answer::patience;
+use super::answer::transfer;
 use super::{Entry, FileKind, FileName, PutMode, Store};
 use crate::error::{Class, Error, ErrorKind, Result};
 use crate::event::{Ctx, Event};
@@ -27,6 +27,9 @@ pub struct RetryPolicy {
     pub first: Duration,
     /// Upper bound of every pause.
     pub max: Duration,
+    /// The longest that a call may bring nothing, plus what its bytes take on a slow line. Longer than an adapter needs
+    /// to notice a dead connection by itself.
+    pub attempt: Duration,
     /// So long in all a store may be failing while one job uses it; then the job ends, to be started again later,
     /// instead of going from one outage to the next.
     pub budget: Duration,
@@ -38,6 +41,7 @@ impl Default for RetryPolicy {
             deadline: Duration::from_mins(15),
             first: Duration::from_millis(500),
             max: Duration::from_secs(30),
+            attempt: Duration::from_mins(2),
             budget: Duration::from_hours(2),
         }
     }
@@ -45,9 +49,6 @@ impl Default for RetryPolicy {
 
 /// After the caller cancelled, removals (our lock) may still take this long.
 const LAST_WORDS: Duration = Duration::from_secs(20);
-
-/// Longer than an adapter needs to notice by itself that a short call brings nothing.
-const BRIEF: Duration = Duration::from_mins(2);
 
 /// Repeats operations of another store that failed for a passing reason.
 pub struct RetryStore {
@@ -168,7 +169,12 @@ impl RetryStore {
 
     /// For calls of which nobody knows how much they bring: pages of a listing, a file of unknown length.
     fn open_end(&self) -> Duration {
-        self.policy.deadline.max(BRIEF)
+        self.policy.deadline.max(self.policy.attempt)
+    }
+
+    /// For calls that carry or bring so many bytes.
+    fn sized(&self, bytes: u64) -> Duration {
+        self.policy.attempt.saturating_add(transfer(bytes))
     }
 
     /// Removals must work after a cancellation too: a lock that stays would stop everybody.
@@ -176,7 +182,7 @@ impl RetryStore {
     where
         F: Future<Output = Result<()>>,
     {
-        let all = self.attempts(what, BRIEF, attempt);
+        let all = self.attempts(what, self.policy.attempt, attempt);
         tokio::pin!(all);
         tokio::select! {
             result = &mut all => return result,
@@ -209,7 +215,7 @@ impl Store for RetryStore {
 
     async fn get(&self, name: FileName, range: Option<Range<u64>>) -> Result<Bytes> {
         let wanted = range.as_ref().map(|r| r.end.saturating_sub(r.start));
-        let limit = wanted.map_or_else(|| self.open_end(), |bytes| BRIEF + patience(bytes));
+        let limit = wanted.map_or_else(|| self.open_end(), |bytes| self.sized(bytes));
         let attempt = |_| async {
             let bytes = self.inner.get(name, range.clone()).await?;
             match wanted {
@@ -225,11 +231,12 @@ impl Store for RetryStore {
 
     async fn get_suffix(&self, name: FileName, len: u64) -> Result<Bytes> {
         let what = format!("reading the end of {name}");
-        self.retry(&what, BRIEF + patience(len), |_| self.inner.get_suffix(name, len)).await
+        self.retry(&what, self.sized(len), |_| self.inner.get_suffix(name, len)).await
     }
 
     async fn size(&self, name: FileName) -> Result<u64> {
-        self.retry(&format!("asking for the size of {name}"), BRIEF, |_| self.inner.size(name)).await
+        self.retry(&format!("asking for the size of {name}"), self.policy.attempt, |_| self.inner.size(name))
+            .await
     }
 
     async fn put(&self, name: FileName, body: Bytes, mode: PutMode) -> Result<()> {
@@ -246,7 +253,7 @@ impl Store for RetryStore {
                 }
             }
         };
-        self.retry(&format!("writing {name}"), BRIEF + patience(body.len() as u64), attempt).await
+        self.retry(&format!("writing {name}"), self.sized(body.len() as u64), attempt).await
     }
 
     async fn delete(&self, name: FileName) -> Result<()> {
@@ -278,7 +285,7 @@ impl Store for RetryStore {
                 }
             }
         };
-        self.retry(&format!("writing {path}"), BRIEF + patience(body.len() as u64), attempt).await
+        self.retry(&format!("writing {path}"), self.sized(body.len() as u64), attempt).await
     }
 
     async fn delete_extra(&self, path: &str) -> Result<()> {

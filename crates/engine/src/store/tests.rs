@@ -259,3 +259,194 @@ async fn cancelling_ends_waiting_but_not_removals() {
     r.store.delete(lock).await.unwrap();
     assert_eq!(r.faults.list(FileKind::Lock).await.unwrap(), []);
 }
+
+/// Everything a thousand times quicker than in earnest, so that the relations stay.
+fn hasty() -> RetryPolicy {
+    RetryPolicy {
+        deadline: Duration::from_millis(900),
+        first: Duration::from_millis(1),
+        max: Duration::from_millis(30),
+        attempt: Duration::from_millis(120),
+        budget: Duration::from_millis(7200),
+    }
+}
+
+fn patient(inner: Arc<dyn Store>) -> retry::RetryStore {
+    retry::RetryStore::new(inner, hasty(), Ctx::default())
+}
+
+/// The most a busy machine may add.
+const SLACK: Duration = Duration::from_secs(20);
+
+fn broken(fault: Fault) -> (Arc<FaultStore>, retry::RetryStore, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let faults = Arc::new(FaultStore::new(local(directory.path())));
+    faults.add(fault);
+    let store = patient(Arc::clone(&faults) as Arc<dyn Store>);
+    (faults, store, directory)
+}
+
+#[test]
+fn the_deadlines_are_those_of_the_design() {
+    let policy = RetryPolicy::default();
+    assert_eq!((policy.first, policy.max), (Duration::from_millis(500), Duration::from_secs(30)));
+    assert_eq!((policy.deadline, policy.budget), (Duration::from_mins(15), Duration::from_hours(2)));
+}
+
+#[tokio::test]
+async fn a_call_that_never_returns_ends_in_a_timeout() {
+    for operation in [Operation::Get, Operation::Put, Operation::Delete, Operation::List] {
+        let (faults, store, _directory) = broken(Fault::always(operation, None, Trouble::Hang));
+        let pack = name(FileKind::Pack, b"p");
+        let call = async {
+            match operation {
+                Operation::Get => store.get(pack, Some(0..9)).await.unwrap_err(),
+                Operation::Put => store.put(pack, "p".into(), PutMode::ContentAddressed).await.unwrap_err(),
+                Operation::Delete => store.delete(pack).await.unwrap_err(),
+                Operation::List => store.list(FileKind::Pack).await.unwrap_err(),
+            }
+        };
+        let error = tokio::time::timeout(SLACK, call).await.expect("it must end by itself");
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{}", error.chain());
+        assert_eq!(error.class(), crate::error::Class::Retryable);
+        assert!(faults.count(operation, FileKind::Pack) >= 1);
+    }
+}
+
+#[tokio::test]
+async fn one_hanging_call_is_made_again() {
+    let (faults, store, _directory) = broken(Fault::once(Operation::Get, FileKind::Pack, Trouble::Hang));
+    faults.add(Fault::once(Operation::Get, FileKind::Pack, Trouble::Fail(ErrorKind::Missing)));
+    let error = store.get(name(FileKind::Pack, b"p"), Some(0..1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Missing, "the second answer is what counts");
+}
+
+#[tokio::test]
+async fn a_job_does_not_go_from_outage_to_outage() {
+    let directory = tempfile::tempdir().unwrap();
+    let faults = Arc::new(FaultStore::new(local(directory.path())));
+    faults.add(Fault::always(Operation::List, None, Trouble::Fail(ErrorKind::Unreachable)));
+    let policy =
+        RetryPolicy { deadline: Duration::from_millis(100), budget: Duration::from_millis(250), ..hasty() };
+    let store = retry::RetryStore::new(faults.clone() as Arc<dyn Store>, policy, Ctx::default());
+    let first = store.list(FileKind::Index).await.unwrap_err();
+    assert!(first.chain().contains("kept failing"), "{}", first.chain());
+    for _ in 0..10 {
+        store.list(FileKind::Index).await.unwrap_err();
+    }
+    let spent = store.list(FileKind::Index).await.unwrap_err();
+    assert!(spent.chain().contains("in all"), "{}", spent.chain());
+    assert_eq!(spent.kind(), ErrorKind::Unreachable);
+    let before = faults.count(Operation::List, FileKind::Index);
+    store.list(FileKind::Index).await.unwrap_err();
+    assert_eq!(faults.count(Operation::List, FileKind::Index), before + 1, "nothing is tried twice any more");
+    faults.heal();
+    store.list(FileKind::Index).await.unwrap();
+}
+
+#[tokio::test]
+async fn reads_are_as_long_as_asked_for_and_listings_have_each_file_once() {
+    let r = retrying(Duration::from_secs(30));
+    let pack = name(FileKind::Pack, b"0123456789");
+    r.store.put(pack, "0123456789".into(), PutMode::ContentAddressed).await.unwrap();
+    r.store.put(name(FileKind::Pack, b"b"), "b".into(), PutMode::ContentAddressed).await.unwrap();
+    let good = r.store.list(FileKind::Pack).await.unwrap();
+    r.faults.add(Fault::once(Operation::Get, FileKind::Pack, Trouble::Truncate(2)));
+    assert_eq!(r.store.get(pack, Some(2..8)).await.unwrap(), "234567");
+    assert_eq!(*r.told.0.lock().unwrap(), 1);
+    for trouble in [Trouble::Duplicate, Trouble::Reverse] {
+        r.faults.add(Fault::once(Operation::List, FileKind::Pack, trouble));
+        assert_eq!(r.store.list(FileKind::Pack).await.unwrap(), good);
+    }
+    r.faults.add(Fault::always(Operation::Get, FileKind::Pack, Trouble::Truncate(1)));
+    let r = Retrying {
+        store: retry::RetryStore::new(Arc::clone(&r.faults) as _, no_retry(), r.ctx.clone()),
+        ..r
+    };
+    assert_eq!(r.store.get(pack, Some(2..8)).await.unwrap_err().kind(), ErrorKind::Unreachable);
+}
+
+/// Lists one file with two sizes, and takes the second pair of credentials only.
+struct Odd {
+    inner: Arc<dyn Store>,
+    epoch: std::sync::atomic::AtomicU64,
+    asked: std::sync::atomic::AtomicU64,
+}
+
+#[async_trait::async_trait]
+impl Store for Odd {
+    async fn list(&self, _: FileKind) -> Result<Vec<Entry>> {
+        let entry = Entry { id: Id::hash(b"x"), size: 1, modified: None };
+        Ok(vec![entry, Entry { size: 2, ..entry }])
+    }
+    async fn get(&self, _: FileName, _: Option<Range<u64>>) -> Result<Bytes> {
+        use std::sync::atomic::Ordering::SeqCst;
+        self.asked.fetch_add(1, SeqCst);
+        if self.epoch.load(SeqCst) == 1 {
+            Ok("x".into())
+        } else {
+            Err(crate::Error::new(ErrorKind::AccessDenied, "old"))
+        }
+    }
+    async fn get_suffix(&self, name: FileName, len: u64) -> Result<Bytes> {
+        self.inner.get_suffix(name, len).await
+    }
+    async fn size(&self, name: FileName) -> Result<u64> {
+        self.inner.size(name).await
+    }
+    async fn put(&self, name: FileName, body: Bytes, mode: PutMode) -> Result<()> {
+        self.inner.put(name, body, mode).await
+    }
+    async fn delete(&self, name: FileName) -> Result<()> {
+        self.inner.delete(name).await
+    }
+    async fn is_empty(&self) -> Result<bool> {
+        self.inner.is_empty().await
+    }
+    async fn prepare(&self) -> Result<()> {
+        self.inner.prepare().await
+    }
+    async fn get_extra(&self, path: &str) -> Result<Option<Bytes>> {
+        self.inner.get_extra(path).await
+    }
+    async fn put_extra(&self, path: &str, body: Bytes, mode: PutMode) -> Result<()> {
+        self.inner.put_extra(path, body, mode).await
+    }
+    async fn delete_extra(&self, path: &str) -> Result<()> {
+        self.inner.delete_extra(path).await
+    }
+    async fn list_extra(&self, directory: &str, limit: usize) -> Result<Vec<String>> {
+        self.inner.list_extra(directory, limit).await
+    }
+    fn describe(&self) -> String {
+        "odd".to_owned()
+    }
+    fn credentials_epoch(&self) -> u64 {
+        self.epoch.load(std::sync::atomic::Ordering::SeqCst)
+    }
+    fn renew_credentials(&self, epoch: u64) -> bool {
+        // There are newer ones twice: the second ones are refused as well when an operation asks again.
+        self.epoch.store(epoch + 1, std::sync::atomic::Ordering::SeqCst);
+        true
+    }
+}
+
+#[tokio::test]
+async fn refused_credentials_are_looked_up_once_an_operation() {
+    use std::sync::atomic::Ordering::SeqCst;
+    let directory = tempfile::tempdir().unwrap();
+    let odd = Arc::new(Odd { inner: local(directory.path()), epoch: 0.into(), asked: 0.into() });
+    let store = patient(Arc::clone(&odd) as Arc<dyn Store>);
+    assert_eq!(store.get(ABSENT, None).await.unwrap(), "x");
+    assert_eq!(odd.asked.load(SeqCst), 2);
+    odd.epoch.store(7, SeqCst);
+    assert_eq!(store.get(ABSENT, None).await.unwrap_err().kind(), ErrorKind::AccessDenied);
+    assert_eq!(odd.asked.load(SeqCst), 4, "once, not for ever");
+}
+
+#[tokio::test]
+async fn a_listing_that_contradicts_itself_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let odd = Arc::new(Odd { inner: local(directory.path()), epoch: 0.into(), asked: 0.into() });
+    assert_eq!(patient(odd).list(FileKind::Pack).await.unwrap_err().kind(), ErrorKind::Listing);
+}

@@ -1,0 +1,303 @@
+//! Random faults over whole backups and restores. What is said must be true: a backup reported good restores byte for
+//! byte; anything else is a typed error, in time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's way to fail"
+)]
+
+mod restoring;
+mod stock;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_engine::backup::{BackupSpec, backup};
+use holdfast_engine::lock::{Holder, LockMode};
+use holdfast_engine::restore::restore;
+use holdfast_engine::store::fault::{FaultStore, Storm, Trouble};
+use holdfast_engine::store::retry::RetryStore;
+use holdfast_engine::store::{self, Location, RetryPolicy, Store, StoreOptions};
+use holdfast_engine::{Ctx, ErrorKind, Id, Repository, Result};
+use restoring::{check_all, open, scratch, spec, temporary_files};
+use stock::{PASSWORD, noise};
+
+/// Longer than any run can take with this policy; a run that hangs fails the test here.
+const TOO_LONG: Duration = Duration::from_mins(2);
+
+fn policy() -> RetryPolicy {
+    RetryPolicy {
+        deadline: Duration::from_secs(3),
+        first: Duration::from_millis(1),
+        max: Duration::from_millis(20),
+        attempt: Duration::from_millis(300),
+        budget: Duration::from_secs(30),
+    }
+}
+
+/// Trouble that passes: with enough patience all must go well.
+fn passing() -> Vec<Trouble> {
+    vec![
+        Trouble::Fail(ErrorKind::Unreachable),
+        Trouble::Fail(ErrorKind::Timeout),
+        Trouble::Fail(ErrorKind::Listing),
+        Trouble::StoreButFail(ErrorKind::Unreachable),
+        Trouble::Delay(Duration::from_millis(3)),
+        Trouble::Duplicate,
+        Trouble::Reverse,
+    ]
+}
+
+/// Stores that lie, fill up, lock us out, hang.
+fn nasty() -> Vec<Trouble> {
+    vec![
+        Trouble::Lose,
+        Trouble::StoreTruncated(7),
+        Trouble::Truncate(3),
+        Trouble::Flip(11),
+        Trouble::Stale,
+        Trouble::Hang,
+        Trouble::Fail(ErrorKind::Full),
+        Trouble::Fail(ErrorKind::AccessDenied),
+        Trouble::Fail(ErrorKind::Missing),
+        Trouble::StoreButFail(ErrorKind::Timeout),
+        Trouble::Fail(ErrorKind::Unreachable),
+        Trouble::Duplicate,
+    ]
+}
+
+type Content = BTreeMap<PathBuf, Vec<u8>>;
+
+fn content(directory: &Path) -> Content {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        all.insert(path.file_name().unwrap().into(), fs::read(&path).unwrap());
+    }
+    all
+}
+
+/// A repository, its stormy store with the retry layer above, and a source.
+struct Sea {
+    directory: tempfile::TempDir,
+    faults: Arc<FaultStore>,
+    store: Arc<dyn Store>,
+}
+
+impl Sea {
+    async fn new() -> Self {
+        let directory = scratch();
+        restoring::init(&directory.path().join("repo")).await;
+        fs::create_dir(directory.path().join("source")).unwrap();
+        let mut options = StoreOptions::default();
+        options.retry.deadline = Duration::ZERO;
+        let local = Location::Local(directory.path().join("repo"));
+        let local = store::open(&local, &options, &Ctx::default()).unwrap();
+        let faults = Arc::new(FaultStore::new(local));
+        let store = RetryStore::new(Arc::clone(&faults) as Arc<dyn Store>, policy(), Ctx::default());
+        Self { directory, faults, store: Arc::new(store) }
+    }
+
+    fn source(&self) -> PathBuf {
+        self.directory.path().join("source")
+    }
+
+    /// A few files change from one backup to the next.
+    fn write(&self, round: u64) {
+        for file in 0..6 {
+            let seed = if file < 3 { file } else { file + 100 * round };
+            fs::write(self.source().join(format!("f{file}")), noise(seed + 1, 300_000)).unwrap();
+        }
+    }
+
+    async fn back_up(&self) -> Result<Id> {
+        let repo =
+            Repository::open(Arc::clone(&self.store), &PASSWORD.to_owned().into(), &Ctx::default()).await?;
+        let holder = Holder {
+            hostname: "test".to_owned(),
+            username: "test".to_owned(),
+            pid: std::process::id(),
+            cluster: None,
+            job_uid: None,
+        };
+        let ctx = Ctx::default();
+        let lock = repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &ctx).await?;
+        let spec = BackupSpec { roots: vec![self.source()], host: "h".to_owned(), ..BackupSpec::default() };
+        let report = backup(&repo, &lock, &spec, &ctx).await;
+        let _ = lock.release().await;
+        report.map(|r| r.snapshot)
+    }
+
+    /// Restores through the storm; whatever is there afterwards must be right.
+    async fn restore_in_storm(&self, snapshot: Id, expected: &Content, target: &Path) -> Result<bool> {
+        let repo =
+            Repository::open(Arc::clone(&self.store), &PASSWORD.to_owned().into(), &Ctx::default()).await;
+        let outcome = match repo {
+            Ok(repo) => restore(&repo, None, &spec(snapshot, &self.source(), target), &Ctx::default()).await,
+            Err(e) => Err(e),
+        };
+        if !target.exists() {
+            return outcome.map(|report| {
+                assert!(!report.faults.is_empty(), "nothing was restored, and nothing is said");
+                false
+            });
+        }
+        assert_eq!(temporary_files(target), Vec::<PathBuf>::new(), "nothing half written stays");
+        let there = content(target);
+        let wrong: Vec<_> =
+            there.iter().filter(|(name, bytes)| expected.get(*name) != Some(*bytes)).collect();
+        assert!(wrong.is_empty(), "{:?} is there and wrong", wrong[0].0);
+        let report = outcome?;
+        let whole = report.faults.is_empty();
+        assert_eq!(whole, there == *expected, "the report says what is there: {:?}", report.faults.first);
+        Ok(whole)
+    }
+}
+
+fn typed(error: &holdfast_engine::Error) {
+    assert_ne!(error.kind(), ErrorKind::Internal, "{}", error.chain());
+    assert!(!error.chain().is_empty());
+}
+
+/// Two backups and a restore in a storm, then the truth in calm weather. Gives how many of the three went well.
+async fn voyage(seed: u64, per_mille: u64, troubles: Vec<Trouble>) -> (usize, usize) {
+    let sea = Sea::new().await;
+    let target = |name: &str| sea.directory.path().join(name);
+    let mut good: Vec<(Id, Content)> = Vec::new();
+    sea.faults.storm(Storm { seed, per_mille, troubles });
+    for round in 0..2 {
+        sea.write(round);
+        let outcome = tokio::time::timeout(TOO_LONG, sea.back_up()).await;
+        match outcome.unwrap_or_else(|_| panic!("seed {seed}: the backup hangs")) {
+            Ok(snapshot) => good.push((snapshot, content(&sea.source()))),
+            Err(e) => typed(&e),
+        }
+    }
+    let mut went_well = good.len();
+    if let Some((snapshot, expected)) = good.last() {
+        let to = target("stormy");
+        let outcome = tokio::time::timeout(TOO_LONG, sea.restore_in_storm(*snapshot, expected, &to)).await;
+        match outcome.unwrap_or_else(|_| panic!("seed {seed}: the restore hangs")) {
+            Ok(whole) => went_well += usize::from(whole),
+            Err(e) => typed(&e),
+        }
+    }
+    let struck = sea.faults.struck();
+    sea.faults.heal();
+    let repo = open(&sea.directory.path().join("repo")).await;
+    for (number, (snapshot, expected)) in good.iter().enumerate() {
+        let to = target(&format!("calm{number}"));
+        restoring::run_clean(&repo, &spec(*snapshot, &sea.source(), &to)).await;
+        assert_eq!(content(&to), *expected, "seed {seed}: snapshot {snapshot} was reported good");
+    }
+    // Whatever the storm left behind, the next run works, and the whole of it is sound.
+    sea.write(9);
+    let last = sea.back_up().await.unwrap_or_else(|e| panic!("seed {seed}: {}", e.chain()));
+    let to = target("last");
+    restoring::run_clean(&repo, &spec(last, &sea.source(), &to)).await;
+    assert_eq!(content(&to), content(&sea.source()));
+    if good.len() == 2 {
+        let found = check_all(&repo).await;
+        assert!(found.is_sound(), "seed {seed}: {:?}", found.findings);
+    }
+    (went_well, struck)
+}
+
+/// `HOLDFAST_STORMS=100` sails through a hundred times as many, for a night.
+fn times() -> u64 {
+    std::env::var("HOLDFAST_STORMS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_that_passes_costs_nothing_but_time() {
+    let mut all = 0;
+    for seed in 0..4 * times() {
+        let (went_well, struck) = voyage(seed, 150, passing()).await;
+        assert_eq!(went_well, 3, "seed {seed}");
+        all += struck;
+    }
+    assert!(all > 20, "only {all} faults");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_store_does_what_is_reported_good_restores() {
+    let (mut went_well, mut runs) = (0, 0);
+    for seed in 1000..1000 + 8 * times() {
+        let (well, _) = voyage(seed, if seed % 2 == 0 { 15 } else { 60 }, nasty()).await;
+        went_well += well;
+        runs += 3;
+    }
+    assert!(went_well > 0 && went_well < runs, "{went_well} of {runs}: some must fail, some must not");
+}
+
+/// A file system of a few megabytes.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, megabytes: u32) -> Self {
+        fs::create_dir(at).unwrap();
+        let size = format!("size={megabytes}m");
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).status().unwrap();
+        assert!(status.success(), "this test mounts a small file system: run it as root");
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A pack's temporary file.
+fn unfinished(at: &Path) -> Option<String> {
+    let directories = fs::read_dir(at.join("data")).unwrap();
+    let names = directories.flat_map(|d| fs::read_dir(d.unwrap().path()).unwrap());
+    names.map(|f| f.unwrap().file_name().into_string().unwrap()).find(|n| n.len() != 64)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_repository_disk_ends_the_backup_and_spares_what_is_there() {
+    let directory = scratch();
+    let disk = SmallDisk::mount(&directory.path().join("disk"), 24);
+    let (at, source) = (disk.0.join("repo"), directory.path().join("source"));
+    let repo = restoring::init(&at).await;
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("small"), noise(1, 1 << 20)).unwrap();
+    let snapshot = restoring::back_up(&repo, &source).await.snapshot;
+    fs::write(source.join("large"), noise(2, 40 << 20)).unwrap();
+    let holder = Holder {
+        hostname: "test".to_owned(),
+        username: "test".to_owned(),
+        pid: std::process::id(),
+        cluster: None,
+        job_uid: None,
+    };
+    let ctx = Ctx::default();
+    let lock = repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &ctx).await.unwrap();
+    let backup_spec =
+        BackupSpec { roots: vec![source.clone()], host: "h".to_owned(), ..BackupSpec::default() };
+    let error = backup(&repo, &lock, &backup_spec, &ctx).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Full, "{}", error.chain());
+    lock.release().await.unwrap();
+    let snapshots = fs::read_dir(at.join("snapshots")).unwrap().count();
+    assert_eq!(snapshots, 1, "no snapshot of a backup that did not fit");
+    // The other upload may still be on its way when the first one's failure ends the backup.
+    let patience = std::time::Instant::now() + Duration::from_secs(20);
+    while let Some(left) = unfinished(&at) {
+        assert!(std::time::Instant::now() < patience, "what did not fit must go: {left}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let target = directory.path().join("target");
+    restoring::run_clean(&repo, &spec(snapshot, &source, &target)).await;
+    assert_eq!(fs::read(target.join("small")).unwrap(), fs::read(source.join("small")).unwrap());
+    let found = restoring::check_structure(&repo).await;
+    assert!(found.is_sound(), "{:?}", found.findings);
+}
