@@ -177,8 +177,6 @@ async fn play(memory: &Memory, dir: &Path, writer: Moment, sweep: Option<Moment>
             let marker = marker.clone();
             let (memory, gate, sweeping) = (Arc::clone(&memory), Arc::clone(&gate), Arc::clone(&sweeping));
             Box::pin(async move {
-                let marker =
-                    open(Actor::with(&memory, true, Box::new(|_, _, _| Box::pin(async { Ok(()) })))).await;
                 run_prune(&marker).await.unwrap();
                 memory.pass(25);
                 let held = Arc::clone(&gate);

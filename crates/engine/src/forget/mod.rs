@@ -5,6 +5,8 @@
 //! which snapshots a policy keeps (`retention`), and freeing space (`prune`).
 
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
 mod tests;
 mod undo;
 

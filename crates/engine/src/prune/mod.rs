@@ -337,6 +337,12 @@ async fn second_half(
 ) -> Result<PruneReport> {
     let First { mut report, facts: before, needed: seen, due: _ } = first;
     ctx.events.event(Event::Phase("sweep"));
+    // Before the look, so that a mark which another prune makes during it is never old enough. Those of an instant run
+    // are as old as this moment.
+    let mut now = store_now(repo, lock).await?;
+    if spec.instant {
+        now = now.max(Timestamp::now());
+    }
     // Afresh, and snapshots first: whoever wrote one that is not seen here looks for our marks after this.
     let facts = facts::load(repo, ctx).await?;
     check_known(&facts.snapshots, &spec.known)?;
@@ -346,11 +352,6 @@ async fn second_half(
     let needed = facts.walk(repo, needed, ctx).await?;
     facts.confirm(repo, ctx).await?;
     let grace = if spec.instant { SignedDuration::ZERO } else { spec.grace };
-    // Marks of an instant run are as old as this moment.
-    let mut now = store_now(repo, lock).await?;
-    if spec.instant {
-        now = now.max(Timestamp::now());
-    }
     let view = facts.view(&needed);
     let sweep = plan_sweep(&view, grace, now)?;
     let going: std::collections::HashSet<&Id> = sweep.delete.iter().chain(&sweep.absent).collect();
