@@ -38,12 +38,12 @@ pub struct Confirmed {
 /// Index files as two listings in a row show them. One listing of many pages may miss a file that was replaced while
 /// it went on; what two show alike was there in between.
 async fn settled(repo: &Repository) -> Result<HashSet<Id>> {
-    let list = async || -> Result<HashSet<Id>> {
+    let look = async || -> Result<HashSet<Id>> {
         Ok(repo.store().list(FileKind::Index).await?.into_iter().map(|e| e.id).collect())
     };
-    let mut last = list().await?;
+    let mut last = look().await?;
     for _ in 0..LOOKS {
-        let next = list().await?;
+        let next = look().await?;
         if next == last {
             return Ok(next);
         }
@@ -109,8 +109,8 @@ pub async fn all_there(repo: &Repository, trees: &[Id], ctx: &Ctx) -> Result<()>
 ///
 /// # Errors
 /// `Missing` when blobs are gone: the snapshot cannot be restored. Any other error leaves it unconfirmed.
-pub async fn confirm(repo: &Repository, tree: Id, known: &HashSet<Id>, ctx: &Ctx) -> Result<Confirmed> {
-    let mut known = known.clone();
+pub async fn confirm(repo: &Repository, tree: Id, known: &[Id], ctx: &Ctx) -> Result<Confirmed> {
+    let mut known: HashSet<Id> = known.iter().copied().collect();
     let mut done = Confirmed::default();
     for _ in 0..ROUNDS {
         let listed = ctx.run(settled(repo)).await?;
@@ -178,7 +178,7 @@ pub(crate) async fn hold(
     lock: &LockGuard,
     snapshot: Id,
     tree: Id,
-    known: &HashSet<Id>,
+    known: &[Id],
     ctx: &Ctx,
 ) -> Result<Confirmed> {
     let gone = match confirm(repo, tree, known, ctx).await {

@@ -52,10 +52,10 @@ impl BlobSet {
     pub(crate) fn translate(&self, from: &Index, to: &Index) -> Result<Self> {
         let there = Self::new(to);
         let mut lost = Lost::default();
-        let mut last = None;
+        let mut previous = None;
         for (position, (kind, id, _)) in from.iter().enumerate() {
             // Further copies of the same blob have no bit of their own.
-            if last.replace((kind, id)) == Some((kind, id)) || !self.contains(position) {
+            if previous.replace((kind, id)) == Some((kind, id)) || !self.contains(position) {
                 continue;
             }
             match to.ordinal(kind, &id) {

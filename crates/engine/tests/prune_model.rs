@@ -376,7 +376,8 @@ fn reported_snapshots_stay_restorable_in_every_order_of_steps() {
         let (met, lost) = explore(writers, Without::Nothing);
         assert_eq!(lost, None, "{writers} writers");
         // It went everywhere: reports with and without a rescue, snapshots taken back, packs deleted.
-        let any = |what: &str, hit: &dyn Fn(&State) -> bool| assert!(met.iter().any(hit), "{writers}: no {what}");
+        let any =
+            |what: &str, hit: &dyn Fn(&State) -> bool| assert!(met.iter().any(hit), "{writers}: no {what}");
         any("report", &|s| s.writers[0].reported && s.writers[0].rescues == 0);
         any("rescue", &|s| s.writers[0].reported && s.writers[0].rescues > 0);
         any("snapshot taken back", &|s| s.writers[0].at == Writer::TakeBack);
@@ -395,6 +396,9 @@ fn each_part_of_the_protocol_is_needed() {
         Without::MarksOfUnindexed,
         Without::SecondLook,
     ] {
-        assert!(explore(2, without).1.is_some(), "without {without:?} nothing is lost: the model does not look there");
+        assert!(
+            explore(2, without).1.is_some(),
+            "without {without:?} nothing is lost: the model does not look there"
+        );
     }
 }

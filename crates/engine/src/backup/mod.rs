@@ -5,7 +5,6 @@
 
 mod stream;
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -217,7 +216,7 @@ async fn perform(
     let parent = ctx.run(find_parent(repository, spec, &paths)).await?;
     let index = repository.load_index(ctx).await?;
     lock.check()?;
-    let mut known: HashSet<Id> = index.files().iter().copied().collect();
+    let mut known = index.files().to_vec();
 
     let input = match source {
         Source::Roots(roots) => Input::Walk(roots),

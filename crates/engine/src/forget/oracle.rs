@@ -78,8 +78,8 @@ async fn oracle_policies_judge_as_restic_does() {
         &["--keep-within-monthly", "1y", "--keep-within-yearly", "75y", "--keep-hourly", "1"],
         &["--keep-tag", "a,b", "--keep-tag", "c", "--keep-last", "1"],
     ];
-    for seed in [11, 12] {
-        let mut dice = Dice(seed * 0x9e37_79b9_7f4a_7c15);
+    for seed in [11_u64, 12] {
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
         let f = fixture().await;
         let now = Timestamp::now();
         for number in 0..60_u64 {

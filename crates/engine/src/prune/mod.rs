@@ -237,7 +237,8 @@ async fn first_half(repo: &Repository, lock: &LockGuard, spec: &PruneSpec, ctx: 
     let view = facts.view(&needed);
     let planned = plan(&view, spec)?;
     let sweep = plan_sweep(&view, spec.grace, now)?;
-    let orphans = plan::orphans_to_mark(&view, now);
+    let alone = ctx.run(repo.store().list(FileKind::Lock)).await?.len() <= 1;
+    let orphans = plan::orphans_to_mark(&view, now, alone);
     let mut report = PruneReport {
         totals: planned.totals,
         due_packs: sweep.delete.len() as u64 + sweep.orphans.len() as u64,

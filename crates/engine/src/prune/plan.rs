@@ -421,12 +421,13 @@ fn unindexed<'a>(view: &View<'a>) -> impl Iterator<Item = &'a Entry> + use<'a> {
     view.listed.values().filter(move |e| !indexed.contains(&e.id))
 }
 
-/// Unindexed packs to mark: those that have none and are old enough. A writer that comes to index one after all finds
-/// the mark when it is through, as with any pack it relies on.
-pub(super) fn orphans_to_mark(view: &View<'_>, now: Timestamp) -> Vec<Entry> {
+/// Unindexed packs to mark: those that have no mark and are old enough; where the store does not tell their age, when
+/// nobody else is at work (`alone`). A writer that comes to index one after all finds the mark when it is through, as
+/// with any pack it relies on.
+pub(super) fn orphans_to_mark(view: &View<'_>, now: Timestamp, alone: bool) -> Vec<Entry> {
     let young = now.as_second().saturating_sub(ORPHAN_AGE.as_secs());
     unindexed(view)
-        .filter(|e| !view.marks.contains_key(&e.id) && e.modified.is_none_or(|at| at <= young))
+        .filter(|e| !view.marks.contains_key(&e.id) && e.modified.map_or(alone, |at| at <= young))
         .copied()
         .collect()
 }

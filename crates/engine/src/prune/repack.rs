@@ -82,7 +82,7 @@ pub(crate) fn copy(
     let uploader = Uploader { repo: repo.clone(), open: Arc::clone(&open), moved: Moved::default() };
     let uploading = runtime.spawn(uploader.run(queue));
     let counts = Mutex::new((0_usize, 0_u64, 0_u64, BTreeMap::new()));
-    let mover = Mover {
+    let hand = Mover {
         repo,
         index,
         wanted: &wanted,
@@ -92,7 +92,7 @@ pub(crate) fn copy(
         counts: &counts,
         bytes_total,
     };
-    let mut result = on_threads(|| mover.run(&fetched, &full));
+    let mut result = on_threads(|| hand.run(&fetched, &full));
     if result.is_ok() {
         result = inner.check().and_then(|()| {
             let rest = runtime.block_on(open.take_rest())?;
@@ -106,11 +106,11 @@ pub(crate) fn copy(
     if result.is_err() {
         open.give_up();
     }
-    let uploaded = runtime
+    let sent = runtime
         .block_on(uploading)
         .map_err(|e| Error::with_source(ErrorKind::Internal, "the uploads were broken off", e))?;
     // When both failed the upload's failure is the cause: workers see it as a cancellation.
-    let mut moved = match (uploaded, result) {
+    let mut moved = match (sent, result) {
         (Ok(moved), Ok(())) => moved,
         (Err(e), _) | (Ok(_), Err(e)) => return Err(e),
     };
@@ -196,8 +196,8 @@ impl Mover<'_> {
             Ok(_) => (sealed, uncompressed),
             // Damaged on the way, or in this copy only: the others are asked before the pack is called damaged.
             Err(_) => match self.any_copy(opener, wanted)? {
-                Ok(found) => {
-                    again = found;
+                Ok(other) => {
+                    again = other;
                     (again.0.as_ref(), again.1)
                 }
                 Err(why) => {
@@ -229,11 +229,11 @@ impl Mover<'_> {
             let start = u64::from(copy.offset);
             let range = start..start.saturating_add(copy.length.into());
             let read = self.runtime.block_on(self.ctx.run(self.repo.store().get(name, Some(range))));
-            let opened = read.and_then(|sealed| {
+            let found = read.and_then(|sealed| {
                 opener.open(self.repo.key(), &sealed, wanted.kind, &wanted.id, copy.uncompressed)?;
                 Ok(sealed)
             });
-            match opened {
+            match found {
                 Ok(sealed) => return Ok(Ok((sealed, copy.uncompressed))),
                 Err(e) if is_damage(&e) => why = e.chain(),
                 Err(e) => return Err(e),

@@ -72,10 +72,7 @@ impl fmt::Display for GroupKey {
         if let Some(tags) = self.tags.as_ref().filter(|t| !t.is_empty()) {
             parts.push(format!("tags {}", tags.join(", ")));
         }
-        match parts.is_empty() {
-            true => f.write_str("all"),
-            false => f.write_str(&parts.join(", ")),
-        }
+        if parts.is_empty() { f.write_str("all") } else { f.write_str(&parts.join(", ")) }
     }
 }
 

@@ -355,9 +355,6 @@ impl fmt::Display for Policy {
             parts.push(format!("all snapshots within {} of the newest", self.within));
         }
         parts.retain(|part| !part.is_empty());
-        match parts.is_empty() {
-            true => f.write_str("remove"),
-            false => write!(f, "keep {}", parts.join(" and ")),
-        }
+        if parts.is_empty() { f.write_str("remove") } else { write!(f, "keep {}", parts.join(" and ")) }
     }
 }

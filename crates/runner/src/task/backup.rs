@@ -1,6 +1,5 @@
 //! `BackupVolume`: one mounted claim becomes one restic snapshot, committed once however often the Job is retried.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use holdfast_engine::backup::{self, BackupReport, BackupSpec, Parent, Unreadable};
@@ -65,8 +64,7 @@ impl Job {
         self.reporter.phase("confirm the earlier attempt");
         let lost = std::sync::atomic::AtomicBool::new(false);
         let verdict = lock::shared(repository, &self.spec, &self.ctx, async |_| {
-            let known = HashSet::new();
-            let look = fence::confirm(repository, snapshot.tree, &known, &self.ctx);
+            let look = fence::confirm(repository, snapshot.tree, &[], &self.ctx);
             match Stop::bound(&self.ctx.cancel, look).await {
                 Ok(_) => {}
                 Err(e) if e.kind() == ErrorKind::Missing => {
