@@ -56,7 +56,7 @@ async fn init() -> Arc<Memory> {
         hostname: "h".into(),
         username: "u".into(),
     };
-    Repository::init(Actor::new(&memory), &options, &Ctx::default()).await.unwrap();
+    Repository::init(Actor::plain(&memory), &options, &Ctx::default()).await.unwrap();
     memory
 }
 
@@ -160,7 +160,7 @@ async fn template() -> &'static Template {
     MADE.get_or_init(|| async {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let memory = init().await;
-        let repo = open(Actor::new(&memory)).await;
+        let repo = open(Actor::plain(&memory)).await;
         let mut snapshots = Vec::new();
         for files in [0..12, 6..16, 10..18] {
             snapshots.push(back_up(&repo, source(dir.path(), files)).await);
@@ -175,7 +175,7 @@ async fn space_is_freed_after_the_grace_and_not_before() {
     let template = template().await;
     let [first, second, third] = template.snapshots;
     let memory = template.memory.copy();
-    let repo = open(Actor::new(&memory)).await;
+    let repo = open(Actor::plain(&memory)).await;
     try_forget(&repo, &[first]).await.unwrap();
     let before = memory.pack_bytes();
 
@@ -232,7 +232,7 @@ async fn space_is_freed_after_the_grace_and_not_before() {
 async fn an_instant_prune_frees_at_once_and_locks_everybody_out() {
     let template = template().await;
     let memory = template.memory.copy();
-    let repo = open(Actor::new(&memory)).await;
+    let repo = open(Actor::plain(&memory)).await;
     try_forget(&repo, &template.snapshots[..2]).await.unwrap();
     let instant = PruneSpec { instant: true, ..thorough() };
     let lock = repo.lock(LockMode::Shared, &holder(), Duration::ZERO, &[], &Ctx::default()).await.unwrap();
@@ -250,7 +250,7 @@ async fn an_instant_prune_frees_at_once_and_locks_everybody_out() {
 async fn a_sweep_waits_for_a_running_backup_and_says_so() {
     let template = template().await;
     let memory = template.memory.copy();
-    let repo = open(Actor::new(&memory)).await;
+    let repo = open(Actor::plain(&memory)).await;
     try_forget(&repo, &template.snapshots[..1]).await.unwrap();
     try_prune(&repo, &thorough()).await.unwrap();
     memory.pass(25);
@@ -265,7 +265,7 @@ async fn a_sweep_waits_for_a_running_backup_and_says_so() {
 async fn guards_refuse() {
     let template = template().await;
     let kind = async |memory: &Arc<Memory>, spec: &PruneSpec| {
-        let repo = open(Actor::new(memory)).await;
+        let repo = open(Actor::plain(memory)).await;
         let (packs, index) = (memory.ids(FileKind::Pack), memory.ids(FileKind::Index));
         let result = try_prune(&repo, spec).await;
         assert!(packs.iter().all(|id| memory.ids(FileKind::Pack).contains(id)), "nothing was deleted");
@@ -303,7 +303,7 @@ async fn guards_refuse() {
 async fn a_damaged_blob_keeps_its_pack_where_it_is() {
     let template = template().await;
     let memory = template.memory.copy();
-    let repo = open(Actor::new(&memory)).await;
+    let repo = open(Actor::plain(&memory)).await;
     try_forget(&repo, &template.snapshots[..1]).await.unwrap();
     // In the largest pack, which holds the first snapshot's files, all blobs are damaged.
     let index = repo.load_index(&Ctx::default()).await.unwrap();
@@ -320,7 +320,7 @@ async fn a_damaged_blob_keeps_its_pack_where_it_is() {
 async fn packs_of_dead_writers_go_when_they_are_old() {
     let template = template().await;
     let memory = template.memory.copy();
-    let repo = open(Actor::new(&memory)).await;
+    let repo = open(Actor::plain(&memory)).await;
     // Its index file never came.
     let written = memory.ids(FileKind::Index);
     back_up(&repo, source(&template.dir.path().join("dead"), 30..34)).await;
@@ -385,7 +385,7 @@ where
             assert!(result.is_err() || !died, "{what} {point} {late}: a death went unnoticed");
             drop(repo);
             let place = format!("{what}, dead at change {point}{}", if late { " after it" } else { "" });
-            let repo = open(Actor::new(&memory)).await;
+            let repo = open(Actor::plain(&memory)).await;
             repo.unlock(Unlock::All).await.unwrap();
             let there = ids(&repo).await;
             assert!(expect.iter().all(|id| there.contains(id)), "{place}: a snapshot is missing");
@@ -410,9 +410,9 @@ async fn forget_may_die_anywhere() {
     let template = template().await;
     let [first, second, third] = template.snapshots;
     let count = deaths(&template.memory, &[third], "forget", async |repo| {
-        let there = ids(repo).await;
-        let these: Vec<Id> = [first, second].into_iter().filter(|id| there.contains(id)).collect();
-        try_forget(repo, &these).await.map(drop)
+        let left = ids(repo).await;
+        let old: Vec<Id> = [first, second].into_iter().filter(|id| left.contains(id)).collect();
+        try_forget(repo, &old).await.map(drop)
     })
     .await;
     assert!(count >= 4, "{count}");
@@ -423,7 +423,7 @@ async fn prunable() -> (Arc<Memory>, [Id; 2]) {
     let template = template().await;
     let [first, second, third] = template.snapshots;
     let memory = template.memory.copy();
-    try_forget(&open(Actor::new(&memory)).await, &[first]).await.unwrap();
+    try_forget(&open(Actor::plain(&memory)).await, &[first]).await.unwrap();
     (memory, [second, third])
 }
 
@@ -438,7 +438,7 @@ async fn a_marking_prune_may_die_anywhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sweeping_prune_may_die_anywhere() {
     let (memory, stay) = prunable().await;
-    try_prune(&open(Actor::new(&memory)).await, &thorough()).await.unwrap();
+    try_prune(&open(Actor::plain(&memory)).await, &thorough()).await.unwrap();
     memory.pass(25);
     let count =
         deaths(&memory, &stay, "sweep", async |repo| try_prune(repo, &thorough()).await.map(drop)).await;

@@ -6,7 +6,12 @@
 //! One blob stands for everything a snapshot needs. It lies in a pack that was indexed before and that no snapshot
 //! needs at first; writers may store it again in packs of their own. The pruner marks, and sweeps at any later moment.
 //! What the code does in these steps is in `prune` and `fence`; `schedules.rs` walks through the code itself.
-#![allow(clippy::panic, clippy::indexing_slicing, reason = "a test says what went wrong by failing")]
+#![allow(
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test says what went wrong by failing"
+)]
 
 use std::collections::HashSet;
 
@@ -250,7 +255,7 @@ impl State {
                 Pruner::ListPacks
             }
             Pruner::ListPacks => {
-                p.see_packs(&s.packs);
+                p.see_packs(s.packs);
                 Pruner::Mark
             }
             Pruner::Mark => {
@@ -286,7 +291,7 @@ impl State {
                 Pruner::SweepPacks
             }
             Pruner::SweepPacks => {
-                p.see_packs(&s.packs);
+                p.see_packs(s.packs);
                 p.decide(without)
             }
             Pruner::RewriteIndex => {
@@ -320,7 +325,7 @@ impl State {
 }
 
 impl PrunerState {
-    fn see_packs(&mut self, packs: &Packs) {
+    fn see_packs(&mut self, packs: Packs) {
         for (seen, pack) in self.seen.iter_mut().zip(packs) {
             *seen |= pack & PRESENT;
         }

@@ -6,6 +6,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
     reason = "a test says what went wrong by failing"
 )]
 
@@ -109,7 +110,7 @@ async fn scene() -> (Arc<Memory>, tempfile::TempDir) {
         hostname: "h".into(),
         username: "u".into(),
     };
-    let repo = Repository::init(Actor::new(&memory), &options, &Ctx::default()).await.unwrap();
+    let repo = Repository::init(Actor::plain(&memory), &options, &Ctx::default()).await.unwrap();
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let first = back_up(&repo, source(&dir.path().join("all"), 0..8)).await.unwrap();
     back_up(&repo, source(&dir.path().join("half"), 4..8)).await.unwrap();

@@ -51,6 +51,7 @@ pub(super) struct Args {
 }
 
 /// What to keep.
+#[expect(clippy::struct_field_names, reason = "the flags are named after the fields")]
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Keep")]
 struct KeepArgs {

@@ -73,9 +73,9 @@ async fn perform(args: RepoArgs) -> u8 {
             Command::Snapshots(args) => snapshots::run(&session, &args).await,
             Command::Ls(args) => ls::run(&session, &args).await,
             Command::Check(args) => check::run(&session, &args).await,
-            Command::Forget(args) => forget::run(&session, &args).await,
+            Command::Forget(args) => Box::pin(forget::run(&session, &args)).await,
             Command::Unforget(args) => forget::unforget(&session, &args).await,
-            Command::Prune(args) => prune::run(&session, &args).await,
+            Command::Prune(args) => Box::pin(prune::run(&session, &args)).await,
             Command::Unlock(args) => unlock::run(&session, &args).await,
         }
     };

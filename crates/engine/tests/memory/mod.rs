@@ -88,7 +88,7 @@ pub(crate) struct Actor {
 
 impl Actor {
     /// An ordinary one.
-    pub(crate) fn new(memory: &Arc<Memory>) -> Arc<dyn Store> {
+    pub(crate) fn plain(memory: &Arc<Memory>) -> Arc<dyn Store> {
         Self::with(memory, false, Box::new(|_, _, _| Box::pin(async { Ok(()) })))
     }
 
