@@ -41,6 +41,44 @@ pub(super) struct Access {
     pub(super) json: bool,
 }
 
+/// Flags that name a second repository, from which something is taken.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Source repository")]
+pub(super) struct From {
+    /// The repository to take from [env: HOLDFAST_FROM_REPOSITORY, RESTIC_FROM_REPOSITORY]
+    #[arg(long, value_name = "LOCATION")]
+    pub(super) from_repo: Option<String>,
+    /// File with its password; asked for on a terminal when absent
+    /// [env: HOLDFAST_FROM_PASSWORD_FILE, RESTIC_FROM_PASSWORD_FILE; or the password in HOLDFAST_FROM_PASSWORD,
+    /// RESTIC_FROM_PASSWORD]
+    #[arg(long, value_name = "FILE")]
+    pub(super) from_password_file: Option<PathBuf>,
+}
+
+impl From {
+    /// Resolves flags and environment; everything but location and password is as in `access`.
+    pub(super) fn resolve(&self, access: &Access, env: Environment<'_>) -> Result<Resolved> {
+        let named = self
+            .from_repo
+            .clone()
+            .or_else(|| env("HOLDFAST_FROM_REPOSITORY"))
+            .or_else(|| env("RESTIC_FROM_REPOSITORY"))
+            .ok_or_else(|| {
+                Failure::usage("no repository to take from was named", "name it with --from-repo LOCATION")
+            })?;
+        let access = Access {
+            repository: Some(named),
+            password_file: self.from_password_file.clone(),
+            ..access.clone()
+        };
+        // Only the source's own password may open it: with the other's the error would be hard to understand.
+        access.resolve(&|name| match name.split_once("_PASSWORD") {
+            Some((family, rest)) => env(&format!("{family}_FROM_PASSWORD{rest}")),
+            None => env(name),
+        })
+    }
+}
+
 /// What the flags and the environment come to.
 pub(super) struct Resolved {
     pub(super) location: Location,
@@ -56,6 +94,13 @@ pub(super) enum Password {
     Value(SecretString),
     /// The person at the terminal.
     Ask,
+}
+
+impl Password {
+    /// A new password from a file, or from the person at the terminal.
+    pub(super) fn new_one(file: Option<&PathBuf>) -> Self {
+        file.map_or(Self::Ask, |path| Self::File(path.clone(), "--new-password-file"))
+    }
 }
 
 impl fmt::Debug for Password {
@@ -218,6 +263,22 @@ mod tests {
         assert_eq!((s3.access_key_id.as_deref(), s3.region.as_deref()), (Some("id"), Some("eu")));
         assert_eq!(s3.secret_access_key.unwrap().expose_secret(), "secret");
         assert!(s3.session_token.is_some());
+    }
+
+    #[test]
+    fn the_source_has_variables_of_its_own() {
+        let all = [
+            ("RESTIC_PASSWORD", "target"),
+            ("RESTIC_FROM_PASSWORD", "source"),
+            ("RESTIC_FROM_REPOSITORY", "/source"),
+            ("AWS_ACCESS_KEY_ID", "id"),
+        ];
+        let resolved = From::default().resolve(&NONE, &env(&all)).unwrap();
+        assert_eq!(resolved.location, Location::Local("/source".into()));
+        assert_eq!(resolved.password.read(false).unwrap().expose_secret(), "source");
+        assert_eq!(resolved.options.s3.access_key_id.as_deref(), Some("id"));
+        let without = From::default().resolve(&NONE, &env(&all[..1])).err().unwrap();
+        assert!(without.advice.unwrap().contains("--from-repo"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use holdfast_engine::backup::{self, BackupReport, BackupSpec, Parent, Unreadable
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::select::split_tags;
 use super::session::{Session, hostname, username};
 use crate::exit;
 use crate::failure::{Failure, Result};
@@ -103,15 +104,6 @@ fn absolute(here: &Path, path: &Path) -> PathBuf {
         }
     }
     out
-}
-
-fn split_tags(tags: &[String]) -> Vec<String> {
-    tags.iter()
-        .flat_map(|t| t.split(','))
-        .map(str::trim)
-        .filter(|t| !t.is_empty())
-        .map(str::to_owned)
-        .collect()
 }
 
 /// restic's summary message, with our counts of what was left out added.

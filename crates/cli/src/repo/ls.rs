@@ -109,7 +109,7 @@ fn to_json(path: &Path, node: &Node) -> Value {
 }
 
 /// A line as restic's `ls --long` writes it.
-fn long(path: &Path, node: &Node) -> String {
+pub(super) fn long(path: &Path, node: &Node) -> String {
     let target = if node.kind == NodeType::Symlink {
         format!(" -> {}", safe(&String::from_utf8_lossy(&node.link_target)))
     } else {

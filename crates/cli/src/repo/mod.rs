@@ -6,11 +6,17 @@ use crate::ui::{OUTPUT_CLOSED, Ui};
 
 mod access;
 mod backup;
+mod cat;
 mod check;
 mod credentials;
 mod forget;
+mod copy;
+mod diff;
+mod find;
 mod init;
 mod interrupt;
+mod key;
+mod list;
 mod ls;
 mod prompt;
 mod prune;
@@ -18,6 +24,8 @@ mod restore;
 mod select;
 mod session;
 mod snapshots;
+mod stats;
+mod tag;
 mod unlock;
 
 /// Command line of `holdfast repo`.
@@ -41,6 +49,22 @@ enum Command {
     Snapshots(snapshots::Args),
     /// List the files of a snapshot
     Ls(ls::Args),
+    /// Find files in snapshots
+    Find(find::Args),
+    /// Show what differs between two snapshots
+    Diff(diff::Args),
+    /// Count what snapshots hold, or what they take in the repository
+    Stats(stats::Args),
+    /// Change the tags of snapshots
+    Tag(tag::Args),
+    /// Copy snapshots from another repository
+    Copy(copy::Args),
+    /// List, add, remove and change passwords
+    Key(key::Args),
+    /// List the names of the repository's files
+    List(list::Args),
+    /// Print a single file or blob of the repository
+    Cat(cat::Args),
     /// Verify that the repository is whole
     Check(check::Args),
     /// Forget snapshots, by name or by a policy
@@ -72,6 +96,14 @@ async fn perform(args: RepoArgs) -> u8 {
             Command::Restore(args) => restore::run(&session, &args).await,
             Command::Snapshots(args) => snapshots::run(&session, &args).await,
             Command::Ls(args) => ls::run(&session, &args).await,
+            Command::Find(args) => find::run(&session, &args).await,
+            Command::Diff(args) => diff::run(&session, &args).await,
+            Command::Stats(args) => stats::run(&session, &args).await,
+            Command::Tag(args) => tag::run(&session, &args).await,
+            Command::Copy(args) => copy::run(&session, &access, &args).await,
+            Command::Key(args) => key::run(&session, &args).await,
+            Command::List(args) => list::run(&session, &args).await,
+            Command::Cat(args) => cat::run(&session, &args).await,
             Command::Check(args) => check::run(&session, &args).await,
             Command::Forget(args) => Box::pin(forget::run(&session, &args)).await,
             Command::Unforget(args) => forget::unforget(&session, &args).await,

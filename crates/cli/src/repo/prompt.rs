@@ -34,7 +34,7 @@ pub(super) fn ask(question: &str) -> Result<SecretString> {
 
 /// Asks for a new password, and again until both answers agree.
 pub(super) fn ask_twice() -> Result<SecretString> {
-    let first = ask("password for the new repository: ")?;
+    let first = ask("new password: ")?;
     let second = ask("the same again: ")?;
     if first.expose_secret() == second.expose_secret() {
         return Ok(first);

@@ -33,6 +33,16 @@ impl Filter {
     }
 }
 
+/// Tags as people give them: `a,b` is two; empty ones are none.
+pub(super) fn split_tags(tags: &[String]) -> Vec<String> {
+    tags.iter()
+        .flat_map(|t| t.split(','))
+        .map(str::trim)
+        .filter(|t| !t.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
 /// `SNAPSHOT[:PATH]`: an id, the beginning of one, or `latest`; and a path within it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Selector {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_engine::event::Ctx;
+use holdfast_engine::format::snapshot::Snapshot;
+use holdfast_engine::id::Id;
 use holdfast_engine::lock::{Holder, LockGuard, LockMode};
 use holdfast_engine::prune::Locking;
 use holdfast_engine::repository::Repository;
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{Access, Resolved, process_environment};
 use super::interrupt::{Interrupt, interrupted};
+use super::select::Filter;
 use crate::failure::{Failure, Result};
 use crate::ui::Ui;
 
@@ -47,6 +50,18 @@ impl<'a> Session<'a> {
         })
     }
 
+    /// The session of another repository that the same command works on.
+    pub(super) fn beside(&self, resolved: Resolved) -> Self {
+        Self {
+            location: resolved.location.clone(),
+            ui: self.ui,
+            ctx: self.ctx.clone(),
+            interrupt: self.interrupt,
+            resolved,
+            retry_lock: self.retry_lock,
+        }
+    }
+
     /// The store, without looking at what is in it.
     pub(super) fn store(&self) -> Result<Arc<dyn Store>> {
         // Not stopped by the first Ctrl-C: the lock has to be released through it.
@@ -64,6 +79,27 @@ impl<'a> Session<'a> {
         let store = self.store()?;
         let password = self.password(false)?;
         self.bound(Repository::open(store, &password, &self.ctx)).await
+    }
+
+    /// The snapshots that a person named, or all that the filter lets through; oldest first, each once.
+    pub(super) async fn select(
+        &self,
+        repository: &Repository,
+        names: &[String],
+        filter: &Filter,
+    ) -> Result<Vec<(Id, Snapshot)>> {
+        let filter = filter.to_engine();
+        let mut found = Vec::new();
+        if names.is_empty() {
+            found = self.bound(repository.snapshots()).await?;
+            found.retain(|(_, snapshot)| filter.matches(snapshot));
+        }
+        for name in names {
+            found.push(self.bound(repository.find_snapshot(name, &filter)).await?);
+        }
+        found.sort_by_key(|(id, snapshot)| (snapshot.time.timestamp, *id));
+        found.dedup_by_key(|(id, _)| *id);
+        Ok(found)
     }
 
     /// Waits for work of the engine, and not much longer once the command is interrupted.
@@ -86,8 +122,18 @@ impl<'a> Session<'a> {
         repository: &Repository,
         work: impl AsyncFnOnce(&LockGuard) -> Result<T>,
     ) -> Result<T> {
+        self.locked_as(repository, LockMode::Shared, work).await
+    }
+
+    /// Does `work` under a lock of this kind, which is released on every path.
+    pub(super) async fn locked_as<T>(
+        &self,
+        repository: &Repository,
+        mode: LockMode,
+        work: impl AsyncFnOnce(&LockGuard) -> Result<T>,
+    ) -> Result<T> {
         let holder = holder();
-        let taking = repository.lock(LockMode::Shared, &holder, self.retry_lock, &[], &self.ctx);
+        let taking = repository.lock(mode, &holder, self.retry_lock, &[], &self.ctx);
         let guard = self.bound(taking).await?;
         let result = work(&guard).await;
         if self.interrupt.token().is_cancelled() {

@@ -2,10 +2,17 @@
 //!
 //! Nothing here touches a file system: names are given as they are stored, whatever they are.
 
-use std::ffi::OsStr;
+mod find;
+mod view;
+mod walk;
+
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 use std::sync::Arc;
+
+pub use find::{FindSpec, Finder};
+pub use view::{Page, View};
+pub(crate) use walk::Walk;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::node::{Node, NodeType};
@@ -17,12 +24,7 @@ use crate::repository::Repository;
 
 /// The entry of a snapshot at `path`; `None` for the root, which has no entry of its own.
 /// `EmptySelection` when there is none.
-pub async fn find(
-    repo: &Repository,
-    index: &Index,
-    snapshot: &Snapshot,
-    path: &Path,
-) -> Result<Option<Node>> {
+pub(crate) async fn find(trees: &TreeReader, snapshot: &Snapshot, path: &Path) -> Result<Option<Node>> {
     let mut tree = Some(snapshot.tree);
     let mut found: Option<Node> = None;
     for component in path.components() {
@@ -34,7 +36,7 @@ pub async fn find(
             _ => continue,
         };
         let node = match tree {
-            Some(id) => repo.load_tree(index, &id).await?.find(name).cloned(),
+            Some(id) => trees.load(&id).await?.find(name).cloned(),
             None => None,
         };
         let node = node.ok_or_else(|| {
@@ -44,6 +46,16 @@ pub async fn find(
         found = Some(node);
     }
     Ok(found)
+}
+
+/// The directory at `path`: its tree. `EmptySelection` when there is nothing, `Usage` when it is no directory.
+pub async fn subtree(repo: &Repository, index: &Arc<Index>, snapshot: &Snapshot, path: &Path) -> Result<Id> {
+    let trees = TreeReader::new(repo.clone(), Arc::clone(index))?;
+    match find(&trees, snapshot, path).await? {
+        None => Ok(snapshot.tree),
+        Some(Node { kind: NodeType::Dir, subtree: Some(tree), .. }) => Ok(tree),
+        Some(_) => Err(Error::new(ErrorKind::Usage, format!("{} is no directory", path.display()))),
+    }
 }
 
 /// Gives each entry below `path` (or the file at it) to `each`, with its path in the snapshot: a directory before
@@ -59,7 +71,8 @@ pub async fn ls(
     mut each: impl FnMut(&Path, &Node) -> Result<()>,
 ) -> Result<()> {
     let start = Path::new("/").join(Path::new(path.trim_start_matches('/')));
-    let root = match find(repo, index, snapshot, &start).await? {
+    let trees = Arc::new(TreeReader::new(repo.clone(), Arc::clone(index))?);
+    let root = match find(&trees, snapshot, &start).await? {
         None => snapshot.tree,
         Some(node) => match (node.kind, node.subtree) {
             (NodeType::Dir, Some(tree)) => tree,
@@ -72,28 +85,12 @@ pub async fn ls(
             _ => return each(&start, &node),
         },
     };
-    // What is left to list of each directory on the way down, last entry first.
-    let trees = TreeReader::new(repo.clone(), Arc::clone(index))?;
-    let mut stack: Vec<(PathBuf, Vec<Node>)> = vec![(start, entries(&trees, &root).await?)];
-    while let Some((dir, rest)) = stack.last_mut() {
-        let Some(node) = rest.pop() else {
-            stack.pop();
-            continue;
-        };
-        let path = dir.join(OsStr::from_bytes(&node.name));
+    let mut walk = Walk::new(trees, start, root);
+    while let Some((path, node)) = walk.next().await? {
         each(&path, &node)?;
-        if recursive
-            && node.kind == NodeType::Dir
-            && let Some(tree) = node.subtree
-        {
-            stack.push((path, entries(&trees, &tree).await?));
+        if !recursive {
+            walk.skip();
         }
     }
     Ok(())
-}
-
-async fn entries(trees: &TreeReader, id: &Id) -> Result<Vec<Node>> {
-    let mut nodes = trees.load(id).await?.nodes.clone();
-    nodes.reverse();
-    Ok(nodes)
 }

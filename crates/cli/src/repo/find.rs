@@ -1,0 +1,135 @@
+//! `repo find`: in which snapshots a file is.
+
+use holdfast_engine::browse::{FindSpec, Finder};
+use holdfast_engine::format::node::Node;
+use holdfast_engine::format::time::Time;
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
+
+use super::ls::long;
+use super::select::Filter;
+use super::session::Session;
+use crate::exit;
+use crate::failure::{Failure, Result};
+use crate::text::{local_time, mode, safe};
+
+/// Command line of `repo find`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Names or paths to look for, with * ? [a-z] and ** (any depth)
+    #[arg(required = true, value_name = "PATTERN")]
+    patterns: Vec<String>,
+    /// Only in this snapshot: an id, the beginning of one, or `latest` (may be given several times)
+    #[arg(short, long, value_name = "SNAPSHOT")]
+    snapshot: Vec<String>,
+    /// Capital and small letters are the same
+    #[arg(short, long)]
+    ignore_case: bool,
+    /// Only what was changed at this time or later, e.g. 2026-03-01 or "2026-03-01 14:30"
+    #[arg(short = 'O', long, value_name = "TIME", value_parser = time)]
+    oldest: Option<Time>,
+    /// Only what was changed at this time or before
+    #[arg(short = 'N', long, value_name = "TIME", value_parser = time)]
+    newest: Option<Time>,
+    /// Show mode, owner, size and time
+    #[arg(short, long)]
+    long: bool,
+    /// Oldest snapshot first
+    #[arg(short = 'R', long)]
+    reverse: bool,
+    #[command(flatten)]
+    filter: Filter,
+}
+
+pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
+    let repository = session.open().await?;
+    let mut snapshots = session.select(&repository, &args.snapshot, &args.filter).await?;
+    if !args.reverse {
+        snapshots.reverse();
+    }
+    let index = session.bound(repository.load_index(&session.ctx)).await?;
+    let spec = FindSpec {
+        patterns: args.patterns.clone(),
+        ignore_case: args.ignore_case,
+        oldest: args.oldest,
+        newest: args.newest,
+    };
+    let finder = Finder::new(&repository, &index, &spec)?;
+    let mut rows = Vec::new();
+    let mut first = true;
+    for (id, snapshot) in &snapshots {
+        let found = session.bound(finder.find(snapshot, &session.ctx)).await?;
+        if found.is_empty() {
+            continue;
+        }
+        if session.ui.json() {
+            let matches = found
+                .iter()
+                .map(|(path, node)| to_json(&path.to_string_lossy(), node))
+                .collect::<Result<Vec<_>>>()?;
+            rows.push(json!({"matches": matches, "hits": found.len(), "snapshot": id}));
+            continue;
+        }
+        let gap = if first { "" } else { "\n" };
+        first = false;
+        session.ui.print(&format!(
+            "{gap}Found matching entries in snapshot {} from {}",
+            id.short(),
+            local_time(snapshot.time.timestamp)
+        ))?;
+        for (path, node) in &found {
+            let line = if args.long { long(path, node) } else { safe(&path.to_string_lossy()) };
+            session.ui.print(&line)?;
+        }
+    }
+    session.ui.close();
+    if session.ui.json() {
+        session.ui.print(&Value::from(rows).to_string())?;
+    } else if first {
+        session.ui.say(format!("nothing found in {} snapshots", snapshots.len()));
+    }
+    Ok(exit::OK)
+}
+
+/// An entry as restic's `find --json` writes it: the node without name and content.
+fn to_json(path: &str, node: &Node) -> Result<Value> {
+    let mut json = Vec::new();
+    node.write_json(&mut json);
+    let mut value: Value = serde_json::from_slice(&json).map_err(|e| Failure {
+        cause: format!("write {path} as JSON: {e}"),
+        advice: None,
+        kind: "Internal",
+        code: exit::FATAL,
+    })?;
+    if let Value::Object(fields) = &mut value {
+        for hidden in ["name", "extended_attributes", "device", "content", "subtree"] {
+            fields.remove(hidden);
+        }
+        fields.insert("path".to_owned(), json!(path));
+        fields.insert("permissions".to_owned(), json!(mode(node.mode)));
+    }
+    Ok(value)
+}
+
+/// A time as people write it, in the local time zone unless it says another.
+fn time(text: &str) -> Result<Time, String> {
+    let at = text.parse::<Timestamp>().or_else(|_| {
+        text.parse::<DateTime>().and_then(|at| at.to_zoned(TimeZone::system())).map(|at| at.timestamp())
+    });
+    at.map(Time::from).map_err(|_| "write it as 2026-03-01 or \"2026-03-01 14:30:00\"".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_people_do() {
+        assert_eq!(time("1970-01-01T00:00:05Z").unwrap(), Time::new(5, 0));
+        let day = time("2026-03-01").unwrap();
+        assert_eq!(time("2026-03-01 00:01").unwrap().seconds - day.seconds, 60);
+        assert!(time("yesterday").is_err());
+    }
+}
