@@ -2,6 +2,7 @@
 //!
 //! It knows bytes, files and storage, and nothing of Kubernetes. Start at [`repository::Repository`].
 
+pub mod archive;
 pub mod backup;
 pub mod browse;
 pub mod check;
@@ -22,6 +23,7 @@ pub mod pipeline;
 pub mod prune;
 mod reach;
 mod read;
+pub mod repair;
 pub mod repository;
 pub mod restore;
 pub mod retention;

@@ -44,7 +44,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let [left, right] = trees[..] else { return Ok(exit::FATAL) };
     session.ui.close();
     if !session.ui.json() {
-        session.ui.say(format!("comparing snapshot {} to {}", args.first.snapshot, args.second.snapshot));
+        session.ui.say(format!("comparing snapshot {} to {}", args.first, args.second));
     }
     // The engine takes its own errors only; one of the output's travels beside them.
     let mut broken: Option<Failure> = None;
@@ -90,8 +90,8 @@ fn to_json(report: &DiffReport, args: &Args) -> Value {
     };
     json!({
         "message_type": "statistics",
-        "source_snapshot": args.first.snapshot,
-        "target_snapshot": args.second.snapshot,
+        "source_snapshot": args.first.to_string(),
+        "target_snapshot": args.second.to_string(),
         "changed_files": report.changed_files,
         "added": side(&report.added),
         "removed": side(&report.removed),

@@ -12,6 +12,7 @@ mod credentials;
 mod forget;
 mod copy;
 mod diff;
+mod dump;
 mod find;
 mod init;
 mod interrupt;
@@ -20,6 +21,7 @@ mod list;
 mod ls;
 mod prompt;
 mod prune;
+mod repair;
 mod restore;
 mod select;
 mod session;
@@ -51,6 +53,8 @@ enum Command {
     Ls(ls::Args),
     /// Find files in snapshots
     Find(find::Args),
+    /// Write a file or directory of a snapshot to standard output or a file
+    Dump(dump::Args),
     /// Show what differs between two snapshots
     Diff(diff::Args),
     /// Count what snapshots hold, or what they take in the repository
@@ -73,6 +77,8 @@ enum Command {
     Unforget(forget::UnforgetArgs),
     /// Free the space of what no snapshot needs
     Prune(prune::Args),
+    /// Mend the index or damaged snapshots
+    Repair(repair::Args),
     /// Remove locks whose holders are gone
     Unlock(unlock::Args),
 }
@@ -97,6 +103,8 @@ async fn perform(args: RepoArgs) -> u8 {
             Command::Snapshots(args) => snapshots::run(&session, &args).await,
             Command::Ls(args) => ls::run(&session, &args).await,
             Command::Find(args) => find::run(&session, &args).await,
+            Command::Dump(args) => dump::run(&session, &args).await,
+            Command::Repair(args) => repair::run(&session, &args).await,
             Command::Diff(args) => diff::run(&session, &args).await,
             Command::Stats(args) => stats::run(&session, &args).await,
             Command::Tag(args) => tag::run(&session, &args).await,

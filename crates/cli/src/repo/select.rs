@@ -1,5 +1,6 @@
 //! Which snapshot a person means: `SNAPSHOT[:PATH]` and the filters of `latest`.
 
+use std::fmt;
 use std::str::FromStr;
 
 use holdfast_engine::repository::SnapshotFilter;
@@ -48,6 +49,13 @@ pub(super) fn split_tags(tags: &[String]) -> Vec<String> {
 pub(super) struct Selector {
     pub(super) snapshot: String,
     pub(super) path: Option<String>,
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.snapshot)?;
+        self.path.as_ref().map_or(Ok(()), |path| write!(f, ":{path}"))
+    }
 }
 
 impl FromStr for Selector {

@@ -1,0 +1,167 @@
+//! `repo repair`: mends the index, and snapshots that lost content.
+
+use holdfast_engine::lock::LockMode;
+use holdfast_engine::repair::{
+    Mended, RepairIndex, RepairIndexReport, RepairSnapshots, RepairedSnapshot, repair_index, repair_snapshots,
+};
+use serde_json::json;
+
+use super::select::Filter;
+use super::session::Session;
+use crate::exit;
+use crate::failure::Result;
+use crate::text::{count, counted, safe, size};
+
+/// Command line of `repo repair`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make the index say again what the packs hold
+    Index(Index),
+    /// Write damaged snapshots anew without what is lost of them; run `repair index` first
+    ///
+    /// Files lose the parts that are gone, directories that cannot be read become empty. If the data is still there
+    /// on its old place, a backup of it is better: it stores what is missing, and the snapshots are whole again.
+    Snapshots(Snapshots),
+}
+
+#[derive(Debug, clap::Args)]
+struct Index {
+    /// Read the header of every pack instead of believing the index where it fits
+    #[arg(long)]
+    read_all_packs: bool,
+    /// Only add packs that are in no index; removes nothing, and others may work meanwhile
+    #[arg(long, conflicts_with = "read_all_packs")]
+    add_only: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Snapshots {
+    /// Only these snapshots: ids, beginnings of ids, or `latest`
+    #[arg(value_name = "SNAPSHOT")]
+    snapshots: Vec<String>,
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Remove the damaged snapshots once the mended ones are written
+    #[arg(long)]
+    forget: bool,
+    #[command(flatten)]
+    filter: Filter,
+}
+
+pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
+    match &args.command {
+        Command::Index(args) => index(session, args).await,
+        Command::Snapshots(args) => snapshots(session, args).await,
+    }
+}
+
+async fn index(session: &Session<'_>, args: &Index) -> Result<u8> {
+    let (how, mode) = match (args.add_only, args.read_all_packs) {
+        (true, _) => (RepairIndex::AdoptOrphans, LockMode::Shared),
+        (false, true) => (RepairIndex::FromScratch, LockMode::Exclusive),
+        (false, false) => (RepairIndex::Mend, LockMode::Exclusive),
+    };
+    let repository = session.open().await?;
+    let report = session
+        .locked_as(&repository, mode, async |guard| {
+            session.bound(repair_index(&repository, guard, how, &session.ctx)).await
+        })
+        .await?;
+    session.ui.close();
+    let RepairIndexReport { packs, added, dropped, damaged_index_files, removed_index_files, unreadable } =
+        &report;
+    if session.ui.json() {
+        let summary = json!({
+            "message_type": "summary",
+            "packs": packs,
+            "added_packs": added,
+            "dropped_packs": dropped,
+            "damaged_index_files": damaged_index_files,
+            "removed_index_files": removed_index_files,
+            "unreadable_packs": unreadable,
+        });
+        session.ui.print(&summary.to_string())?;
+    } else if report == (RepairIndexReport { packs: *packs, ..RepairIndexReport::default() }) {
+        session.ui.print(&format!("the index is right: {} listed", counted(*packs, "pack", "packs")))?;
+    } else {
+        session.ui.print(&format!(
+            "{} added to the index, {} dropped from it, {} index files replaced",
+            counted(*added, "pack", "packs"),
+            count(*dropped),
+            count(*removed_index_files)
+        ))?;
+        for pack in unreadable {
+            session.ui.print(&format!("not readable: pack {}: {}", pack.id, safe(&pack.reason)))?;
+        }
+        session.ui.say("`holdfast repo check` tells whether any snapshot lacks something now");
+    }
+    Ok(if unreadable.is_empty() { exit::OK } else { exit::PARTIAL })
+}
+
+async fn snapshots(session: &Session<'_>, args: &Snapshots) -> Result<u8> {
+    let how = RepairSnapshots { dry_run: args.dry_run, forget: args.forget };
+    let mode = if args.dry_run { LockMode::Shared } else { LockMode::Exclusive };
+    let repository = session.open().await?;
+    let mended = session
+        .locked_as(&repository, mode, async |guard| {
+            let chosen = session.select(&repository, &args.snapshots, &args.filter).await?;
+            session.bound(repair_snapshots(&repository, guard, &chosen, how, &session.ctx)).await
+        })
+        .await?;
+    session.ui.close();
+    for one in &mended {
+        session.ui.print(&if session.ui.json() { to_json(one) } else { describe(one, how) })?;
+    }
+    if session.ui.json() {
+        let summary = json!({"message_type": "summary", "changed_snapshots": mended.len()});
+        session.ui.print(&summary.to_string())?;
+    } else if mended.is_empty() {
+        session.ui.print("no snapshot needs mending")?;
+    }
+    Ok(exit::OK)
+}
+
+fn to_json(one: &RepairedSnapshot) -> String {
+    let (new, lost) = match one.mended {
+        Mended::Rewritten(new) => (new, false),
+        Mended::Lost => (None, true),
+    };
+    json!({
+        "message_type": "changed",
+        "old_snapshot_id": one.id,
+        "new_snapshot_id": new,
+        "lost": lost,
+        "losses": one.losses.iter().map(|l| json!({
+            "path": l.path.to_string_lossy(), "bytes": l.bytes, "what": l.what,
+        })).collect::<Vec<_>>(),
+    })
+    .to_string()
+}
+
+fn describe(one: &RepairedSnapshot, how: RepairSnapshots) -> String {
+    let bytes: u64 = one.losses.iter().map(|l| l.bytes).sum();
+    let losses = counted(u64::try_from(one.losses.len()).unwrap_or(u64::MAX), "entry", "entries");
+    let id = one.id.short();
+    match (one.mended, how.forget) {
+        (Mended::Rewritten(Some(new)), true) => {
+            format!("snapshot {id} was replaced by {}: {losses} lack {}", new.short(), size(bytes))
+        }
+        (Mended::Rewritten(Some(new)), false) => format!(
+            "snapshot {id} was written anew as {} with the tag repaired: {losses} lack {}",
+            new.short(),
+            size(bytes)
+        ),
+        (Mended::Rewritten(None), _) => {
+            format!("snapshot {id} would be written anew: {losses} lack {}", size(bytes))
+        }
+        (Mended::Lost, true) if !how.dry_run => format!("snapshot {id} had nothing left and was removed"),
+        (Mended::Lost, _) => format!("snapshot {id} has nothing left; --forget removes it"),
+    }
+}
