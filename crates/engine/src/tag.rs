@@ -3,7 +3,10 @@
 //!
 //! Not here: which snapshots are meant.
 
+use std::collections::HashSet;
+
 use crate::error::{Error, Result};
+use crate::event::Ctx;
 use crate::format::snapshot::Snapshot;
 use crate::id::Id;
 use crate::lock::LockGuard;
@@ -59,20 +62,30 @@ pub async fn change_tags(
     id: Id,
     snapshot: &Snapshot,
     change: &TagChange,
+    ctx: &Ctx,
 ) -> Result<Option<Id>> {
     let tags = change.apply(&snapshot.tags);
     if tags == snapshot.tags {
         return Ok(None);
     }
-    replace(repo, lock, id, Snapshot { tags, ..snapshot.clone() }).await.map(Some)
+    // While the old snapshot is there no mark can be on what it needs; what comes after this look is noticed.
+    let known = repo.store().list(FileKind::Index).await?.into_iter().map(|e| e.id).collect();
+    replace(repo, lock, id, Snapshot { tags, ..snapshot.clone() }, &known, ctx).await.map(Some)
 }
 
 /// Writes `new` in place of the snapshot `old`: first the new one, then away with the old one, so that at any moment
 /// at least one of them is there.
-pub(crate) async fn replace(repo: &Repository, lock: &LockGuard, old: Id, mut new: Snapshot) -> Result<Id> {
+pub(crate) async fn replace(
+    repo: &Repository,
+    lock: &LockGuard,
+    old: Id,
+    mut new: Snapshot,
+    known: &HashSet<Id>,
+    ctx: &Ctx,
+) -> Result<Id> {
     repo.refuse_append_only()?;
     new.original.get_or_insert(old);
-    let id = commit_snapshot(repo, lock, &new).await?;
+    let id = commit_snapshot(repo, lock, &new, known, ctx).await?;
     // The same fields sealed anew are another file; a clash of ids would lose the snapshot.
     if id != old {
         repo.store().delete(FileName { kind: FileKind::Snapshot, id: old }).await.map_err(|e| {

@@ -75,8 +75,10 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         }
         None => {
             // A file may be text; an archive would fill the screen with bytes.
-            let is_dir = browse::subtree(&repository, &index, &spec.snapshot, &spec.path);
-            let on_screen = io::stdout().is_terminal() && session.bound(is_dir).await.is_ok();
+            let on_screen = io::stdout().is_terminal() && {
+                let is_dir = browse::subtree(&repository, &index, &spec.snapshot, &spec.path);
+                session.bound(is_dir).await.is_ok()
+            };
             if session.ui.json() || on_screen {
                 return Err(Failure::usage(
                     "the data itself goes to standard output",

@@ -39,7 +39,9 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     session
         .locked(&repository, async |guard| {
             for (id, snapshot) in session.select(&repository, &args.snapshots, &args.filter).await? {
-                let new = session.bound(change_tags(&repository, guard, id, &snapshot, &change)).await?;
+                let new = session
+                    .bound(change_tags(&repository, guard, id, &snapshot, &change, &session.ctx))
+                    .await?;
                 changed.extend(new.map(|new| (id, new)));
             }
             Ok(())

@@ -100,6 +100,7 @@ pub async fn copy(
         trees: TreeReader::new(source.clone(), Arc::clone(&source_index))?,
         source_index,
         writer: PackWriter::new(target),
+        known: target_index.files().to_vec(),
         collector: Collector::new(target_index),
         ready: Vec::new(),
         ready_since: 0,
@@ -163,6 +164,8 @@ struct Run<'a> {
     source_index: Arc<Index>,
     writer: PackWriter,
     collector: Collector,
+    /// Index files of the target that were read.
+    known: Vec<Id>,
     /// Snapshots whose blobs were handed to the writer.
     ready: Vec<(Id, Snapshot)>,
     /// Bytes written when the last of them were committed.
@@ -218,7 +221,8 @@ impl Run<'_> {
         self.writer.flush().await?;
         for (id, snapshot) in std::mem::take(&mut self.ready) {
             let copy = Snapshot { parent: None, original: Some(snapshot.original.unwrap_or(id)), ..snapshot };
-            let target = commit_snapshot(self.target, self.lock, &copy).await?;
+            let known = self.known.iter().chain(self.writer.index_files()).copied().collect();
+            let target = commit_snapshot(self.target, self.lock, &copy, &known, self.ctx).await?;
             self.report.copied.push(Copied { source: id, target });
         }
         self.ready_since = self.writer.written().bytes;

@@ -9,8 +9,10 @@ use crate::error::{Error, Result};
 use crate::event::{Ctx, Event, Fault, Progress};
 use crate::format::index_file::IndexedPack;
 use crate::format::pack::pack_size;
+use crate::format::records::Records;
 use crate::id::Id;
 use crate::lock::LockGuard;
+use crate::pipeline;
 use crate::read::is_damage;
 use crate::repository::Repository;
 use crate::store::{FileKind, FileName};
@@ -80,9 +82,10 @@ pub async fn repair_index(
     let mut wrong: HashSet<Id> = HashSet::new();
     let mut kept: Vec<IndexedPack> = Vec::new();
     let mut replaced: Vec<Id> = Vec::new();
+    let mut records_kept: Vec<Records> = Vec::new();
     for entry in index_files {
-        let file = match ctx.run(repo.load_index_file(&entry.id)).await {
-            Ok(file) => file,
+        let (file, records) = match ctx.run(repo.load_index_and_records(&entry.id)).await {
+            Ok(found) => found,
             Err(e) if is_damage(&e) && how != RepairIndex::AdoptOrphans => {
                 tell(ctx, format!("index {}", entry.id), e.chain());
                 report.damaged_index_files += 1;
@@ -91,7 +94,12 @@ pub async fn repair_index(
             }
             Err(e) => return Err(e),
         };
+        if how == RepairIndex::FromScratch && file.packs.is_empty() {
+            // Only records: what a prune noted, and snapshots that can be brought back.
+            continue;
+        }
         if how == RepairIndex::FromScratch {
+            records_kept.extend((!records.is_empty()).then_some(records));
             replaced.push(entry.id);
             continue;
         }
@@ -104,6 +112,7 @@ pub async fn repair_index(
         } else if !bad.is_empty() {
             wrong.extend(bad.iter().map(|p| p.id));
             kept.extend(right);
+            records_kept.extend((!records.is_empty()).then_some(records));
             replaced.push(entry.id);
         }
     }
@@ -119,7 +128,10 @@ pub async fn repair_index(
     ctx.events.event(Event::Phase("write"));
     ctx.check()?;
     lock.confirm().await?;
-    let written = save_index(repo, kept).await?;
+    let mut written = save_index(repo, kept).await?;
+    for records in records_kept {
+        written.push(pipeline::save(repo, FileKind::Index, &records.to_json()?).await?);
+    }
     if !replaced.is_empty() {
         repo.refuse_append_only()?;
         lock.confirm().await?;

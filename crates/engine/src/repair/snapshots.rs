@@ -236,15 +236,17 @@ impl Run<'_> {
         if let Some(writer) = &mut self.writer {
             writer.flush().await?;
         }
+        let written = self.writer.iter().flat_map(PackWriter::index_files);
+        let known = self.index.files().iter().chain(written).copied().collect();
         let mut mended =
             Snapshot { tree, original: Some(snapshot.original.unwrap_or(id)), ..snapshot.clone() };
         if forget {
-            return replace(self.repo, lock, id, mended).await;
+            return replace(self.repo, lock, id, mended, &known, self.ctx).await;
         }
         if !mended.tags.iter().any(|t| t == REPAIRED) {
             mended.tags.push(REPAIRED.to_owned());
         }
-        commit_snapshot(self.repo, lock, &mended).await
+        commit_snapshot(self.repo, lock, &mended, &known, self.ctx).await
     }
 }
 

@@ -4,6 +4,8 @@
 
 mod seal;
 
+use std::collections::HashSet;
+
 use tokio::task::JoinSet;
 
 pub(crate) use seal::{NewBlob, Sealer, seal_stored};
@@ -11,6 +13,8 @@ pub(crate) use seal::{NewBlob, Sealer, seal_stored};
 use crate::backup::check_committed;
 use crate::crypto::OVERHEAD;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::Ctx;
+use crate::fence;
 use crate::format::index_file::{IndexFile, IndexedPack, MAX_BLOBS};
 use crate::format::pack::{BlobKind, LENGTH_FIELD, PackedBlob, encode_header};
 use crate::format::snapshot::Snapshot;
@@ -44,6 +48,7 @@ pub(crate) struct PackWriter {
     /// Durable packs that no index file lists yet.
     arrived: Vec<IndexedPack>,
     arrived_blobs: usize,
+    index_files: Vec<Id>,
     written: Written,
 }
 
@@ -89,6 +94,7 @@ impl PackWriter {
             flying: JoinSet::new(),
             arrived: Vec::new(),
             arrived_blobs: 0,
+            index_files: Vec::new(),
             written: Written::default(),
         }
     }
@@ -96,6 +102,11 @@ impl PackWriter {
     /// What was handed in so far, durable or not.
     pub(crate) fn written(&self) -> Written {
         self.written
+    }
+
+    /// The index files written so far.
+    pub(crate) fn index_files(&self) -> &[Id] {
+        &self.index_files
     }
 
     /// Takes a blob. Waits while too many packs are on their way.
@@ -168,7 +179,8 @@ impl PackWriter {
     async fn write_index(&mut self) -> Result<()> {
         self.arrived_blobs = 0;
         let packs = std::mem::take(&mut self.arrived);
-        save_index(&self.repo, packs).await.map(drop)
+        self.index_files.extend(save_index(&self.repo, packs).await?);
+        Ok(())
     }
 }
 
@@ -195,21 +207,29 @@ async fn save_index_file(repo: &Repository, packs: &[IndexedPack]) -> Result<Id>
     pipeline::save(repo, FileKind::Index, &IndexFile::to_json(packs)?).await
 }
 
-/// Writes a snapshot whose blobs are all durable and listed. Our lock must be there before and after: whoever took
-/// it away may have deleted what the snapshot needs.
-pub(crate) async fn commit_snapshot(repo: &Repository, lock: &LockGuard, snapshot: &Snapshot) -> Result<Id> {
+/// Writes a snapshot whose blobs are all durable and listed. Our lock must be there before and after, and a prune that
+/// began meanwhile must not have marked what the snapshot needs: `known` are the index files that say where its blobs
+/// are, those we have read and those we have written.
+pub(crate) async fn commit_snapshot(
+    repo: &Repository,
+    lock: &LockGuard,
+    snapshot: &Snapshot,
+    known: &HashSet<Id>,
+    ctx: &Ctx,
+) -> Result<Id> {
     let json = serde_json::to_vec(snapshot)
         .map_err(|e| Error::with_source(ErrorKind::Internal, "a snapshot could not be written as JSON", e))?;
     lock.confirm().await?;
+    ctx.check()?;
     let id = pipeline::save(repo, FileKind::Snapshot, &json).await?;
     check_committed(repo, lock, id).await?;
+    fence::hold(repo, lock, id, snapshot.tree, known, ctx).await?;
     Ok(id)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Ctx;
     use crate::repository::testing::fixture;
 
     #[tokio::test(flavor = "multi_thread")]
