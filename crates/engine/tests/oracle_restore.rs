@@ -328,10 +328,12 @@ async fn listing_gives_every_entry_once_and_in_order() {
             });
         outcome.await.map(|()| found)
     };
-    let expected = ["empty", "large", "link", "sub", "sub/a.txt", "sub/b.bin", "sub/deep", "sub/deep/c.txt"];
+    // The directory itself comes first, as in restic's listings.
+    let expected =
+        ["", "empty", "large", "link", "sub", "sub/a.txt", "sub/b.bin", "sub/deep", "sub/deep/c.txt"];
     let all = list(&source, true).await.unwrap();
     assert_eq!(all.iter().map(|(p, _)| p.as_path()).collect::<Vec<_>>(), expected.map(Path::new));
-    assert_eq!(list(&source, false).await.unwrap().len(), 4);
+    assert_eq!(list(&source, false).await.unwrap().len(), 5);
     assert_eq!(list(&source.join("sub/b.bin"), true).await.unwrap(), [(PathBuf::from("sub/b.bin"), 3000)]);
     assert_eq!(list(&source.join("absent"), true).await.unwrap_err().kind(), ErrorKind::EmptySelection);
 }

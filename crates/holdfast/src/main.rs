@@ -1,8 +1,11 @@
 //! The one binary: dispatches to the operator, the runner and the command line, and is the only place where
 //! logging, the TLS provider and the runtime are set up and where an exit code is decided.
 
+mod documents;
+
 use std::error::Error as StdError;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +32,17 @@ enum Role {
     Operator(Box<holdfast_operator::Options>),
     /// Carry out one run inside a Job (started by the operator)
     Run(holdfast_runner::Options),
+    /// Print the completions of a shell; load them as its manual says
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write a man page for each command into a directory
+    Man {
+        /// The directory
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
     /// Print the version
     Version,
 }
@@ -48,7 +62,7 @@ fn main() -> ExitCode {
         Role::Operator(_) => (Log::Json, "info"),
         Role::Run(_) => (Log::Text, "info"),
         // People get errors from the command itself, once; a log beside them would say the same again.
-        Role::Repo(_) | Role::Version => (Log::Text, "off"),
+        Role::Repo(_) | Role::Completion { .. } | Role::Man { .. } | Role::Version => (Log::Text, "off"),
     };
     start_logging(log, level);
     // One provider for all TLS of the process. An error means that there is one already.
@@ -84,9 +98,24 @@ async fn perform(role: Role) -> u8 {
                 FATAL
             }
         },
+        Role::Completion { shell } => written(documents::completion(shell)),
+        Role::Man { directory } => written(documents::man(&directory)),
         Role::Version => {
             let version = concat!("holdfast ", env!("CARGO_PKG_VERSION"));
             u8::from(writeln!(std::io::stdout(), "{version}").is_err())
+        }
+    }
+}
+
+/// The exit code of something that only writes.
+fn written(result: std::io::Result<()>) -> u8 {
+    match result {
+        Ok(()) => 0,
+        // A reader that has gone away has read enough.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => 0,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "error: {e}");
+            FATAL
         }
     }
 }

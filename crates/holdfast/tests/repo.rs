@@ -91,18 +91,25 @@ impl Place {
 
     /// What stock restic prints as JSON in its last line.
     fn restic(&self, args: &[&str]) -> Value {
+        let text = self.restic_text(&[&["--json"], args].concat());
+        serde_json::from_str(text.lines().last().unwrap()).unwrap()
+    }
+
+    /// What stock restic prints.
+    fn restic_text(&self, args: &[&str]) -> String {
         let program = std::env::var("HOLDFAST_RESTIC_0_19").expect(
             "set HOLDFAST_RESTIC_0_19 to stock restic 0.19.1: `testbed restic 0.19.1` prints its path",
         );
         let output = Command::new(program)
-            .args(["--json", "--no-cache"])
+            .arg("--no-cache")
             .args(args)
             .env("RESTIC_REPOSITORY", self.path("repository"))
             .env("RESTIC_PASSWORD_FILE", self.path("password"))
+            .env("TZ", "UTC")
             .output()
             .unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_str(String::from_utf8(output.stdout).unwrap().lines().last().unwrap()).unwrap()
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Locks in force: a file that is still being written has another name, and stops nobody.
@@ -153,7 +160,10 @@ fn a_tree_comes_back_as_it_was() {
     assert_eq!(fs::read_link(place.path("out/link")).unwrap(), Path::new("a"));
 
     let listed = place.ok(&["ls", "latest", &source]);
-    assert_eq!(listed.lines().collect::<Vec<_>>(), ["a", "link", "sub"].map(|n| format!("{source}/{n}")));
+    assert_eq!(
+        listed.lines().collect::<Vec<_>>(),
+        ["", "/a", "/link", "/sub"].map(|n| format!("{source}{n}"))
+    );
     let table = place.ok(&["snapshots"]);
     assert_eq!(table.lines().count(), 3, "{table}");
     assert!(place.ok(&["check", "--read-data"]).contains("no errors found"));
@@ -386,4 +396,190 @@ fn a_foreign_lock_stops_a_backup_until_somebody_removes_it() {
     assert!(said.contains("removed lock"), "{said}");
     assert_eq!(place.locks(), 0);
     place.ok(&["backup", "source"]);
+}
+
+/// A repository with two snapshots of a source that changed in between; their ids.
+fn two_snapshots() -> (Place, String, String) {
+    let place = Place::initialized();
+    fs::hard_link(place.path("source/a"), place.path("source/same")).unwrap();
+    fs::write(place.path("source/sub/B.txt"), vec![b'b'; 3000]).unwrap();
+    let first = place.json(&["backup", "source", "--tag", "one"]);
+    fs::write(place.path("source/a"), "other content").unwrap();
+    fs::remove_file(place.path("source/link")).unwrap();
+    fs::create_dir(place.path("source/new")).unwrap();
+    fs::write(place.path("source/new/n"), "n").unwrap();
+    let second = place.restic(&["backup", &place.text("source"), "--tag", "two", "--host", "another"]);
+    let id = |summary: &Value| summary["snapshot_id"].as_str().unwrap()[..10].to_owned();
+    let ids = (id(&first), id(&second));
+    (place, ids.0, ids.1)
+}
+
+#[test]
+fn what_looks_into_a_repository_says_what_restic_says() {
+    let (place, first, second) = two_snapshots();
+    let source = place.text("source");
+    let (one, two) = (format!("{first}:{source}"), format!("{second}:{source}"));
+    for args in [
+        vec!["stats"],
+        vec!["stats", "--mode", "raw-data"],
+        vec!["stats", "--mode", "files-by-contents"],
+        vec!["stats", "--mode", "blobs-per-file"],
+        vec!["stats", &first],
+        vec!["stats", "--host", "another", "--mode", "raw-data"],
+        vec!["find", "a"],
+        vec!["find", "-i", "b.TXT", "sub"],
+        vec!["find", "--snapshot", &second, "n", "--oldest", "2020-01-01"],
+        vec!["find", "--newest", "2020-01-01", "*"],
+        vec!["find", "nothing"],
+        vec!["diff", &first, &second],
+        vec!["diff", &second, &first],
+        vec!["diff", "--metadata", &one, &two],
+        vec!["key", "list"],
+        vec!["snapshots", "--latest", "1"],
+        vec!["snapshots", "--group-by", "host"],
+        vec!["ls", &second],
+        vec!["ls", &second, &source],
+        vec!["ls", "--recursive", &second, &source],
+        vec!["ls", &two],
+    ] {
+        // All lines, in any order of the fields; groups in any order, for restic's is chance.
+        let lines = |text: &str| -> Vec<Value> {
+            let mut lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+            if args.contains(&"--group-by") {
+                lines[0].as_array_mut().unwrap().sort_by_key(|g| g["group_key"].to_string());
+            }
+            lines
+        };
+        let ours = lines(&place.ok(&[&args[..], &["--json"]].concat()));
+        let theirs = lines(&place.restic_text(&[&["--json"], &args[..]].concat()));
+        assert!(!ours.is_empty(), "{args:?}");
+        assert_eq!(ours, theirs, "{args:?}");
+    }
+    for args in [
+        vec!["cat", "config"],
+        vec!["cat", "snapshot", &first],
+        vec!["cat", "tree", &two],
+        vec!["list", "snapshots"],
+        vec!["list", "packs"],
+        vec!["list", "index"],
+        vec!["list", "keys"],
+        vec!["list", "blobs"],
+    ] {
+        let sorted = |text: String| {
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            if args[0] == "list" {
+                lines.sort();
+            }
+            lines
+        };
+        assert_eq!(sorted(place.ok(&args)), sorted(place.restic_text(&args)), "{args:?}");
+    }
+    let (code, said) = place.fails(&["cat", "masterkey"]);
+    assert!(code == 1 && said.contains("key add"), "{said}");
+}
+
+#[test]
+fn tags_keys_and_copies_are_restics_too() {
+    let (place, first, _) = two_snapshots();
+    let changed = place.ok(&["tag", "--add", "x,y", &first, "--json"]);
+    let lines: Vec<Value> = changed.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!((&lines[0]["message_type"], &lines[1]["changed_snapshots"]), (&"changed".into(), &1.into()));
+    let listed = place.restic(&["snapshots", "--tag", "one,x,y"]);
+    assert_eq!(listed[0]["original"].as_str().map(|id| id.starts_with(&first)), Some(true), "{listed}");
+
+    fs::write(place.path("second"), format!("{PASSWORD}{PASSWORD}")).unwrap();
+    let added = place.json(&["key", "add", "--new-password-file", "second"]);
+    let key = added["id"].as_str().unwrap();
+    assert_eq!(place.ok(&["snapshots", "--password-file", "second"]).lines().count(), 5);
+    let own = place.json(&["key", "list"]);
+    let own = own.as_array().unwrap().iter().find(|k| k["current"] == true).unwrap();
+    let (code, said) = place.fails(&["key", "remove", own["id"].as_str().unwrap(), "--json"]);
+    assert!(code == 1 && said.contains("Guard"), "{said}");
+    place.ok(&["key", "remove", key]);
+    place.fails(&["snapshots", "--password-file", "second"]);
+
+    let source = place.text("repository");
+    let target = |args: &[&str]| {
+        let from = ["--from-repo", &source, "--from-password-file", "password"];
+        place.run(&[args, &["-r", "copies"], &from].concat())
+    };
+    assert!(target(&["init", "--copy-chunker-params"]).status.success());
+    let config = |at: &str| place.ok(&["cat", "config", "-r", at]);
+    let polynomial = |text: String| text.lines().find(|l| l.contains("polynomial")).unwrap().to_owned();
+    assert_eq!(polynomial(config("copies")), polynomial(config("repository")));
+    let copied = target(&["copy", "--json"]);
+    assert_eq!(copied.status.code(), Some(0), "{}", String::from_utf8_lossy(&copied.stderr));
+    let summary: Value =
+        serde_json::from_str(String::from_utf8_lossy(&copied.stdout).lines().last().unwrap()).unwrap();
+    assert_eq!(summary["copied_snapshots"], 2);
+    assert!(place.ok(&["check", "--read-data", "-r", "copies"]).contains("no errors found"));
+    let to_itself = place.run(&["copy", "--from-repo", &source, "--from-password-file", "password"]);
+    assert!(String::from_utf8_lossy(&to_itself.stderr).contains("the same repository"));
+    assert_eq!(place.locks(), 0);
+}
+
+#[test]
+fn a_dump_is_there_when_it_is_whole() {
+    let (place, first, second) = two_snapshots();
+    let source = place.text("source");
+    assert_eq!(place.ok(&["dump", &first, &format!("{source}/a")]), "content of a");
+    assert_eq!(place.ok(&["dump", &format!("{second}:{source}"), "/a"]), "other content");
+    place.ok(&["dump", &second, &source, "--target", "a.tar"]);
+    let listed = Command::new("tar").arg("tf").arg(place.path("a.tar")).output().unwrap();
+    let inner = source.trim_start_matches('/');
+    let names = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(names.lines().next(), Some(&format!("{inner}/")[..]), "{names}");
+    assert!(names.contains(&format!("{inner}/sub/B.txt")), "{names}");
+    place.ok(&["dump", &second, "/", "--archive", "zip", "--target", "a.zip"]);
+
+    // A damaged pack: no archive under the name, none under another.
+    for entry in fs::read_dir(place.path("repository/data")).unwrap() {
+        for pack in fs::read_dir(entry.unwrap().path()).unwrap() {
+            let pack = pack.unwrap().path();
+            let mut bytes = fs::read(&pack).unwrap();
+            bytes[40] ^= 1;
+            fs::remove_file(&pack).unwrap();
+            fs::write(&pack, bytes).unwrap();
+        }
+    }
+    let (code, said) = place.fails(&["dump", &second, &source, "--target", "b.tar"]);
+    assert_eq!(code, 1, "{said}");
+    let left: Vec<_> = fs::read_dir(place.directory.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|n| n.starts_with("b.tar"))
+        .collect();
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[test]
+fn a_lost_index_comes_back_from_the_packs() {
+    let (place, _, _) = two_snapshots();
+    for entry in fs::read_dir(place.path("repository/index")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    place.fails(&["check"]);
+    let added = place.json(&["repair", "index", "--add-only"]);
+    assert!(added["added_packs"].as_u64().unwrap() >= 2, "{added}");
+    assert!(place.ok(&["check", "--read-data"]).contains("no errors found"));
+    assert!(place.ok(&["repair", "index"]).contains("the index is right"));
+    assert!(place.ok(&["repair", "snapshots", "--dry-run"]).contains("no snapshot needs mending"));
+    place.restic(&["check", "--read-data"]);
+}
+
+#[test]
+fn completions_and_manual_pages_come_from_the_program() {
+    let place = Place::new();
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_holdfast"))
+            .args(args)
+            .current_dir(place.directory.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(run(&["completion", "bash"]).contains("complete -F _holdfast"));
+    run(&["man", "pages"]);
+    assert!(place.path("pages/holdfast-repo-dump.1").is_file());
 }

@@ -3,6 +3,7 @@
 use holdfast_engine::repository::{InitOptions, Repository};
 use serde_json::json;
 
+use super::access::{Access, From, process_environment};
 use super::session::{Session, hostname, username};
 use crate::exit;
 use crate::failure::Result;
@@ -13,9 +14,14 @@ pub(super) struct Args {
     /// Format of the repository; 1 is for clients older than restic 0.14 and does not compress
     #[arg(long, value_name = "VERSION", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=2))]
     repository_version: u32,
+    /// Cut files at the same places as the repository that --from-repo names, so that copies share content
+    #[arg(long)]
+    copy_chunker_params: bool,
+    #[command(flatten)]
+    from: From,
 }
 
-pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
+pub(super) async fn run(session: &Session<'_>, access: &Access, args: &Args) -> Result<u8> {
     let store = session.store()?;
     let options = InitOptions {
         password: session.password(true)?,
@@ -24,7 +30,12 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         hostname: hostname(),
         username: username(),
     };
-    let repository = session.bound(Repository::init(store, &options, &session.ctx)).await?;
+    let repository = if args.copy_chunker_params {
+        let other = session.beside(args.from.resolve(access, &process_environment)?).open().await?;
+        session.bound(Repository::init_like(store, &options, &other, &session.ctx)).await?
+    } else {
+        session.bound(Repository::init(store, &options, &session.ctx)).await?
+    };
     session.ui.close();
     if session.ui.json() {
         let message = json!({"message_type": "initialized", "id": repository.id(), "repository": session.location.to_string()});

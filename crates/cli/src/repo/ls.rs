@@ -17,10 +17,10 @@ use crate::text::{local_time, mode, safe};
 /// Command line of `repo ls`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Id of the snapshot, the beginning of one, or `latest`; with :PATH only that directory
+    /// Id of the snapshot, the beginning of one, or `latest`; with :PATH as if that directory were all of it
     #[arg(value_name = "SNAPSHOT[:PATH]")]
     snapshot: Selector,
-    /// Only these directories of the snapshot
+    /// Only these directories of the snapshot, each with what is directly in it
     #[arg(value_name = "PATH")]
     paths: Vec<String>,
     /// Show mode, owner, size and time
@@ -38,7 +38,6 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     if let Some(path) = paths.iter().find(|p| !p.starts_with('/')) {
         return Err(relative(path));
     }
-    paths.extend(args.snapshot.path.clone());
     let recursive = args.recursive || paths.is_empty();
     if paths.is_empty() {
         paths.push("/".to_owned());
@@ -49,6 +48,10 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     // The snapshot first, the index after: then the index knows all that the snapshot refers to.
     let (id, snapshot) = session.bound(repository.find_snapshot(&args.snapshot.snapshot, &filter)).await?;
     let index = session.bound(repository.load_index(&session.ctx)).await?;
+    let mut listed = snapshot.clone();
+    if let Some(path) = &args.snapshot.path {
+        listed.tree = session.bound(browse::subtree(&repository, &index, &snapshot, Path::new(path))).await?;
+    }
     session.ui.close();
 
     if session.ui.json() {
@@ -62,7 +65,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     for path in &paths {
         // The engine takes its own errors only; one of the output's travels beside them.
         let mut broken: Option<Failure> = None;
-        let listing = browse::ls(&repository, &index, &snapshot, path, recursive, |path, node| {
+        let listing = browse::ls(&repository, &index, &listed, path, recursive, |path, node| {
             session.ctx.check()?;
             let line = if session.ui.json() {
                 to_json(path, node).to_string()

@@ -97,7 +97,7 @@ async fn perform(args: RepoArgs) -> u8 {
     let work = async {
         let session = session::Session::new(&access, &ui, &interrupt)?;
         match command {
-            Command::Init(args) => init::run(&session, &args).await,
+            Command::Init(args) => init::run(&session, &access, &args).await,
             Command::Backup(args) => backup::run(&session, &args).await,
             Command::Restore(args) => restore::run(&session, &args).await,
             Command::Snapshots(args) => snapshots::run(&session, &args).await,

@@ -2,6 +2,7 @@
 
 use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::id::Id;
+use holdfast_engine::retention::{GroupBy, GroupKey, group};
 use serde_json::{Value, json};
 
 use super::select::Filter;
@@ -16,34 +17,106 @@ pub(super) struct Args {
     /// Only these snapshots: ids, beginnings of ids, or `latest`
     #[arg(value_name = "SNAPSHOT")]
     snapshots: Vec<String>,
+    /// Only the newest N of each host and paths
+    #[arg(long, value_name = "N")]
+    latest: Option<usize>,
+    /// In groups of the same host, paths or tags; any of these with commas between
+    #[arg(short, long, value_name = "GROUP")]
+    group_by: Option<GroupBy>,
+    /// Without tags on lines of their own, files and paths
+    #[arg(short, long)]
+    compact: bool,
     #[command(flatten)]
     filter: Filter,
 }
 
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let repository = session.open().await?;
-    let filter = args.filter.to_engine();
-    let mut found = Vec::new();
-    if args.snapshots.is_empty() {
-        found = session.bound(repository.snapshots()).await?;
-        found.retain(|(_, snapshot)| filter.matches(snapshot));
-    }
-    for name in &args.snapshots {
-        found.push(session.bound(repository.find_snapshot(name, &filter)).await?);
-    }
+    let found = session.select(&repository, &args.snapshots, &args.filter).await?;
     session.ui.close();
+    let groups = match args.group_by {
+        Some(by) => group(&found, by).into_iter().map(|g| (Some(g.key), owned(g.snapshots))).collect(),
+        None => vec![(None, found.clone())],
+    };
+    let groups: Vec<(Option<GroupKey>, Vec<(Id, Snapshot)>)> = groups
+        .into_iter()
+        .map(|(key, snapshots)| (key, args.latest.map_or(snapshots.clone(), |n| newest(&snapshots, n))))
+        .collect();
     if session.ui.json() {
-        let rows = found.iter().map(|(id, snapshot)| to_json(id, snapshot)).collect::<Result<Vec<_>>>()?;
-        session.ui.print(&Value::from(rows).to_string())?;
-    } else if found.is_empty() {
+        return session.ui.print(&json_of(&groups)?.to_string()).map(|()| exit::OK);
+    }
+    if found.is_empty() {
         let all = if args.filter.is_empty() { "no snapshots yet" } else { "no snapshot matches" };
         session.ui.say(format!("{all} in {}", session.location));
-    } else {
-        session.ui.print(table(&found).trim_end())?;
-        let total = u64::try_from(found.len()).unwrap_or(u64::MAX);
-        session.ui.say(format!("{} (times are local)", counted(total, "snapshot", "snapshots")));
+        return Ok(exit::OK);
     }
+    let mut gap = "";
+    for (key, snapshots) in &groups {
+        if let Some(key) = key {
+            session.ui.print(&format!("{gap}snapshots of {}:", safe(&key.to_string())))?;
+            gap = "\n";
+        }
+        let table = if args.compact { compact(snapshots) } else { table(snapshots) };
+        session.ui.print(table.trim_end())?;
+    }
+    let total: usize = groups.iter().map(|(_, snapshots)| snapshots.len()).sum();
+    let total = u64::try_from(total).unwrap_or(u64::MAX);
+    session.ui.say(format!("{} (times are local)", counted(total, "snapshot", "snapshots")));
     Ok(exit::OK)
+}
+
+fn owned(snapshots: Vec<&(Id, Snapshot)>) -> Vec<(Id, Snapshot)> {
+    snapshots.into_iter().cloned().collect()
+}
+
+/// The newest of each host and paths, oldest first.
+fn newest(snapshots: &[(Id, Snapshot)], count: usize) -> Vec<(Id, Snapshot)> {
+    let mut kept: Vec<(Id, Snapshot)> = group(snapshots, GroupBy::default())
+        .into_iter()
+        .flat_map(|g| {
+            let mut of_group = owned(g.snapshots);
+            of_group.sort_by_key(|(id, s)| (s.time.timestamp, *id));
+            of_group.split_off(of_group.len().saturating_sub(count))
+        })
+        .collect();
+    kept.sort_by_key(|(id, s)| (s.time.timestamp, *id));
+    kept
+}
+
+/// A list, or with groups a list of them, as restic writes it.
+fn json_of(groups: &[(Option<GroupKey>, Vec<(Id, Snapshot)>)]) -> Result<Value> {
+    let rows = |snapshots: &[(Id, Snapshot)]| {
+        snapshots.iter().map(|(id, snapshot)| to_json(id, snapshot)).collect::<Result<Vec<_>>>()
+    };
+    let mut out = Vec::new();
+    for (key, snapshots) in groups {
+        match key {
+            None => out.extend(rows(snapshots)?),
+            Some(key) => out.push(json!({
+                "group_key": {
+                    "hostname": key.host.clone().unwrap_or_default(),
+                    "paths": key.paths,
+                    "tags": key.tags,
+                },
+                "snapshots": rows(snapshots)?,
+            })),
+        }
+    }
+    Ok(Value::from(out))
+}
+
+fn compact(snapshots: &[(Id, Snapshot)]) -> String {
+    let mut table = Table::new(&["ID", "TIME", "HOST", "TAGS", "SIZE"]);
+    for (id, snapshot) in snapshots {
+        table.row(vec![
+            id.short(),
+            local_time(snapshot.time.timestamp),
+            safe(&snapshot.hostname),
+            safe(&snapshot.tags.join(",")),
+            snapshot.summary.as_ref().map(|s| size(s.total_bytes_processed)).unwrap_or_default(),
+        ]);
+    }
+    table.render()
 }
 
 /// A snapshot as restic writes it in JSON: its file's fields, and its ids.

@@ -58,8 +58,8 @@ pub async fn subtree(repo: &Repository, index: &Arc<Index>, snapshot: &Snapshot,
     }
 }
 
-/// Gives each entry below `path` (or the file at it) to `each`, with its path in the snapshot: a directory before
-/// what is in it, names ascending. Without `recursive`, only the directory's own entries.
+/// Gives the entry at `path` and each below it to `each`, with its path in the snapshot: a directory before what is in
+/// it, names ascending. Without `recursive`, only the directory's own entries.
 ///
 /// Ends with the first error of `each`, which is how a caller stops.
 pub async fn ls(
@@ -75,7 +75,10 @@ pub async fn ls(
     let root = match find(&trees, snapshot, &start).await? {
         None => snapshot.tree,
         Some(node) => match (node.kind, node.subtree) {
-            (NodeType::Dir, Some(tree)) => tree,
+            (NodeType::Dir, Some(tree)) => {
+                each(&start, &node)?;
+                tree
+            }
             (NodeType::Dir, None) => {
                 return Err(Error::new(
                     ErrorKind::Corrupt,

@@ -1,0 +1,69 @@
+//! Shell completions and man pages, made from the command line itself, so that they never say anything else.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use clap::{Command, CommandFactory as _};
+use clap_complete::Shell;
+
+use crate::Cli;
+
+/// Writes the completions of a shell to standard output.
+pub(crate) fn completion(shell: Shell) -> std::io::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "holdfast", &mut script);
+    std::io::stdout().write_all(&script)
+}
+
+/// Writes a page for each command into a directory, which is made when it is absent.
+pub(crate) fn man(directory: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    // Without the version in the pages' names of commands: packages of two versions differ only where they do.
+    clap_mangen::generate_to(command(), directory)
+}
+
+fn command() -> Command {
+    Cli::command().disable_help_subcommand(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_page() {
+        let directory = tempfile::tempdir().unwrap();
+        man(&directory.path().join("new")).unwrap();
+        let mut pages: Vec<String> = std::fs::read_dir(directory.path().join("new"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        pages.sort();
+        let mut commands = vec!["holdfast".to_owned()];
+        let mut stack = vec![(String::from("holdfast"), command())];
+        while let Some((name, command)) = stack.pop() {
+            for sub in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+                let name = format!("{name}-{}", sub.get_name());
+                commands.push(name.clone());
+                stack.push((name, sub.clone()));
+            }
+        }
+        commands.sort();
+        let expected: Vec<String> = commands.iter().map(|name| format!("{name}.1")).collect();
+        assert_eq!(pages, expected);
+        let page = std::fs::read_to_string(directory.path().join("new/holdfast-repo-copy.1")).unwrap();
+        assert!(page.contains("from\\-repo"), "{page}");
+    }
+
+    #[test]
+    fn every_shell_completes_every_command() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "holdfast", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for word in ["repo", "snapshots", "retry-lock", "blobs-per-file"] {
+                assert!(script.contains(word), "{shell}: {word}");
+            }
+        }
+    }
+}
