@@ -146,7 +146,7 @@ async fn copies_of_every_restics_repository_are_whole() {
         assert_eq!((again.copied.len(), again.present.len(), again.blobs), (0, 2, 0));
         // restic sees that they are there already, too.
         let said = Restic::newest(&to)
-            .command(["copy", "--from-repo"])
+            .command(["copy", "--verbose", "--from-repo"])
             .arg(&from)
             .env("RESTIC_FROM_PASSWORD", PASSWORD)
             .output()

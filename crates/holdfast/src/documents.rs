@@ -55,6 +55,47 @@ mod tests {
         assert!(page.contains("from\\-repo"), "{page}");
     }
 
+    /// The help of each command of `holdfast repo`, as a page.
+    fn reference() -> String {
+        use std::fmt::Write as _;
+        let mut page = String::from(
+            "# The commands of `holdfast repo`\n\n\
+             Generated from the program by its tests; do not edit. To write it anew after a change:\n\
+             `HOLDFAST_WRITE_REFERENCE=1 cargo test --release -p holdfast --bin holdfast reference`.\n",
+        );
+        let mut program = command().term_width(100);
+        program.build();
+        let repo = program.find_subcommand("repo").unwrap();
+        let mut stack = vec![("holdfast repo".to_owned(), repo.clone())];
+        while let Some((name, mut command)) = stack.pop() {
+            let help = command.render_long_help().to_string();
+            let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+            write!(page, "\n## {name}\n```text\n{}\n```\n", help.join("\n").trim()).unwrap();
+            let mut below: Vec<_> = command
+                .get_subcommands()
+                .filter(|c| !c.is_hide_set() && c.get_name() != "help")
+                .map(|c| (format!("{name} {}", c.get_name()), c.clone()))
+                .collect();
+            below.reverse();
+            stack.extend(below);
+        }
+        page
+    }
+
+    #[test]
+    fn the_reference_says_what_the_program_says() {
+        let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/repo.md");
+        let page = reference();
+        if std::env::var_os("HOLDFAST_WRITE_REFERENCE").is_some() {
+            std::fs::write(&at, &page).unwrap();
+        }
+        let written = std::fs::read_to_string(&at).unwrap_or_default();
+        assert!(
+            written == page,
+            "docs/reference/repo.md is not up to date; its first lines say how to write it anew"
+        );
+    }
+
     #[test]
     fn every_shell_completes_every_command() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {

@@ -63,7 +63,7 @@ fn tell(session: &Session<'_>, report: &CopyReport) -> Result<()> {
             "copied_snapshots": copied.len(),
             "skipped_snapshots": present.len(),
             "failed_snapshots": failed.iter().map(|f| f.source).collect::<Vec<_>>(),
-            "data_blobs_and_trees": blobs,
+            "blobs_added": blobs,
             "data_added_packed": bytes,
         });
         return session.ui.print(&summary.to_string());
