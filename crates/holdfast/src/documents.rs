@@ -48,8 +48,8 @@ mod tests {
                 stack.push((name, sub.clone()));
             }
         }
-        commands.sort();
-        let expected: Vec<String> = commands.iter().map(|name| format!("{name}.1")).collect();
+        let mut expected: Vec<String> = commands.iter().map(|name| format!("{name}.1")).collect();
+        expected.sort();
         assert_eq!(pages, expected);
         let page = std::fs::read_to_string(directory.path().join("new/holdfast-repo-copy.1")).unwrap();
         assert!(page.contains("from\\-repo"), "{page}");

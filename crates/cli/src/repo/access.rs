@@ -42,6 +42,7 @@ pub(super) struct Access {
 }
 
 /// Flags that name a second repository, from which something is taken.
+#[expect(clippy::doc_markdown, reason = "the comments are the help text, which shows backticks as they are")]
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Source repository")]
 pub(super) struct From {

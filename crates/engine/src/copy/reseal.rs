@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::Wanted;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::pack::BlobKind;
 use crate::index::Index;
 use crate::read::fetch::Request;
 use crate::read::{BlobOpener, is_damage};
@@ -82,17 +83,17 @@ fn reseal(
     sealer: &mut Sealer,
 ) -> Result<NewBlob> {
     let (stored, plain) = opener.open_stored(source.key(), sealed, blob.kind, &blob.id, blob.uncompressed)?;
-    match (target.version() >= 2, blob.uncompressed) {
-        (true, Some(_)) => seal_stored(target, blob.kind, blob.id, stored, blob.uncompressed),
-        // The source's version 1 did not compress, the target does.
-        (true, None) if source.version() < 2 => sealer.seal(target, blob.kind, blob.id, plain),
-        // What did not become smaller once will not now; directories are always compressed.
-        (true, None) if blob.kind == crate::format::pack::BlobKind::Data => {
-            seal_stored(target, blob.kind, blob.id, plain, None)
-        }
-        (true, None) => sealer.seal(target, blob.kind, blob.id, plain),
-        (false, _) => seal_stored(target, blob.kind, blob.id, plain, None),
+    let compresses = target.version() >= 2;
+    if compresses && blob.uncompressed.is_some() {
+        return seal_stored(target, blob.kind, blob.id, stored, blob.uncompressed);
     }
+    // What a compressing source stored raw did not become smaller then and will not now; its directories, and all of
+    // a source of version 1, are still to be tried.
+    let tried = blob.kind == BlobKind::Data && source.version() >= 2;
+    if compresses && !tried {
+        return sealer.seal(target, blob.kind, blob.id, plain);
+    }
+    seal_stored(target, blob.kind, blob.id, plain, None)
 }
 
 /// The first copy is damaged, on the way or in the store: reads it again, and all others.

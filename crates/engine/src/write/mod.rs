@@ -238,8 +238,12 @@ mod tests {
         let mut writer = PackWriter::new(&f.repo);
         let mut sealer = Sealer::new().unwrap();
         // Two packs of data and one of trees.
-        let contents: Vec<Vec<u8>> = (0..20_u8)
-            .map(|n| (0_u32..1 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 ^ n).collect())
+        let contents: Vec<Vec<u8>> = (0..20_u32)
+            .map(|n| {
+                (0..1_u32 << 18)
+                    .flat_map(|i| (i ^ n << 20).wrapping_mul(2_654_435_761).to_le_bytes())
+                    .collect()
+            })
             .collect();
         let tree = b"{\"nodes\":[]}\n".to_vec();
         for plain in &contents {
