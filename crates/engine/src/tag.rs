@@ -3,8 +3,6 @@
 //!
 //! Not here: which snapshots are meant.
 
-use std::collections::HashSet;
-
 use crate::error::{Error, Result};
 use crate::event::Ctx;
 use crate::format::snapshot::Snapshot;
@@ -69,7 +67,7 @@ pub async fn change_tags(
         return Ok(None);
     }
     // While the old snapshot is there no mark can be on what it needs; what comes after this look is noticed.
-    let known = repo.store().list(FileKind::Index).await?.into_iter().map(|e| e.id).collect();
+    let known: Vec<Id> = repo.store().list(FileKind::Index).await?.into_iter().map(|e| e.id).collect();
     replace(repo, lock, id, Snapshot { tags, ..snapshot.clone() }, &known, ctx).await.map(Some)
 }
 
@@ -80,7 +78,7 @@ pub(crate) async fn replace(
     lock: &LockGuard,
     old: Id,
     mut new: Snapshot,
-    known: &HashSet<Id>,
+    known: &[Id],
     ctx: &Ctx,
 ) -> Result<Id> {
     repo.refuse_append_only()?;

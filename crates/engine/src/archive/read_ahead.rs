@@ -82,12 +82,12 @@ impl ReadAhead {
             let with_memory = steps.then(|step| {
                 let budget = Arc::clone(&budget);
                 async move {
-                    let step = step?;
-                    let permit = match &step {
+                    let next = step?;
+                    let permit = match &next {
                         Step::Blob(_, length) => budget.acquire_many_owned((*length).min(BUDGET)).await.ok(),
                         Step::Entry(_) => None,
                     };
-                    Ok::<_, Error>((step, permit))
+                    Ok::<_, Error>((next, permit))
                 }
             });
             let fetching = with_memory.map(|step| {

@@ -259,7 +259,7 @@ fn dos_time(seconds: i64) -> (u16, u16) {
     let part = |value: i8| u16::try_from(value).unwrap_or(0);
     let year = u16::try_from(at.year().saturating_sub(1980)).unwrap_or(0);
     (
-        part(at.hour()) << 11 | part(at.minute()) << 5 | part(at.second()) / 2,
+        part(at.hour()) << 11 | part(at.minute()) << 5 | (part(at.second()) / 2),
         year << 9 | part(at.month()) << 5 | part(at.day()),
     )
 }

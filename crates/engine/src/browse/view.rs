@@ -77,9 +77,8 @@ impl View {
 
     /// Bytes of a file from `offset` on: `length` of them, fewer at the file's end, at most 64 MiB at a time.
     pub async fn read_range(&self, file: &Node, offset: u64, length: u64) -> Result<Bytes> {
-        let content = match (file.kind, &file.content) {
-            (NodeType::File, Some(content)) => content,
-            _ => return Err(Error::new(ErrorKind::Usage, "only files have content to read")),
+        let (NodeType::File, Some(content)) = (file.kind, &file.content) else {
+            return Err(Error::new(ErrorKind::Usage, "only files have content to read"));
         };
         let end = offset.saturating_add(length.min(MAX_READ));
         let mut out = BytesMut::new();

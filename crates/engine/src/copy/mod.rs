@@ -221,7 +221,7 @@ impl Run<'_> {
         self.writer.flush().await?;
         for (id, snapshot) in std::mem::take(&mut self.ready) {
             let copy = Snapshot { parent: None, original: Some(snapshot.original.unwrap_or(id)), ..snapshot };
-            let known = self.known.iter().chain(self.writer.index_files()).copied().collect();
+            let known: Vec<Id> = self.known.iter().chain(self.writer.index_files()).copied().collect();
             let target = commit_snapshot(self.target, self.lock, &copy, &known, self.ctx).await?;
             self.report.copied.push(Copied { source: id, target });
         }

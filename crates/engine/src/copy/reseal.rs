@@ -43,12 +43,12 @@ pub(super) fn fetch_and_reseal(
         let results = target
             .on_pool(move || {
                 let mut opener = BlobOpener::new()?;
-                let mut sealer = Sealer::new()?;
+                let mut writer = Sealer::new()?;
                 blobs
                     .into_iter()
                     .map(|blob| {
                         let sealed = slice(&bytes, start, &blob);
-                        match reseal(&opening, &sealing, sealed, &blob, &mut opener, &mut sealer) {
+                        match reseal(&opening, &sealing, sealed, &blob, &mut opener, &mut writer) {
                             Err(e) if is_damage(&e) => Ok((blob, None)),
                             other => other.map(|new| (blob, Some(new))),
                         }
@@ -80,7 +80,7 @@ fn reseal(
     sealed: &[u8],
     blob: &Wanted,
     opener: &mut BlobOpener,
-    sealer: &mut Sealer,
+    writer: &mut Sealer,
 ) -> Result<NewBlob> {
     let (stored, plain) = opener.open_stored(source.key(), sealed, blob.kind, &blob.id, blob.uncompressed)?;
     let compresses = target.version() >= 2;
@@ -91,7 +91,7 @@ fn reseal(
     // a source of version 1, are still to be tried.
     let tried = blob.kind == BlobKind::Data && source.version() >= 2;
     if compresses && !tried {
-        return sealer.seal(target, blob.kind, blob.id, plain);
+        return writer.seal(target, blob.kind, blob.id, plain);
     }
     seal_stored(target, blob.kind, blob.id, plain, None)
 }

@@ -237,7 +237,7 @@ impl Run<'_> {
             writer.flush().await?;
         }
         let written = self.writer.iter().flat_map(PackWriter::index_files);
-        let known = self.index.files().iter().chain(written).copied().collect();
+        let known: Vec<Id> = self.index.files().iter().chain(written).copied().collect();
         let mut mended =
             Snapshot { tree, original: Some(snapshot.original.unwrap_or(id)), ..snapshot.clone() };
         if forget {

@@ -4,8 +4,6 @@
 
 mod seal;
 
-use std::collections::HashSet;
-
 use tokio::task::JoinSet;
 
 pub(crate) use seal::{NewBlob, Sealer, seal_stored};
@@ -214,7 +212,7 @@ pub(crate) async fn commit_snapshot(
     repo: &Repository,
     lock: &LockGuard,
     snapshot: &Snapshot,
-    known: &HashSet<Id>,
+    known: &[Id],
     ctx: &Ctx,
 ) -> Result<Id> {
     let json = serde_json::to_vec(snapshot)
