@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::Id;
 
 /// Something worth telling while an operation runs.
 #[derive(Debug, Clone)]
@@ -26,11 +28,22 @@ pub enum Event {
         /// Why it failed.
         error: String,
     },
+    /// What a backup has finished so far is saved. None is lost, and the newest is the best.
+    Checkpoint(Checkpoint),
     /// The operation waits for a lock.
     WaitingForLock {
         /// Who holds it.
         holder: String,
     },
+}
+
+/// The finished part of a backup that is not over. A later run that is told of it need not read those files again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Checkpoint {
+    /// Root of the partial tree.
+    pub tree: Id,
+    /// When the run that made it began: what changed since is read again.
+    pub started: Timestamp,
 }
 
 /// Totals of a running operation. Bytes are plain (uncompressed) bytes of file content.

@@ -31,6 +31,7 @@ pub mod stats;
 pub mod store;
 pub mod stream;
 pub mod tag;
+pub mod unreadable;
 mod work_pool;
 mod write;
 

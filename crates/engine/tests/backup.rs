@@ -192,6 +192,41 @@ async fn a_lock_that_is_taken_away_ends_the_backup_before_its_snapshot() {
     assert_eq!(scene.count("snapshots"), 0);
 }
 
+/// A lock that somebody else removed is noticed at its next refresh, while the store hangs: nothing but the loss can
+/// end the run then, and nothing is written after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_lock_stops_the_writes_that_are_under_way() {
+    let scene = Scene::new().await;
+    scene.faults.add(Fault { after: 1, ..Fault::always(Operation::Put, FileKind::Pack, Trouble::Hang) });
+    let holder = Holder {
+        hostname: "test".to_owned(),
+        username: "test".to_owned(),
+        pid: std::process::id(),
+        cluster: None,
+        job_uid: None,
+    };
+    let lock = scene.repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &scene.ctx).await.unwrap();
+    let spec = scene.spec();
+    let watch = async {
+        while scene.faults.count(Operation::Put, FileKind::Pack) < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for file in fs::read_dir(scene.dir.path().join("repo/locks")).unwrap() {
+            fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        let error = lock.confirm().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LockLost);
+        scene.faults.count(Operation::Put, FileKind::Pack)
+    };
+    let (result, puts) = tokio::join!(backup(&scene.repo, &lock, &spec, &scene.ctx), watch);
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LockLost, "{}", error.chain());
+    let _ = lock.release().await;
+    let after = scene.faults.count(Operation::Put, FileKind::Pack);
+    assert!(after <= puts + 1, "{} packs were sent after the lock was lost", after - puts);
+    assert_eq!((scene.count("snapshots"), scene.count("index")), (0, 0));
+}
+
 /// Gives up root's right to read everything, for this thread and those it starts.
 fn become_ordinary() {
     let mut own = rustix::thread::capabilities(None).unwrap();
@@ -227,13 +262,23 @@ fn what_cannot_be_read_is_named_and_all_else_is_stored() {
             assert_eq!((report.faults.total, report.total_files), (3, 11));
             let snapshot = scene.repo.load_snapshot(&report.snapshot).await.unwrap();
             assert_eq!(snapshot.tags, ["gaps=3"]);
+            let list = scene.repo.unreadable(&report.snapshot).await.unwrap().expect("the list is kept");
+            let mut kept: Vec<_> = list.unreadable.iter().map(|entry| PathBuf::from(&entry.path)).collect();
+            kept.sort();
+            assert_eq!((list.total, kept), (3, paths));
             scene.assert_whole().await;
+
+            let spare = BackupSpec { unreadable: Unreadable::AtMost(3), ..scene.spec() };
+            scene.back_up(&spare).await.unwrap();
+            let tight = BackupSpec { unreadable: Unreadable::AtMost(2), ..scene.spec() };
+            let error = scene.back_up(&tight).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Source, "{}", error.chain());
 
             let strict = BackupSpec { unreadable: Unreadable::Fail, ..scene.spec() };
             let error = scene.back_up(&strict).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Source);
             assert!(error.to_string().contains("source/"), "{error}");
-            assert_eq!(scene.count("snapshots"), 1, "only the first");
+            assert_eq!(scene.count("snapshots"), 2, "only the first, and the one that could bear it");
             fs::set_permissions(source.join("secret"), fs::Permissions::from_mode(0o700)).unwrap();
         });
     })

@@ -44,10 +44,10 @@ struct Script {
     done: usize,
 }
 
-fn script(steps: impl Into<Vec<Step>>) -> Box<Script> {
+fn script(steps: impl Into<Vec<Step>>) -> Script {
     let mut steps = steps.into();
     steps.reverse();
-    Box::new(Script { steps, done: 0 })
+    Script { steps, done: 0 }
 }
 
 impl AsyncRead for Script {
@@ -151,7 +151,7 @@ impl Scene {
     ) -> Result<BackupReport> {
         let source = StreamSource {
             path: "/dumps/db.sql".to_owned(),
-            reader: script(steps),
+            reader: Box::new(script(steps)),
             outcome: Box::pin(ready(outcome)),
             checks,
         };
@@ -232,7 +232,7 @@ async fn a_stream_that_did_not_end_well_leaves_no_snapshot() {
     // The producer closes its output and then hangs.
     let source = StreamSource {
         path: "/d".to_owned(),
-        reader: script([content.clone()]),
+        reader: Box::new(script([content.clone()])),
         outcome: Box::pin(pending()),
         checks: idle,
     };
@@ -276,7 +276,7 @@ async fn a_stream_that_hangs_can_be_cancelled() {
     ctx.events = std::sync::Arc::new(CancelOnProgress(ctx.cancel.clone()));
     let source = StreamSource {
         path: "/d".to_owned(),
-        reader: script([Step::Bytes(noise(6, 9 << 20)), Step::Hangs]),
+        reader: Box::new(script([Step::Bytes(noise(6, 9 << 20)), Step::Hangs])),
         outcome: Box::pin(pending()),
         checks: StreamChecks::default(),
     };

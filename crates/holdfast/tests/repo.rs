@@ -583,3 +583,56 @@ fn completions_and_manual_pages_come_from_the_program() {
     run(&["man", "pages"]);
     assert!(place.path("pages/holdfast-repo-dump.1").is_file());
 }
+
+#[test]
+fn a_commands_output_becomes_one_file_and_nothing_else_does() {
+    let place = Place::initialized();
+    let from = |name: &str, command: &str| {
+        let args =
+            ["backup", "--json", "--stdin-from-command", "--stdin-filename", name, "--", "sh", "-c", command];
+        place.run(&args)
+    };
+    for (command, said) in [
+        ("echo half of it; exit 3", "exit status 3"),
+        ("echo half of it; kill -9 $$", "killed by signal 9"),
+        ("true", "0 bytes"),
+    ] {
+        let output = from("dump", command);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{command}: {error}");
+        assert!(error.contains(said), "{command}: {error}");
+    }
+    let hangs = ["backup", "--stdin-from-command", "--stdin-idle-timeout", "100ms", "--", "sleep", "600"];
+    let begun = Instant::now();
+    assert_eq!(place.run(&hangs).status.code(), Some(1));
+    assert!(begun.elapsed() < Duration::from_secs(300), "the command was waited for");
+    assert_eq!(place.run(&["backup", "--stdin-from-command", "--", "/nonexistent"]).status.code(), Some(1));
+    assert_eq!(place.ok(&["--json", "snapshots"]).trim(), "[]");
+
+    let output = from("dumps/db.sql", "printf 'all of it'");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let target = place.text("target");
+    place.ok(&["restore", "latest", "--target", &target]);
+    assert_eq!(fs::read_to_string(place.path("target/dumps/db.sql")).unwrap(), "all of it");
+}
+
+#[test]
+fn standard_input_becomes_one_file_when_it_is_as_expected() {
+    let place = Place::initialized();
+    let source = place.path("source/a");
+    let with = |more: &[&str]| {
+        let args: Vec<&str> = ["backup", "--stdin"].iter().chain(more).copied().collect();
+        let input = fs::File::open(&source).unwrap();
+        place.command(&args).stdin(Stdio::from(input)).output().unwrap()
+    };
+    for bad in [&["--stdin-head", "PGDMP"][..], &["--stdin-tail", "complete"], &["source"]] {
+        assert_eq!(with(bad).status.code(), Some(1), "{bad:?}");
+    }
+    assert_eq!(place.ok(&["--json", "snapshots"]).trim(), "[]");
+    let output = with(&["--stdin-head", "content", "--stdin-tail", "of a", "--stdin-min-share", "50"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    place.ok(&["restore", "latest", "--target", &place.text("target")]);
+    assert_eq!(fs::read_to_string(place.path("target/stdin")).unwrap(), "content of a");
+    fs::write(&source, "c").unwrap();
+    assert_eq!(with(&["--stdin-min-share", "50"]).status.code(), Some(1), "it shrank");
+}

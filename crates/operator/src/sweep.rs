@@ -19,6 +19,7 @@ use kube::{Client, Resource, ResourceExt};
 
 use crate::context::Ctx;
 use crate::errors::Chain;
+use crate::jobs::checkpoint::ANNOTATION_CHECKPOINT;
 use crate::jobs::{RunKind, RunRef};
 use crate::kubernetes::{self, Namespaced, RequestError};
 
@@ -120,14 +121,22 @@ fn stray_jobs<'a, K: Resource>(jobs: &'a [K], uids: &BTreeSet<String>, now: Time
         .collect()
 }
 
-/// Secrets of runs without a Job of their name.
+/// Secrets of runs without a Job of their name; checkpoints, which serve all Jobs of a component, when their run has
+/// no Job at all.
 fn stray_secrets<'a, S: Resource, J: Resource>(secrets: &'a [S], jobs: &[J], now: Timestamp) -> Vec<&'a S> {
     let there: BTreeSet<(Option<String>, String)> =
         jobs.iter().map(|job| (job.namespace(), job.name_any())).collect();
+    let at_work: BTreeSet<String> =
+        jobs.iter().filter_map(|job| RunRef::from_child(job).map(|run| run.uid)).collect();
+    let serves = |secret: &S| {
+        secret.annotations().contains_key(ANNOTATION_CHECKPOINT)
+            && RunRef::from_child(secret).is_some_and(|run| at_work.contains(&run.uid))
+    };
     secrets
         .iter()
         .filter(|secret| !is_young(*secret, now))
         .filter(|secret| !there.contains(&(secret.namespace(), secret.name_any())))
+        .filter(|secret| !serves(secret))
         .collect()
 }
 
@@ -170,5 +179,12 @@ metadata:
             object("new", "11:55", "alive"),
         ];
         assert_eq!(names(stray_secrets(&secrets, &jobs, now)), ["left"]);
+
+        let mut checkpoints: Vec<Secret> =
+            vec![object("useful", "10:00", "alive"), object("useless", "10:00", "over")];
+        for secret in &mut checkpoints {
+            secret.annotations_mut().insert(ANNOTATION_CHECKPOINT.to_owned(), "true".to_owned());
+        }
+        assert_eq!(names(stray_secrets(&checkpoints, &jobs, now)), ["useless"]);
     }
 }

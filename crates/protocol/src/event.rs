@@ -35,6 +35,8 @@ pub enum Event {
         /// Why it failed.
         error: String,
     },
+    /// What a backup has finished so far is saved: whoever takes over from this runner need not read it again.
+    Checkpoint(Checkpoint),
     /// A part of the attachment.
     Attachment {
         /// Number of the part, from 0.
@@ -42,6 +44,16 @@ pub enum Event {
         /// One row of the attachment, itself JSON.
         row: String,
     },
+}
+
+/// The finished part of a backup that is not over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Checkpoint {
+    /// Root of the partial tree in the repository, 64 hex digits.
+    pub tree: String,
+    /// When the runner that made it began, RFC 3339.
+    pub started: String,
 }
 
 impl Event {
@@ -54,5 +66,18 @@ impl Event {
     /// Reads one line; `None` when it is no event (a stray line of a library, a cut line).
     pub fn from_line(line: &str) -> Option<Self> {
         serde_json::from_str(line.trim()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_one_line_and_comes_back() {
+        let checkpoint = Checkpoint { tree: "ab".repeat(32), started: "2026-11-20T02:00:00Z".into() };
+        let line = Event::Checkpoint(checkpoint.clone()).to_line();
+        assert!(line.starts_with(r#"{"event":"checkpoint","tree":"abab"#), "{line}");
+        assert_eq!(Event::from_line(&line), Some(Event::Checkpoint(checkpoint)));
     }
 }

@@ -17,6 +17,10 @@ pub const CA: &str = "ca.crt";
 
 /// Where the Secret is mounted in the runner's container.
 pub const DIRECTORY: &str = "/holdfast/run";
+/// Where the checkpoint of an earlier runner of the same component is mounted, when there is one.
+pub const CHECKPOINT_DIRECTORY: &str = "/holdfast/checkpoint";
+/// The [`Checkpoint`](crate::event::Checkpoint) in it, as JSON.
+pub const CHECKPOINT: &str = "checkpoint.json";
 /// Below which claims are mounted, each under its own name (`/data/<claim>`).
 pub const DATA: &str = "/data";
 /// Environment variable with the uid of the Job that the runner belongs to (downward API).

@@ -17,7 +17,7 @@ pub mod files;
 pub mod spec;
 pub mod verdict;
 
-pub use event::Event;
+pub use event::{Checkpoint, Event};
 pub use spec::{RunSpec, Task};
 pub use verdict::{Outcome, TaskResult, VERDICT_LIMIT, Verdict};
 

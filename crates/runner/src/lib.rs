@@ -35,6 +35,9 @@ pub struct Options {
     /// File that the verdict is written to (the container's termination message path)
     #[arg(long, value_name = "FILE", default_value = files::TERMINATION_MESSAGE)]
     pub termination_message: PathBuf,
+    /// Directory with the checkpoint of an earlier runner of the same component; need not exist
+    #[arg(long, value_name = "DIR", default_value = files::CHECKPOINT_DIRECTORY)]
+    pub checkpoint_directory: PathBuf,
 }
 
 /// Carries out one run; the result is the exit code of the process (see [`exit`]).
@@ -49,7 +52,7 @@ async fn carry_out(options: Options) -> i32 {
     let stop = Stop::new();
     stop.on_signals();
 
-    let attempt = AssertUnwindSafe(attempt(&options.directory, &reporter, &stop)).catch_unwind().await;
+    let attempt = AssertUnwindSafe(attempt(&options, &reporter, &stop)).catch_unwind().await;
     let verdict = attempt.unwrap_or_else(|_| panicked());
 
     // Rows first: whoever reads the verdict may then rely on the log being complete.
@@ -58,9 +61,10 @@ async fn carry_out(options: Options) -> i32 {
 }
 
 /// Everything that may fail in an ordinary way.
-async fn attempt(directory: &Path, reporter: &Arc<Reporter>, stop: &Stop) -> Verdict {
+async fn attempt(options: &Options, reporter: &Arc<Reporter>, stop: &Stop) -> Verdict {
     let result = async {
-        let run = spec::Run::read(directory)?;
+        let mut run = spec::Run::read(&options.directory)?;
+        run.checkpoint = spec::checkpoint(&options.checkpoint_directory);
         task::perform(run, reporter, stop).await
     }
     .await;
@@ -107,7 +111,11 @@ mod tests {
     use super::*;
 
     fn options(directory: &Path) -> Options {
-        Options { directory: directory.to_owned(), termination_message: directory.join("verdict") }
+        Options {
+            directory: directory.to_owned(),
+            termination_message: directory.join("verdict"),
+            checkpoint_directory: directory.join("checkpoint"),
+        }
     }
 
     fn verdict(directory: &Path) -> Verdict {

@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use holdfast_engine::event::{Event as EngineEvent, EventSink, Fault, FaultList, Progress};
-use holdfast_protocol::Event;
 use holdfast_protocol::verdict::FaultRow;
+use holdfast_protocol::{Checkpoint, Event};
 
 /// Most lines about single files in one run's log.
 const MAX_FAULT_LINES: u64 = 1000;
@@ -159,6 +159,11 @@ impl EventSink for Reporter {
             EngineEvent::Fault(fault) => state.fault(fault),
             EngineEvent::Retry { what, error } => state.retry(&what, &error),
             EngineEvent::WaitingForLock { holder } => state.waiting(holder),
+            // Few, and each may save hours: never left out.
+            EngineEvent::Checkpoint(checkpoint) => state.queue.push_back(Event::Checkpoint(Checkpoint {
+                tree: checkpoint.tree.to_hex(),
+                started: checkpoint.started.to_string(),
+            })),
             _ => {}
         }
         self.shared.changed.notify_all();

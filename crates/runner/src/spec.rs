@@ -4,6 +4,7 @@ use std::fs;
 use std::io::ErrorKind as IoErrorKind;
 use std::path::Path;
 
+use holdfast_engine::event::Checkpoint;
 use holdfast_engine::store::{KeySource, Location, S3Options, StoreOptions};
 use holdfast_protocol::spec::StorageAccess;
 use holdfast_protocol::{RunSpec, VERSION, files};
@@ -22,6 +23,8 @@ pub(crate) struct Run {
     pub(crate) password: Option<SecretString>,
     /// The storage's recovery password.
     pub(crate) recovery_password: Option<SecretString>,
+    /// What an earlier runner of the same component had finished.
+    pub(crate) checkpoint: Option<Checkpoint>,
 }
 
 impl Run {
@@ -52,6 +55,7 @@ impl Run {
             password: optional(directory, files::PASSWORD)?.map(SecretString::from),
             recovery_password: optional(directory, files::RECOVERY_PASSWORD)?.map(SecretString::from),
             spec,
+            checkpoint: None,
         })
     }
 
@@ -61,6 +65,27 @@ impl Run {
         let root = Location::S3 { endpoint: endpoint.clone(), bucket: bucket.clone(), prefix: String::new() };
         root.join(prefix).join(self.spec.directory.as_deref().unwrap_or_default())
     }
+}
+
+/// The checkpoint in this directory. One that cannot be read only costs the work that it would have saved.
+pub(crate) fn checkpoint(directory: &Path) -> Option<Checkpoint> {
+    let path = directory.join(files::CHECKPOINT);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == IoErrorKind::NotFound => return None,
+        Err(e) => {
+            tracing::warn!("read the checkpoint {}: {e}; all files are read again", path.display());
+            return None;
+        }
+    };
+    let told: Option<holdfast_protocol::Checkpoint> = serde_json::from_str(&text).ok();
+    let found = told.and_then(|told| {
+        Some(Checkpoint { tree: told.tree.parse().ok()?, started: told.started.parse().ok()? })
+    });
+    if found.is_none() {
+        tracing::warn!("the checkpoint {} is not readable; all files are read again", path.display());
+    }
+    found
 }
 
 fn parse(text: &str) -> Result<RunSpec, Failure> {
@@ -124,6 +149,22 @@ fn optional(directory: &Path, name: &str) -> Result<Option<String>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_checkpoint_is_taken_when_it_is_there_and_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(checkpoint(directory.path()), None);
+        let write = |text: &str| fs::write(directory.path().join(files::CHECKPOINT), text).unwrap();
+        let tree = "ab".repeat(32);
+        write(&format!(r#"{{"tree":"{tree}","started":"2026-11-20T02:00:00Z"}}"#));
+        let found = checkpoint(directory.path()).unwrap();
+        assert_eq!((found.tree.to_hex(), found.started.to_string()), (tree, "2026-11-20T02:00:00Z".into()));
+        for bad in ["", "{}", r#"{"tree":"ab","started":"2026-11-20T02:00:00Z"}"#] {
+            write(bad);
+            assert_eq!(checkpoint(directory.path()), None, "{bad}");
+        }
+    }
+
     use secrecy::ExposeSecret;
 
     const SPEC: &str = r#"{

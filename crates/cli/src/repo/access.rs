@@ -205,7 +205,7 @@ fn read_file(path: &Path, from: &str) -> Result<SecretString> {
 }
 
 /// Durations as people write them: `90s`, `10m`, `1h30m`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = text.parse().map_err(|e| format!("{e}; write e.g. 30s or 10m"))?;
     Duration::try_from(span).map_err(|_| "it must not be negative".to_owned())
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::select::split_tags;
 use super::session::{Session, hostname, username};
+use super::stream;
 use crate::exit;
 use crate::failure::{Failure, Result};
 use crate::text::{count, counted, duration, size};
@@ -16,8 +17,8 @@ use crate::ui::Work;
 /// Command line of `repo backup`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Files and directories to back up
-    #[arg(required = true, value_name = "PATH")]
+    /// Files and directories to back up; with --stdin-from-command the command and its arguments
+    #[arg(required_unless_present_any = ["stdin", "stdin_from_command"], value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Tag of the snapshot; `a,b` gives two (may be given several times)
     #[arg(long, value_name = "TAG[,TAG…]")]
@@ -37,6 +38,11 @@ pub(super) struct Args {
     /// Read every file again instead of trusting size and times of the last snapshot
     #[arg(short, long)]
     force: bool,
+    /// Write no snapshot when more than so many files cannot be read; all are borne when absent
+    #[arg(long, value_name = "N")]
+    max_errors: Option<u64>,
+    #[command(flatten)]
+    stream: stream::Args,
 }
 
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
@@ -46,6 +52,12 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let begin = Timestamp::now();
     let report = session
         .locked(&repository, async |guard| {
+            if args.stream.wanted() {
+                // Not before the lock is held: a dump that waits is an old one.
+                let source = args.stream.start(&args.paths)?;
+                let work = backup::backup_stream(&repository, guard, &spec, source, &session.ctx);
+                return session.bound(work).await;
+            }
             session.bound(backup::backup(&repository, guard, &spec, &session.ctx)).await
         })
         .await?;
@@ -58,7 +70,11 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     Ok(if report.faults.is_empty() { exit::OK } else { exit::PARTIAL })
 }
 
-fn spec(args: &Args) -> Result<BackupSpec> {
+fn roots(args: &Args) -> Result<Vec<PathBuf>> {
+    args.stream.check(&args.paths)?;
+    if args.stream.wanted() {
+        return Ok(Vec::new());
+    }
     let here = std::env::current_dir()
         .map_err(|e| Failure::usage(format!("find the current directory: {e}"), "give absolute paths"))?;
     let mut roots: Vec<PathBuf> = args.paths.iter().map(|path| absolute(&here, path)).collect();
@@ -72,6 +88,11 @@ fn spec(args: &Args) -> Result<BackupSpec> {
             )
         })?;
     }
+    Ok(roots)
+}
+
+fn spec(args: &Args) -> Result<BackupSpec> {
+    let roots = roots(args)?;
     Ok(BackupSpec {
         roots,
         host: args.host.clone().unwrap_or_else(hostname),
@@ -81,7 +102,7 @@ fn spec(args: &Args) -> Result<BackupSpec> {
         exclude_caches: args.exclude_caches,
         one_file_system: args.one_file_system,
         parent: if args.force { Parent::None } else { Parent::Auto },
-        unreadable: Unreadable::Continue,
+        unreadable: args.max_errors.map_or(Unreadable::Continue, Unreadable::AtMost),
         username: username(),
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),
@@ -92,7 +113,7 @@ fn spec(args: &Args) -> Result<BackupSpec> {
 
 /// The path from the root, without `.` and `..`, by its words alone: what was asked for is what the snapshot
 /// shows, also where a symbolic link is on the way. As restic does.
-fn absolute(here: &Path, path: &Path) -> PathBuf {
+pub(super) fn absolute(here: &Path, path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for component in here.join(path).components() {
         match component {
@@ -164,8 +185,10 @@ fn describe(report: &BackupReport) -> String {
     }
     if !report.faults.is_empty() {
         lines.push(format!(
-            "  {} could not be read (named above); the snapshot holds all others",
-            counted(report.faults.total, "entry", "entries")
+            "  {} could not be read (named above, and by `holdfast repo unreadable {}`); the snapshot holds all \
+             others",
+            counted(report.faults.total, "entry", "entries"),
+            report.snapshot.short()
         ));
     }
     lines.join("\n")

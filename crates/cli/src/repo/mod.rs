@@ -27,8 +27,10 @@ mod select;
 mod session;
 mod snapshots;
 mod stats;
+mod stream;
 mod tag;
 mod unlock;
+mod unreadable;
 
 /// Command line of `holdfast repo`.
 #[derive(Debug, clap::Args)]
@@ -79,6 +81,8 @@ enum Command {
     Prune(prune::Args),
     /// Mend the index or damaged snapshots
     Repair(repair::Args),
+    /// List what the backup that made a snapshot could not read
+    Unreadable(unreadable::Args),
     /// Remove locks whose holders are gone
     Unlock(unlock::Args),
 }
@@ -116,6 +120,7 @@ async fn perform(args: RepoArgs) -> u8 {
             Command::Forget(args) => Box::pin(forget::run(&session, &args)).await,
             Command::Unforget(args) => forget::unforget(&session, &args).await,
             Command::Prune(args) => Box::pin(prune::run(&session, &args)).await,
+            Command::Unreadable(args) => unreadable::run(&session, &args).await,
             Command::Unlock(args) => unlock::run(&session, &args).await,
         }
     };

@@ -13,17 +13,18 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Ctx, FaultList};
+use crate::event::{Checkpoint, Ctx, FaultList};
 use crate::fence;
 pub use crate::format::compress::Compression;
 use crate::format::snapshot::{Snapshot, SnapshotSummary};
 use crate::format::time::{OffsetTime, Time};
 use crate::id::Id;
 use crate::lock::LockGuard;
-use crate::pipeline::{self, Input, Plan, Roots, State, path_text};
+use crate::pipeline::{self, Input, Plan, Proved, Roots, State, path_text};
 use crate::repository::Repository;
 use crate::store::{FileKind, FileName};
 use crate::stream::StreamSource;
+use crate::unreadable;
 pub use stream::backup_stream;
 
 /// File systems keep times in ticks of up to two seconds (FAT), so a change may carry a time before it was made.
@@ -49,6 +50,19 @@ pub enum Unreadable {
     Continue,
     /// The backup fails and writes no snapshot.
     Fail,
+    /// So many are recorded; at one more the backup fails and writes no snapshot.
+    AtMost(u64),
+}
+
+impl Unreadable {
+    /// How many things may be unreadable.
+    fn limit(self) -> u64 {
+        match self {
+            Self::Continue => u64::MAX,
+            Self::Fail => 0,
+            Self::AtMost(limit) => limit,
+        }
+    }
 }
 
 /// How many of the sealed blobs are opened again before they are written, as a guard against broken memory.
@@ -61,6 +75,29 @@ pub enum Verify {
     Sample,
     /// All.
     Full,
+}
+
+/// When what a backup has finished is saved, so that a run that takes over need not read it again. Whichever comes
+/// first; never without a finished file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoints {
+    /// After so much time.
+    pub every: Option<Duration>,
+    /// After so many files.
+    pub files: Option<u64>,
+    /// After so many bytes.
+    pub bytes: Option<u64>,
+}
+
+impl Checkpoints {
+    /// None is made.
+    pub const NEVER: Self = Self { every: None, files: None, bytes: None };
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self { every: Some(Duration::from_mins(5)), ..Self::NEVER }
+    }
 }
 
 /// What to back up, and how.
@@ -84,6 +121,10 @@ pub struct BackupSpec {
     pub one_file_system: bool,
     /// What to compare with.
     pub parent: Parent,
+    /// The checkpoint of a killed run of the same paths, beside the parent.
+    pub resume: Option<Checkpoint>,
+    /// When to make checkpoints.
+    pub checkpoints: Checkpoints,
     /// What unreadable files mean.
     pub unreadable: Unreadable,
     /// The snapshot's user name.
@@ -116,6 +157,8 @@ impl Default for BackupSpec {
             exclude_caches: false,
             one_file_system: false,
             parent: Parent::default(),
+            resume: None,
+            checkpoints: Checkpoints::default(),
             unreadable: Unreadable::default(),
             username: String::new(),
             uid: 0,
@@ -144,6 +187,9 @@ pub struct BackupReport {
     pub files_changed: u64,
     /// Files that were taken over unread.
     pub files_unmodified: u64,
+    /// Of the new and changed files those that a killed run had finished, and that were taken over from its
+    /// checkpoint unread.
+    pub files_resumed: u64,
     /// Directories that the parent does not have.
     pub dirs_new: u64,
     /// Directories in which something differs from the parent.
@@ -210,7 +256,7 @@ async fn perform(
 ) -> Result<BackupReport> {
     let clock = Instant::now();
     let start = Timestamp::now();
-    let state = Arc::new(State::new(ctx, spec.unreadable == Unreadable::Fail));
+    let state = Arc::new(State::new(ctx, spec.unreadable.limit()));
     state.phase("prepare");
     // Snapshots before index: then the index knows all that the parent refers to.
     let parent = ctx.run(find_parent(repository, spec, &paths)).await?;
@@ -230,6 +276,8 @@ async fn perform(
         input,
         parent: parent.as_ref().map(|(_, snapshot)| snapshot.tree),
         racy_from: parent.as_ref().map(|(_, snapshot)| racy_from(snapshot)),
+        resume: spec.resume.map(|done| (done.tree, tick_before(done.started))),
+        checkpoints: spec.checkpoints,
         excludes: spec.excludes.clone(),
         exclude_caches: spec.exclude_caches,
         one_file_system: spec.one_file_system,
@@ -257,11 +305,17 @@ async fn perform(
     let json = serde_json::to_vec(&snapshot).map_err(|e| {
         Error::with_source(ErrorKind::Internal, "the snapshot could not be written as JSON", e)
     })?;
+    let snapshot = Proved::seal(repository, FileKind::Snapshot, &json)?;
+    // First, so that a snapshot with gaps is never without them.
+    let kept = ctx.run(unreadable::save(repository, &snapshot.name.id, state.unreadable())).await;
+    // A lost lock cancels the run; that is the reason to name then.
+    lock.check()?;
+    kept?;
     // The last look before the commit: whoever took our lock away may have deleted what the snapshot needs.
     lock.confirm().await?;
     ctx.check()?;
     // Not cut short by a cancellation: half a request might still have written it.
-    report.snapshot = pipeline::save(repository, FileKind::Snapshot, &json).await?;
+    report.snapshot = snapshot.put(repository).await?;
     check_committed(repository, lock, report.snapshot).await?;
     known.extend(state.index_files());
     fence::hold(repository, lock, report.snapshot, report.tree, &known, ctx).await?;
@@ -323,7 +377,11 @@ async fn find_parent(
 
 /// From when on a change may have escaped the run that made `parent`.
 fn racy_from(parent: &Snapshot) -> Time {
-    let began = parent.summary.as_ref().map_or(parent.time, |summary| summary.backup_start).timestamp;
+    tick_before(parent.summary.as_ref().map_or(parent.time, |summary| summary.backup_start).timestamp)
+}
+
+/// The last moment before `began` that a change made after it can carry.
+fn tick_before(began: Timestamp) -> Time {
     let nanos = u32::try_from(began.subsec_nanosecond()).unwrap_or(0);
     Time::new(began.as_second().saturating_sub(CLOCK_TICK_SECONDS), nanos)
 }
@@ -338,6 +396,7 @@ fn report(state: &State, tree: Id, parent: Option<Id>) -> BackupReport {
         files_new: files.new.get(),
         files_changed: files.changed.get(),
         files_unmodified: files.unmodified.get(),
+        files_resumed: counters.resumed.get(),
         dirs_new: dirs.new.get(),
         dirs_changed: dirs.changed.get(),
         dirs_unmodified: dirs.unmodified.get(),

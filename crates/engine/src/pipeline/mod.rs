@@ -9,6 +9,7 @@
 //! Not here: what is backed up and what becomes of it (`backup`).
 
 mod buffer;
+mod checkpoint;
 mod exclude;
 mod file;
 mod pack;
@@ -33,7 +34,7 @@ use crossbeam_channel::bounded;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::backup::Verify;
+use crate::backup::{Checkpoints, Verify};
 use crate::chunk::Chunker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::compress::Compression;
@@ -49,9 +50,10 @@ pub(crate) use pack::{OpenPacks, SealedBlob, SealedPack};
 use read::Reader;
 pub(crate) use roots::Roots;
 pub(crate) use state::State;
-use state::locked;
+pub(crate) use state::locked;
 pub(crate) use stream::Feed;
-pub(crate) use upload::{check_size, put_pack, save};
+use tree::Dir;
+pub(crate) use upload::{Proved, check_size, put_pack, save};
 use walk::{Rules, Walk};
 use worker::Claims;
 
@@ -75,6 +77,10 @@ pub(crate) struct Plan {
     pub(crate) parent: Option<Id>,
     /// Changes from this time on are not trusted to be visible in the parent.
     pub(crate) racy_from: Option<Time>,
+    /// Root tree of a killed run's checkpoint, and the same for it.
+    pub(crate) resume: Option<(Id, Time)>,
+    /// When to save what is finished.
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) excludes: Vec<String>,
     pub(crate) exclude_caches: bool,
     pub(crate) one_file_system: bool,
@@ -101,6 +107,8 @@ struct Shared {
     verify: Verify,
     /// Id of a smallest chunk of zeros, once that is stored.
     zero_chunk: OnceLock<Id>,
+    /// The root directory while it is being backed up, for checkpoints.
+    root_dir: OnceLock<Arc<Dir>>,
     /// Id of the root tree, once that is stored.
     root: Mutex<Option<Id>>,
     /// Why a stream does not become a snapshot, although all that was read of it is stored.
@@ -180,6 +188,7 @@ pub(crate) async fn run(
         compression: plan.compression,
         verify: plan.verify,
         zero_chunk: OnceLock::new(),
+        root_dir: OnceLock::new(),
         root: Mutex::default(),
         refused: Mutex::default(),
     });
@@ -188,6 +197,7 @@ pub(crate) async fn run(
         exclude_caches: plan.exclude_caches,
         one_file_system: plan.one_file_system,
         racy_from: plan.racy_from,
+        resume_racy_from: plan.resume.map(|(_, racy_from)| racy_from),
     };
     let workers = cpus();
     let readers = plan.readers.max(1);
@@ -204,7 +214,13 @@ pub(crate) async fn run(
     }
     match plan.input {
         Input::Walk(roots) => {
-            let walk = Arc::new(Walk::new(Arc::clone(&shared), rules, roots, plan.parent, Handle::current()));
+            let walk = Arc::new(Walk::new(
+                Arc::clone(&shared),
+                rules,
+                roots,
+                (plan.parent, plan.resume.map(|(tree, _)| tree)),
+                Handle::current(),
+            ));
             for _ in 0..readers {
                 let reader = Reader::new(Arc::clone(&shared), pool.clone(), jobs.clone());
                 let queue = file_queue.clone();
@@ -224,7 +240,7 @@ pub(crate) async fn run(
     // The queues end when the last thread that fills them does; these would keep them open.
     drop((files, file_queue, jobs, job_queue, packs, pool));
 
-    upload::run(&shared, pack_queue, plan.guess).await;
+    upload::run(&shared, pack_queue, plan.guess, plan.checkpoints).await;
     let failure = state.take_failure();
     threads.end().await;
     // A thread may have failed on its way out.

@@ -151,6 +151,25 @@ impl OpenPacks {
         Ok(flight.map(|flight| FullPack { open: std::mem::take(&mut *open), flight }))
     }
 
+    /// Closes every open pack that holds something, full or not, and hands it over. Waits while too many packs are on
+    /// their way.
+    pub(crate) fn close_open(&self, mut take: impl FnMut(FullPack) -> Result<()>) -> Result<()> {
+        let [heads, tails] = &self.data;
+        for pack in [heads, tails, &self.trees] {
+            let mut open = locked(pack);
+            if open.blobs.is_empty() {
+                continue;
+            }
+            // Closed: the run has stopped, and what is in the packs will not be needed.
+            let Ok(flight) = self.runtime.block_on(Arc::clone(&self.flights).acquire_owned()) else {
+                return Ok(());
+            };
+            let open = std::mem::take(&mut *open);
+            take(FullPack { open, flight })?;
+        }
+        Ok(())
+    }
+
     /// What is left at the end: the two data packs as one where they fit.
     pub(crate) async fn take_rest(&self) -> Result<Vec<FullPack>> {
         let [heads, tails] = &self.data;

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind};
-use crate::event::{Ctx, Event, Fault, FaultList, Progress};
+use crate::event::{Checkpoint, Ctx, Event, Fault, FaultList, Progress};
 use crate::id::Id;
+use crate::unreadable::Collector;
 
 /// A counter of the run.
 #[derive(Debug, Default)]
@@ -79,6 +81,8 @@ pub(crate) struct Counters {
     /// Their bytes.
     pub(crate) bytes_found: Counter,
     pub(crate) changed_while_reading: Counter,
+    /// Files that a killed run's checkpoint had, taken over unread.
+    pub(crate) resumed: Counter,
     /// Gone between listing and reading.
     pub(crate) vanished: Counter,
     pub(crate) sockets_skipped: Counter,
@@ -95,12 +99,16 @@ pub(crate) struct State {
     faults: Mutex<FaultList>,
     /// The first error that ended the run.
     fatal: Mutex<Option<Error>>,
-    /// Any fault ends the run.
-    strict: bool,
+    /// One more fault than this ends the run.
+    most_faults: u64,
+    /// All faults, for the repository.
+    unreadable: Collector,
     /// The walk has met everything: the totals are known.
     walked: AtomicBool,
     /// Index files that this run has written.
     index_files: Mutex<Vec<Id>>,
+    /// When the run began.
+    started: Timestamp,
 }
 
 /// A poisoned lock means that another thread panicked, which ends the run anyway; the data behind is only counted.
@@ -109,16 +117,18 @@ pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl State {
-    pub(crate) fn new(ctx: &Ctx, strict: bool) -> Self {
+    pub(crate) fn new(ctx: &Ctx, most_faults: u64) -> Self {
         Self {
             stop: ctx.cancel.child_token(),
             ctx: ctx.clone(),
             counters: Counters::default(),
             faults: Mutex::default(),
             fatal: Mutex::default(),
-            strict,
+            most_faults,
+            unreadable: Collector::default(),
             walked: AtomicBool::new(false),
             index_files: Mutex::default(),
+            started: Timestamp::now(),
         }
     }
 
@@ -151,22 +161,32 @@ impl State {
         })
     }
 
-    /// Records that one thing could not be read. The run goes on unless it is strict.
+    /// Records that one thing could not be read. The run goes on unless that was one too many.
     pub(crate) fn fault(&self, path: PathBuf, action: &'static str, error: &dyn std::fmt::Display) {
         let fault = Fault { path, action, error: error.to_string() };
-        if self.strict {
+        self.unreadable.add(&fault);
+        self.ctx.events.event(Event::Fault(fault.clone()));
+        let text = format!("{}: {} failed ({})", fault.path.display(), fault.action, fault.error);
+        let total = {
+            let mut faults = locked(&self.faults);
+            faults.push(fault);
+            faults.total
+        };
+        if total > self.most_faults {
+            let limit = match self.most_faults {
+                0 => "end at the first thing it cannot read".to_owned(),
+                most => format!("bear no more than {most} things that it cannot read"),
+            };
             self.fail(Error::new(
                 ErrorKind::Source,
-                format!(
-                    "{}: {} failed ({}), and the backup was told to end at the first thing it cannot read",
-                    fault.path.display(),
-                    fault.action,
-                    fault.error
-                ),
+                format!("{text}, and the backup was told to {limit}; there is no new snapshot"),
             ));
         }
-        self.ctx.events.event(Event::Fault(fault.clone()));
-        locked(&self.faults).push(fault);
+    }
+
+    /// All that could not be read.
+    pub(crate) fn unreadable(&self) -> &Collector {
+        &self.unreadable
     }
 
     /// What could not be read so far.
@@ -187,6 +207,11 @@ impl State {
     /// The walk is through: found counts are totals now.
     pub(crate) fn walk_finished(&self) {
         self.walked.store(true, Ordering::Relaxed);
+    }
+
+    /// What is finished so far is saved under this root tree.
+    pub(crate) fn checkpoint(&self, tree: Id) {
+        self.ctx.events.event(Event::Checkpoint(Checkpoint { tree, started: self.started }));
     }
 
     /// A phase begins.

@@ -65,13 +65,13 @@ pub(super) fn run(shared: &Arc<Shared>, pool: &Pool, jobs: &Sender<Job>, feed: F
     let (last, above) =
         names.split_last().map_or((&[][..], &[][..]), |(last, above)| (last.as_slice(), above));
     for name in above {
-        let Some(slot) = dirs.last().map(|dir| only_slot(dir)) else { return };
+        let Some(slot) = dirs.last().map(only_slot) else { return };
         path = super::state::join(&path, name);
         let dir = Dir::new(Some(slot), path.clone(), None);
         dir.set_node(node(name, NodeType::Dir, DIR_MODE));
         dirs.push(dir);
     }
-    let Some(slot) = dirs.last().map(|dir| only_slot(dir)) else { return };
+    let Some(slot) = dirs.last().map(only_slot) else { return };
     let file = File::new(slot, node(last, NodeType::File, FILE_MODE), Relation::New, None);
     for dir in &dirs {
         // None is complete before the file, which comes last.

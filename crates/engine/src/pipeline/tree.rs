@@ -2,13 +2,15 @@
 //!
 //! Not here: serialising and storing the closed tree (`worker`).
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::state::{Relation, State, locked};
+use crate::error::Result as EngineResult;
 use crate::format::node::Node;
+use crate::format::tree::TreeWriter;
 use crate::id::Id;
 
 /// A directory that is being backed up.
@@ -30,6 +32,8 @@ struct Inner {
     previous: Option<Node>,
     /// Entries in ascending order; `None` where nothing came of it.
     entries: Vec<Option<Node>>,
+    /// The directories among its entries that are not there yet, for checkpoints.
+    open: BTreeMap<usize, Weak<Dir>>,
 }
 
 /// A place in a directory that one entry will fill.
@@ -44,6 +48,15 @@ pub(crate) struct Closed {
     pub(crate) dir: Arc<Dir>,
 }
 
+/// The finished part of a directory that is open.
+pub(crate) struct Partial {
+    pub(crate) id: Id,
+    /// The tree's JSON.
+    pub(crate) json: Vec<u8>,
+    /// The directory's own metadata.
+    pub(crate) node: Option<Node>,
+}
+
 /// What a closed directory consists of.
 pub(crate) struct Content {
     pub(crate) node: Option<Node>,
@@ -55,7 +68,37 @@ impl Dir {
     /// A directory that is about to be listed.
     pub(crate) fn new(up: Option<Slot>, path: PathBuf, previous: Option<Node>) -> Arc<Self> {
         let inner = Inner { previous, ..Inner::default() };
-        Arc::new(Self { up, path, inner: Mutex::new(inner), pending: AtomicUsize::new(1) })
+        let dir = Arc::new(Self { up, path, inner: Mutex::new(inner), pending: AtomicUsize::new(1) });
+        if let Some(slot) = &dir.up {
+            locked(&slot.dir.inner).open.insert(slot.index, Arc::downgrade(&dir));
+        }
+        dir
+    }
+
+    /// The directories in it that are open, by the index of their place.
+    pub(crate) fn open_below(&self) -> Vec<(usize, Weak<Self>)> {
+        locked(&self.inner).open.iter().map(|(index, dir)| (*index, Weak::clone(dir))).collect()
+    }
+
+    /// What is finished of it, as a tree. `below` are the nodes of
+    /// open directories, by the index of their place. `None` while there is nothing to tell.
+    pub(crate) fn partial(&self, below: &HashMap<usize, Node>) -> EngineResult<Option<Partial>> {
+        let inner = locked(&self.inner);
+        let mut writer = TreeWriter::new();
+        let mut some = false;
+        for (index, entry) in inner.entries.iter().enumerate() {
+            if let Some(node) = entry.as_ref().or_else(|| below.get(&index)) {
+                writer.push(node)?;
+                some = true;
+            }
+        }
+        let node = inner.node.clone();
+        drop(inner);
+        if !some {
+            return Ok(None);
+        }
+        let (id, json) = writer.finish_with_id();
+        Ok(Some(Partial { id, json, node }))
     }
 
     /// Its metadata, once it is open.
@@ -88,10 +131,12 @@ impl Slot {
     /// Fills the place, with nothing where the entry could not be read or is left out. Returns the directory when
     /// this was the last one it waited for.
     pub(crate) fn fill(self, node: Option<Node>) -> Option<Closed> {
-        if node.is_some()
-            && let Some(place) = locked(&self.dir.inner).entries.get_mut(self.index)
-        {
-            *place = node;
+        if node.is_some() {
+            let mut inner = locked(&self.dir.inner);
+            inner.open.remove(&self.index);
+            if let Some(place) = inner.entries.get_mut(self.index) {
+                *place = node;
+            }
         }
         self.dir.arrived()
     }

@@ -2,6 +2,7 @@
 //!
 //! An index file is written early, of durable packs only, so that a run that is killed leaves its work to the next.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Shared;
+use super::checkpoint::{Brought, Checkpointer};
 use super::pack::SealedPack;
+use crate::backup::Checkpoints;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::index_file::{IndexFile, IndexedPack, MAX_BLOBS};
 use crate::id::Id;
@@ -30,9 +33,15 @@ pub(super) async fn run(
     shared: &Arc<Shared>,
     mut packs: mpsc::UnboundedReceiver<SealedPack>,
     guess: Option<(u64, u64)>,
+    checkpoints: Checkpoints,
 ) {
-    let mut uploads =
-        Uploads { shared, flying: JoinSet::new(), index: PendingIndex::new(shared.repository.clone()) };
+    let mut uploads = Uploads {
+        shared,
+        flying: JoinSet::new(),
+        index: PendingIndex::new(shared.repository.clone()),
+        outstanding: HashSet::new(),
+        checkpoint: Checkpointer::new(checkpoints),
+    };
     // Whatever it is waiting for, a hanging store too, ends with the run.
     let result = tokio::select! {
         biased;
@@ -54,6 +63,9 @@ struct Uploads<'a> {
     shared: &'a Arc<Shared>,
     flying: JoinSet<Result<IndexedPack>>,
     index: PendingIndex,
+    /// Packs that were sent and have not arrived.
+    outstanding: HashSet<Id>,
+    checkpoint: Checkpointer,
 }
 
 impl Uploads<'_> {
@@ -65,20 +77,40 @@ impl Uploads<'_> {
         let mut tick = tokio::time::interval(PROGRESS_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut feeding = true;
-        while feeding || !self.flying.is_empty() {
+        let mut rest_sent = false;
+        while !rest_sent || !self.flying.is_empty() {
+            // A checkpoint that is being made brings blobs too: the open packs are emptied after it.
+            if !feeding && !rest_sent && !self.checkpoint.is_building() {
+                self.send_rest().await?;
+                rest_sent = true;
+                continue;
+            }
             tokio::select! {
                 biased;
                 Some(done) = self.flying.join_next() => self.arrived(done).await?,
-                pack = packs.recv(), if feeding => {
-                    if let Some(pack) = pack {
-                        self.send(pack);
-                    } else {
-                        feeding = false;
-                        self.send_rest().await?;
+                brought = self.checkpoint.brought() => match brought? {
+                    Brought::Pack(pack) => self.send(pack),
+                    Brought::Built(tree) => {
+                        while let Ok(pack) = packs.try_recv() {
+                            self.send(pack);
+                        }
+                        if let Some(tree) = tree {
+                            self.checkpoint.wait_for(tree, self.outstanding.clone());
+                            self.tell_checkpoint().await?;
+                        }
                     }
-                }
+                },
+                pack = packs.recv(), if feeding => match pack {
+                    Some(pack) => self.send(pack),
+                    None => feeding = false,
+                },
                 _ = tick.tick() => {
                     self.shared.state.report_progress(guess);
+                    let counters = &self.shared.state.counters;
+                    let (files, bytes) = (counters.files.total(), counters.bytes_done.get());
+                    if feeding && self.checkpoint.is_due(files, bytes) {
+                        self.checkpoint.begin(self.shared, files, bytes);
+                    }
                     if self.index.is_due() {
                         self.index.flush().await?;
                     }
@@ -100,6 +132,7 @@ impl Uploads<'_> {
 
     fn send(&mut self, pack: SealedPack) {
         let shared = Arc::clone(self.shared);
+        self.outstanding.insert(pack.id);
         self.flying.spawn(async move {
             put_pack(&shared.repository, pack.id, pack.body.clone()).await?;
             shared.packs.take_back(pack.body);
@@ -111,9 +144,20 @@ impl Uploads<'_> {
     async fn arrived(&mut self, done: Result<Result<IndexedPack>, JoinError>) -> Result<()> {
         let pack =
             done.map_err(|e| Error::with_source(ErrorKind::Internal, "an upload was broken off", e))??;
+        self.outstanding.remove(&pack.id);
+        self.checkpoint.arrived(&pack.id);
         self.index.add(pack);
         if self.index.is_due() {
             self.index.flush().await?;
+        }
+        self.tell_checkpoint().await
+    }
+
+    /// Once all that a checkpoint needs is durable, it is indexed and told.
+    async fn tell_checkpoint(&mut self) -> Result<()> {
+        if let Some(tree) = self.checkpoint.take_durable() {
+            self.index.flush().await?;
+            self.shared.state.checkpoint(tree);
         }
         Ok(())
     }
@@ -185,20 +229,37 @@ pub(crate) async fn put_pack(repository: &Repository, id: Id, body: Bytes) -> Re
 /// Seals and writes an index or a snapshot: it is opened again first, a guard against broken memory, and looked for
 /// in the store after.
 pub(crate) async fn save(repository: &Repository, kind: FileKind, json: &[u8]) -> Result<Id> {
-    let (id, sealed) = repository.seal_unpacked(json)?;
-    let name = FileName { kind, id };
-    if repository.open_unpacked(kind, &id, &sealed)? != json {
-        return Err(Error::new(
-            ErrorKind::Internal,
-            format!(
-                "{name} does not read back as it was sealed and was not written. Check this machine's memory"
-            ),
-        ));
+    Proved::seal(repository, kind, json)?.put(repository).await
+}
+
+/// A sealed index or snapshot of which it is known that it can be opened again.
+pub(crate) struct Proved {
+    pub(crate) name: FileName,
+    sealed: Bytes,
+}
+
+impl Proved {
+    pub(crate) fn seal(repository: &Repository, kind: FileKind, json: &[u8]) -> Result<Self> {
+        let (id, sealed) = repository.seal_unpacked(json)?;
+        let name = FileName { kind, id };
+        if repository.open_unpacked(kind, &id, &sealed)? != json {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                format!(
+                    "{name} does not read back as it was sealed and was not written. Check this machine's memory"
+                ),
+            ));
+        }
+        Ok(Self { name, sealed })
     }
-    let size = sealed.len() as u64;
-    repository.store().put(name, sealed, PutMode::ContentAddressed).await?;
-    check_size(repository.store().as_ref(), name, size).await?;
-    Ok(id)
+
+    pub(crate) async fn put(self, repository: &Repository) -> Result<Id> {
+        let Self { name, sealed } = self;
+        let size = sealed.len() as u64;
+        repository.store().put(name, sealed, PutMode::ContentAddressed).await?;
+        check_size(repository.store().as_ref(), name, size).await?;
+        Ok(name.id)
+    }
 }
 
 /// Asks whether a file arrived whole. Some servers answer a write before they know, or after they have failed;

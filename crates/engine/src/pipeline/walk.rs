@@ -50,13 +50,15 @@ pub(crate) struct Rules {
     /// change, within the same tick of the clock. Only the inode's own change time tells, since any program may set
     /// the other to the future.
     pub(crate) racy_from: Option<Time>,
+    /// The same for the checkpoint of a killed run.
+    pub(crate) resume_racy_from: Option<Time>,
 }
 
 /// A directory to list.
 struct DirTask {
     dir: Arc<Dir>,
     place: Place,
-    previous: Option<Previous>,
+    before: Before,
     /// The device to stay on.
     device: Option<u64>,
     /// One of the paths that the caller named: without it there is nothing to back up.
@@ -71,7 +73,22 @@ enum Place {
     Above(PathBuf, BTreeMap<Vec<u8>, Roots>),
 }
 
-/// The parent's tree of a directory.
+/// What there is to compare a directory with.
+#[derive(Default)]
+struct Before {
+    /// In the parent snapshot.
+    parent: Option<Previous>,
+    /// In the checkpoint of a killed run.
+    resumed: Option<Previous>,
+}
+
+/// The same, loaded; or one entry of it.
+struct Known<T> {
+    parent: T,
+    resumed: T,
+}
+
+/// An earlier tree of a directory.
 struct Previous {
     id: Id,
     loading: Option<(JoinHandle<Result<Tree>>, OwnedSemaphorePermit)>,
@@ -106,23 +123,25 @@ struct Walker<'a> {
 }
 
 impl Walk {
-    /// A walk over `roots`, compared with the tree `parent`.
+    /// A walk over `roots`, compared with the trees of the parent and of a checkpoint.
     pub(crate) fn new(
         shared: Arc<Shared>,
         rules: Rules,
         roots: Roots,
-        parent: Option<Id>,
+        (parent, resumed): (Option<Id>, Option<Id>),
         runtime: Handle,
     ) -> Self {
-        let previous = parent.map(|id| Previous { id, loading: None });
+        let previous = |id| Previous { id, loading: None };
+        let before = Before { parent: parent.map(previous), resumed: resumed.map(previous) };
         let dir = Dir::new(None, PathBuf::from("/"), None);
+        let _ = shared.root_dir.set(Arc::clone(&dir));
         let is_root = matches!(roots, Roots::Here);
         let place = match roots {
             Roots::Above(children) => Place::Above(PathBuf::from("/"), children),
             // The whole file system is wanted.
             Roots::Here => Place::Above(PathBuf::from("/"), BTreeMap::new()),
         };
-        let first = DirTask { dir, place, previous, device: None, is_root };
+        let first = DirTask { dir, place, before, device: None, is_root };
         Self {
             shared,
             rules,
@@ -181,6 +200,13 @@ impl Walk {
         }
     }
 
+    fn load_both(&self, before: Before) -> Known<Tree> {
+        Known {
+            parent: self.load(before.parent).unwrap_or_default(),
+            resumed: self.load(before.resumed).unwrap_or_default(),
+        }
+    }
+
     fn load(&self, previous: Option<Previous>) -> Option<Tree> {
         let previous = previous?;
         let stop = self.shared.state.stop_signal();
@@ -213,6 +239,15 @@ impl Walk {
                 None
             }
         }
+    }
+
+    /// Begins to load what there is to compare a subdirectory with.
+    fn prefetch_both(&self, old: &Known<Option<Node>>) -> Before {
+        let subtree = |node: &Option<Node>| node.as_ref().and_then(|node| node.subtree);
+        let parent = subtree(&old.parent);
+        // The same where the killed run found nothing new.
+        let resumed = subtree(&old.resumed).filter(|id| Some(*id) != parent);
+        Before { parent: parent.map(|id| self.prefetch(id)), resumed: resumed.map(|id| self.prefetch(id)) }
     }
 
     fn prefetch(&self, id: Id) -> Previous {
@@ -263,13 +298,11 @@ impl Walker<'_> {
 
     /// Lists one directory; returns its subdirectories, the first one last.
     fn list(&mut self, task: DirTask) -> Vec<DirTask> {
-        let DirTask { dir, place, previous, device, is_root } = task;
+        let DirTask { dir, place, before, device, is_root } = task;
         let mut children = match place {
-            Place::Above(path, wanted) if !wanted.is_empty() => {
-                self.list_above(&dir, &path, wanted, previous)
-            }
+            Place::Above(path, wanted) if !wanted.is_empty() => self.list_above(&dir, &path, wanted, before),
             Place::Above(path, _) => match source::open_path_dir(&path) {
-                Ok(fd) => self.list_all(&dir, (&fd, c"."), None, previous, device, is_root),
+                Ok(fd) => self.list_all(&dir, (&fd, c"."), None, before, device, is_root),
                 Err(e) => {
                     self.dir_fault(&dir, is_root, "open", e);
                     Vec::new()
@@ -277,7 +310,7 @@ impl Walker<'_> {
             },
             Place::Entry(above, name, stat) => {
                 let own = Some((stat, name.to_bytes()));
-                self.list_all(&dir, (above.as_ref(), &name), own, previous, device, is_root)
+                self.list_all(&dir, (above.as_ref(), &name), own, before, device, is_root)
             }
         };
         self.close(dir.listed());
@@ -291,7 +324,7 @@ impl Walker<'_> {
         dir: &Arc<Dir>,
         path: &Path,
         wanted: BTreeMap<Vec<u8>, Roots>,
-        previous: Option<Previous>,
+        before: Before,
     ) -> Vec<DirTask> {
         let fd = match source::open_path_dir(path) {
             Ok(fd) => Arc::new(fd),
@@ -313,20 +346,19 @@ impl Walker<'_> {
                 Err(e) => self.fault(path.to_owned(), "stat", e),
             }
         }
-        let mut before = self.walk.load(previous).unwrap_or_default();
+        let mut known = self.walk.load_both(before);
         dir.expect(wanted.len());
         let mut children = Vec::new();
         for (index, (name, roots)) in wanted.into_iter().enumerate() {
             let slot = dir.slot(index);
-            let old = take_named(&mut before, &name);
+            let old = known.take(&name);
             let child = join(path, &name);
             match roots {
                 Roots::Above(below) => {
-                    let previous =
-                        old.as_ref().and_then(|node| node.subtree).map(|id| self.walk.prefetch(id));
-                    let dir = Dir::new(Some(slot), child.clone(), old);
+                    let before = self.walk.prefetch_both(&old);
+                    let dir = Dir::new(Some(slot), child.clone(), old.parent);
                     let place = Place::Above(child, below);
-                    children.push(DirTask { dir, place, previous, device: None, is_root: false });
+                    children.push(DirTask { dir, place, before, device: None, is_root: false });
                 }
                 Roots::Here => match CString::new(name) {
                     Ok(name) => children.extend(
@@ -344,7 +376,7 @@ impl Walker<'_> {
         dir: &Arc<Dir>,
         at: (&OwnedFd, &CStr),
         own: Option<(Stat, &[u8])>,
-        previous: Option<Previous>,
+        before: Before,
         device: Option<u64>,
         is_root: bool,
     ) -> Vec<DirTask> {
@@ -389,7 +421,7 @@ impl Walker<'_> {
             }
         };
         self.leave_out(&mut names, dir, &fd);
-        let mut before = self.walk.load(previous).unwrap_or_default();
+        let mut known = self.walk.load_both(before);
         dir.expect(names.len());
         let mut children = Vec::new();
         for (index, name) in names.iter().enumerate() {
@@ -397,7 +429,7 @@ impl Walker<'_> {
                 // Nothing is committed any more; the slots that stay empty close nothing.
                 return Vec::new();
             }
-            let old = take_named(&mut before, name.to_bytes());
+            let old = known.take(name.to_bytes());
             children.extend(self.entry(&fd, name, dir.slot(index), old, device));
         }
         children
@@ -423,7 +455,7 @@ impl Walker<'_> {
         fd: &Arc<OwnedFd>,
         name: &CStr,
         slot: Slot,
-        old: Option<Node>,
+        old: Known<Option<Node>>,
         device: Option<u64>,
     ) -> Option<DirTask> {
         let path = join(&slot.dir().path, name.to_bytes());
@@ -442,11 +474,12 @@ impl Walker<'_> {
         };
         match stat.kind {
             NodeType::Dir => {
-                let old = old.filter(|node| node.kind == NodeType::Dir);
-                let previous = old.as_ref().and_then(|node| node.subtree).map(|id| self.walk.prefetch(id));
-                let dir = Dir::new(Some(slot), path, old);
+                let is_dir = |node: &Node| node.kind == NodeType::Dir;
+                let old = Known { parent: old.parent.filter(is_dir), resumed: old.resumed.filter(is_dir) };
+                let before = self.walk.prefetch_both(&old);
+                let dir = Dir::new(Some(slot), path, old.parent);
                 let place = Place::Entry(Arc::clone(fd), name.to_owned(), stat);
-                return Some(DirTask { dir, place, previous, device, is_root: false });
+                return Some(DirTask { dir, place, before, device, is_root: false });
             }
             NodeType::File => self.file(fd, name, slot, old, &stat),
             NodeType::Socket => {
@@ -483,27 +516,32 @@ impl Walker<'_> {
         Some(node)
     }
 
-    fn file(&mut self, fd: &Arc<OwnedFd>, name: &CStr, slot: Slot, old: Option<Node>, stat: &Stat) {
+    fn file(&mut self, fd: &Arc<OwnedFd>, name: &CStr, slot: Slot, old: Known<Option<Node>>, stat: &Stat) {
         let shared = &self.walk.shared;
         let counters = &shared.state.counters;
         counters.files_found.add(1);
         counters.bytes_found.add(stat.size);
-        let relation = match old {
-            Some(old) if old.kind == NodeType::File => {
-                if self.is_unchanged(stat, &old) {
-                    let mut node = stat.node(name.to_bytes());
-                    node.size = old.size;
-                    node.content = old.content;
-                    // The inode did not change, so neither did these.
-                    node.xattrs = old.xattrs;
-                    counters.bytes_done.add(stat.size);
-                    self.with_run(|run| finish(slot, node, Relation::Unmodified, run));
-                    return;
-                }
-                Relation::Changed
-            }
-            _ => Relation::New,
+        let rules = &self.walk.rules;
+        let is_file = |node: &Node| node.kind == NodeType::File;
+        let (parent, resumed) = (old.parent.filter(is_file), old.resumed.filter(is_file));
+        let relation = if parent.is_some() { Relation::Changed } else { Relation::New };
+        let unchanged = match parent.filter(|old| self.is_unchanged(stat, old, rules.racy_from)) {
+            Some(old) => Some((old, Relation::Unmodified)),
+            None => resumed.filter(|old| self.is_unchanged(stat, old, rules.resume_racy_from)).map(|old| {
+                counters.resumed.add(1);
+                (old, relation)
+            }),
         };
+        if let Some((old, relation)) = unchanged {
+            let mut node = stat.node(name.to_bytes());
+            node.size = old.size;
+            node.content = old.content;
+            // The inode did not change, so neither did these.
+            node.xattrs = old.xattrs;
+            counters.bytes_done.add(stat.size);
+            self.with_run(|run| finish(slot, node, relation, run));
+            return;
+        }
         let link = (stat.links > 1).then_some((stat.device, stat.inode));
         let follower = Follower { slot, node: stat.node(name.to_bytes()), relation };
         let follower = match link {
@@ -538,10 +576,10 @@ impl Walker<'_> {
         call(&Run { state: &self.walk.shared.state, links: &self.walk.shared.links, close: &close });
     }
 
-    /// Whether the parent's content can be taken over: nothing that the kernel notes of a change differs, no change
+    /// Whether an earlier content can be taken over: nothing that the kernel notes of a change differs, no change
     /// came too late for the parent to see, and every chunk is still there.
-    fn is_unchanged(&self, stat: &Stat, old: &Node) -> bool {
-        let racy = self.walk.rules.racy_from.is_some_and(|from| stat.ctime >= from);
+    fn is_unchanged(&self, stat: &Stat, old: &Node, racy_from: Option<Time>) -> bool {
+        let racy = racy_from.is_some_and(|from| stat.ctime >= from);
         old.size == stat.size
             && old.mtime == stat.mtime
             && old.ctime == stat.ctime
@@ -551,6 +589,13 @@ impl Walker<'_> {
                 .content
                 .as_ref()
                 .is_some_and(|ids| ids.iter().all(|id| self.walk.shared.index.contains(BlobKind::Data, id)))
+    }
+}
+
+impl Known<Tree> {
+    /// Takes the entries of this name out.
+    fn take(&mut self, name: &[u8]) -> Known<Option<Node>> {
+        Known { parent: take_named(&mut self.parent, name), resumed: take_named(&mut self.resumed, name) }
     }
 }
 

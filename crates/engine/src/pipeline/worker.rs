@@ -62,7 +62,7 @@ impl Claims {
 const SCRATCH_KEPT: usize = 1 << 20;
 
 /// One worker's own tools.
-struct Worker {
+pub(super) struct Worker {
     shared: Arc<Shared>,
     packs: mpsc::UnboundedSender<SealedPack>,
     compressor: Compressor,
@@ -92,7 +92,7 @@ pub(crate) fn run(shared: Arc<Shared>, jobs: &Receiver<Job>, packs: mpsc::Unboun
 }
 
 impl Worker {
-    fn new(shared: Arc<Shared>, packs: mpsc::UnboundedSender<SealedPack>) -> Result<Self> {
+    pub(super) fn new(shared: Arc<Shared>, packs: mpsc::UnboundedSender<SealedPack>) -> Result<Self> {
         Ok(Self {
             compressor: Compressor::new(shared.compression)?,
             decompressor: Decompressor::new()?,
@@ -149,7 +149,7 @@ impl Worker {
     }
 
     /// Compresses, seals and packs a blob unless the repository or this run has it.
-    fn store(&mut self, kind: BlobKind, id: Id, plain: &[u8]) -> Result<()> {
+    pub(super) fn store(&mut self, kind: BlobKind, id: Id, plain: &[u8]) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         if shared.index.contains(kind, &id) || !shared.claims.claim(kind, id) {
             return Ok(());

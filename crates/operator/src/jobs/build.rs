@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::{ANNOTATION_RUN, CONTAINER, JobTask, RunRef};
+use super::{ANNOTATION_RUN, CONTAINER, JobTask, RunRef, checkpoint};
 use crate::access::Credentials;
 use crate::settings::Options;
 
@@ -30,6 +30,7 @@ pub const UNPRIVILEGED: i64 = 65532;
 const GRACE_SECONDS: i64 = 30;
 const RUN_VOLUME: &str = "run";
 const CLAIM_VOLUME: &str = "data";
+const CHECKPOINT_VOLUME: &str = "checkpoint";
 
 /// All that tells one Job from another.
 #[derive(Debug, Clone)]
@@ -378,6 +379,25 @@ fn pod_spec(plan: &JobPlan, settings: &Options) -> PodSpec {
             name: CLAIM_VOLUME.into(),
             mount_path: claim.path.clone(),
             read_only: Some(claim.read_only),
+            ..VolumeMount::default()
+        });
+    }
+    if let (JobTask::Backup, Some(component)) = (plan.task, &plan.component) {
+        volumes.push(Volume {
+            name: CHECKPOINT_VOLUME.into(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(checkpoint::name(&plan.run, component)),
+                default_mode: Some(0o444),
+                // There is none before the first one was made.
+                optional: Some(true),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        });
+        mounts.push(VolumeMount {
+            name: CHECKPOINT_VOLUME.into(),
+            mount_path: files::CHECKPOINT_DIRECTORY.into(),
+            read_only: Some(true),
             ..VolumeMount::default()
         });
     }

@@ -183,3 +183,23 @@ fn secrets_to_pull_with_are_named_only_where_they_are_set() {
     let named: Vec<String> = secrets(&settings).unwrap().into_iter().map(|secret| secret.name).collect();
     assert_eq!(named, ["registry"]);
 }
+
+#[test]
+fn all_attempts_at_a_component_find_the_checkpoint_of_the_one_before() {
+    let name_in = |job: &Job| {
+        let volumes = spec_of(job).volumes.unwrap();
+        let secret = volumes.into_iter().find(|v| v.name == CHECKPOINT_VOLUME)?.secret?;
+        assert_eq!(secret.optional, Some(true), "the first attempt has none");
+        secret.secret_name
+    };
+    let first = plan(Identity::Unprivileged, Placement::Anywhere);
+    let second = JobPlan { name: "another attempt".into(), ..first.clone() };
+    let other = JobPlan { component: Some("volume/logs".into()), ..first.clone() };
+    let restore = JobPlan { task: JobTask::Restore, ..first.clone() };
+    let [first, second, other, restore] =
+        [first, second, other, restore].map(|plan| name_in(&job(&plan, &settings())));
+    assert!(first.is_some());
+    assert_eq!(first, second);
+    assert_ne!(first, other);
+    assert_eq!(restore, None);
+}

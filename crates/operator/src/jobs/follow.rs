@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::{AsyncBufRead, AsyncBufReadExt, Stream, StreamExt};
 use holdfast_api::backup::Progress;
-use holdfast_protocol::Event;
+use holdfast_protocol::{Checkpoint, Event};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -97,6 +97,8 @@ struct Listener {
     run: RunRef,
     stop: CancellationToken,
     signs: Option<Signs>,
+    /// The newest checkpoint, until it is handed on.
+    checkpoint: Option<Checkpoint>,
     /// Bytes done at some moment within the last half minute, for the rate.
     mark: Option<(Instant, u64)>,
     last_word: Option<Instant>,
@@ -117,8 +119,14 @@ impl Board {
             if listeners.contains_key(&running.pod_uid) || listeners.len() >= LISTENERS {
                 return;
             }
-            let listener =
-                Listener { run: run.clone(), stop: stop.clone(), signs: None, mark: None, last_word: None };
+            let listener = Listener {
+                run: run.clone(),
+                stop: stop.clone(),
+                signs: None,
+                checkpoint: None,
+                mark: None,
+                last_word: None,
+            };
             listeners.insert(running.pod_uid.clone(), listener);
         }
         let shared = Arc::clone(&self.shared);
@@ -135,6 +143,20 @@ impl Board {
     /// What the runner in this pod last told.
     pub fn signs(&self, pod_uid: &str) -> Option<Signs> {
         self.shared.lock().get(pod_uid)?.signs.clone()
+    }
+
+    /// The newest checkpoint of the runner in this pod that was not handed on yet.
+    pub fn checkpoint(&self, pod_uid: &str) -> Option<Checkpoint> {
+        self.shared.lock().get(pod_uid)?.checkpoint.clone()
+    }
+
+    /// This checkpoint was handed on.
+    pub fn handed_on(&self, pod_uid: &str, checkpoint: &Checkpoint) {
+        if let Some(listener) = self.shared.lock().get_mut(pod_uid)
+            && listener.checkpoint.as_ref() == Some(checkpoint)
+        {
+            listener.checkpoint = None;
+        }
     }
 
     /// Stops listening to all runners of a run.
@@ -222,11 +244,13 @@ impl Listener {
     fn hear(&mut self, line: &str, now: Timestamp, at: Instant) {
         let mut signs = self.signs.take().unwrap_or(Signs { last_seen: now, progress: None });
         signs.last_seen = now;
-        if let Some(Event::Progress { phase, files_done, bytes_done, bytes_total, .. }) =
-            Event::from_line(line)
-        {
-            let bytes_per_second = self.rate(bytes_done, at);
-            signs.progress = Some(Told { phase, files_done, bytes_done, bytes_total, bytes_per_second });
+        match Event::from_line(line) {
+            Some(Event::Progress { phase, files_done, bytes_done, bytes_total, .. }) => {
+                let bytes_per_second = self.rate(bytes_done, at);
+                signs.progress = Some(Told { phase, files_done, bytes_done, bytes_total, bytes_per_second });
+            }
+            Some(Event::Checkpoint(checkpoint)) => self.checkpoint = Some(checkpoint),
+            _ => {}
         }
         self.signs = Some(signs);
     }
@@ -333,7 +357,8 @@ mod tests {
 
     fn listener() -> Listener {
         let run = RunRef { kind: RunKind::Backup, namespace: "a".into(), name: "b".into(), uid: "c".into() };
-        Listener { run, stop: CancellationToken::new(), signs: None, mark: None, last_word: None }
+        let stop = CancellationToken::new();
+        Listener { run, stop, signs: None, checkpoint: None, mark: None, last_word: None }
     }
 
     #[test]
@@ -358,6 +383,19 @@ mod tests {
         let signs = listener.signs.unwrap();
         assert_eq!(signs.last_seen, later);
         assert_eq!(signs.progress.unwrap().bytes_done, 10);
+    }
+
+    #[test]
+    fn the_newest_checkpoint_is_kept_until_it_is_handed_on() {
+        let mut listener = listener();
+        let (now, at) = (Timestamp::UNIX_EPOCH, Instant::now());
+        let checkpoint =
+            |tree: &str| Checkpoint { tree: tree.into(), started: "2026-11-20T02:00:00Z".into() };
+        for tree in ["a", "b"] {
+            listener.hear(&Event::Checkpoint(checkpoint(tree)).to_line(), now, at);
+        }
+        listener.hear(&progress(10), now, at);
+        assert_eq!(listener.checkpoint, Some(checkpoint("b")));
     }
 
     #[test]

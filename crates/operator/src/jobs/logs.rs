@@ -109,7 +109,7 @@ fn readable(log: &str) -> Vec<String> {
 
 fn readable_line(line: &str) -> Option<String> {
     let text = match Event::from_line(line) {
-        Some(Event::Progress { .. } | Event::Attachment { .. }) => return None,
+        Some(Event::Progress { .. } | Event::Attachment { .. } | Event::Checkpoint(_)) => return None,
         Some(Event::Log { level, message }) => format!("{level}: {message}"),
         Some(Event::Fault { path, action, error }) => format!("{action} {path}: {error}"),
         None if line.trim().is_empty() => return None,

@@ -13,6 +13,7 @@
 
 pub mod apply;
 pub mod build;
+pub mod checkpoint;
 pub mod denial;
 pub mod follow;
 pub mod logs;

@@ -15,6 +15,7 @@ use super::stop::{Stopped, abandoned, stop};
 use super::{LookAgain, lost, time_left};
 use crate::access::Credentials;
 use crate::context::Ctx;
+use crate::errors::Chain;
 use crate::jobs::apply::explain_waiting;
 use crate::jobs::follow::Silence;
 use crate::jobs::{
@@ -339,6 +340,16 @@ impl Crew<'_> {
         let board = &self.ctx.board;
         board.follow(self.run, view.namespace(), running);
         component.node.clone_from(&running.node);
+        if self.task == names::Task::Backup
+            && let Some(checkpoint) = board.checkpoint(&running.pod_uid)
+        {
+            let client = &self.ctx.client;
+            match jobs::checkpoint::hand_on(client, self.run, component.name, &view.job, &checkpoint).await {
+                Ok(()) => board.handed_on(&running.pod_uid, &checkpoint),
+                // Tried again at the next look; the backup itself does not need it.
+                Err(error) => tracing::warn!(error = %Chain(&error), "a checkpoint cannot be handed on"),
+            }
+        }
         match board.silence(view, self.now, self.ctx.settings.stuck_after).await {
             Silence::Alive { look_again } => {
                 self.look_again.after(look_again);

@@ -21,7 +21,7 @@ use crate::{lock, report};
 
 impl Job {
     pub(super) async fn backup(&self, volume: &BackupVolume) -> Result<Verdict, Failure> {
-        let spec = engine_spec(volume)?;
+        let spec = BackupSpec { resume: self.checkpoint, ..engine_spec(volume)? };
         let repository = Stop::bound(&self.ctx.cancel, self.open()).await?;
 
         // Before anything else: an earlier pod of this Job may have been killed after its commit. Then the source
@@ -45,6 +45,11 @@ impl Job {
                 Ok(report) => report,
                 Err(e) => return Err(self.refused(e)),
             };
+            if report.files_resumed > 0 {
+                let message =
+                    format!("{} files were taken over from a killed run's checkpoint", report.files_resumed);
+                self.reporter.log("info", message);
+            }
             self.reporter.phase("read back");
             Stop::bound(&self.ctx.cancel, prove(&repository, report.snapshot)).await?;
             Ok(judge(volume, result(&report)))

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_engine::event::Ctx;
+use holdfast_engine::event::{Checkpoint, Ctx};
 use holdfast_engine::repository::Repository;
 use holdfast_engine::store::{self, Store};
 use holdfast_protocol::{RunSpec, Task, Verdict};
@@ -40,6 +40,8 @@ pub(crate) struct Job {
     pub(crate) password: Option<SecretString>,
     /// The storage's recovery password.
     pub(crate) recovery_password: Option<SecretString>,
+    /// What an earlier runner of the same component had finished.
+    pub(crate) checkpoint: Option<Checkpoint>,
     /// How to stop the work, and who is told about it.
     pub(crate) ctx: Ctx,
     /// For rows and for lines of our own.
@@ -58,6 +60,7 @@ pub(crate) async fn perform(mut run: Run, reporter: &Arc<Reporter>, stop: &Stop)
         store,
         password: run.password,
         recovery_password: run.recovery_password,
+        checkpoint: run.checkpoint,
         ctx: Ctx { cancel: stop.work().child_token(), events: Arc::clone(reporter) as _ },
         reporter: Arc::clone(reporter),
     };

@@ -99,6 +99,7 @@ impl Place {
             store: self.store(),
             password: Some(PASSWORD.into()),
             recovery_password: Some(RECOVERY.into()),
+            checkpoint: None,
             ctx: Ctx { events: Arc::clone(&reporter) as _, ..Ctx::default() },
             reporter,
         };
