@@ -73,6 +73,13 @@ fn ratios(stats: &Stats) -> (f64, f64, f64) {
     )
 }
 
+/// A number as Go writes it: 100, not 100.0.
+fn number(value: f64) -> Value {
+    #[expect(clippy::cast_possible_truncation, reason = "used only where it is whole and small")]
+    let whole = value as i64;
+    if value.fract() == 0.0 && value.abs() < 1e15 { json!(whole) } else { json!(value) }
+}
+
 /// restic's object: what is 0 is left out.
 fn to_json(stats: &Stats) -> Value {
     let (ratio, progress, saving) = ratios(stats);
@@ -93,7 +100,7 @@ fn to_json(stats: &Stats) -> Value {
         ("compression_space_saving", saving),
     ] {
         if value != 0.0 {
-            out.insert(key.to_owned(), json!(value));
+            out.insert(key.to_owned(), number(value));
         }
     }
     out.insert("snapshots_count".to_owned(), json!(stats.snapshots));
@@ -131,6 +138,12 @@ mod tests {
     fn what_was_not_counted_is_not_said() {
         let found = Stats { snapshots: 2, total_size: 10, files: 3, ..Stats::default() };
         assert_eq!(to_json(&found), json!({"total_size": 10, "total_file_count": 3, "snapshots_count": 2}));
+        let all =
+            Stats { uncompressed: 8, compressed_blobs: 4, compressed_blobs_plain: 8, total_size: 5, ..found };
+        assert_eq!(
+            to_json(&all).to_string(),
+            r#"{"compression_progress":100,"compression_ratio":2,"compression_space_saving":37.5,"snapshots_count":2,"total_file_count":3,"total_size":5,"total_uncompressed_size":8}"#
+        );
         let text = describe(&found, CountMode::RestoreSize);
         assert!(text.ends_with("Total size: 10 B") && text.lines().count() == 3, "{text}");
     }
