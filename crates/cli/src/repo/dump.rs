@@ -64,31 +64,28 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let path = PathBuf::from(args.path.trim_end_matches('/'));
     let path = if path.as_os_str().is_empty() { PathBuf::from("/") } else { path };
     let spec = ArchiveSpec { snapshot, path, base: PathBuf::from("/"), format };
-    let report = match &args.target {
-        Some(target) => {
-            let unfinished = Unfinished::create(target)?;
-            let out = unfinished.file.try_clone().map_err(|e| cannot(target, &e))?;
-            let out = io::BufWriter::with_capacity(1 << 20, out);
-            let report = session.bound(archive::write(&repository, &index, spec, out, &session.ctx)).await?;
-            unfinished.keep()?;
-            report
+    let report = if let Some(target) = &args.target {
+        let unfinished = Unfinished::create(target)?;
+        let out = unfinished.file.try_clone().map_err(|e| cannot(target, &e))?;
+        let out = io::BufWriter::with_capacity(1 << 20, out);
+        let report = session.bound(archive::write(&repository, &index, spec, out, &session.ctx)).await?;
+        unfinished.keep()?;
+        report
+    } else {
+        // A file may be text; an archive would fill the screen with bytes.
+        let on_screen = io::stdout().is_terminal() && {
+            let is_dir = browse::subtree(&repository, &index, &spec.snapshot, &spec.path);
+            session.bound(is_dir).await.is_ok()
+        };
+        if session.ui.json() || on_screen {
+            return Err(Failure::usage(
+                "the data itself goes to standard output",
+                "redirect it, or name a file with --target",
+            ));
         }
-        None => {
-            // A file may be text; an archive would fill the screen with bytes.
-            let on_screen = io::stdout().is_terminal() && {
-                let is_dir = browse::subtree(&repository, &index, &spec.snapshot, &spec.path);
-                session.bound(is_dir).await.is_ok()
-            };
-            if session.ui.json() || on_screen {
-                return Err(Failure::usage(
-                    "the data itself goes to standard output",
-                    "redirect it, or name a file with --target",
-                ));
-            }
-            let out = io::BufWriter::with_capacity(1 << 20, io::stdout());
-            let result = session.bound(archive::write(&repository, &index, spec, out, &session.ctx)).await;
-            result.map_err(closed_output)?
-        }
+        let out = io::BufWriter::with_capacity(1 << 20, io::stdout());
+        let result = session.bound(archive::write(&repository, &index, spec, out, &session.ctx)).await;
+        result.map_err(closed_output)?
     };
     session.ui.close();
     tell(session, args, &report)?;

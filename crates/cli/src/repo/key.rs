@@ -24,7 +24,7 @@ enum Command {
     /// List the keys; `*` marks the one in use
     List,
     /// Add a password
-    Add(New),
+    Add(NewKey),
     /// Take a password away; never the one in use
     Remove {
         /// Id of the key, or the beginning of it
@@ -32,11 +32,11 @@ enum Command {
         id: String,
     },
     /// Replace the password in use by another
-    Passwd(New),
+    Passwd(NewKey),
 }
 
 #[derive(Debug, clap::Args)]
-struct New {
+struct NewKey {
     /// File with the new password; asked for on a terminal when absent
     #[arg(long, value_name = "FILE")]
     new_password_file: Option<PathBuf>,
@@ -90,7 +90,7 @@ async fn list(session: &Session<'_>, repository: &Repository) -> Result<()> {
     session.ui.print(table.render().trim_end())
 }
 
-impl New {
+impl NewKey {
     fn user(&self) -> String {
         self.user.clone().unwrap_or_else(username)
     }
@@ -100,7 +100,7 @@ impl New {
     }
 }
 
-async fn add(session: &Session<'_>, repository: &Repository, new: &New) -> Result<()> {
+async fn add(session: &Session<'_>, repository: &Repository, new: &NewKey) -> Result<()> {
     let password = Password::new_one(new.new_password_file.as_ref()).read(true)?;
     let id = session
         .locked(repository, async |_| {
@@ -127,7 +127,7 @@ async fn remove(session: &Session<'_>, repository: &Repository, id: &str) -> Res
     session.ui.print(&format!("removed key {removed}"))
 }
 
-async fn passwd(session: &Session<'_>, repository: &Repository, new: &New) -> Result<()> {
+async fn passwd(session: &Session<'_>, repository: &Repository, new: &NewKey) -> Result<()> {
     let password = Password::new_one(new.new_password_file.as_ref()).read(true)?;
     let (user, host) = (new.user(), new.host());
     let (opened, removed) = session

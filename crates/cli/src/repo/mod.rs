@@ -112,7 +112,7 @@ async fn perform(args: RepoArgs) -> u8 {
             Command::Diff(args) => diff::run(&session, &args).await,
             Command::Stats(args) => stats::run(&session, &args).await,
             Command::Tag(args) => tag::run(&session, &args).await,
-            Command::Copy(args) => copy::run(&session, &access, &args).await,
+            Command::Copy(args) => Box::pin(copy::run(&session, &access, &args)).await,
             Command::Key(args) => key::run(&session, &args).await,
             Command::List(args) => list::run(&session, &args).await,
             Command::Cat(args) => cat::run(&session, &args).await,

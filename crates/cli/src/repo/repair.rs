@@ -22,16 +22,16 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Make the index say again what the packs hold
-    Index(Index),
+    Index(IndexArgs),
     /// Write damaged snapshots anew without what is lost of them; run `repair index` first
     ///
     /// Files lose the parts that are gone, directories that cannot be read become empty. If the data is still there
     /// on its old place, a backup of it is better: it stores what is missing, and the snapshots are whole again.
-    Snapshots(Snapshots),
+    Snapshots(Which),
 }
 
 #[derive(Debug, clap::Args)]
-struct Index {
+struct IndexArgs {
     /// Read the header of every pack instead of believing the index where it fits
     #[arg(long)]
     read_all_packs: bool,
@@ -41,7 +41,7 @@ struct Index {
 }
 
 #[derive(Debug, clap::Args)]
-struct Snapshots {
+struct Which {
     /// Only these snapshots: ids, beginnings of ids, or `latest`
     #[arg(value_name = "SNAPSHOT")]
     snapshots: Vec<String>,
@@ -62,7 +62,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     }
 }
 
-async fn index(session: &Session<'_>, args: &Index) -> Result<u8> {
+async fn index(session: &Session<'_>, args: &IndexArgs) -> Result<u8> {
     let (how, mode) = match (args.add_only, args.read_all_packs) {
         (true, _) => (RepairIndex::AdoptOrphans, LockMode::Shared),
         (false, true) => (RepairIndex::FromScratch, LockMode::Exclusive),
@@ -105,7 +105,7 @@ async fn index(session: &Session<'_>, args: &Index) -> Result<u8> {
     Ok(if unreadable.is_empty() { exit::OK } else { exit::PARTIAL })
 }
 
-async fn snapshots(session: &Session<'_>, args: &Snapshots) -> Result<u8> {
+async fn snapshots(session: &Session<'_>, args: &Which) -> Result<u8> {
     let how = RepairSnapshots { dry_run: args.dry_run, forget: args.forget };
     let mode = if args.dry_run { LockMode::Shared } else { LockMode::Exclusive };
     let repository = session.open().await?;

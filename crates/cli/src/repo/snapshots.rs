@@ -30,15 +30,18 @@ pub(super) struct Args {
     filter: Filter,
 }
 
+/// The snapshots of a group, or all of them without a key.
+type Part = (Option<GroupKey>, Vec<(Id, Snapshot)>);
+
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let repository = session.open().await?;
     let found = session.select(&repository, &args.snapshots, &args.filter).await?;
     session.ui.close();
-    let groups = match args.group_by {
+    let groups: Vec<Part> = match args.group_by {
         Some(by) => group(&found, by).into_iter().map(|g| (Some(g.key), owned(g.snapshots))).collect(),
         None => vec![(None, found.clone())],
     };
-    let groups: Vec<(Option<GroupKey>, Vec<(Id, Snapshot)>)> = groups
+    let groups: Vec<Part> = groups
         .into_iter()
         .map(|(key, snapshots)| (key, args.latest.map_or(snapshots.clone(), |n| newest(&snapshots, n))))
         .collect();
@@ -84,7 +87,7 @@ fn newest(snapshots: &[(Id, Snapshot)], count: usize) -> Vec<(Id, Snapshot)> {
 }
 
 /// A list, or with groups a list of them, as restic writes it.
-fn json_of(groups: &[(Option<GroupKey>, Vec<(Id, Snapshot)>)]) -> Result<Value> {
+fn json_of(groups: &[Part]) -> Result<Value> {
     let rows = |snapshots: &[(Id, Snapshot)]| {
         snapshots.iter().map(|(id, snapshot)| to_json(id, snapshot)).collect::<Result<Vec<_>>>()
     };

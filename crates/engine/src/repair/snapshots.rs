@@ -155,31 +155,21 @@ impl Run<'_> {
                         top.changed |= mend_file(&self.index, &path, &mut node, losses);
                         top.done.push(node);
                     }
-                    NodeType::Dir => match node.subtree {
-                        Some(id) => match self.load(id).await? {
-                            Some(tree) => stack.push(frame(path, id, Some(node), &tree)),
-                            None => {
-                                losses.push(Loss {
-                                    path,
-                                    bytes: 0,
-                                    what: "the directory cannot be read and is empty now",
-                                });
-                                let empty = self.save(&[]).await?;
-                                top.done.push(Node { subtree: Some(empty), ..node });
-                                top.changed = true;
-                            }
-                        },
-                        None => {
-                            losses.push(Loss {
-                                path,
-                                bytes: 0,
-                                what: "the directory has no tree and is empty now",
-                            });
-                            let empty = self.save(&[]).await?;
-                            top.done.push(Node { subtree: Some(empty), ..node });
-                            top.changed = true;
+                    NodeType::Dir => {
+                        let below = match node.subtree {
+                            Some(id) => self.load(id).await?.map(|tree| (id, tree)),
+                            None => None,
+                        };
+                        if let Some((id, tree)) = below {
+                            stack.push(frame(path, id, Some(node), &tree));
+                            continue;
                         }
-                    },
+                        let what = "the directory cannot be read and is empty now";
+                        losses.push(Loss { path, bytes: 0, what });
+                        let empty = self.save(&[]).await?;
+                        top.done.push(Node { subtree: Some(empty), ..node });
+                        top.changed = true;
+                    }
                     NodeType::Irregular => {
                         losses.push(Loss { path, bytes: 0, what: "an entry of no known type was left out" });
                         top.changed = true;
