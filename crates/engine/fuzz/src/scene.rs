@@ -10,6 +10,7 @@ use holdfast_engine::crypto::Key;
 use holdfast_engine::format::compress::{Compression, Compressor};
 use holdfast_engine::format::index_file::{IndexFile, IndexedPack};
 use holdfast_engine::format::key_file::KeyFile;
+use holdfast_engine::format::node::NodeType;
 use holdfast_engine::format::pack::{self, BlobKind, PackedBlob};
 use holdfast_engine::repository::InitOptions;
 use holdfast_engine::restore::{Ownership, RestoreSpec, restore};
@@ -369,7 +370,12 @@ impl Scene {
             let snapshots = self.repo.snapshots().await?;
             let index = self.repo.load_index(&ctx).await?;
             for (_, snapshot) in snapshots {
-                browse::find(&self.repo, &index, &snapshot, path).await?;
+                let view = browse::View::new(&self.repo, &index, snapshot.clone())?;
+                if let Some(node) = view.stat(path).await?
+                    && node.kind == NodeType::File
+                {
+                    view.read_range(&node, 3, 1 << 20).await?;
+                }
                 let text = path.to_string_lossy();
                 let mut entries = 0;
                 let each = |_: &Path, _: &_| {
