@@ -45,9 +45,10 @@ impl Emulator {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        let emulator = Self { child, port, _directory: directory };
         for _ in 0..1200 {
             if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Self { child, port, _directory: directory };
+                return emulator;
             }
             std::thread::sleep(Duration::from_millis(25));
         }

@@ -51,25 +51,25 @@ impl Player {
         let counter = Arc::clone(&asked);
         let answers = Mutex::new(VecDeque::from(answers));
         let heard = Arc::new(Mutex::new(Vec::new()));
-        let heads = Arc::clone(&heard);
+        let record = Arc::clone(&heard);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = BufReader::new(stream.unwrap());
                 let mut length = 0;
-                let mut head = String::new();
+                let mut request = String::new();
                 loop {
                     let mut line = String::new();
                     // A client that hangs up without a word is of no interest.
                     if stream.read_line(&mut line).unwrap_or(0) == 0 || line == "\r\n" {
                         break;
                     }
-                    head.push_str(&line);
+                    request.push_str(&line);
                     if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
                         length = value.trim().parse().unwrap();
                     }
                 }
                 let _ = stream.read_exact(&mut vec![0; length]);
-                heads.lock().unwrap().push(head);
+                record.lock().unwrap().push(request);
                 counter.fetch_add(1, Ordering::SeqCst);
                 let mut answers = answers.lock().unwrap();
                 let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
@@ -85,10 +85,10 @@ impl Player {
             secret_access_key: Some("secret".to_owned().into()),
             ..S3Options::default()
         };
-        self.store_with(&format!("s3:{scheme}://127.0.0.1:{}/bucket", self.port), s3)
+        Self::store_with(&format!("s3:{scheme}://127.0.0.1:{}/bucket", self.port), s3)
     }
 
-    fn store_with(&self, location: &str, s3: S3Options) -> Arc<dyn Store> {
+    fn store_with(location: &str, s3: S3Options) -> Arc<dyn Store> {
         let options = StoreOptions {
             s3,
             retry: RetryPolicy {
@@ -222,7 +222,7 @@ async fn keys_that_were_rotated_are_read_again() {
         answer("200 OK", "", "content"),
         refused,
     ]);
-    let store = player.store_with(&format!("s3:http://127.0.0.1:{}/bucket", player.port), s3);
+    let store = Player::store_with(&format!("s3:http://127.0.0.1:{}/bucket", player.port), s3);
     store.get(NAME, None).await.unwrap();
     write("new");
     assert_eq!(store.get(NAME, None).await.unwrap(), "content");
@@ -244,7 +244,7 @@ async fn the_bucket_may_stand_in_the_hosts_name() {
         ..S3Options::default()
     };
     // Names below localhost lead to this machine.
-    let store = player.store_with(&format!("s3:http://localhost:{}/bucket/a", player.port), s3);
+    let store = Player::store_with(&format!("s3:http://localhost:{}/bucket/a", player.port), s3);
     match store.get(NAME, None).await {
         Ok(content) => assert_eq!(content, "content"),
         // Where the resolver does not know that, the attempt still shows where it went.

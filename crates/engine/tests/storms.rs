@@ -152,7 +152,7 @@ impl Sea {
         let there = content(target);
         let wrong: Vec<_> =
             there.iter().filter(|(name, bytes)| expected.get(*name) != Some(*bytes)).collect();
-        assert!(wrong.is_empty(), "{:?} is there and wrong", wrong[0].0);
+        assert!(wrong.is_empty(), "{} is there and wrong", wrong[0].0.display());
         let report = outcome?;
         let whole = report.faults.is_empty();
         assert_eq!(whole, there == *expected, "the report says what is there: {:?}", report.faults.first);

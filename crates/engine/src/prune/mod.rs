@@ -147,6 +147,9 @@ pub struct PruneReport {
     pub duration: Duration,
 }
 
+/// Longer than any writer needs for one file.
+const UNFINISHED_AFTER: std::time::Duration = std::time::Duration::from_hours(24);
+
 /// Prunes. Takes the locks it needs: a shared one for the first half, an exclusive one for the second.
 ///
 /// # Errors
@@ -172,6 +175,14 @@ pub async fn prune(repo: &Repository, locking: &Locking, spec: &PruneSpec, ctx: 
     // Each half has a context of its own: its lock's loss ends it, not the caller.
     let half = Ctx { cancel: ctx.cancel.child_token(), events: Arc::clone(&ctx.events) };
     let guard = repo.lock(mode, &locking.holder, locking.wait, &locking.dead_holders, &half).await?;
+    if !spec.dry_run {
+        // The beginning of a file whose writer died; nobody ever reads it.
+        match repo.store().remove_unfinished(UNFINISHED_AFTER).await {
+            Ok(0) => {}
+            Ok(files) => tracing::info!(files, "unfinished files of writers that died were removed"),
+            Err(e) => tracing::warn!(error = %e.chain(), "unfinished files could not be removed"),
+        }
+    }
     let outcome = first_half(repo, &guard, spec, &half).await;
     let mut first = match finish(guard, outcome, spec.instant && !spec.dry_run).await? {
         (first, Some(guard)) => {

@@ -303,6 +303,10 @@ impl Store for FaultStore {
         self.inner.list_extra(directory, limit).await
     }
 
+    async fn remove_unfinished(&self, age: Duration) -> Result<u64> {
+        self.inner.remove_unfinished(age).await
+    }
+
     fn describe(&self) -> String {
         self.inner.describe()
     }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::io::Errno;
@@ -199,6 +200,31 @@ impl Files {
         sync_directory(&self.base)
     }
 
+    /// Temporary files, restic's too, that were last written more than `age` ago.
+    fn remove_unfinished(&self, age: Duration) -> Result<u64> {
+        let mut directories = vec![self.base.clone()];
+        for kind in [FileKind::Key, FileKind::Lock, FileKind::Snapshot, FileKind::Index] {
+            directories.push(self.base.join(kind.directory()));
+        }
+        directories.extend((0..=255_u8).map(|byte| self.base.join(format!("data/{byte:02x}"))));
+        let now = SystemTime::now();
+        let mut removed = 0_u64;
+        for directory in directories {
+            for entry in read_dir(&directory)? {
+                if !entry.file_name().to_str().is_some_and(is_temporary) {
+                    continue;
+                }
+                // One that cannot be looked at is just being finished by somebody.
+                let written = entry.metadata().and_then(|m| m.modified());
+                if written.is_ok_and(|time| now.duration_since(time).is_ok_and(|passed| passed > age)) {
+                    remove(&entry.path())?;
+                    removed = removed.saturating_add(1);
+                }
+            }
+        }
+        Ok(removed)
+    }
+
     fn list_extra(&self, directory: &str, limit: usize) -> Result<Vec<String>> {
         let path = self.extra_path(directory)?;
         let mut names = Vec::new();
@@ -216,6 +242,15 @@ impl Files {
         names.sort_unstable();
         Ok(names)
     }
+}
+
+/// `<id>-tmp-<random>`, or the same for the config.
+fn is_temporary(name: &str) -> bool {
+    name.split_once("-tmp-").is_some_and(|(of, random)| {
+        (of == "config" || of.parse::<Id>().is_ok())
+            && !random.is_empty()
+            && random.bytes().all(|b| b.is_ascii_alphanumeric())
+    })
 }
 
 /// All entries of a directory; none when it does not exist.
@@ -435,6 +470,10 @@ impl Store for LocalStore {
     async fn list_extra(&self, directory: &str, limit: usize) -> Result<Vec<String>> {
         let directory = directory.to_owned();
         self.run(move |f| f.list_extra(&directory, limit)).await
+    }
+
+    async fn remove_unfinished(&self, age: Duration) -> Result<u64> {
+        self.run(move |f| f.remove_unfinished(age)).await
     }
 
     fn describe(&self) -> String {

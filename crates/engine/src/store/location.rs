@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(url, "https://host:8000/a/b/");
         assert_eq!((login.username(), login.password().expose_secret()), ("me", "p@ss:@word"));
         assert_eq!(location.to_string(), "rest:https://host:8000/a/b/");
-        assert!(!format!("{location:?}").contains("word"));
+        assert!(!format!("{location:?}").contains("@word"));
         assert_eq!(location.join("c").to_string(), "rest:https://host:8000/a/b/c/");
         let plain: Location = "rest:http://host".parse().unwrap();
         assert_eq!(plain, Location::Rest { url: "http://host/".into(), login: None });

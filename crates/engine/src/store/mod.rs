@@ -17,6 +17,7 @@ mod tests;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -182,6 +183,12 @@ pub trait Store: Send + Sync {
     /// names of files, and names of directories with a `/` at their end; at most `limit`. One level only, so
     /// that looking for repositories in a storage never walks through their packs. Nothing there: empty.
     async fn list_extra(&self, directory: &str, limit: usize) -> Result<Vec<String>>;
+
+    /// Removes what writers that died left half written for longer than `age`; gives how many files. Stores where a
+    /// file is whole or not there have none.
+    async fn remove_unfinished(&self, _age: Duration) -> Result<u64> {
+        Ok(0)
+    }
 
     /// The location for people and error messages, without secrets.
     fn describe(&self) -> String;

@@ -133,7 +133,6 @@ impl RestStore {
         )
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "errors come here by `map_err`")]
     fn broken(&self, what: &str, error: reqwest::Error) -> Error {
         let (kind, advice) = if find::<rustls::Error>(&error).is_some() {
             (

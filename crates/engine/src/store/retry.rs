@@ -149,11 +149,11 @@ impl RetryStore {
             number += 1;
             let pause = jitter(bound);
             // Not how often: the same failure has to read the same each time.
-            let given_up = if Instant::now() + pause >= end {
-                Some(format!("{what} kept failing for {} s", deadline.as_secs()))
-            } else if failing.total() >= self.policy.budget {
+            let given_up = if failing.total() >= self.policy.budget {
                 let minutes = self.policy.budget.as_secs() / 60;
                 Some(format!("{what} failed, and the store has been failing for {minutes} min in all"))
+            } else if Instant::now() + pause >= end {
+                Some(format!("{what} kept failing for {} s", deadline.as_secs()))
             } else {
                 None
             };
@@ -297,6 +297,10 @@ impl Store for RetryStore {
             self.inner.list_extra(directory, limit)
         })
         .await
+    }
+
+    async fn remove_unfinished(&self, age: Duration) -> Result<u64> {
+        self.retry("removing unfinished files", self.open_end(), |_| self.inner.remove_unfinished(age)).await
     }
 
     fn describe(&self) -> String {
