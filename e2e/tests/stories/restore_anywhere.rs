@@ -146,14 +146,8 @@ fn another_namespace_restores_only_where_it_was_let() {
         apply("let")?;
         let done = ended("let")?;
         says(&done, &["\"phase\":\"Succeeded\"", &format!("\"namespace\":\"{source}\"")])?;
-        story.kubectl.apply(&format!(
-            "{}",
-            workload::keeper(&Keeper::deployment("look", "data")).replacen(
-                "metadata: {",
-                &format!("metadata: {{namespace: {other}, "),
-                1
-            )
-        ))?;
+        let look = workload::keeper(&Keeper::deployment("look", "data"));
+        story.kubectl.run_with(&["-n", &other, "apply", "-f", "-"], look.as_bytes())?;
         let pod = workload::ready_pod(&story.kubectl, &other, "look")?;
         expect(story.kubectl.shell(&other, &pod, "cat /store/file")?.trim(), "shared")?;
         story.nothing_left()
@@ -174,7 +168,7 @@ fn bucket_and_recovery_password_are_enough() {
         story.kubectl.run(&["annotate", "namespace", &new, "holdfast.dev/allow-root-runner=true"])?;
         let storage = story.storage_yaml("found").replace("default: true", "default: false");
         let yaml = format!(
-            "{storage}---\napiVersion: holdfast.dev/v1alpha1\nkind: Restore\nmetadata: {{name: back}}\nspec:\n  from: {{repository: {{storageRef: {{name: found}}, directory: {directory}}}}}\n  missingClaims: Create\n"
+            "{storage}---\napiVersion: holdfast.dev/v1alpha1\nkind: Restore\nmetadata: {{name: back}}\nspec:\n  from: {{repository: {{storageRef: {{name: found}}}}}}\n  missingClaims: Create\n"
         );
         story.kubectl.run_with(&["-n", &new, "apply", "--validate=strict", "-f", "-"], yaml.as_bytes())?;
         let done = story.kubectl.until(&new, "restore", "back", holdfast_e2e::story::RUN, |o| {
