@@ -352,7 +352,7 @@ async fn python_finds_every_file_in_a_zip() {
     // Pipe and devices; the socket was never stored.
     assert_eq!(report.left_out, 3);
     // Every regular file with a name that is text, by name, mode and digest; and every link's target.
-    let script = r#"
+    let script = r"
 import hashlib, os, stat, sys, zipfile
 root, path = sys.argv[1:]
 z = zipfile.ZipFile(path)
@@ -377,7 +377,7 @@ for folder, _, names in os.walk(root):
         else:
             assert info is None, at
 print(checked)
-"#;
+";
     let said = must(Command::new("python3").args(["-c", script]).arg(&source).arg(&zip));
     assert!(said.trim().parse::<u64>().unwrap() > 240, "{said}");
 }
