@@ -17,8 +17,8 @@ pub(super) struct Args {
     /// Read and verify all stored data, not only the structure
     #[arg(long, conflicts_with = "read_data_subset")]
     read_data: bool,
-    /// Read a part: N/M (the n-th of m parts) or P% (packs chosen at random)
-    #[arg(long, value_name = "N/M|P%")]
+    /// Read a part: N/M (the n-th of m parts), P% or an amount such as 50M or 2G (packs chosen at random)
+    #[arg(long, value_name = "N/M|P%|SIZE")]
     read_data_subset: Option<Subset>,
     /// Take no lock: for a store that may only be read
     #[arg(long)]
@@ -36,16 +36,31 @@ impl FromStr for Subset {
         let parsed = if let Some(percent) = text.strip_suffix('%') {
             let share = percent.parse::<f64>().ok().map(|p| p / 100.0).filter(|s| *s > 0.0 && *s <= 1.0);
             share.map(ReadData::Fraction)
+        } else if let Some((n, m)) = text.split_once('/') {
+            let part = n.parse::<u8>().ok().zip(m.parse::<u8>().ok());
+            part.filter(|(n, m)| (1..=*m).contains(n)).map(|(n, m)| ReadData::Subset { n, m })
         } else {
-            text.split_once('/')
-                .and_then(|(n, m)| Some((n.parse::<u8>().ok()?, m.parse::<u8>().ok()?)))
-                .filter(|(n, m)| (1..=*m).contains(n))
-                .map(|(n, m)| ReadData::Subset { n, m })
+            bytes(text).filter(|b| *b > 0).map(ReadData::Bytes)
         };
-        parsed
-            .map(Self)
-            .ok_or_else(|| "write N/M with 1 ≤ N ≤ M ≤ 255, or a percentage up to 100%".to_owned())
+        parsed.map(Self).ok_or_else(|| {
+            "write N/M with 1 ≤ N ≤ M ≤ 255, a percentage up to 100%, or an amount such as 50M or 2G"
+                .to_owned()
+        })
     }
+}
+
+/// A number of bytes as restic takes it: with k, m, g or t in either case, each 1024 times the one before.
+fn bytes(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text.get(digits.len()..)?.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
@@ -151,7 +166,26 @@ mod tests {
     fn parts_are_written_as_for_restic() {
         assert_eq!("2/5".parse(), Ok(Subset(ReadData::Subset { n: 2, m: 5 })));
         assert_eq!("10%".parse(), Ok(Subset(ReadData::Fraction(0.1))));
-        for bad in ["0/5", "6/5", "1/256", "0%", "101%", "x", "/", "%", "nan%"] {
+        assert_eq!("50M".parse(), Ok(Subset(ReadData::Bytes(50 << 20))));
+        assert_eq!("2g".parse(), Ok(Subset(ReadData::Bytes(2 << 30))));
+        assert_eq!("1000".parse(), Ok(Subset(ReadData::Bytes(1000))));
+        for bad in [
+            "0",
+            "M",
+            "5X",
+            "5MM",
+            "-1M",
+            "99999999T",
+            "0/5",
+            "6/5",
+            "1/256",
+            "0%",
+            "101%",
+            "x",
+            "/",
+            "%",
+            "nan%",
+        ] {
             assert!(bad.parse::<Subset>().is_err(), "{bad}");
         }
     }

@@ -18,6 +18,10 @@ use crate::read::fetch::{self, Request};
 use crate::read::{BlobOpener, is_damage};
 use crate::store::{FileKind, FileName};
 
+/// Bytes of packs that wait or are worked on: with packs of the usual size one for each of two cores, and one on its
+/// way.
+const BUDGET: u32 = 52 << 20;
+
 /// A pack to read.
 struct Chosen {
     id: Id,
@@ -43,7 +47,8 @@ pub(super) fn check(tools: &Tools, known: &Known, how: ReadData, findings: &Find
         .collect();
     let by_pack = known.index.by_pack();
     let index = Arc::clone(&known.index);
-    let fetched = fetch::spawn(
+    let fetched = fetch::spawn_within(
+        BUDGET,
         Arc::clone(tools.repo.store()),
         move |number| index.packs().get(number as usize).map(|p| p.id),
         requests,
@@ -87,18 +92,40 @@ fn choose(packs: &mut Vec<Chosen>, how: ReadData) -> Result<()> {
         ReadData::All => {}
         ReadData::Subset { n, m } => packs.retain(|p| in_part(&p.id, n, m)),
         ReadData::Fraction(share) => {
-            let mut keys = HashMap::with_capacity(packs.len());
-            for pack in packs.iter() {
-                let mut random = [0_u8; 8];
-                crate::crypto::random(&mut random)?;
-                keys.insert(pack.id, random);
-            }
-            packs.sort_unstable_by_key(|p| keys.get(&p.id).copied());
+            shuffle(packs)?;
             packs.truncate(share_of(packs.len(), share));
+        }
+        ReadData::Bytes(bytes) => {
+            shuffle(packs)?;
+            packs.truncate(enough(packs.iter().map(|p| p.size), bytes));
         }
     }
     packs.sort_unstable_by_key(|p| p.number);
     Ok(())
+}
+
+fn shuffle(packs: &mut [Chosen]) -> Result<()> {
+    let mut keys = HashMap::with_capacity(packs.len());
+    for pack in packs.iter() {
+        let mut random = [0_u8; 8];
+        crate::crypto::random(&mut random)?;
+        keys.insert(pack.id, random);
+    }
+    packs.sort_unstable_by_key(|p| keys.get(&p.id).copied());
+    Ok(())
+}
+
+/// How many packs in a row have no more than so many bytes; at least one.
+fn enough(sizes: impl Iterator<Item = u64>, bytes: u64) -> usize {
+    let mut left = bytes;
+    let fitting = sizes.take_while(|size| match left.checked_sub(*size) {
+        Some(rest) => {
+            left = rest;
+            true
+        }
+        None => false,
+    });
+    fitting.count().max(1)
 }
 
 /// The parts are those of restic, so that both can take turns.
@@ -212,6 +239,14 @@ mod tests {
                 assert_eq!((1..=m).filter(|n| in_part(&id, *n, m)).count(), 1);
             }
         }
+    }
+
+    #[test]
+    fn an_amount_is_at_least_one_pack_and_never_more_than_asked() {
+        assert_eq!(enough([10, 20, 30].into_iter(), 5), 1);
+        assert_eq!(enough([10, 20, 30].into_iter(), 30), 2);
+        assert_eq!(enough([10, 20, 30].into_iter(), 59), 2);
+        assert_eq!(enough([10, 20, 30].into_iter(), u64::MAX), 3);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub enum ReadData {
     },
     /// A share of the packs chosen at random, above 0 up to 1; at least one pack.
     Fraction(f64),
+    /// Packs chosen at random that together have no more than so many bytes; at least one pack.
+    Bytes(u64),
 }
 
 /// What to check.
@@ -135,6 +137,9 @@ pub async fn check(
                 ErrorKind::Usage,
                 format!("{share} is no share of the data: above 0, up to 1"),
             ));
+        }
+        ReadData::Bytes(0) => {
+            return Err(Error::new(ErrorKind::Usage, "0 bytes are no part of the data"));
         }
         _ => {}
     }

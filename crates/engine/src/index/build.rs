@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 
 use super::places::Places;
-use super::shard::{self, Loading, Shard};
+use super::shard::{self, Entry, Loading, Shard};
 use super::{Index, PackInfo, SHARDS, shard_of};
 use crate::format::index_file::IndexFile;
 use crate::format::pack::{self, BlobKind, PackedBlob};
@@ -19,7 +19,7 @@ const WORTH_THREADS: usize = 200_000;
 /// Collects index files into an [`Index`].
 #[derive(Debug)]
 pub struct IndexBuilder {
-    shards: Vec<Vec<Loading>>,
+    shards: Vec<Loading>,
     places: Places,
     packs: Vec<PackInfo>,
     /// Number of each pack, and a digest of its first listing.
@@ -45,7 +45,7 @@ impl IndexBuilder {
     /// Nothing yet.
     pub fn new() -> Self {
         Self {
-            shards: vec![Vec::new(); 2 * SHARDS],
+            shards: vec![Loading::default(); 2 * SHARDS],
             places: Places::default(),
             packs: Vec::new(),
             known: HashMap::new(),
@@ -93,7 +93,7 @@ impl IndexBuilder {
     fn push(&mut self, pack: u32, blob: &PackedBlob) {
         let Some(number) = self.places.push(pack, blob) else { return };
         if let Some(shard) = self.shards.get_mut(shard_of(blob.kind, &blob.id)) {
-            shard.push(shard::loading(&blob.id, number));
+            shard.push(&shard::entry(&blob.id, number));
         }
         if let Some(pack) = self.packs.get_mut(pack as usize) {
             let entry = blob.entry_length() as u64;
@@ -113,7 +113,7 @@ impl IndexBuilder {
         self.add_others();
         let Self { shards, mut places, mut packs, marks, mut files, .. } = self;
         // One after the other, so that there are never two of all.
-        let shards: Vec<Shard> = shards.into_iter().map(|entries| Shard::new(&entries)).collect();
+        let shards: Vec<Shard> = shards.into_iter().map(Shard::new).collect();
         files.sort_unstable();
         packs.shrink_to_fit();
         places.shrink();
@@ -152,8 +152,9 @@ impl IndexBuilder {
     /// Whether a blob is among the sorted entries, at that very place.
     fn has(&self, pack: u32, blob: &PackedBlob) -> bool {
         let Some(shard) = self.shards.get(shard_of(blob.kind, &blob.id)) else { return false };
-        let wanted = shard::loading(&blob.id, 0);
-        let same_id = |entry: &Loading| entry.get(..31) == wanted.get(..31);
+        let shard = shard.entries();
+        let wanted = shard::entry(&blob.id, 0);
+        let same_id = |entry: &Entry| entry.get(..31) == wanted.get(..31);
         let start = shard.partition_point(|entry| *entry < wanted);
         let copies = shard.get(start..).unwrap_or_default().iter().take_while(|e| same_id(e));
         copies.filter_map(|entry| self.places.at(shard::number(entry))).any(|place| {
@@ -163,11 +164,11 @@ impl IndexBuilder {
     }
 }
 
-fn sort(shards: &mut [Vec<Loading>]) {
-    let entries: usize = shards.iter().map(Vec::len).sum();
+fn sort(shards: &mut [Loading]) {
+    let entries: usize = shards.iter().map(Loading::len).sum();
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
     if entries < WORTH_THREADS || threads < 2 {
-        shards.iter_mut().for_each(|s| s.sort_unstable());
+        shards.iter_mut().for_each(Loading::sort);
         return;
     }
     // Small shares, dealt out as the threads come: shards of trees are much smaller than those of data.
@@ -176,7 +177,7 @@ fn sort(shards: &mut [Vec<Loading>]) {
         loop {
             let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
             let Some(shard) = next else { return };
-            shard.sort_unstable();
+            shard.sort();
         }
     };
     std::thread::scope(|scope| {

@@ -132,6 +132,17 @@ impl Index {
         (!copies.is_empty()).then(|| self.bases.get(number).map(|b| b.saturating_add(copies.start)))?
     }
 
+    /// The blob at a position of [`Index::iter`].
+    pub fn at(&self, ordinal: usize) -> Option<(BlobKind, Id, BlobLocation)> {
+        // Empty shards begin where the next one does; the last that begins here has the blob.
+        let shard = self.bases.partition_point(|b| *b <= ordinal).checked_sub(1)?;
+        let (kind, first) = of_shard(shard);
+        let position = ordinal.checked_sub(*self.bases.get(shard)?)?;
+        let shard = self.shards.get(shard)?;
+        let number = shard.numbers(position..position.checked_add(1)?).next()?;
+        Some((kind, shard.id_at(first, position)?, self.locate(number)?))
+    }
+
     /// The first copy of a blob.
     pub fn find(&self, kind: BlobKind, id: &Id) -> Option<BlobLocation> {
         self.lookup(kind, id).next()
@@ -190,15 +201,6 @@ impl Index {
         ByPack { index: self, ordinals, runs }
     }
 
-    fn entry(&self, ordinal: u32) -> Option<(BlobKind, Id)> {
-        let ordinal = ordinal as usize;
-        // Empty shards begin where the next one does; the last that begins here has the blob.
-        let shard = self.bases.partition_point(|b| *b <= ordinal).checked_sub(1)?;
-        let (kind, first) = of_shard(shard);
-        let position = ordinal.checked_sub(*self.bases.get(shard)?)?;
-        Some((kind, self.shards.get(shard)?.id_at(first, position)?))
-    }
-
     /// Bytes of memory it takes.
     pub fn bytes(&self) -> usize {
         let shards = self.shards.iter().map(|s| size_of::<Shard>().saturating_add(s.bytes()));
@@ -235,14 +237,13 @@ impl ByPack<'_> {
     }
 
     fn blob(&self, number: u32) -> Option<PackedBlob> {
-        let (kind, id) = self.index.entry(*self.ordinals.get(number as usize)?)?;
-        let place = self.index.places.at(number)?;
+        let (kind, id, place) = self.index.at(*self.ordinals.get(number as usize)? as usize)?;
         Some(PackedBlob {
             kind,
             id,
             offset: place.offset,
             length: place.length,
-            uncompressed: (place.plain != 0).then_some(place.plain),
+            uncompressed: place.uncompressed,
         })
     }
 }

@@ -91,15 +91,27 @@ pub(crate) fn spawn(
     cancel: CancellationToken,
     runtime: &Handle,
 ) -> Receiver<Fetched> {
+    spawn_within(BUDGET, store, packs, requests, cancel, runtime)
+}
+
+/// As [`spawn`], with another budget of bytes.
+pub(crate) fn spawn_within(
+    bytes: u32,
+    store: Arc<dyn Store>,
+    packs: impl Fn(u32) -> Option<Id> + Send + Sync + 'static,
+    requests: Vec<Request>,
+    cancel: CancellationToken,
+    runtime: &Handle,
+) -> Receiver<Fetched> {
     let (send, receive) = crossbeam_channel::unbounded();
-    let budget = Arc::new(Semaphore::new(BUDGET as usize));
+    let budget = Arc::new(Semaphore::new(bytes as usize));
     runtime.spawn(async move {
         let fetches = futures::stream::iter(requests).map(|request| {
             let (store, budget) = (Arc::clone(&store), Arc::clone(&budget));
             let pack = packs(request.pack);
             async move {
                 let length = request.range.end.saturating_sub(request.range.start);
-                let permits = u32::try_from(length).unwrap_or(BUDGET).min(BUDGET);
+                let permits = u32::try_from(length).unwrap_or(bytes).min(bytes);
                 let permit = budget.acquire_many_owned(permits).await.ok()?;
                 let bytes = match pack {
                     Some(id) => {

@@ -22,10 +22,10 @@ use crate::store::{FileKind, FileName};
 /// What is read at a time.
 const STRETCH: u64 = 2 << 20;
 /// How many such stretches are kept.
-const STRETCHES: usize = 8;
+const STRETCHES: usize = 4;
 /// Parsed directories are kept up to about this many bytes, so that a further walk through an ordinary snapshot
 /// costs nothing. What comes after is opened again.
-const KEPT_BYTES: usize = 24 << 20;
+const KEPT_BYTES: usize = 12 << 20;
 
 /// Reads directories.
 pub(crate) struct TreeReader {

@@ -323,8 +323,10 @@ impl FileJob {
                 };
                 state.stage = Stage::Temporary { clean: true };
                 // Chunks come in the order of packs; those at the end would otherwise set the size only late.
-                if self.chunks.len() != 1 || run.spec.sparse {
+                if run.spec.sparse {
                     rustix::fs::ftruncate(&fd, self.size)?;
+                } else if self.chunks.len() > 1 {
+                    reserve(&fd, self.size)?;
                 }
                 fd
             }
@@ -476,6 +478,16 @@ pub(crate) fn put_in_place(run: &Run<'_>, dir: &Dir, temp: &[u8], name: &[u8]) -
     let removed = dir.remove_all(name)?;
     count(&run.tally.deleted, removed);
     dir.rename(temp, name)
+}
+
+/// Gives a new file its size and its room at once, so that it lies in one piece and a full disk is met early.
+fn reserve(fd: &OwnedFd, size: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, size) {
+        Ok(()) => Ok(()),
+        Err(e @ (Errno::NOSPC | Errno::DQUOT)) => Err(e.into()),
+        // Not every file system can.
+        Err(_) => Ok(rustix::fs::ftruncate(fd, size)?),
+    }
 }
 
 /// Which of the expected chunks are not there.

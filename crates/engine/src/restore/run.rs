@@ -79,8 +79,11 @@ fn all(
     Ok(report)
 }
 
-/// Files with several names, by device and inode in the source.
-pub(crate) type Links = HashMap<(u64, u64), FirstName>;
+/// Device and inode in the source of a file with several names.
+pub(crate) type LinkKey = (u64, u64);
+
+/// Files with several names.
+pub(crate) type Links = HashMap<LinkKey, FirstName>;
 
 /// The name under which such a file is restored; the others are linked to it.
 pub(crate) struct FirstName {
@@ -108,12 +111,65 @@ fn content_digest(node: &Node) -> Id {
     Id::hash(&ids)
 }
 
+/// Writes all files: one thread walks ahead, makes directories and fills the next window while the others write this
+/// one.
 fn write_files(
     run: &Run<'_>,
     tools: &Tools,
     trees: &TreeSource,
     selection: &Selection,
     start: &Start,
+) -> Result<Links> {
+    // Nothing waits in between: there are never more than two windows.
+    let (send, windows) = crossbeam_channel::bounded::<Window>(0);
+    let write = move || {
+        let mut failed = Vec::new();
+        for window in windows {
+            window.run(run, tools, &mut failed)?;
+        }
+        Ok(failed)
+    };
+    let (walked, written) = std::thread::scope(|scope| {
+        let writer =
+            std::thread::Builder::new().name("restore-windows".to_owned()).spawn_scoped(scope, write);
+        let writer = match writer {
+            Ok(writer) => writer,
+            Err(e) => {
+                let error = Error::with_source(ErrorKind::Internal, "cannot start a thread", e);
+                return (Err(error), Ok(Vec::new()));
+            }
+        };
+        let walked = walk_files(run, tools, trees, selection, start, &mut |window| send.send(window).is_ok());
+        drop(send);
+        if walked.is_err() {
+            run.ctx.cancel.cancel();
+        }
+        let bug = |_| Err(Error::new(ErrorKind::Internal, "a thread of the restore met a bug"));
+        (walked, writer.join().unwrap_or_else(bug))
+    });
+    match (walked, written) {
+        (Ok(mut links), Ok(failed)) => {
+            for key in failed {
+                if let Some(first) = links.get_mut(&key) {
+                    first.failed = true;
+                }
+            }
+            Ok(links)
+        }
+        // Each stops the other; the reason is with the one that was not merely stopped.
+        (Err(e), Err(other)) if e.kind() == ErrorKind::Cancelled => Err(other),
+        (Err(e), _) | (_, Err(e)) => Err(e),
+    }
+}
+
+/// The walk of [`write_files`]. `give` takes a full window and is false when nobody writes any more.
+fn walk_files(
+    run: &Run<'_>,
+    tools: &Tools,
+    trees: &TreeSource,
+    selection: &Selection,
+    start: &Start,
+    give: &mut dyn FnMut(Window) -> bool,
 ) -> Result<Links> {
     let mut links = Links::new();
     let mut walk = Walk::new(trees, selection, start);
@@ -156,13 +212,14 @@ fn write_files(
                 }
                 continue;
             }
-            if window.is_full() {
-                window.run(run, tools, &mut links)?;
-                window = Window::default();
+            if window.is_full() && !give(std::mem::take(&mut window)) {
+                return Err(cancelled());
             }
         }
     }
-    window.run(run, tools, &mut links)?;
+    if !window.is_empty() && !give(window) {
+        return Err(cancelled());
+    }
     run.made_dirs(dirs);
     Ok(links)
 }

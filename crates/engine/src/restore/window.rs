@@ -3,7 +3,8 @@
 //!
 //! Not here: which files (`run`), how one file is written (`file`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,7 +13,7 @@ use tokio::runtime::Handle;
 
 use super::file::{Action, Expected, FileJob, Near};
 use super::plan::{Found, compare};
-use super::run::{Links, Run};
+use super::run::{LinkKey, Run};
 use super::target::Dir;
 use super::walk::{ZERO_CHUNK, is_zero_chunk, join, shown};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,9 +26,10 @@ use crate::read::fetch::{self, Fetched, Place};
 use crate::read::{self, BlobOpener, is_damage};
 use crate::repository::Repository;
 
-/// Files of a window, each some 300 bytes and its path.
-const MAX_FILES: usize = 20_000;
-/// Chunks of a window, each some 100 bytes with its blob. Packs are read once a window, so more is better.
+/// Files of a window, each some 300 bytes and its path. While one window is written the next one is filled.
+const MAX_FILES: usize = 16_000;
+/// Chunks of a window, each 17 bytes, and some 50 more while it is fetched. Packs are read once a window, so more is
+/// better.
 const MAX_CHUNKS: usize = 250_000;
 /// Files that wait, half written, with an open descriptor.
 const MAX_OPEN: usize = 64;
@@ -39,22 +41,25 @@ pub(crate) struct Tools {
     pub(crate) runtime: Handle,
 }
 
+impl Tools {
+    /// A blob of the index by its position.
+    fn blob(&self, position: u32) -> Option<(Id, BlobLocation)> {
+        self.index.at(position as usize).map(|(_, id, location)| (id, location))
+    }
+
+    /// A chunk's position in the index, and its plain bytes.
+    fn locate(&self, id: &Id) -> Option<(u32, u32)> {
+        let position = u32::try_from(self.index.ordinal(BlobKind::Data, id)?).ok()?;
+        Some((position, self.blob(position)?.1.plain_length()))
+    }
+}
+
 /// One chunk of one file.
 struct Chunk {
-    file: u32,
-    blob: u32,
     at: u64,
-}
-
-struct Blob {
-    id: Id,
-    location: BlobLocation,
-}
-
-impl Blob {
-    fn place(&self) -> Place {
-        Place { pack: self.location.pack_number, offset: self.location.offset, length: self.location.length }
-    }
+    file: u32,
+    /// Position of its blob in the index.
+    blob: u32,
 }
 
 /// Files waiting to be restored together.
@@ -62,11 +67,13 @@ impl Blob {
 pub(crate) struct Window {
     files: Vec<FileJob>,
     chunks: Vec<Chunk>,
-    blobs: Vec<Blob>,
-    known: HashMap<Id, u32>,
 }
 
 impl Window {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.files.len() >= MAX_FILES || self.chunks.len() >= MAX_CHUNKS
     }
@@ -107,15 +114,14 @@ impl Window {
         }
         let from = self.chunks.len();
         let mut size = 0_u64;
+        let file = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
         for id in node.content.iter().flatten() {
-            let Some(blob) = self.blob(tools, id) else {
+            let Some((blob, length)) = tools.locate(id) else {
                 run.fault(&path, "read snapshot", format!("its chunk {id} is in no index of the repository"));
                 self.chunks.truncate(from);
                 return false;
             };
-            let length = self.blobs.get(blob as usize).map_or(0, |b| b.location.plain_length());
-            let file = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
-            self.chunks.push(Chunk { file, blob, at: size });
+            self.chunks.push(Chunk { at: size, file, blob });
             size = size.saturating_add(length.into());
         }
         if size != node.size {
@@ -127,19 +133,8 @@ impl Window {
         true
     }
 
-    fn blob(&mut self, tools: &Tools, id: &Id) -> Option<u32> {
-        if let Some(known) = self.known.get(id) {
-            return Some(*known);
-        }
-        let location = tools.index.find(BlobKind::Data, id)?;
-        let number = u32::try_from(self.blobs.len()).ok()?;
-        self.blobs.push(Blob { id: *id, location });
-        self.known.insert(*id, number);
-        Some(number)
-    }
-
-    /// Restores all of it. Files that fail are taken out of `links`.
-    pub(crate) fn run(self, run: &Run<'_>, tools: &Tools, links: &mut Links) -> Result<()> {
+    /// Restores all of it. Files with further names that fail are added to `failed`.
+    pub(crate) fn run(self, run: &Run<'_>, tools: &Tools, failed: &mut Vec<LinkKey>) -> Result<()> {
         let outcome = self.stages(run, tools);
         if run.stopped() {
             let mut near = Near::default();
@@ -155,11 +150,7 @@ impl Window {
                 format!("{} was neither restored nor given up: a bug", shown(&file.path).display()),
             ));
         }
-        for file in self.files.iter().filter(|f| f.failed()) {
-            if let Some(first) = file.link.and_then(|key| links.get_mut(&key)) {
-                first.failed = true;
-            }
-        }
+        failed.extend(self.files.iter().filter(|f| f.failed()).filter_map(|f| f.link));
         Ok(())
     }
 
@@ -167,7 +158,7 @@ impl Window {
         let needed: Vec<AtomicBool> = self.chunks.iter().map(|_| AtomicBool::new(false)).collect();
         parallel(run, self.files.len(), |number, near| {
             let Some(file) = self.files.get(number) else { return };
-            file.prepare(run, near, &self.expected(file), &mut |n| {
+            file.prepare(run, near, &self.expected(tools, file), &mut |n| {
                 if let Some(flag) = needed.get(file.chunks.start.saturating_add(n)) {
                     flag.store(true, Ordering::Relaxed);
                 }
@@ -187,7 +178,7 @@ impl Window {
             parallel(run, self.files.len(), |number, near| {
                 let Some(file) = self.files.get(number) else { return };
                 if file.action != Action::Leave {
-                    file.verify(run, near, &self.expected(file));
+                    file.verify(run, near, &self.expected(tools, file));
                 }
             })?;
             run.ctx.events.event(Event::Phase("restore"));
@@ -195,12 +186,10 @@ impl Window {
         Ok(())
     }
 
-    fn expected(&self, file: &FileJob) -> Vec<Expected> {
+    fn expected(&self, tools: &Tools, file: &FileJob) -> Vec<Expected> {
         let chunks = self.chunks.get(file.chunks.clone()).unwrap_or_default();
-        let blobs = chunks.iter().filter_map(|c| Some((c, self.blobs.get(c.blob as usize)?)));
-        blobs
-            .map(|(c, b)| Expected { at: c.at, length: b.location.plain_length().into(), id: b.id })
-            .collect()
+        let blobs = chunks.iter().filter_map(|c| Some((c, tools.blob(c.blob)?)));
+        blobs.map(|(c, (id, place))| Expected { at: c.at, length: place.plain_length().into(), id }).collect()
     }
 
     fn fetch(&self, run: &Run<'_>, tools: &Tools, needed: &[AtomicBool]) -> Result<()> {
@@ -212,17 +201,28 @@ impl Window {
             .collect();
         let blob_of = |chunk: &u32| self.chunks.get(*chunk as usize).map_or(u32::MAX, |c| c.blob);
         by_blob.sort_unstable_by_key(|chunk| (blob_of(chunk), *chunk));
-        let mut tasks: Vec<Task<'_>> = by_blob
-            .chunk_by(|a, b| blob_of(a) == blob_of(b))
-            .filter_map(|chunks| {
-                let blob = self.blobs.get(chunks.first().map(blob_of)? as usize)?;
-                Some(Task { blob, chunks })
-            })
-            .collect();
-        let zeros = tasks.extract_if(.., |t| is_zero_chunk(&t.blob.id)).collect::<Vec<_>>();
-        tasks.sort_unstable_by_key(|t| t.blob.place());
+        let mut tasks: Vec<Task> = Vec::new();
+        let mut zeros: Vec<Task> = Vec::new();
+        let mut from = 0_usize;
+        for chunks in by_blob.chunk_by(|a, b| blob_of(a) == blob_of(b)) {
+            let to = from.saturating_add(chunks.len());
+            let blob = chunks.first().map_or(u32::MAX, blob_of);
+            let (id, location) = tools.blob(blob).ok_or_else(|| {
+                Error::new(ErrorKind::Internal, "a blob of a window is not in the index: a bug")
+            })?;
+            let place =
+                Place { pack: location.pack_number, offset: location.offset, length: location.length };
+            let task = Task { place, blob, chunks: from..to };
+            if is_zero_chunk(&id) {
+                zeros.push(task)
+            } else {
+                tasks.push(task)
+            }
+            from = to;
+        }
+        tasks.sort_unstable_by_key(|t| t.place);
 
-        let requests = fetch::requests(tasks.iter().map(|t| t.blob.place()));
+        let requests = fetch::requests(tasks.iter().map(|t| t.place));
         let index = Arc::clone(&tools.index);
         let fetched = fetch::spawn(
             Arc::clone(tools.repo.store()),
@@ -231,7 +231,8 @@ impl Window {
             run.ctx.cancel.clone(),
             &tools.runtime,
         );
-        let work = Work { window: self, run, tools, tasks: &tasks, open: Mutex::default() };
+        let work =
+            Work { window: self, run, tools, tasks: &tasks, by_blob: &by_blob, open: Mutex::default() };
         let zeros_done = AtomicUsize::new(0);
         threads(run, |near| {
             while let Some(task) = zeros.get(zeros_done.fetch_add(1, Ordering::Relaxed)) {
@@ -252,9 +253,12 @@ impl Window {
 }
 
 /// A blob and the chunks it is for.
-struct Task<'a> {
-    blob: &'a Blob,
-    chunks: &'a [u32],
+struct Task {
+    place: Place,
+    /// Its position in the index.
+    blob: u32,
+    /// Where its chunks are listed.
+    chunks: Range<usize>,
 }
 
 /// What the writing threads share.
@@ -262,7 +266,9 @@ struct Work<'a> {
     window: &'a Window,
     run: &'a Run<'a>,
     tools: &'a Tools,
-    tasks: &'a [Task<'a>],
+    tasks: &'a [Task],
+    /// Numbers of chunks, those of one blob together.
+    by_blob: &'a [u32],
     /// Files with an open descriptor, the longest open first.
     open: Mutex<VecDeque<u32>>,
 }
@@ -279,18 +285,12 @@ impl Work<'_> {
             if self.run.stopped() {
                 return;
             }
-            let blob = task.blob;
-            let sealed = fetched.slice(blob.place()).unwrap_or_default();
-            match opener.open(
-                self.tools.repo.key(),
-                sealed,
-                BlobKind::Data,
-                &blob.id,
-                blob.location.uncompressed,
-            ) {
+            let Some((id, location)) = self.tools.blob(task.blob) else { continue };
+            let sealed = fetched.slice(task.place).unwrap_or_default();
+            match opener.open(self.tools.repo.key(), sealed, BlobKind::Data, &id, location.uncompressed) {
                 Ok(plain) => self.give(task, plain, near),
                 // Damaged on the way, or in this copy only: ask again, and for all copies.
-                Err(_) => match self.again(&blob.id) {
+                Err(_) => match self.again(&id) {
                     Ok(plain) => self.give(task, &plain, near),
                     Err(e) if is_damage(&e) => self.lost(task, &e, near),
                     Err(e) => return self.run.stop(e),
@@ -307,14 +307,15 @@ impl Work<'_> {
         )))
     }
 
-    fn files<'b>(&'b self, task: &'b Task<'_>) -> impl Iterator<Item = (u32, &'b FileJob, u64)> {
-        task.chunks.iter().filter_map(|number| {
+    fn files<'b>(&'b self, task: &'b Task) -> impl Iterator<Item = (u32, &'b FileJob, u64)> {
+        let chunks = self.by_blob.get(task.chunks.clone()).unwrap_or_default();
+        chunks.iter().filter_map(|number| {
             let chunk = self.window.chunks.get(*number as usize)?;
             Some((chunk.file, self.window.files.get(chunk.file as usize)?, chunk.at))
         })
     }
 
-    fn give(&self, task: &Task<'_>, plain: &[u8], near: &mut Near) {
+    fn give(&self, task: &Task, plain: &[u8], near: &mut Near) {
         for (number, file, at) in self.files(task) {
             if self.run.stopped() {
                 return;
@@ -327,7 +328,7 @@ impl Work<'_> {
         }
     }
 
-    fn lost(&self, task: &Task<'_>, error: &Error, near: &mut Near) {
+    fn lost(&self, task: &Task, error: &Error, near: &mut Near) {
         for (_, file, at) in self.files(task) {
             if file.fail() {
                 let error = format!("its content at byte {at} is lost: {}", error.chain());
