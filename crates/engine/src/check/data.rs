@@ -18,9 +18,9 @@ use crate::read::fetch::{self, Request};
 use crate::read::{BlobOpener, is_damage};
 use crate::store::{FileKind, FileName};
 
-/// Bytes of packs that wait or are worked on: with packs of the usual size one for each of two cores, and one on its
-/// way.
-const BUDGET: u32 = 52 << 20;
+/// Bytes of packs that wait or are worked on: two of the usual size, so that one is on its way while another is looked
+/// at. One that is longer is let through alone.
+const BUDGET: u32 = 36 << 20;
 
 /// A pack to read.
 struct Chosen {

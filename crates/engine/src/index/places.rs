@@ -39,11 +39,21 @@ pub(super) struct Places {
     /// Ascending by `first`.
     runs: Vec<Run>,
     /// Sealed and plain length, 24 bits each.
-    sizes: Vec<[u8; 6]>,
+    sizes: Vec<[[u8; 3]; 2]>,
     /// Lengths that need more bits, by number.
     long: HashMap<u32, (u32, u32)>,
     /// Where the blob after the last one would begin.
     end: u64,
+}
+
+/// The lower 24 bits.
+fn low(value: u32) -> [u8; 3] {
+    let [_, low @ ..] = value.to_be_bytes();
+    low
+}
+
+fn wide(low: [u8; 3]) -> u32 {
+    low.into_iter().fold(0, |value, byte| (value << 8) | u32::from(byte))
 }
 
 impl Places {
@@ -64,19 +74,16 @@ impl Places {
         } else {
             (blob.length, plain)
         };
-        let [_, a, b, c] = length.to_be_bytes();
-        let [_, d, e, f] = plain.to_be_bytes();
-        self.sizes.push([a, b, c, d, e, f]);
+        self.sizes.push([low(length), low(plain)]);
         Some(number)
     }
 
     fn size(&self, number: u32) -> Option<(u32, u32)> {
-        let [a, b, c, d, e, f] = *self.sizes.get(number as usize)?;
-        let length = u32::from_be_bytes([0, a, b, c]);
+        let [length, plain] = self.sizes.get(number as usize)?.map(wide);
         if length == LONG {
             return self.long.get(&number).copied();
         }
-        Some((length, u32::from_be_bytes([0, d, e, f])))
+        Some((length, plain))
     }
 
     fn run(&self, number: u32) -> Option<&Run> {
