@@ -183,7 +183,7 @@ fn sort(shards: &mut [Loading]) {
     std::thread::scope(|scope| {
         for _ in 1..threads {
             // Without further threads this one does it all.
-            let _ = std::thread::Builder::new().name("index".to_owned()).spawn_scoped(scope, &work);
+            let _ = std::thread::Builder::new().name("index".to_owned()).spawn_scoped(scope, work);
         }
         work();
     });

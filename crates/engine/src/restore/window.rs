@@ -214,9 +214,9 @@ impl Window {
                 Place { pack: location.pack_number, offset: location.offset, length: location.length };
             let task = Task { place, blob, chunks: from..to };
             if is_zero_chunk(&id) {
-                zeros.push(task)
+                zeros.push(task);
             } else {
-                tasks.push(task)
+                tasks.push(task);
             }
             from = to;
         }
