@@ -18,6 +18,19 @@ const PASSWORD: &str = "0123456789abcdef0123456789abcdef0123456789abcdef";
 
 struct Place(TempDir);
 
+/// Bytes that do not compress and differ with the seed.
+fn noise(seed: u8) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64 + u64::from(seed);
+    let mut bytes = Vec::new();
+    while bytes.len() < 100_000 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes
+}
+
 impl Place {
     /// A repository with three snapshots of one directory, which got a file more each time.
     fn new() -> Self {
@@ -25,7 +38,7 @@ impl Place {
         fs::create_dir(place.path("source")).unwrap();
         place.ok(&["init"]);
         for number in 0..3_u8 {
-            fs::write(place.path("source").join(number.to_string()), vec![number; 100_000]).unwrap();
+            fs::write(place.path("source").join(number.to_string()), noise(number)).unwrap();
             place.ok(&["backup", "source", "--tag", &format!("t{number}")]);
         }
         place
@@ -62,14 +75,17 @@ impl Place {
     }
 
     fn restic(&self, args: &[&str]) -> Value {
-        let program = std::env::var_os("HOLDFAST_RESTIC_0_19")
-            .expect("HOLDFAST_RESTIC_0_19 must name a restic program to compare with; `make test` sets it");
-        let output =
-            self.command(Path::new(&program)).args(["--no-cache", "--json"]).args(args).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout).unwrap();
+        let text = self.restic_text(&[args, &["--json"]].concat());
         serde_json::from_str(text.lines().last().unwrap_or("null"))
             .unwrap_or_else(|e| panic!("{args:?}: {e}: {text}"))
+    }
+
+    fn restic_text(&self, args: &[&str]) -> String {
+        let program = std::env::var_os("HOLDFAST_RESTIC_0_19")
+            .expect("HOLDFAST_RESTIC_0_19 must name a restic program to compare with; `make test` sets it");
+        let output = self.command(Path::new(&program)).arg("--no-cache").args(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
     }
 
     fn snapshots(&self) -> usize {
@@ -77,8 +93,9 @@ impl Place {
     }
 }
 
-/// Takes away what only newer or older releases of restic say.
+/// Takes away what only some releases of restic say, and sorts the groups, which restic leaves to chance.
 fn without_counters(mut groups: Value) -> Value {
+    groups.as_array_mut().unwrap().sort_by_key(|group| group["tags"].to_string());
     for group in groups.as_array_mut().unwrap() {
         for reason in group["reasons"].as_array_mut().into_iter().flatten() {
             reason.as_object_mut().unwrap().remove("counters");
@@ -92,7 +109,7 @@ fn forget_prints_what_restic_prints() {
     let place = Place::new();
     for policy in [
         &["--keep-last", "1"][..],
-        &["--keep-last", "2", "--keep-tag", "t0", "--group-by", "host,paths"],
+        &["--keep-last", "1", "--keep-tag", "t0", "--keep-monthly", "3", "--group-by", "host,paths"],
         &["--keep-daily", "3", "--group-by", ""],
         &["--keep-within", "1d", "--group-by", "tags"],
     ] {
@@ -127,13 +144,12 @@ fn forgotten_snapshots_come_back_until_their_data_are_gone() {
     assert!(summary["holdfast"]["deleted_packs"].as_u64().unwrap() > 0, "{summary}");
     assert_eq!(place.json(&["unforget"]).as_array().unwrap().len(), 0);
     place.ok(&["check", "--read-data"]);
-    let theirs = place.restic(&["prune", "--dry-run", "--max-unused", "0"]);
-    assert_eq!(theirs["bytes"]["unused"], 0, "restic finds nothing left to prune: {theirs}");
-    let ours = place.json(&["prune", "--dry-run"]);
-    for part in ["blobs", "bytes", "packfiles"] {
-        let keys = |value: &Value| value[part].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-        assert_eq!(keys(&ours), keys(&theirs), "{part}");
-    }
+    let theirs = place.restic_text(&["prune", "--dry-run", "--max-unused", "0"]);
+    assert!(
+        theirs.contains("total prune:           0 blobs / 0 B"),
+        "restic finds nothing left to prune: {theirs}"
+    );
+    place.restic_text(&["check", "--read-data"]);
 }
 
 #[test]

@@ -379,7 +379,7 @@ async fn second_half(
     if sweep.is_empty() {
         return Ok(report);
     }
-    let swept = sweep::carry_out(repo, lock, &facts, &sweep, ctx).await?;
+    let swept = sweep::carry_out(repo, lock, &facts, &sweep, spec.instant, ctx).await?;
     report.deleted_packs = swept.packs.saturating_add(swept.orphans);
     report.deleted_bytes = swept.bytes.saturating_add(swept.orphan_bytes);
     report.due_packs = sweep.delete.len() as u64 + sweep.orphans.len() as u64;

@@ -43,6 +43,7 @@ pub(super) async fn carry_out(
     lock: &LockGuard,
     facts: &Facts,
     sweep: &Sweep,
+    instant: bool,
     ctx: &Ctx,
 ) -> Result<Swept> {
     let mut swept = Swept { unmarked: sweep.unmark.len() as u64, ..Swept::default() };
@@ -88,7 +89,7 @@ pub(super) async fn carry_out(
         };
         ctx.events.event(Event::Progress(progress));
     }
-    rewrite_records(repo, lock, facts, sweep).await?;
+    rewrite_records(repo, lock, facts, sweep, instant).await?;
     Ok(swept)
 }
 
@@ -172,7 +173,13 @@ async fn save_packs(repo: &Repository, packs: &mut Vec<IndexedPack>) -> Result<(
 ///
 /// Marks of packs that this very sweep deleted stay until the next: a writer that listed the index before must
 /// find either the pack's entry gone or its mark there.
-async fn rewrite_records(repo: &Repository, lock: &LockGuard, facts: &Facts, sweep: &Sweep) -> Result<()> {
+async fn rewrite_records(
+    repo: &Repository,
+    lock: &LockGuard,
+    facts: &Facts,
+    sweep: &Sweep,
+    instant: bool,
+) -> Result<()> {
     let unmark: HashSet<&Id> = sweep.unmark.iter().collect();
     let indexed: HashSet<&Id> = facts.index.packs().iter().map(|p| &p.id).collect();
     // What was needed by a snapshot when it was forgotten got its mark after that.
@@ -194,7 +201,8 @@ async fn rewrite_records(repo: &Repository, lock: &LockGuard, facts: &Facts, swe
             }
         }
         for record in &records.forgotten {
-            if last_swept.is_some_and(|swept| record.at <= swept) {
+            // Without a grace nothing is left of any of them.
+            if instant || last_swept.is_some_and(|swept| record.at <= swept) {
                 changed = true;
             } else {
                 kept.forgotten.push(record.clone());
