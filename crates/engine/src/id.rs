@@ -53,6 +53,25 @@ impl Id {
     }
 }
 
+/// SHA-256 of bytes that come one after the other.
+pub(crate) struct IdHasher(aws_lc_rs::digest::Context);
+
+impl IdHasher {
+    pub(crate) fn new() -> Self {
+        Self(aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256))
+    }
+
+    pub(crate) fn update(&mut self, data: &[u8]) {
+        self.0.update(data);
+    }
+
+    pub(crate) fn finish(self) -> Id {
+        let mut bytes = [0_u8; 32];
+        bytes.copy_from_slice(self.0.finish().as_ref());
+        Id(bytes)
+    }
+}
+
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_hex())

@@ -3,6 +3,8 @@
 //! Each data blob goes to a random one of two open packs, so that the order and sizes of blobs in a pack do not
 //! tell which known files were stored (restic 0.18 does the same). Not here: writing packs to the store (`upload`).
 
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -13,15 +15,22 @@ use super::state::locked;
 use crate::crypto::{Key, OVERHEAD};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{BlobKind, LENGTH_FIELD, PackedBlob, encode_header};
-use crate::id::Id;
+use crate::id::{Id, IdHasher};
 
 /// A pack is closed when it reaches this size, in bytes.
 pub(crate) const TARGET_SIZE: usize = 16 << 20;
 
-/// A pack that takes blobs.
+/// What an open pack's memory grows by, in bytes.
+const SEGMENT: usize = 256 << 10;
+/// More than this is not held in the two open data packs, but for the last blob: with two packs that fill up at the
+/// same time it would be twice the target.
+const OPEN_DATA: usize = TARGET_SIZE + TARGET_SIZE / 4;
+
+/// A pack that takes blobs. Its bytes lie in segments, so that it takes no more memory than it has bytes.
 #[derive(Default)]
 pub(crate) struct OpenPack {
-    body: Vec<u8>,
+    segments: Vec<Vec<u8>>,
+    length: usize,
     blobs: Vec<PackedBlob>,
     header: usize,
 }
@@ -30,6 +39,37 @@ pub(crate) struct OpenPack {
 pub(crate) struct FullPack {
     open: OpenPack,
     flight: OwnedSemaphorePermit,
+    memory: Arc<Memory>,
+}
+
+/// Memory that is used again: neither given back to the allocator nor left to it to find again. As much as was in
+/// use at the same time.
+#[derive(Default)]
+struct Memory {
+    segments: Mutex<Vec<Vec<u8>>>,
+    /// Whole packs, one a flight.
+    bodies: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Memory {
+    fn segment(&self) -> Vec<u8> {
+        let spare = locked(&self.segments).pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(SEGMENT))
+    }
+
+    fn put_back(&self, mut segment: Vec<u8>) {
+        segment.clear();
+        locked(&self.segments).push(segment);
+    }
+
+    fn body(&self, length: usize) -> Vec<u8> {
+        let mut body = locked(&self.bodies).pop().unwrap_or_default();
+        if body.capacity() < length {
+            // A little more than this pack has: the next may be larger, and what is not used is not touched.
+            body = Vec::with_capacity(length.max(TARGET_SIZE + TARGET_SIZE / 8));
+        }
+        body
+    }
 }
 
 /// A finished pack file.
@@ -52,27 +92,46 @@ pub(crate) struct SealedBlob<'a> {
 
 impl OpenPack {
     fn size(&self) -> usize {
-        self.body.len() + self.header + OVERHEAD + LENGTH_FIELD
+        self.length + self.header + OVERHEAD + LENGTH_FIELD
     }
 
-    fn add(&mut self, blob: &SealedBlob<'_>) -> Result<()> {
+    fn add(&mut self, blob: &SealedBlob<'_>, memory: &Memory) -> Result<()> {
         let length = to_u32(blob.sealed.len())?;
-        let offset = to_u32(self.body.len())?;
+        let offset = to_u32(self.length)?;
         let entry =
             PackedBlob { kind: blob.kind, id: blob.id, offset, length, uncompressed: blob.uncompressed };
-        self.body.extend_from_slice(blob.sealed);
+        self.append(blob.sealed, memory);
         self.header += entry.entry_length();
         self.blobs.push(entry);
         Ok(())
     }
 
-    /// Appends all blobs of another pack of the same kind.
-    fn merge(&mut self, other: &Self) -> Result<()> {
-        for blob in &other.blobs {
-            let from = blob.offset as usize;
-            let sealed = other.body.get(from..from + blob.length as usize).unwrap_or_default();
-            self.add(&SealedBlob { kind: blob.kind, id: blob.id, sealed, uncompressed: blob.uncompressed })?;
+    fn append(&mut self, mut bytes: &[u8], memory: &Memory) {
+        self.length += bytes.len();
+        while !bytes.is_empty() {
+            match self.segments.last_mut() {
+                Some(last) if last.len() < SEGMENT => {
+                    let (now, later) = bytes.split_at(bytes.len().min(SEGMENT - last.len()));
+                    last.extend_from_slice(now);
+                    bytes = later;
+                }
+                _ => self.segments.push(memory.segment()),
+            }
         }
+    }
+
+    /// Appends all blobs of another pack of the same kind.
+    fn merge(&mut self, other: Self, memory: &Memory) -> Result<()> {
+        let before = to_u32(self.length)?;
+        for segment in other.segments {
+            self.append(&segment, memory);
+            memory.put_back(segment);
+        }
+        for blob in other.blobs {
+            let offset = to_u32(before as usize + blob.offset as usize)?;
+            self.blobs.push(PackedBlob { offset, ..blob });
+        }
+        self.header += other.header;
         Ok(())
     }
 }
@@ -80,23 +139,32 @@ impl OpenPack {
 impl FullPack {
     /// Writes the header behind the blobs and names the file by its digest.
     pub(crate) fn seal(self, key: &Key) -> Result<SealedPack> {
-        let OpenPack { mut body, blobs, .. } = self.open;
-        let header = encode_header(&blobs);
-        key.seal_into(&header, &mut body)?;
-        let length = to_u32(header.len() + OVERHEAD)?;
-        body.extend_from_slice(&length.to_le_bytes());
-        let id = Id::hash(&body);
-        Ok(SealedPack { id, body: Bytes::from(body), blobs, flight: self.flight })
+        let Self { open, flight, memory } = self;
+        let mut end = key.seal(&encode_header(&open.blobs))?;
+        let length = to_u32(end.len())?;
+        end.extend_from_slice(&length.to_le_bytes());
+        let mut body = memory.body(open.length + end.len());
+        let mut digest = IdHasher::new();
+        for segment in open.segments {
+            body.extend_from_slice(&segment);
+            // While it is in the cache.
+            digest.update(&segment);
+            memory.put_back(segment);
+        }
+        body.extend_from_slice(&end);
+        digest.update(&end);
+        Ok(SealedPack { id: digest.finish(), body: Bytes::from(body), blobs: open.blobs, flight })
     }
 }
 
 /// The open packs of a run, and how many full ones may be on their way.
 pub(crate) struct OpenPacks {
     data: [Mutex<OpenPack>; 2],
+    /// Sizes of the data packs as of late: which is fuller may be asked without waiting for either.
+    sizes: [AtomicUsize; 2],
     trees: Mutex<OpenPack>,
     flights: Arc<Semaphore>,
-    /// Buffers of packs that have arrived. Using them again keeps the allocator from holding several times as much.
-    spare: Mutex<Vec<Vec<u8>>>,
+    memory: Arc<Memory>,
     runtime: Handle,
 }
 
@@ -105,9 +173,10 @@ impl OpenPacks {
     pub(crate) fn new(flights: usize, runtime: Handle) -> Self {
         Self {
             data: Default::default(),
+            sizes: Default::default(),
             trees: Mutex::default(),
             flights: Arc::new(Semaphore::new(flights)),
-            spare: Mutex::default(),
+            memory: Arc::default(),
             runtime,
         }
     }
@@ -117,38 +186,46 @@ impl OpenPacks {
         self.flights.close();
     }
 
-    /// Takes the buffer of a pack that has arrived, when nobody else refers to it.
+    /// Takes the memory of a pack that has arrived, when nobody else refers to it.
     pub(crate) fn take_back(&self, body: Bytes) {
         if body.is_unique() {
             let mut body = Vec::from(body);
             body.clear();
-            locked(&self.spare).push(body);
+            locked(&self.memory.bodies).push(body);
         }
     }
 
     /// Adds a blob; returns the pack that it filled. Waits while too many packs are on their way, and keeps those
     /// waiting too that want to add to the same pack: there is no room for what they bring. `coin` chooses between
-    /// the data packs.
+    /// the data packs, as long as both together are not too large: then the fuller one is filled up.
     pub(crate) fn add(&self, blob: &SealedBlob<'_>, coin: bool) -> Result<Option<FullPack>> {
         let [heads, tails] = &self.data;
-        let pack = match (blob.kind, coin) {
-            (BlobKind::Tree, _) => &self.trees,
-            (BlobKind::Data, true) => heads,
-            (BlobKind::Data, false) => tails,
+        let [heads_size, tails_size] = &self.sizes;
+        let (pack, size) = match blob.kind {
+            BlobKind::Tree => (&self.trees, None),
+            BlobKind::Data => {
+                let (first, second) = (heads_size.load(Relaxed), tails_size.load(Relaxed));
+                let is_heads = if first + second > OPEN_DATA { first >= second } else { coin };
+                if is_heads { (heads, Some(heads_size)) } else { (tails, Some(tails_size)) }
+            }
         };
         let mut open = locked(pack);
-        if open.body.capacity() == 0 {
-            // One allocation for the whole pack; the last blob may reach beyond the target.
-            let spare = locked(&self.spare).pop();
-            open.body = spare.unwrap_or_else(|| Vec::with_capacity(TARGET_SIZE + TARGET_SIZE / 8));
+        open.add(blob, &self.memory)?;
+        let full = if open.size() < TARGET_SIZE {
+            None
+        } else {
+            // Closed: the run has stopped, and what is in the pack will not be needed.
+            let flight = self.runtime.block_on(Arc::clone(&self.flights).acquire_owned()).ok();
+            flight.map(|flight| self.fly(std::mem::take(&mut *open), flight))
+        };
+        if let Some(size) = size {
+            size.store(open.length, Relaxed);
         }
-        open.add(blob)?;
-        if open.size() < TARGET_SIZE {
-            return Ok(None);
-        }
-        // Closed: the run has stopped, and what is in the pack will not be needed.
-        let flight = self.runtime.block_on(Arc::clone(&self.flights).acquire_owned()).ok();
-        Ok(flight.map(|flight| FullPack { open: std::mem::take(&mut *open), flight }))
+        Ok(full)
+    }
+
+    fn fly(&self, open: OpenPack, flight: OwnedSemaphorePermit) -> FullPack {
+        FullPack { open, flight, memory: Arc::clone(&self.memory) }
     }
 
     /// Closes every open pack that holds something, full or not, and hands it over. Waits while too many packs are on
@@ -171,29 +248,28 @@ impl OpenPacks {
     }
 
     /// What is left at the end: the two data packs as one where they fit.
-    pub(crate) async fn take_rest(&self) -> Result<Vec<FullPack>> {
+    pub(crate) fn take_rest(&self) -> Result<Vec<OpenPack>> {
         let [heads, tails] = &self.data;
         let mut first = std::mem::take(&mut *locked(heads));
         let second = std::mem::take(&mut *locked(tails));
         let trees = std::mem::take(&mut *locked(&self.trees));
         let mut rest = Vec::new();
         if first.size() + second.size() <= TARGET_SIZE + TARGET_SIZE / 4 {
-            first.merge(&second)?;
+            first.merge(second, &self.memory)?;
         } else {
             rest.push(second);
         }
         rest.push(first);
         rest.push(trees);
         rest.retain(|pack| !pack.blobs.is_empty());
-        let mut full = Vec::new();
-        for open in rest {
-            // More than may be on their way at a time, but these are there already and will not become more.
-            self.flights.add_permits(1);
-            if let Ok(flight) = Arc::clone(&self.flights).acquire_owned().await {
-                full.push(FullPack { open, flight });
-            }
-        }
-        Ok(full)
+        Ok(rest)
+    }
+
+    /// Gives a pack that was left the right to be on its way, as soon as another has arrived. `None` when the run
+    /// has stopped.
+    pub(crate) async fn take_off(&self, open: OpenPack) -> Option<FullPack> {
+        let flight = Arc::clone(&self.flights).acquire_owned().await.ok()?;
+        Some(self.fly(open, flight))
     }
 }
 
@@ -216,15 +292,18 @@ mod tests {
     async fn a_sealed_pack_describes_itself() {
         let key = Key::generate().unwrap();
         let packs = OpenPacks::new(1, Handle::current());
-        let contents: Vec<Vec<u8>> = (0..20_u8).map(|i| vec![i; 100 + usize::from(i)]).collect();
+        // The last few reach over the border of a segment, or of two.
+        let lengths = |i: u8| if i < 17 { 100 + usize::from(i) } else { 100_000 * usize::from(i) };
+        let contents: Vec<Vec<u8>> = (0..20_u8).map(|i| vec![i; lengths(i)]).collect();
         for (i, content) in contents.iter().enumerate() {
             assert!(packs.add(&blob(BlobKind::Data, content), i % 3 == 0).unwrap().is_none());
         }
         packs.add(&blob(BlobKind::Tree, &[99; 64]), true).unwrap();
-        let rest = packs.take_rest().await.unwrap();
+        let rest = packs.take_rest().unwrap();
         assert_eq!(rest.len(), 2, "both data packs merged, trees apart");
         for open in rest {
-            let pack = open.seal(&key).unwrap();
+            // Only one at a time may be on its way: the second has to wait until the first is gone.
+            let pack = packs.take_off(open).await.unwrap().seal(&key).unwrap();
             assert_eq!(pack.id, Id::hash(&pack.body));
             assert_eq!(pack_size(&pack.blobs), pack.body.len() as u64);
             let last = pack.body.last_chunk::<4>().unwrap();
@@ -241,7 +320,32 @@ mod tests {
             let kinds: std::collections::HashSet<_> = read.iter().map(|b| b.kind).collect();
             assert_eq!(kinds.len(), 1, "one kind a pack");
         }
-        assert!(packs.take_rest().await.unwrap().is_empty());
+        assert!(packs.take_rest().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_open_data_packs_are_bounded_together_and_memory_is_used_again() {
+        let key = Key::generate().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let packs = OpenPacks::new(2, runtime.handle().clone());
+        let content = vec![7; 1 << 20];
+        let mut full = 0;
+        for number in 0..200 {
+            // The worst of coins: both packs would grow side by side.
+            if let Some(pack) = packs.add(&blob(BlobKind::Data, &content), number % 2 == 0).unwrap() {
+                let pack = pack.seal(&key).unwrap();
+                assert!(pack.body.len() >= TARGET_SIZE, "no pack is closed early");
+                packs.take_back(pack.body);
+                full += 1;
+            }
+            let open: usize = packs.data.iter().map(|pack| locked(pack).length).sum();
+            assert!(open <= OPEN_DATA + content.len(), "{open}");
+        }
+        assert!(full >= 11, "{full}");
+        let rest: usize = packs.take_rest().unwrap().iter().map(|pack| pack.segments.len()).sum();
+        let segments = locked(&packs.memory.segments).len() + rest;
+        assert!(segments * SEGMENT <= OPEN_DATA + 2 * content.len() + 2 * SEGMENT, "{segments}");
+        assert_eq!(locked(&packs.memory.bodies).len(), 1);
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -263,6 +367,6 @@ mod tests {
         drop(first);
         drop(flying.recv().unwrap());
         thread.join().unwrap();
-        assert!(packs.take_rest().await.unwrap().is_empty());
+        assert!(packs.take_rest().unwrap().is_empty());
     }
 }

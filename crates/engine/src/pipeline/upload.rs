@@ -123,7 +123,9 @@ impl Uploads<'_> {
     /// All workers are through: what is left in the open packs goes last.
     async fn send_rest(&mut self) -> Result<()> {
         self.shared.state.phase("commit");
-        for full in self.shared.packs.take_rest().await? {
+        for open in self.shared.packs.take_rest()? {
+            // One after the other, as those before: only so many fit into memory.
+            let Some(full) = self.shared.packs.take_off(open).await else { return Ok(()) };
             let pack = full.seal(self.shared.repository.key())?;
             self.send(pack);
         }

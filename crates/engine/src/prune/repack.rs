@@ -95,8 +95,9 @@ pub(crate) fn copy(
     let mut result = on_threads(|| hand.run(&fetched, &full));
     if result.is_ok() {
         result = inner.check().and_then(|()| {
-            let rest = runtime.block_on(open.take_rest())?;
-            for pack in rest {
+            for pack in open.take_rest()? {
+                // None: the upload failed, which is told at the end.
+                let Some(pack) = runtime.block_on(open.take_off(pack)) else { break };
                 send(&full, pack.seal(repo.key())?);
             }
             Ok(())
