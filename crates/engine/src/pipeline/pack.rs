@@ -232,7 +232,8 @@ impl OpenPacks {
     /// their way.
     pub(crate) fn close_open(&self, mut take: impl FnMut(FullPack) -> Result<()>) -> Result<()> {
         let [heads, tails] = &self.data;
-        for pack in [heads, tails, &self.trees] {
+        let [heads_size, tails_size] = &self.sizes;
+        for (pack, size) in [(heads, Some(heads_size)), (tails, Some(tails_size)), (&self.trees, None)] {
             let mut open = locked(pack);
             if open.blobs.is_empty() {
                 continue;
@@ -241,8 +242,11 @@ impl OpenPacks {
             let Ok(flight) = self.runtime.block_on(Arc::clone(&self.flights).acquire_owned()) else {
                 return Ok(());
             };
-            let open = std::mem::take(&mut *open);
-            take(FullPack { open, flight })?;
+            let closed = std::mem::take(&mut *open);
+            if let Some(size) = size {
+                size.store(0, Relaxed);
+            }
+            take(self.fly(closed, flight))?;
         }
         Ok(())
     }
