@@ -55,7 +55,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     session.ui.close();
 
     if session.ui.json() {
-        let mut heading = snapshots::to_json(&id, &snapshot)?;
+        let mut heading = snapshots::to_json(&id, &listed)?;
         if let Value::Object(fields) = &mut heading {
             fields.insert("message_type".to_owned(), json!("snapshot"));
             fields.insert("struct_type".to_owned(), json!("snapshot"));
