@@ -82,7 +82,7 @@ async fn changed_meanwhile(
         hostname: "test".to_owned(),
         username: "test".to_owned(),
     };
-    Repository::init(Actor::new(&memory), &options, &Ctx::default()).await.unwrap();
+    Repository::init(Actor::plain(&memory), &options, &Ctx::default()).await.unwrap();
     let (hook, done) = at_the_first_pack(change);
     let store = Actor::with(&memory, false, hook);
     let repo = Repository::open(store, &PASSWORD.to_owned().into(), &Ctx::default()).await.unwrap();
