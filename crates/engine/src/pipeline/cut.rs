@@ -8,12 +8,12 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use super::Shared;
-use super::buffer::{Piece, Pool, SEGMENT, Segment, Turn};
+use super::buffer::{Piece, Pool, SEGMENT, Segment};
 use super::file::File;
 use super::worker::{Chunk, Job};
 use crate::chunk::{LOOK_BACK, MIN_SIZE};
 
-/// The state between two segments of a file.
+/// The state between two segments of a file. Whoever has one has a turn of the pool, too.
 pub(crate) struct Cutter<'a> {
     shared: &'a Shared,
     pool: &'a Pool,
@@ -25,7 +25,6 @@ pub(crate) struct Cutter<'a> {
     length: usize,
     /// The last bytes of the last segment.
     before: [u8; LOOK_BACK],
-    _turn: Turn,
 }
 
 impl<'a> Cutter<'a> {
@@ -35,16 +34,7 @@ impl<'a> Cutter<'a> {
         jobs: &'a Sender<Job>,
         file: &'a Arc<File>,
     ) -> Self {
-        Self {
-            shared,
-            pool,
-            jobs,
-            file,
-            pieces: Vec::new(),
-            length: 0,
-            before: [0; LOOK_BACK],
-            _turn: pool.turn(),
-        }
+        Self { shared, pool, jobs, file, pieces: Vec::new(), length: 0, before: [0; LOOK_BACK] }
     }
 
     /// Whether the next byte begins a chunk.

@@ -206,6 +206,7 @@ impl Reader {
 
     /// Reads and cuts a file of any size; its length, or `None` when the run was stopped.
     fn read_chunks(&self, open: &Open) -> Result<Option<u64>, Errno> {
+        let _turn = self.pool.turn();
         let mut content = Content::new(open.fd.as_fd(), &open.stat);
         let mut cutter = Cutter::new(&self.shared, &self.pool, &self.jobs, &open.file);
         loop {

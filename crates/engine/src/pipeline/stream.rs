@@ -11,17 +11,19 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::buffer::Pool;
-use super::cut::Cutter;
+use super::buffer::{Buffer, Pool};
 use super::file::{File, Run};
 use super::state::{Relation, locked};
 use super::tree::{Closed, Dir};
-use super::worker::Job;
+use super::worker::{Chunk, Job};
+use crate::chunk::{Cursor, MAX_SIZE, MIN_SIZE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::node::{Node, NodeType, go_mode};
 use crate::format::time::Time;
 use crate::stream::{Seen, StreamSource};
 
+/// Bytes that are waited for behind the smallest chunk before the next cut is looked for.
+const PIECE: usize = 256 * 1024;
 /// Modes that a stream's directories and file get, as restic gives them.
 const DIR_MODE: u32 = go_mode::DIR | 0o755;
 const FILE_MODE: u32 = 0o644;
@@ -185,17 +187,39 @@ struct Feeder<'a> {
 impl Feeder<'_> {
     /// Reads and cuts until the end of the stream; `false` when the run was stopped.
     async fn read(&self, input: &mut Input<'_>) -> Result<bool> {
-        let mut cutter = Cutter::new(self.shared, self.pool, self.jobs, self.file);
+        let mut buffer = self.pool.get();
+        let mut filled = 0;
+        let mut cursor = Cursor::default();
         loop {
-            let (mut segment, wanted) = cutter.segment();
-            let place = segment.content_mut().get_mut(..wanted).unwrap_or_default();
+            let wanted = MIN_SIZE.saturating_sub(filled).max(PIECE).min(MAX_SIZE - filled);
+            let place = buffer.get_mut(filled..filled + wanted).unwrap_or_default();
             let Some(count) = input.fill(place).await? else { return Ok(false) };
-            cutter.take(segment, count);
+            filled += count;
+            while let Some(cut) =
+                self.shared.chunker.find_cut(buffer.get(..filled).unwrap_or_default(), &mut cursor)
+            {
+                let rest = filled - cut;
+                let mut next = self.pool.get();
+                if let (Some(to), Some(from)) = (next.get_mut(..rest), buffer.get(cut..filled)) {
+                    to.copy_from_slice(from);
+                }
+                self.send(std::mem::replace(&mut buffer, next), cut);
+                filled = rest;
+                cursor = Cursor::default();
+            }
             if count < wanted {
                 break;
             }
         }
-        cutter.end();
+        if filled > 0 {
+            self.send(buffer, filled);
+        }
         Ok(true)
+    }
+
+    fn send(&self, buffer: Buffer, length: usize) {
+        let chunk = Chunk { file: Arc::clone(self.file), index: self.file.next_chunk(), range: 0..length };
+        // A closed queue means that the workers have stopped, and why is known by then.
+        let _ = self.jobs.send(Job::Chunks(buffer, vec![chunk]));
     }
 }
