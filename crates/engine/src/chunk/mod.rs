@@ -21,8 +21,12 @@ pub struct Chunker {
     scanner: Scanner,
 }
 
-/// Bytes before the new ones that [`Chunker::find_cut_in`] looks back at.
-pub const LOOK_BACK: usize = WINDOW;
+/// How far the chunk that is being looked at has been scanned without finding its end.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cursor {
+    /// Lengths up to this one are no cut.
+    ruled_out: usize,
+}
 
 /// Names the form of the scan to use, for tests and comparisons: `avx512`, `avx2` or `portable`.
 const FORM_VARIABLE: &str = "HOLDFAST_SIMD";
@@ -58,19 +62,22 @@ impl Chunker {
         self.scanner.variant()
     }
 
-    /// Looks for the end of a chunk in the bytes that follow its first `length`: how many of them belong to it.
-    /// `None` when it does not end in them; at the end of a file the rest is the last chunk. `bytes` begins with
-    /// the [`LOOK_BACK`] bytes before the new ones, which are only looked at where they belong to the chunk.
-    pub fn find_cut_in(&self, length: usize, bytes: &[u8]) -> Option<usize> {
-        let fresh = bytes.len().checked_sub(LOOK_BACK)?;
-        // No cut before the smallest size; the byte that makes it is the first that is looked at.
-        let skipped = (MIN_SIZE - 1).saturating_sub(length);
-        let left = MAX_SIZE.saturating_sub(length);
-        let looked_at = bytes.get(skipped..LOOK_BACK + fresh.min(left))?;
-        match self.scanner.first_cut(looked_at) {
-            Some(position) => Some(skipped + position + 1),
-            None => (fresh >= left).then_some(left),
+    /// Looks for the end of the chunk that begins at `data`'s first byte. `None` while `data` is too short to tell:
+    /// call again with more of the same data and the same cursor. At the end of a file the rest is the last chunk.
+    pub fn find_cut(&self, data: &[u8], cursor: &mut Cursor) -> Option<usize> {
+        let end = data.len().min(MAX_SIZE);
+        // The byte that makes the length `next` is at `next - 1`; its window begins WINDOW bytes before it.
+        let next = (cursor.ruled_out + 1).max(MIN_SIZE);
+        if let Some(bytes) = data.get(next - 1 - WINDOW..end)
+            && let Some(position) = self.scanner.first_cut(bytes)
+        {
+            return Some(next + position);
         }
+        if end == MAX_SIZE {
+            return Some(MAX_SIZE);
+        }
+        cursor.ruled_out = end;
+        None
     }
 }
 
@@ -117,28 +124,22 @@ mod tests {
             .collect()
     }
 
-    fn cuts(chunker: &Chunker, data: &[u8], piece: usize) -> Vec<usize> {
+    fn cuts(chunker: &Chunker, mut data: &[u8], piece: usize) -> Vec<usize> {
         let mut found = Vec::new();
-        let mut length = 0;
-        // Whatever lies before a file must not matter.
-        let with_before = [&[0; LOOK_BACK][..], data].concat();
-        let mut start = 0;
-        while start < data.len() {
-            let end = start.saturating_add(piece).min(data.len());
-            match chunker.find_cut_in(length, &with_before[start..LOOK_BACK + end]) {
-                Some(more) => {
-                    found.push(length + more);
-                    length = 0;
-                    start += more;
+        while !data.is_empty() {
+            let mut cursor = Cursor::default();
+            let mut seen = 0;
+            let length = loop {
+                seen = (seen + piece).min(data.len());
+                if let Some(cut) = chunker.find_cut(&data[..seen], &mut cursor) {
+                    break cut;
                 }
-                None => {
-                    length += end - start;
-                    start = end;
+                if seen == data.len() {
+                    break seen;
                 }
-            }
-        }
-        if length > 0 {
+            };
             found.push(length);
+            data = &data[length..];
         }
         found
     }

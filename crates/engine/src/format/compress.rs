@@ -4,7 +4,7 @@
 
 use std::io::{Cursor, Read};
 
-use zstd_safe::{CCtx, CParameter, DCtx, InBuffer, OutBuffer, ResetDirective};
+use zstd_safe::{CCtx, CParameter, DCtx};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -84,42 +84,6 @@ impl Compressor {
         let written = self.context.compress2(&mut cursor, plain);
         *out = cursor.into_inner();
         written.map_err(|code| zstd_error(ErrorKind::Internal, "zstd could not compress", code))
-    }
-}
-
-impl Compressor {
-    /// As [`Compressor::append`], of bytes that lie in several pieces, `length` of them in all.
-    pub fn append_pieces<'a>(
-        &mut self,
-        pieces: impl IntoIterator<Item = &'a [u8]>,
-        length: usize,
-        out: &mut Vec<u8>,
-    ) -> Result<usize> {
-        let refused = |code| zstd_error(ErrorKind::Internal, "zstd could not compress", code);
-        let start = out.len();
-        out.reserve(zstd_safe::compress_bound(length));
-        self.context.reset(ResetDirective::SessionOnly).map_err(refused)?;
-        // With the length known beforehand the frame is the same as if the bytes had come at once.
-        self.context.set_pledged_src_size(Some(length as u64)).map_err(refused)?;
-        let mut output = OutBuffer::around_pos(out, start);
-        for piece in pieces {
-            let mut input = InBuffer::around(piece);
-            while input.pos() < piece.len() {
-                let directive = zstd_safe::zstd_sys::ZSTD_EndDirective::ZSTD_e_continue;
-                self.context.compress_stream2(&mut output, &mut input, directive).map_err(refused)?;
-            }
-        }
-        let directive = zstd_safe::zstd_sys::ZSTD_EndDirective::ZSTD_e_end;
-        let left = self
-            .context
-            .compress_stream2(&mut output, &mut InBuffer::around(&[]), directive)
-            .map_err(refused)?;
-        let written = output.pos().saturating_sub(start);
-        if left > 0 {
-            // There was room for the worst case.
-            return Err(Error::new(ErrorKind::Internal, "zstd wrote more than it said it would"));
-        }
-        Ok(written)
     }
 }
 
@@ -299,13 +263,6 @@ mod tests {
                 assert_eq!(&out[..6], b"before");
                 assert_eq!(decompressor.exact(&out[6..], plain.len()).unwrap(), plain);
                 assert_eq!(decompressor.bounded(&out[6..], plain.len()).unwrap(), plain);
-                let mut again = b"before".to_vec();
-                let pieces = plain.chunks(70_001);
-                let length = compressor.append_pieces(pieces, plain.len(), &mut again).unwrap();
-                assert_eq!((&again[..6], again.len()), (&b"before"[..], 6 + length));
-                assert_eq!(decompressor.exact(&again[6..], plain.len()).unwrap(), plain);
-                assert_eq!(zstd_safe::get_frame_content_size(&again[6..]).unwrap(), Some(plain.len() as u64));
-                assert!(length <= written + written / 50 + 20, "{length} in pieces, {written} at once");
                 assert_eq!(zstd_safe::get_frame_content_size(&out[6..]).unwrap(), Some(plain.len() as u64));
             }
         }

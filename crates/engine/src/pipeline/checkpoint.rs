@@ -144,11 +144,11 @@ fn save(worker: &mut Worker, root: &Arc<Dir>) -> Result<Option<Id>> {
         let Some(Partial { id, json, node }) = dir.partial(&below)? else { continue };
         match (above, node) {
             (None, _) => {
-                worker.store(BlobKind::Tree, id, &[&json])?;
+                worker.store(BlobKind::Tree, id, &json)?;
                 return Ok(Some(id));
             }
             (Some((above, index)), Some(mut node)) => {
-                worker.store(BlobKind::Tree, id, &[&json])?;
+                worker.store(BlobKind::Tree, id, &json)?;
                 node.subtree = Some(id);
                 partial.entry(above).or_default().insert(index, node);
             }

@@ -10,7 +10,6 @@
 
 mod buffer;
 mod checkpoint;
-mod cut;
 mod exclude;
 mod file;
 mod pack;
@@ -60,7 +59,7 @@ use worker::Claims;
 
 /// Batches of files that wait for a reader. Each file in them keeps its directory open.
 const FILE_QUEUE: usize = 4;
-/// Jobs that wait for a worker; the segments bound those with content.
+/// Jobs that wait for a worker; the buffers bound those with content.
 const JOB_QUEUE: usize = 64;
 
 /// Where the content comes from.
@@ -207,7 +206,8 @@ pub(crate) async fn run(
     let (jobs, job_queue) = bounded(JOB_QUEUE);
     // The flights bound what is on its way; the queue need not.
     let (packs, pack_queue) = mpsc::unbounded_channel();
-    let pool = Pool::new(readers, workers);
+    // Each reader may hold two and wait for a third.
+    let pool = Pool::new(2 * readers + workers + 1);
     for _ in 0..workers {
         let (shared, jobs, packs) = (Arc::clone(&shared), job_queue.clone(), packs.clone());
         threads.start("backup-cpu", move || worker::run(shared, &jobs, packs))?;

@@ -1,6 +1,6 @@
-//! The readers: open files without side effects, fill segments with their bytes, hand chunks to the workers.
+//! The readers: open files without side effects, fill buffers, find the cuts, hand chunks to the workers.
 //!
-//! Small files share a segment. Holes are not read, and a hole as long as the smallest chunk is not even hashed:
+//! Small files share a buffer. Holes are not read, and a hole as long as the smallest chunk is not even hashed:
 //! zeros are always cut at the minimum, so its chunk is the same everywhere.
 
 use std::ffi::CString;
@@ -11,19 +11,20 @@ use crossbeam_channel::{Receiver, Sender};
 use rustix::io::Errno;
 
 use super::Shared;
-use super::buffer::{Piece, Pool, SEGMENT, Segment};
-use super::cut::Cutter;
+use super::buffer::{Buffer, Pool};
 use super::file::{File, LinkKey, Run};
 use super::source::{self, Carrier, Stat, Stretch};
 use super::state::{Relation, join};
 use super::tree::Slot;
 use super::worker::{Chunk, Job};
-use crate::chunk::MIN_SIZE;
+use crate::chunk::{Cursor, MAX_SIZE, MIN_SIZE};
 use crate::format::node::NodeType;
-use crate::id::IdHasher;
+use crate::id::Id;
 
-/// Files below this size are queued several at a time; they are never cut.
+/// Files below this size are read several to a buffer; they are never cut.
 pub(crate) const SMALL: u64 = MIN_SIZE as u64;
+/// Bytes that are read at a time behind the smallest chunk. What lies behind a cut is copied to the next buffer.
+const PIECE: usize = 256 * 1024;
 
 /// A file to read.
 pub(crate) struct FileTask {
@@ -33,17 +34,6 @@ pub(crate) struct FileTask {
     pub(crate) name: CString,
     pub(crate) relation: Relation,
     pub(crate) link: Option<LinkKey>,
-}
-
-/// Bytes that are looked for in a file that says that it is empty. One with more is read as a large one.
-const UNKNOWN: usize = 4096;
-
-/// A segment that small files are read into.
-struct Filling {
-    segment: Segment,
-    used: usize,
-    /// Each with the number of its chunk, and where that begins and ends.
-    files: Vec<(Arc<File>, usize, usize, usize)>,
 }
 
 /// One reader.
@@ -81,59 +71,41 @@ impl Reader {
         call(&Run { state: &self.shared.state, links: &self.shared.links, close: &close })
     }
 
+    fn send(&self, buffer: Buffer, chunks: Vec<Chunk>) {
+        if !chunks.is_empty() {
+            let _ = self.jobs.send(Job::Chunks(buffer, chunks));
+        }
+    }
+
     fn read_batch(&self, batch: Vec<FileTask>) {
-        // Fetched for the first small file only: while a large one is read, its memory must not wait for this one.
-        let mut current: Option<Filling> = None;
+        // Fetched for the first small file only: while a large one is read, its buffers must not wait for this one.
+        let mut current: Option<Buffer> = None;
+        let mut used = 0;
+        let mut chunks = Vec::with_capacity(batch.len());
         for task in batch {
             if self.shared.state.stopped() {
                 return;
             }
             let Some(open) = self.open(task) else { continue };
-            if open.stat.size >= SEGMENT as u64 {
-                if let Some(full) = current.take() {
-                    self.flush(full);
-                }
+            if open.stat.size >= SMALL {
                 self.read_large(&open);
                 continue;
             }
-            // Files of the kernel's own making say that they are empty and are not.
-            let wanted = if open.stat.size == 0 {
-                UNKNOWN
-            } else {
-                usize::try_from(open.stat.size).unwrap_or(SEGMENT)
-            };
-            if let Some(full) = current.take_if(|filling| SEGMENT - filling.used < wanted) {
-                self.flush(full);
+            if MAX_SIZE - used < MIN_SIZE
+                && let Some(full) = current.take()
+            {
+                self.send(full, std::mem::take(&mut chunks));
+                used = 0;
             }
-            let filling = current.get_or_insert_with(|| Filling {
-                segment: self.pool.get(),
-                used: 0,
-                files: Vec::new(),
-            });
-            if self.read_small(&open, filling, wanted) {
-                continue;
+            let buffer = current.get_or_insert_with(|| self.pool.get());
+            if let Some(chunk) = self.read_small(&open, buffer, used) {
+                used = chunk.range.end;
+                chunks.push(chunk);
             }
-            if let Some(full) = current.take() {
-                self.flush(full);
-            }
-            self.read_large(&open);
         }
-        if let Some(filling) = current {
-            self.flush(filling);
+        if let Some(buffer) = current {
+            self.send(buffer, chunks);
         }
-    }
-
-    fn flush(&self, filling: Filling) {
-        let Filling { segment, files, .. } = filling;
-        if files.is_empty() {
-            return;
-        }
-        let segment = Arc::new(segment);
-        let chunks = files.into_iter().map(|(file, index, start, end)| {
-            let content = vec![Piece { segment: Arc::clone(&segment), start, end }];
-            Chunk { file, index, content }
-        });
-        let _ = self.jobs.send(Job::Chunks(chunks.collect()));
     }
 
     /// Opens a file and takes its metadata from the open file: what is stored belongs together.
@@ -165,27 +137,25 @@ impl Reader {
         Some(Open { fd, stat, file: File::new(slot, node, relation, link) })
     }
 
-    /// Reads a small file into a segment; `false` when it has more than it said and is to be read as a large one.
-    fn read_small(&self, open: &Open, filling: &mut Filling, wanted: usize) -> bool {
-        let start = filling.used;
-        let place = filling.segment.content_mut().get_mut(start..start + wanted).unwrap_or_default();
+    fn read_small(&self, open: &Open, buffer: &mut Buffer, used: usize) -> Option<Chunk> {
+        // Files of the kernel's own making say that they are empty and are not.
+        let wanted =
+            if open.stat.size == 0 { MIN_SIZE } else { usize::try_from(open.stat.size).unwrap_or(MIN_SIZE) };
+        let place = buffer.get_mut(used..used + wanted).unwrap_or_default();
         let length = match source::read_full(open.fd.as_fd(), place, 0) {
             Ok(length) => length,
             Err(e) => {
                 self.with_run(|run| open.file.failed("read", &e, run));
-                return true;
+                return None;
             }
         };
-        if open.stat.size == 0 && length == wanted {
-            return false;
-        }
-        if length > 0 {
-            filling.used += length;
-            let index = open.file.next_chunk();
-            filling.files.push((Arc::clone(&open.file), index, start, start + length));
-        }
+        let chunk = (length > 0).then(|| Chunk {
+            file: Arc::clone(&open.file),
+            index: open.file.next_chunk(),
+            range: used..used + length,
+        });
         self.finish(open, length as u64);
-        true
+        chunk
     }
 
     fn finish(&self, open: &Open, size: u64) {
@@ -206,25 +176,54 @@ impl Reader {
 
     /// Reads and cuts a file of any size; its length, or `None` when the run was stopped.
     fn read_chunks(&self, open: &Open) -> Result<Option<u64>, Errno> {
-        let _turn = self.pool.turn();
-        let mut content = Content::new(open.fd.as_fd(), &open.stat);
-        let mut cutter = Cutter::new(&self.shared, &self.pool, &self.jobs, &open.file);
+        let fd = open.fd.as_fd();
+        let mut content = Content::new(fd, &open.stat);
+        let mut buffer = self.pool.get();
+        let mut filled = 0;
+        let mut cursor = Cursor::default();
         loop {
             if self.shared.state.stopped() {
                 return Ok(None);
             }
-            if cutter.at_start() && content.take_zero_chunk() {
+            if filled == 0 && content.take_zero_chunk() {
                 self.zero_chunk(&open.file);
                 continue;
             }
-            let (mut segment, wanted) = cutter.segment();
-            let count = content.read(segment.content_mut().get_mut(..wanted).unwrap_or_default())?;
-            cutter.take(segment, count);
+            // Up to the smallest chunk there is nothing to look for.
+            let wanted = MIN_SIZE.saturating_sub(filled).max(PIECE).min(MAX_SIZE - filled);
+            let place = buffer.get_mut(filled..filled + wanted).unwrap_or_default();
+            let count = content.read(place)?;
+            filled += count;
             if count < wanted {
                 break;
             }
+            while let Some(cut) =
+                self.shared.chunker.find_cut(buffer.get(..filled).unwrap_or_default(), &mut cursor)
+            {
+                let rest = filled - cut;
+                let mut next = self.pool.get();
+                if let (Some(to), Some(from)) = (next.get_mut(..rest), buffer.get(cut..filled)) {
+                    to.copy_from_slice(from);
+                }
+                let chunk =
+                    Chunk { file: Arc::clone(&open.file), index: open.file.next_chunk(), range: 0..cut };
+                self.send(std::mem::replace(&mut buffer, next), vec![chunk]);
+                filled = rest;
+                cursor = Cursor::default();
+            }
         }
-        cutter.end();
+        // The end of the file: what is left is cut as far as it can be, and the rest is the last chunk.
+        let mut start = 0;
+        let mut chunks = Vec::new();
+        while start < filled {
+            let mut cursor = Cursor::default();
+            let rest = buffer.get(start..filled).unwrap_or_default();
+            let length = self.shared.chunker.find_cut(rest, &mut cursor).unwrap_or(rest.len());
+            let range = start..start + length;
+            chunks.push(Chunk { file: Arc::clone(&open.file), index: open.file.next_chunk(), range });
+            start += length;
+        }
+        self.send(buffer, chunks);
         Ok(Some(content.offset))
     }
 
@@ -235,20 +234,12 @@ impl Reader {
             self.shared.state.counters.bytes_done.add(SMALL);
             return;
         }
-        let mut segment = self.pool.get();
-        segment.content_mut().fill(0);
-        let segment = Arc::new(segment);
-        // The same zeros again and again.
-        let content: Vec<Piece> = (0..MIN_SIZE / SEGMENT)
-            .map(|_| Piece { segment: Arc::clone(&segment), start: 0, end: SEGMENT })
-            .collect();
-        let mut digest = IdHasher::new();
-        for piece in &content {
-            digest.update(piece.bytes());
-        }
-        let id = digest.finish();
-        let chunk = Chunk { file: Arc::clone(file), index: file.next_chunk(), content };
-        let _ = self.jobs.send(Job::Chunks(vec![chunk]));
+        let mut buffer = self.pool.get();
+        let zeros = buffer.get_mut(..MIN_SIZE).unwrap_or_default();
+        zeros.fill(0);
+        let id = Id::hash(zeros);
+        let chunk = Chunk { file: Arc::clone(file), index: file.next_chunk(), range: 0..MIN_SIZE };
+        self.send(buffer, vec![chunk]);
         // Set only after the chunk is on its way: whoever sees the id may rely on it.
         let _ = self.shared.zero_chunk.set(id);
     }

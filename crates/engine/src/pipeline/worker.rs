@@ -2,13 +2,14 @@
 //! and turns closed directories into trees.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Receiver;
 use tokio::sync::mpsc;
 
 use super::Shared;
-use super::buffer::Piece;
+use super::buffer::Buffer;
 use super::file::{File, Run};
 use super::pack::{SealedBlob, SealedPack};
 use super::state::{State, locked};
@@ -19,26 +20,23 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::compress::{Compression, Compressor, Decompressor};
 use crate::format::pack::BlobKind;
 use crate::format::tree::TreeWriter;
-use crate::id::{Id, IdHasher};
+use crate::id::Id;
 
 /// Work for a CPU.
 pub(crate) enum Job {
-    /// Chunks of files.
-    Chunks(Vec<Chunk>),
+    /// Chunks of files, all in one buffer.
+    Chunks(Buffer, Vec<Chunk>),
     /// A directory whose entries are all there.
     Close(Closed),
 }
 
-/// One chunk.
+/// One chunk in a buffer.
 pub(crate) struct Chunk {
     pub(crate) file: Arc<File>,
     /// Which of the file's chunks it is.
     pub(crate) index: usize,
-    pub(crate) content: Vec<Piece>,
+    pub(crate) range: Range<usize>,
 }
-
-/// A blob's plain bytes, in the pieces that they lie in.
-pub(super) type Plain<'a> = &'a [&'a [u8]];
 
 /// Blobs that this run has stored or is storing, so that each is stored once.
 pub(crate) struct Claims {
@@ -112,14 +110,12 @@ impl Worker {
         let complete = Mutex::new(Vec::new());
         match job {
             Job::Close(closed) => return self.close(closed),
-            Job::Chunks(chunks) => {
+            Job::Chunks(buffer, chunks) => {
                 for chunk in chunks {
-                    let pieces: Vec<&[u8]> = chunk.content.iter().map(Piece::bytes).collect();
-                    let (id, length) = self.store_chunk(&pieces)?;
-                    drop(pieces);
-                    // Its memory is wanted elsewhere.
-                    drop(chunk.content);
-                    self.shared.state.counters.bytes_done.add(length as u64);
+                    let data = buffer.get(chunk.range.clone()).unwrap_or_default();
+                    let id = Id::hash(data);
+                    self.store(BlobKind::Data, id, data)?;
+                    self.shared.state.counters.bytes_done.add(data.len() as u64);
                     let close = |closed| locked(&complete).push(closed);
                     let run = Run { state: &self.shared.state, links: &self.shared.links, close: &close };
                     chunk.file.chunk_done(chunk.index, id, &run);
@@ -128,16 +124,6 @@ impl Worker {
         }
         let complete = complete.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         complete.into_iter().try_for_each(|closed| self.close(closed))
-    }
-
-    /// Stores a chunk; its id and length.
-    fn store_chunk(&mut self, pieces: Plain<'_>) -> Result<(Id, usize)> {
-        let mut digest = IdHasher::new();
-        for piece in pieces {
-            digest.update(piece);
-        }
-        let id = digest.finish();
-        Ok((id, self.store(BlobKind::Data, id, pieces)?))
     }
 
     /// Stores a closed directory's tree, and those above it that it completes.
@@ -150,7 +136,7 @@ impl Worker {
                 writer.push(node)?;
             }
             let (id, json) = writer.finish_with_id();
-            self.store(BlobKind::Tree, id, &[&json])?;
+            self.store(BlobKind::Tree, id, &json)?;
             if let Some(node) = &content.node {
                 count_dir(&self.shared.state, node, id, content.previous.as_ref());
             }
@@ -162,23 +148,22 @@ impl Worker {
         Ok(())
     }
 
-    /// Compresses, seals and packs a blob unless the repository or this run has it; its length.
-    pub(super) fn store(&mut self, kind: BlobKind, id: Id, plain: Plain<'_>) -> Result<usize> {
-        let length = plain.iter().map(|piece| piece.len()).sum();
+    /// Compresses, seals and packs a blob unless the repository or this run has it.
+    pub(super) fn store(&mut self, kind: BlobKind, id: Id, plain: &[u8]) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         if shared.index.contains(kind, &id) || !shared.claims.claim(kind, id) {
-            return Ok(length);
+            return Ok(());
         }
-        let uncompressed = self.seal(kind, plain, length)?;
+        let uncompressed = self.seal(kind, plain)?;
         if self.is_to_be_verified(kind) {
-            self.verify(kind, id, length, uncompressed)?;
+            self.verify(kind, id, plain.len(), uncompressed)?;
         }
         let counters = &shared.state.counters;
         match kind {
             BlobKind::Data => counters.data_blobs.add(1),
             BlobKind::Tree => counters.tree_blobs.add(1),
         }
-        counters.plain_added.add(length as u64);
+        counters.plain_added.add(plain.len() as u64);
         counters.packed_added.add(self.sealed.len() as u64);
         let blob = SealedBlob { kind, id, sealed: &self.sealed, uncompressed };
         if let Some(full) = shared.packs.add(&blob, self.dice.coin())? {
@@ -186,42 +171,33 @@ impl Worker {
             // An error means that the uploader gave up and said why.
             let _ = self.packs.send(pack);
         }
-        Ok(length)
+        Ok(())
     }
 
     /// Leaves the sealed blob in `self.sealed`; returns the plain length when it is compressed.
-    fn seal(&mut self, kind: BlobKind, plain: Plain<'_>, plain_length: usize) -> Result<Option<u32>> {
+    fn seal(&mut self, kind: BlobKind, plain: &[u8]) -> Result<Option<u32>> {
         self.sealed.clear();
         self.sealed.extend_from_slice(&[0; IV_LENGTH]);
         let mut uncompressed = None;
         if self.shared.repository.version() >= 2
             && (kind == BlobKind::Tree || self.shared.compression != Compression::Off)
         {
-            let length = match plain {
-                // Without a copy into the compressor's own window.
-                [whole] => self.compressor.append(whole, &mut self.sealed)?,
-                pieces => {
-                    let pieces = pieces.iter().copied();
-                    self.compressor.append_pieces(pieces, plain_length, &mut self.sealed)?
-                }
-            };
-            if length < plain_length || kind == BlobKind::Tree {
-                uncompressed = u32::try_from(plain_length).ok();
+            let length = self.compressor.append(plain, &mut self.sealed)?;
+            if length < plain.len() || kind == BlobKind::Tree {
+                uncompressed = u32::try_from(plain.len()).ok();
             } else {
                 self.sealed.truncate(IV_LENGTH);
             }
         }
         if uncompressed.is_none() {
-            if u32::try_from(plain_length + OVERHEAD).is_err() {
+            if u32::try_from(plain.len() + OVERHEAD).is_err() {
                 return Err(Error::new(
                     ErrorKind::Internal,
-                    format!("a blob of {plain_length} bytes is too large for the format"),
+                    format!("a blob of {} bytes is too large for the format", plain.len()),
                 ));
             }
             self.sealed.truncate(IV_LENGTH);
-            for piece in plain {
-                self.sealed.extend_from_slice(piece);
-            }
+            self.sealed.extend_from_slice(plain);
         }
         self.shared.repository.key().seal_tail(&mut self.sealed, 0)?;
         Ok(uncompressed)
