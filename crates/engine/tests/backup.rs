@@ -349,6 +349,7 @@ async fn content_that_the_index_lost_is_stored_again() {
     }
     let second = scene.back_up(&scene.spec()).await.unwrap();
     assert_eq!(second.parent, Some(first.snapshot));
-    assert_eq!((second.tree, second.data_blobs), (first.tree, first.data_blobs));
+    // Not the trees: the root's holds the directories above the source, which other tests change.
+    assert_eq!(second.data_blobs, first.data_blobs);
     scene.assert_whole().await;
 }

@@ -176,7 +176,12 @@ async fn each_is_the_others_parent() {
         assert!(ours.data_added < 200_000, "restic {version}: {ours:?}");
 
         let again = back_up(&repo, &source).await;
-        assert_eq!((again.tree, again.data_added), (ours.tree, 0), "restic {version}");
+        // Not the trees: those of the directories above the source change with other tests.
+        assert_eq!(
+            (again.files_new, again.files_changed, again.data_blobs),
+            (0, 0, 0),
+            "restic {version}: {again:?}"
+        );
         let theirs = restic.backup(&source, HOST, &[]);
         let counts = ["files_new", "files_changed", "data_blobs"].map(|key| theirs[key].as_u64());
         assert_eq!(counts, [Some(0); 3], "restic {version}: {theirs}");

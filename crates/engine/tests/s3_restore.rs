@@ -10,6 +10,7 @@
 
 mod restoring;
 mod stock;
+#[allow(dead_code)] // some of it is for other tests
 mod versitygw;
 
 use std::fs;
@@ -47,9 +48,10 @@ async fn what_went_into_a_bucket_comes_back_and_damage_in_it_is_named() {
     // More than one pack, a file of many chunks, many of one, one without any.
     fs::write(source.join("large"), noise(1, 24 << 20)).unwrap();
     fs::write(source.join("empty"), b"").unwrap();
-    for n in 0..200_u64 {
+    for n in 0..200_u16 {
         let dir = if n % 2 == 0 { "small" } else { "small/deeper" };
-        fs::write(source.join(dir).join(format!("f{n:03}")), noise(n + 2, 3000 + n as usize)).unwrap();
+        fs::write(source.join(dir).join(format!("f{n:03}")), noise(u64::from(n) + 2, 3000 + usize::from(n)))
+            .unwrap();
     }
     settle(&source);
     let options = InitOptions {

@@ -216,11 +216,12 @@ mod tests {
     #[test]
     fn a_writer_that_is_dropped_ends_nothing() {
         let mut out = Vec::new();
-        let mut writer = TarWriter::new(&mut out);
-        let entry = Entry { path: "/a".into(), node: Node::default(), size: 3, link_to: None };
-        assert!(writer.begin(b"a", &entry, None).unwrap());
-        writer.data(b"abc").unwrap();
-        drop(writer);
+        {
+            let mut writer = TarWriter::new(&mut out);
+            let entry = Entry { path: "/a".into(), node: Node::default(), size: 3, link_to: None };
+            assert!(writer.begin(b"a", &entry, None).unwrap());
+            writer.data(b"abc").unwrap();
+        }
         assert_eq!(out.len(), BLOCK + 3);
     }
 }

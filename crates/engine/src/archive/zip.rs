@@ -272,10 +272,12 @@ mod tests {
 
     #[test]
     fn dos_times_are_the_nearest() {
-        assert_eq!(dos_time(0), (0, 1 << 5 | 1));
+        let (hour, minute) = (1 << 11, 1 << 5);
+        let (year, month) = (1 << 9, 1 << 5);
+        assert_eq!(dos_time(0), (0, month + 1));
         // 2026-11-21 11:18:33
-        assert_eq!(dos_time(1_795_259_913), (11 << 11 | 18 << 5 | 16, 46 << 9 | 11 << 5 | 21));
-        assert_eq!(dos_time(i64::MAX).1, 127 << 9 | 12 << 5 | 31);
+        assert_eq!(dos_time(1_795_259_913), (11 * hour + 18 * minute + 16, 46 * year + 11 * month + 21));
+        assert_eq!(dos_time(i64::MAX).1, 127 * year + 12 * month + 31);
     }
 
     /// Python reads the archive by its directory, checks every checksum, and says names and sizes.
