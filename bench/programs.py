@@ -108,7 +108,7 @@ class Holdfast(Program):
         return self.words("forget", snapshot)
 
     def prune(self) -> list[str]:
-        return self.words("prune", "--instant", "--max-unused", "0")
+        return self.words("prune", "--instant", "--max-unused", "0", "--allow-large-removal")
 
 
 class Restic(Program):
