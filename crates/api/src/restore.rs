@@ -188,7 +188,7 @@ pub struct FromRepository {
     /// Id of a restic snapshot, or its first 8 or more digits: the recovery point that it belongs to is restored from,
     /// and of it only this snapshot's component (unless `components` says otherwise).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^[0-9a-f]{8,64}$"))]
+    #[schemars(length(max = 64), regex(pattern = r"^[0-9a-f]{8,64}$"))]
     pub snapshot_id: Option<String>,
     /// The newest one whose Backup began at this time or before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

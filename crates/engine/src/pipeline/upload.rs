@@ -2,7 +2,7 @@
 //!
 //! An index file is written early, of durable packs only, so that a run that is killed leaves its work to the next.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Shared;
 use super::checkpoint::{Brought, Checkpointer};
-use super::pack::SealedPack;
+use super::pack::{OpenPack, SealedPack};
 use crate::backup::Checkpoints;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::index_file::{IndexFile, IndexedPack, MAX_BLOBS};
@@ -77,12 +77,17 @@ impl Uploads<'_> {
         let mut tick = tokio::time::interval(PROGRESS_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut feeding = true;
-        let mut rest_sent = false;
-        while !rest_sent || !self.flying.is_empty() {
+        // What was left in the open packs when all workers were through.
+        let mut rest: Option<VecDeque<OpenPack>> = None;
+        loop {
+            let waiting = rest.as_ref().is_some_and(|rest| !rest.is_empty());
+            if rest.is_some() && !waiting && self.flying.is_empty() {
+                break;
+            }
             // A checkpoint that is being made brings blobs too: the open packs are emptied after it.
-            if !feeding && !rest_sent && !self.checkpoint.is_building() {
-                self.send_rest().await?;
-                rest_sent = true;
+            if !feeding && rest.is_none() && !self.checkpoint.is_building() {
+                self.shared.state.phase("commit");
+                rest = Some(self.shared.packs.take_rest()?.into());
                 continue;
             }
             tokio::select! {
@@ -104,6 +109,14 @@ impl Uploads<'_> {
                     Some(pack) => self.send(pack),
                     None => feeding = false,
                 },
+                // One after the other, as those before: only so many fit into memory.
+                flight = self.shared.packs.flight(), if waiting => {
+                    let Some(flight) = flight else { return Ok(()) };
+                    if let Some(open) = rest.as_mut().and_then(VecDeque::pop_front) {
+                        let full = self.shared.packs.fly(open, flight);
+                        self.send(full.seal(self.shared.repository.key())?);
+                    }
+                }
                 _ = tick.tick() => {
                     self.shared.state.report_progress(guess);
                     let counters = &self.shared.state.counters;
@@ -118,18 +131,6 @@ impl Uploads<'_> {
             }
         }
         self.index.flush().await
-    }
-
-    /// All workers are through: what is left in the open packs goes last.
-    async fn send_rest(&mut self) -> Result<()> {
-        self.shared.state.phase("commit");
-        for open in self.shared.packs.take_rest()? {
-            // One after the other, as those before: only so many fit into memory.
-            let Some(full) = self.shared.packs.take_off(open).await else { return Ok(()) };
-            let pack = full.seal(self.shared.repository.key())?;
-            self.send(pack);
-        }
-        Ok(())
     }
 
     fn send(&mut self, pack: SealedPack) {

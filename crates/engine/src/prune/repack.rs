@@ -97,7 +97,8 @@ pub(crate) fn copy(
         result = inner.check().and_then(|()| {
             for pack in open.take_rest()? {
                 // None: the upload failed, which is told at the end.
-                let Some(pack) = runtime.block_on(open.take_off(pack)) else { break };
+                let Some(flight) = runtime.block_on(open.flight()) else { break };
+                let pack = open.fly(pack, flight);
                 send(&full, pack.seal(repo.key())?);
             }
             Ok(())
