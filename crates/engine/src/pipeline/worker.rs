@@ -72,6 +72,9 @@ pub(super) struct Worker {
     plain: Vec<u8>,
     /// Decides which open pack a blob goes to and which blobs are verified.
     dice: Dice,
+    /// Plays broken memory: a bit of each blob turns over between sealing and verifying.
+    #[cfg(test)]
+    broken_memory: bool,
 }
 
 /// Works until the queue ends or the run stops.
@@ -102,6 +105,8 @@ impl Worker {
             check: Vec::new(),
             plain: Vec::new(),
             dice: Dice::new()?,
+            #[cfg(test)]
+            broken_memory: false,
         })
     }
 
@@ -155,6 +160,8 @@ impl Worker {
             return Ok(());
         }
         let uncompressed = self.seal(kind, plain)?;
+        #[cfg(test)]
+        self.play_broken_memory();
         if self.is_to_be_verified(kind) {
             self.verify(kind, id, plain.len(), uncompressed)?;
         }
@@ -211,18 +218,31 @@ impl Worker {
         }
     }
 
-    /// Opens what was just sealed and compares its digest: a guard against broken memory and our own faults.
-    fn verify(&mut self, kind: BlobKind, id: Id, length: usize, uncompressed: Option<u32>) -> Result<()> {
+    /// Whether what was just sealed gives back what it was made of. Why it does not is of no interest: nothing was
+    /// stored yet, so whatever it is, it is not the repository.
+    fn reads_back(&mut self, id: Id, length: usize, uncompressed: Option<u32>) -> bool {
         self.check.clear();
         self.check.extend_from_slice(&self.sealed);
-        let stored = self.shared.repository.key().open_in_place(&mut self.check)?;
-        let plain: &[u8] = if uncompressed.is_some() {
-            self.decompressor.exact_into(stored, length, &mut self.plain)?;
-            &self.plain
-        } else {
-            stored
-        };
-        let right = Id::hash(plain) == id;
+        let Ok(stored) = self.shared.repository.key().open_in_place(&mut self.check) else { return false };
+        if uncompressed.is_none() {
+            return Id::hash(stored) == id;
+        }
+        self.decompressor.exact_into(stored, length, &mut self.plain).is_ok() && Id::hash(&self.plain) == id
+    }
+
+    #[cfg(test)]
+    fn play_broken_memory(&mut self) {
+        let middle = self.sealed.len() / 2;
+        if self.broken_memory
+            && let Some(byte) = self.sealed.get_mut(middle)
+        {
+            *byte ^= 0x10;
+        }
+    }
+
+    /// Opens what was just sealed and compares its digest: a guard against broken memory and our own faults.
+    fn verify(&mut self, kind: BlobKind, id: Id, length: usize, uncompressed: Option<u32>) -> Result<()> {
+        let right = self.reads_back(id, length, uncompressed);
         // Large chunks are rare, and verified ones rarer: what they took is worth more elsewhere.
         for scratch in [&mut self.check, &mut self.plain] {
             if scratch.capacity() > SCRATCH_KEPT {
@@ -276,5 +296,77 @@ pub(crate) fn guard(state: &State, name: &str, work: impl FnOnce()) {
             ErrorKind::Internal,
             format!("the {name} thread of the backup panicked; this is a bug of Holdfast"),
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::OpenPacks;
+    use super::*;
+    use crate::chunk::Chunker;
+    use crate::event::Ctx;
+    use crate::index::Index;
+
+    fn shared(repository: crate::Repository, verify: Verify) -> Arc<Shared> {
+        Arc::new(Shared {
+            state: Arc::new(State::new(&Ctx::default(), u64::MAX)),
+            chunker: Chunker::new(repository.config().chunker_polynomial),
+            repository,
+            index: Arc::new(Index::empty()),
+            claims: Claims::default(),
+            packs: OpenPacks::new(2, tokio::runtime::Handle::current()),
+            links: super::super::Links::default(),
+            compression: Compression::Auto,
+            verify,
+            zero_chunk: std::sync::OnceLock::new(),
+            root_dir: std::sync::OnceLock::new(),
+            root: Mutex::default(),
+            refused: Mutex::default(),
+        })
+    }
+
+    /// Of so many blobs that broken memory spoils, how many are noticed.
+    fn noticed(repository: &crate::Repository, verify: Verify, kind: BlobKind, count: u32) -> u32 {
+        let (packs, _arriving) = mpsc::unbounded_channel();
+        let mut worker = Worker::new(shared(repository.clone(), verify), packs).unwrap();
+        worker.broken_memory = true;
+        let mut noticed = 0;
+        for number in 0..count {
+            // One that compresses and one that does not.
+            let plain = if number % 2 == 0 { vec![7; 2000] } else { number.to_le_bytes().to_vec() };
+            let plain = [plain.as_slice(), &number.to_be_bytes()].concat();
+            if let Err(error) = worker.store(kind, Id::hash(&plain), &plain) {
+                assert_eq!(error.kind(), ErrorKind::Internal, "it is this machine and not the repository");
+                assert!(error.to_string().contains("memory"), "{error}");
+                noticed += 1;
+            }
+        }
+        noticed
+    }
+
+    #[tokio::test]
+    async fn broken_memory_between_sealing_and_writing_is_noticed_as_far_as_was_asked() {
+        let fixture = crate::repository::testing::fixture().await;
+        let noticed = |verify, kind| noticed(&fixture.repo, verify, kind, 2000);
+        for kind in [BlobKind::Data, BlobKind::Tree] {
+            assert_eq!(noticed(Verify::Full, kind), 2000);
+            assert_eq!(noticed(Verify::Off, kind), 0);
+        }
+        assert_eq!(noticed(Verify::Sample, BlobKind::Tree), 2000);
+        // One of 16: 125 on average, and never so far from it by chance.
+        let sampled = noticed(Verify::Sample, BlobKind::Data);
+        assert!((50..250).contains(&sampled), "{sampled}");
+    }
+
+    #[tokio::test]
+    async fn what_was_sealed_well_passes() {
+        let fixture = crate::repository::testing::fixture().await;
+        let (packs, _arriving) = mpsc::unbounded_channel();
+        let mut worker = Worker::new(shared(fixture.repo.clone(), Verify::Full), packs).unwrap();
+        for length in [1, 100, 100_000] {
+            let plain = vec![3; length];
+            worker.store(BlobKind::Data, Id::hash(&plain), &plain).unwrap();
+            worker.store(BlobKind::Tree, Id::hash(&plain), &plain).unwrap();
+        }
     }
 }
