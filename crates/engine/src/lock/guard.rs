@@ -216,13 +216,16 @@ impl LockGuard {
     /// Looks into the store whether the lock is still there. Called right before and after a commit.
     pub async fn confirm(&self) -> Result<()> {
         self.check()?;
-        // A refresh may replace the file between naming and listing it: look again then.
+        // A refresh writes a new file before it removes the old one: at each moment one of those that we know of is
+        // there, and which one may change while we look.
         for _ in 0..3 {
-            let id = self.id();
-            if self.shared.listed(id).await? {
+            let before = self.shared.files().clone();
+            let listed = self.shared.repo.store().list(FileKind::Lock).await?;
+            let after = self.shared.files().clone();
+            if listed.iter().any(|e| before.contains(&e.id) || after.contains(&e.id)) {
                 return self.check();
             }
-            if id == self.id() {
+            if before == after {
                 break;
             }
         }

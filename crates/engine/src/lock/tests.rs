@@ -159,6 +159,25 @@ async fn refreshing_replaces_the_file_and_keeps_one() {
     assert_eq!(fixture.repo.locks().await.unwrap(), []);
 }
 
+/// While the new file is on its way to the store the old one is the lock.
+#[tokio::test]
+async fn a_lock_that_is_being_refreshed_is_not_lost() {
+    let fixture = fixture().await;
+    let ctx = Ctx::default();
+    // As often as it goes, so that the looks fall into all moments of a refresh.
+    let times = LockTimes { refresh: Duration::ZERO, lost_after: Duration::from_mins(1), ..QUICK };
+    let guard = fixture
+        .repo
+        .lock_with(LockMode::Shared, &holder(None), Duration::ZERO, &[], &ctx, times)
+        .await
+        .unwrap();
+    for _ in 0..50 {
+        guard.confirm().await.unwrap();
+    }
+    guard.release().await.unwrap();
+    assert_eq!(fixture.repo.locks().await.unwrap(), []);
+}
+
 #[tokio::test]
 async fn a_lock_that_somebody_removed_cancels_the_operation() {
     let fixture = fixture().await;
