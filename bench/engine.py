@@ -113,12 +113,18 @@ class Bench:
                 print(f"{name}: {number + 1} of {rounds}: {program.name} …", file=sys.stderr)
                 try:
                     play(name, program, tree, number == 0)
+                except Failed as failure:
+                    # The rows that it did are kept, and the others go on.
+                    if isinstance(program, Holdfast):
+                        raise
+                    print(f"{name}: {program.name} ends here: {failure}", file=sys.stderr)
                 finally:
                     program.use(None)
                     program.clear()
 
     def add(self, row: str, program: Program, command: list[str]) -> None:
-        self.figures.costs[row][program.name].append(measure(command, program.env()))
+        cost = measure(command, program.env())
+        self.figures.costs[row][program.name].append(cost)
 
     def begin(self, program: Program) -> None:
         program.clear()
