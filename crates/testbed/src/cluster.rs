@@ -16,6 +16,7 @@ use crate::debian;
 use crate::error::{Error, Result};
 use crate::images::{self, PAUSE_IMAGE};
 use crate::layout::{self, Layout, render};
+use crate::minio;
 use crate::node::{self, NODES, Node, POD_NETWORK, SERVICE_API, SERVICE_NETWORK};
 use crate::pki;
 use crate::process::{self, Daemon};
@@ -63,7 +64,7 @@ pub struct NodeEnv {
 pub enum Health {
     /// Nothing is up.
     Down,
-    /// The cluster works. The S3 server is not looked at: tests stop it on purpose.
+    /// The cluster works. The S3 servers are not looked at: tests stop them on purpose.
     Up,
     /// It came up half, or something of it died; the reason.
     Broken(String),
@@ -84,7 +85,9 @@ pub fn health(layout: &Layout) -> Result<Health> {
         return Ok(Health::Broken("it did not come up whole".into()));
     }
     let processes = process::recorded(layout);
-    if let Some((name, _)) = processes.iter().find(|(name, p)| name != "s3" && !p.is_alive()) {
+    let stoppable = [s3::RECORD, minio::RECORD];
+    if let Some((name, _)) = processes.iter().find(|(n, p)| !stoppable.contains(&n.as_str()) && !p.is_alive())
+    {
         return Ok(Health::Broken(format!("{name} died; see {}/{name}.log", layout.logs().display())));
     }
     if !api_is_ready(layout) {

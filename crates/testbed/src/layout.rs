@@ -82,6 +82,9 @@ impl Layout {
     pub(crate) fn s3(&self) -> PathBuf {
         self.run().join("s3")
     }
+    pub(crate) fn minio(&self) -> PathBuf {
+        self.run().join("minio")
+    }
     pub(crate) fn node(&self, name: &str) -> PathBuf {
         self.run().join(name)
     }

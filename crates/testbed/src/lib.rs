@@ -14,6 +14,7 @@
 //! | `debian`, `programs`, `images`, `restic` | what is built, once, by content |
 //! | `state`, `process` | what is changed on the machine, written down to be undone |
 //! | `pki`, `node`, `cluster`, `s3` | the way up |
+//! | `minio` | a second S3 server, for who asks for it |
 //! | `teardown` | the way down |
 //! | `slow_line` | latency, for benchmarks |
 
@@ -23,6 +24,7 @@ mod debian;
 mod error;
 mod images;
 mod layout;
+mod minio;
 mod node;
 mod pki;
 mod process;
@@ -41,6 +43,7 @@ pub use cluster::{Env, Health, NodeEnv, health, up};
 pub use error::{Error, Result, chain};
 pub use images::{HOLDFAST_IMAGE, POSTGRES_IMAGE, TOOLS_IMAGE, archive, build_holdfast_image};
 pub use layout::Layout;
+pub use minio::Minio;
 pub use progress::Progress;
 pub use restic::{Restic, restic, restic_versions};
 pub use s3::{S3, S3Env};
@@ -74,6 +77,12 @@ pub fn build(layout: &Layout, part: Part, progress: &Progress) -> Result<Vec<(St
         });
         programs.and_then(|programs| images.map(|()| programs))
     })
+}
+
+/// Builds the second S3 server, which no bed needs and some tests want; a second caller waits for the first.
+pub fn build_minio(layout: &Layout, progress: &Progress) -> Result<()> {
+    let _lock = layout.lock("build", || progress.say("waiting for another build of the test bed"))?;
+    programs::build_minio(layout, progress)
 }
 
 /// A handle on a bed that is up.
@@ -117,6 +126,11 @@ impl Testbed {
     /// The S3 server.
     pub fn s3(&self) -> S3 {
         S3::new(self.layout.clone(), self.env.s3.clone())
+    }
+
+    /// The second S3 server; it is not up before somebody starts it.
+    pub fn minio(&self) -> Minio {
+        Minio::new(self.layout.clone(), &self.env.s3)
     }
 
     /// `kubectl` as the cluster's administrator.

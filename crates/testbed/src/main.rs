@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use holdfast_testbed::{
-    Error, HOLDFAST_IMAGE, Health, Layout, Part, Progress, Result, Testbed, archive, build,
-    build_holdfast_image, chain, down, health, restic, slow_line, up, verify,
+    Error, HOLDFAST_IMAGE, Health, Layout, Part, Progress, Result, S3Env, Testbed, archive, build,
+    build_holdfast_image, build_minio, chain, down, health, restic, slow_line, up, verify,
 };
 
 /// A real two-node Kubernetes with storage and an S3 server on this machine.
@@ -30,6 +30,9 @@ enum Task {
         /// Build only a part.
         #[arg(long)]
         only: Option<Only>,
+        /// Then also the second S3 server, which only some tests want (3 minutes).
+        #[arg(long, conflicts_with = "only")]
+        with_minio: bool,
     },
     /// Bring the bed up (about 15 s once built); does nothing if it is up and well.
     Up,
@@ -72,6 +75,11 @@ enum Task {
     S3 {
         #[command(subcommand)]
         task: S3Task,
+    },
+    /// Stop, start or look at the second S3 server, minio; the first start builds it (3 minutes).
+    Minio {
+        #[command(subcommand)]
+        task: MinioTask,
     },
     /// Hand on connections with latency, until killed; for benchmarks.
     SlowLine {
@@ -130,6 +138,23 @@ enum S3Task {
     },
 }
 
+#[derive(Subcommand)]
+enum MinioTask {
+    /// Build it if it is missing, and start it unless it runs.
+    Start,
+    /// Kill it, as a crash would; the data stays.
+    Stop,
+    /// Exits with 0 if it answers, 3 if not.
+    Status,
+    /// Print shell exports: endpoint, keys, authority.
+    Env,
+    /// Make a bucket.
+    CreateBucket {
+        /// Its name, 3 characters or more.
+        name: String,
+    },
+}
+
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(code) => code,
@@ -144,13 +169,16 @@ fn run(task: Task) -> Result<ExitCode> {
     let layout = Layout::from_env()?;
     let progress = Progress::new();
     match task {
-        Task::Build { only } => {
+        Task::Build { only, with_minio } => {
             let part = match only {
                 None => Part::All,
                 Some(Only::Bin) => Part::Programs,
                 Some(Only::Images) => Part::Images,
             };
             build(&layout, part, &progress)?;
+            if with_minio {
+                build_minio(&layout, &progress)?;
+            }
             progress.say("everything is built");
         }
         Task::Up => {
@@ -180,6 +208,7 @@ fn run(task: Task) -> Result<ExitCode> {
             progress.say(&format!("restic {}", restic.version));
             line(&restic.program.display().to_string())?;
         }
+        Task::Minio { task } => return minio(&Testbed::connect_to(layout)?, task, &progress),
         Task::S3 { task } => return s3(&Testbed::connect_to(layout)?, task),
         Task::SlowLine { listen, to, milliseconds } => {
             slow_line(listen, to, Duration::from_millis(milliseconds))?;
@@ -250,22 +279,41 @@ fn print_env(bed: &Testbed, json: bool) -> Result<()> {
         line(&text)?;
         return Ok(());
     }
-    let s3 = &env.s3;
-    for (name, value) in [
-        ("KUBECONFIG", env.kubeconfig.display().to_string()),
-        ("HOLDFAST_IMAGE", HOLDFAST_IMAGE.to_owned()),
-        ("HOLDFAST_TESTBED_S3_ENDPOINT", s3.endpoint.clone()),
-        ("HOLDFAST_TESTBED_S3_CA", s3.ca_file.display().to_string()),
-        ("HOLDFAST_TESTBED_S3_DATA", s3.data_dir.display().to_string()),
-        ("RESTIC_CACERT", s3.ca_file.display().to_string()),
-        ("AWS_ACCESS_KEY_ID", s3.access_key.clone()),
-        ("AWS_SECRET_ACCESS_KEY", s3.secret_key.clone()),
-        ("AWS_DEFAULT_REGION", s3.region.clone()),
-    ] {
-        line(&format!("export {name}='{}'", value.replace('\'', r"'\''")))?;
+    export("KUBECONFIG", &env.kubeconfig.display().to_string())?;
+    export("HOLDFAST_IMAGE", HOLDFAST_IMAGE)?;
+    export_s3(&env.s3)?;
+    line(&format!("export PATH='{}':\"$PATH\"", env.bin.display()))
+}
+
+fn export(name: &str, value: &str) -> Result<()> {
+    line(&format!("export {name}='{}'", value.replace('\'', r"'\''")))
+}
+
+fn export_s3(s3: &S3Env) -> Result<()> {
+    let ca = s3.ca_file.display().to_string();
+    export("HOLDFAST_TESTBED_S3_ENDPOINT", &s3.endpoint)?;
+    export("HOLDFAST_TESTBED_S3_CA", &ca)?;
+    export("HOLDFAST_TESTBED_S3_DATA", &s3.data_dir.display().to_string())?;
+    export("RESTIC_CACERT", &ca)?;
+    export("AWS_ACCESS_KEY_ID", &s3.access_key)?;
+    export("AWS_SECRET_ACCESS_KEY", &s3.secret_key)?;
+    export("AWS_DEFAULT_REGION", &s3.region)
+}
+
+fn minio(bed: &Testbed, task: MinioTask, progress: &Progress) -> Result<ExitCode> {
+    let minio = bed.minio();
+    match task {
+        MinioTask::Start => minio.start(progress)?,
+        MinioTask::Stop => minio.stop()?,
+        MinioTask::CreateBucket { name } => minio.create_bucket(&name)?,
+        MinioTask::Env => export_s3(&minio.env()?)?,
+        MinioTask::Status => {
+            let up = minio.is_up();
+            line(if up { "up" } else { "stopped" })?;
+            return Ok(if up { ExitCode::SUCCESS } else { ExitCode::from(3) });
+        }
     }
-    line(&format!("export PATH='{}':\"$PATH\"", env.bin.display()))?;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn s3(bed: &Testbed, task: S3Task) -> Result<ExitCode> {

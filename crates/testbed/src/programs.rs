@@ -108,6 +108,19 @@ const GROUPS: &[Group] = &[
     },
 ];
 
+/// Built only for who asks for it: no cluster needs it, and it takes minutes.
+const MINIO: Group = Group {
+    name: "minio",
+    sources: &[
+        source!("go.mod" in "minio"),
+        source!("go.sum" in "minio"),
+        source!("admin/main.go" in "minio"),
+    ],
+    arguments: &["-ldflags", "-s -w", "tool", "./admin"],
+    renamed: &[("admin", "minio-admin")],
+    programs: &["minio", "minio-admin"],
+};
+
 const PAUSE: &str = include_str!("../images/pause.c");
 const PAUSE_FLAGS: &[&str] = &["-Os", "-static", "-s", "-Wall", "-Werror"];
 
@@ -126,28 +139,38 @@ pub(crate) fn build(layout: &Layout, progress: &Progress) -> Result<Vec<(String,
     let mut stamps = vec![("pause".to_owned(), build_pause(layout)?)];
     let go = Go::find(layout)?;
     for group in GROUPS {
-        let log = layout.build_logs().join(format!("go-{}.log", group.name));
-        let stamp = group.stamp(&go.version)?;
-        let dir = layout.store().join(format!("{}-{stamp}", group.name));
+        stamps.push((group.name.to_owned(), group.ensure(layout, &go, progress)?));
+    }
+    Ok(stamps)
+}
+
+/// Builds the second S3 server unless it is there.
+pub(crate) fn build_minio(layout: &Layout, progress: &Progress) -> Result<()> {
+    MINIO.ensure(layout, &Go::find(layout)?, progress).map(drop)
+}
+
+impl Group {
+    /// Builds the group unless it is there, and publishes it. Returns its content hash.
+    fn ensure(&self, layout: &Layout, go: &Go, progress: &Progress) -> Result<String> {
+        let log = layout.build_logs().join(format!("go-{}.log", self.name));
+        let stamp = self.stamp(&go.version)?;
+        let dir = layout.store().join(format!("{}-{stamp}", self.name));
         if !dir.exists() {
             layout::remove(&log)?;
             progress.step(
-                &format!("building {} ({} programs)", group.name, group.programs.len()),
+                &format!("building {} ({} programs)", self.name, self.programs.len()),
                 || match std::fs::read_to_string(&log).map_or(0, |t| t.lines().count()) {
                     // The first line is the command; the compiler names each package it is done with.
                     lines @ 2.. => format!(", {} packages compiled", lines - 1),
                     _ => ", downloading modules or compiling".to_owned(),
                 },
-                || group.build(layout, &go, &dir, &log),
+                || self.build(layout, go, &dir, &log),
             )?;
         }
-        publish(layout, group.name, &dir)?;
-        stamps.push((group.name.to_owned(), stamp));
+        publish(layout, self.name, &dir)?;
+        Ok(stamp)
     }
-    Ok(stamps)
-}
 
-impl Group {
     /// What the programs are made of; the same stamp means the same programs.
     fn stamp(&self, go_version: &str) -> Result<String> {
         let mut text = format!("{go_version}\0{}\0", self.arguments.join("\0"));

@@ -21,7 +21,7 @@ const REGION: &str = "us-east-1";
 /// The server's name inside the cluster.
 pub(crate) const S3_NAME: &str = "s3.testbed";
 const ACCESS_KEY: &str = "testbed-root";
-const RECORD: &str = "s3";
+pub(crate) const RECORD: &str = "s3";
 
 /// How to reach the S3 server, from the machine and from pods alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,7 +152,7 @@ impl S3 {
 
     /// Makes a bucket; one that is there already is fine. Names have 3 characters or more.
     pub fn create_bucket(&self, name: &str) -> Result<()> {
-        match self.request("PUT", name, &[]) {
+        match self.env.request("PUT", name, &[]) {
             Err(Error::Command { output, .. })
                 if output.contains("409") && self.bucket_path(name).is_dir() =>
             {
@@ -164,17 +164,17 @@ impl S3 {
 
     /// Stores a file's content as an object.
     pub fn put_object(&self, bucket: &str, key: &str, file: &Path) -> Result<()> {
-        self.request("PUT", &format!("{bucket}/{key}"), &[Path::new("--upload-file"), file]).map(drop)
+        self.env.request("PUT", &format!("{bucket}/{key}"), &[Path::new("--upload-file"), file]).map(drop)
     }
 
     /// Writes an object's content to a file.
     pub fn get_object(&self, bucket: &str, key: &str, file: &Path) -> Result<()> {
-        self.request("GET", &format!("{bucket}/{key}"), &[Path::new("--output"), file]).map(drop)
+        self.env.request("GET", &format!("{bucket}/{key}"), &[Path::new("--output"), file]).map(drop)
     }
 
     /// Removes an object; none is fine.
     pub fn delete_object(&self, bucket: &str, key: &str) -> Result<()> {
-        self.request("DELETE", &format!("{bucket}/{key}"), &[]).map(drop)
+        self.env.request("DELETE", &format!("{bucket}/{key}"), &[]).map(drop)
     }
 
     /// Keys of a bucket that start with the prefix, sorted; read from the server's disk.
@@ -210,9 +210,12 @@ impl S3 {
             .env("AWS_REGION", &self.env.region)
             .env("RESTIC_CACERT", &self.env.ca_file)
     }
+}
 
-    fn request(&self, method: &str, path: &str, more: &[&Path]) -> Result<String> {
-        let S3Env { endpoint, region, access_key, secret_key, ca_file, .. } = &self.env;
+impl S3Env {
+    /// A signed request to the server; what it answered.
+    pub(crate) fn request(&self, method: &str, path: &str, more: &[&Path]) -> Result<String> {
+        let S3Env { endpoint, region, access_key, secret_key, ca_file, .. } = self;
         // Keys go in by stdin: a command line can be read by every user of the machine.
         let config = format!("user = \"{access_key}:{secret_key}\"\n");
         let mut curl =
