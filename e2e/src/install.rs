@@ -146,6 +146,18 @@ impl Bed {
         holdfast_testbed::restic(self.testbed.layout(), version).map(|r| r.program).map_err(bed_failure)
     }
 
+    /// The directory of the test bed's programs.
+    pub fn programs(&self) -> PathBuf {
+        self.testbed.env().bin.clone()
+    }
+
+    /// A node's file system, seen from this machine.
+    pub fn node_root(&self, node: &str) -> Result<PathBuf> {
+        let found = self.testbed.env().nodes.iter().find(|n| n.name == node);
+        let node = found.ok_or_else(|| Failure(format!("there is no node {node:?}")))?;
+        Ok(format!("/proc/{}/root", node.init_pid).into())
+    }
+
     /// Kills a pod's first container with SIGKILL, as the kernel's out-of-memory killer does.
     pub fn kill_container(&self, pod: &Value) -> Result<()> {
         let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();

@@ -8,11 +8,14 @@
 //! - [`install`]: image and chart, once a process;
 //! - [`story`]: namespace, bucket, storage, clean-up, and what is printed when a story fails;
 //! - [`workload`]: applications that hold data;
-//! - [`tree`]: a directory tree of all sorts of files, and its exact description for comparing.
+//! - [`tree`]: a directory tree of all sorts of files, and its exact description for comparing;
+//! - [`corpus`], [`cost`]: files to measure with, and what runs cost.
 
 // Looking up a key in a JSON value gives null when it is absent; it never panics.
 #![allow(clippy::indexing_slicing)]
 
+pub mod corpus;
+pub mod cost;
 pub mod install;
 pub mod kubectl;
 pub mod story;
