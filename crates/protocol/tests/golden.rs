@@ -24,8 +24,7 @@ fn spec(name: &str) -> RunSpec {
 
 fn verdict(name: &str) -> Verdict {
     let text = read(&format!("verdict-{name}.json"));
-    let verdict =
-        Verdict::from_termination_message(&text).unwrap_or_else(|e| panic!("verdict-{name}: {e}"));
+    let verdict = Verdict::from_termination_message(&text).unwrap_or_else(|e| panic!("verdict-{name}: {e}"));
     assert_eq!(verdict.version, VERSION);
     kept(&text, &serde_json::to_value(&verdict).unwrap());
     verdict
@@ -61,7 +60,7 @@ fn every_task_of_an_older_operator_is_understood() {
     assert!(matches!(unlock.task, Task::Unlock) && unlock.dead_jobs.len() == 1);
 
     let backup = spec("backup");
-    let StorageAccess::S3 { bucket, prefix, .. } = &backup.storage else { panic!("not S3") };
+    let StorageAccess::S3 { bucket, prefix, .. } = &backup.storage;
     assert_eq!((bucket.as_str(), prefix.as_str()), ("backups", "prod"));
     let Task::BackupVolume(volume) = backup.task else { panic!("no backup") };
     assert_eq!((volume.path.as_str(), volume.on_unreadable), ("/data/data", OnUnreadable::PartiallyFail));
