@@ -5,6 +5,7 @@
 //! stays whole without it. Where a store takes no such files (a REST server), the snapshot's tag with the count is
 //! all that is kept.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Mutex;
 
@@ -12,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Fault;
+use crate::format::records::ForgottenRecord;
+use crate::format::snapshot::Snapshot;
 use crate::id::Id;
 use crate::pipeline::locked;
 use crate::repository::Repository;
@@ -96,8 +99,53 @@ impl Collector {
     }
 }
 
+/// Where the lists are, below the repository's location.
+const DIRECTORY: &str = "unreadable";
+/// Lists that are looked at in one sweep; what there is beyond waits for the next.
+const MOST_LISTED: usize = 100_000;
+
 fn path(snapshot: &Id) -> String {
-    format!("unreadable/{snapshot}")
+    format!("{DIRECTORY}/{snapshot}")
+}
+
+/// Removes the lists of snapshots that are neither there nor can be brought back. The caller holds the exclusive lock:
+/// a backup keeps its list just before its snapshot.
+///
+/// How many were removed; none where the store takes no such files.
+pub(crate) async fn remove_void(
+    repository: &Repository,
+    snapshots: &[(Id, Snapshot)],
+    forgotten: &[ForgottenRecord],
+) -> Result<u64> {
+    let listed = match repository.store().list_extra(DIRECTORY, MOST_LISTED).await {
+        Err(e) if e.kind() == ErrorKind::Usage => return Ok(0),
+        other => other?,
+    };
+    if listed.is_empty() {
+        return Ok(0);
+    }
+    // A list stays where the backup put it when its snapshot gets other tags, which is another file.
+    let mut kept: HashSet<Id> =
+        snapshots.iter().flat_map(|(id, s)| [Some(*id), s.original]).flatten().collect();
+    for record in forgotten {
+        kept.insert(record.snapshot);
+        let json = repository.open_unpacked(FileKind::Snapshot, &record.snapshot, &record.sealed)?;
+        let snapshot: Snapshot = serde_json::from_slice(&json).map_err(|e| {
+            let what = format!("the record of the forgotten snapshot {} is not readable", record.snapshot);
+            Error::with_source(ErrorKind::Corrupt, what, e)
+        })?;
+        kept.extend(snapshot.original);
+    }
+    let mut removed = 0;
+    for id in listed.iter().filter_map(|name| name.parse::<Id>().ok()).filter(|id| !kept.contains(id)) {
+        match repository.store().delete_extra(&path(&id)).await {
+            Ok(()) => removed += 1,
+            // Locked, or not ours to delete.
+            Err(e) if e.kind() == ErrorKind::AccessDenied => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(removed)
 }
 
 /// Keeps the list for a snapshot that is about to be written.
@@ -115,8 +163,16 @@ pub(crate) async fn save(repository: &Repository, snapshot: &Id, list: &Collecto
 
 impl Repository {
     /// What the backup that made this snapshot could not read; `None` when no list is kept, either because
-    /// everything was read or because another program or an older release made the snapshot.
-    pub async fn unreadable(&self, snapshot: &Id) -> Result<Option<List>> {
+    /// everything was read or because another program or an older release made the snapshot. A snapshot that was
+    /// rewritten since (`original`) has the list of the first.
+    pub async fn unreadable(&self, id: &Id, snapshot: &Snapshot) -> Result<Option<List>> {
+        match (self.unreadable_list(id).await?, snapshot.original) {
+            (None, Some(original)) => self.unreadable_list(&original).await,
+            (found, _) => Ok(found),
+        }
+    }
+
+    async fn unreadable_list(&self, snapshot: &Id) -> Result<Option<List>> {
         let path = path(snapshot);
         let Some(sealed) = self.store().get_extra(&path).await? else { return Ok(None) };
         let what = format!("the list of unreadable files {path} in {}", self.store().describe());
@@ -159,11 +215,11 @@ mod tests {
         let (ours, other) = (Id::hash(b"a"), Id::hash(b"b"));
         save(&fixture.repo, &ours, &list).await.unwrap();
         save(&fixture.repo, &other, &Collector::default()).await.unwrap();
-        let read = fixture.repo.unreadable(&ours).await.unwrap().unwrap();
+        let read = fixture.repo.unreadable_list(&ours).await.unwrap().unwrap();
         assert_eq!((read.total, read.unreadable.len()), (1001, 1001));
         assert_eq!(read.unreadable[999].path, "/data/999");
         assert_eq!(read.unreadable[1000].path_raw.as_deref(), Some("L2RhdGEv/yIK"));
-        assert_eq!(fixture.repo.unreadable(&other).await.unwrap(), None);
+        assert_eq!(fixture.repo.unreadable_list(&other).await.unwrap(), None);
         let stored = std::fs::read(fixture.directory.path().join(path(&ours))).unwrap();
         assert!(!stored.windows(6).any(|part| part == b"/data/"), "sealed");
     }

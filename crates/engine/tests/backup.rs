@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_engine::backup::{BackupReport, BackupSpec, Unreadable, backup};
+use holdfast_engine::browse::View;
 use holdfast_engine::check::{CheckSpec, ReadData, check};
 use holdfast_engine::error::Result;
 use holdfast_engine::event::EventSink;
@@ -22,6 +23,7 @@ use holdfast_engine::repository::InitOptions;
 use holdfast_engine::store::fault::{Fault, FaultStore, Operation, Trouble};
 use holdfast_engine::store::{self, FileKind, Location, Store, StoreOptions};
 use holdfast_engine::{Ctx, ErrorKind, Event, Repository};
+use jiff::{SignedDuration, Timestamp};
 use rustix::thread::CapabilitySet;
 use tempfile::TempDir;
 
@@ -262,7 +264,8 @@ fn what_cannot_be_read_is_named_and_all_else_is_stored() {
             assert_eq!((report.faults.total, report.total_files), (3, 11));
             let snapshot = scene.repo.load_snapshot(&report.snapshot).await.unwrap();
             assert_eq!(snapshot.tags, ["gaps=3"]);
-            let list = scene.repo.unreadable(&report.snapshot).await.unwrap().expect("the list is kept");
+            let list =
+                scene.repo.unreadable(&report.snapshot, &snapshot).await.unwrap().expect("the list is kept");
             let mut kept: Vec<_> = list.unreadable.iter().map(|entry| PathBuf::from(&entry.path)).collect();
             kept.sort();
             assert_eq!((list.total, kept), (3, paths));
@@ -284,6 +287,30 @@ fn what_cannot_be_read_is_named_and_all_else_is_stored() {
     })
     .join()
     .unwrap();
+}
+
+/// The clock of the machine that a backup ran on was wrong by years, in either way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_between_two_runs_hides_no_change() {
+    let scene = Scene::new().await;
+    for (number, hours) in [87_600, -87_600].into_iter().enumerate() {
+        let wrong = Timestamp::now() + SignedDuration::from_hours(hours);
+        scene.back_up(&BackupSpec { time: wrong, ..scene.spec() }).await.unwrap();
+        // As long as before, and its own time is put back: only the inode tells.
+        let (path, content) = (scene.source().join("f3"), noise(100 + number as u64, 4 << 20));
+        let modified = path.metadata().unwrap().modified().unwrap();
+        fs::write(&path, &content).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        let report = scene.back_up(&scene.spec()).await.unwrap();
+        assert_eq!((report.files_new, report.total_files), (0, 12), "{hours} hours: {report:?}");
+        let index = scene.repo.load_index(&scene.ctx).await.unwrap();
+        let snapshot = scene.repo.load_snapshot(&report.snapshot).await.unwrap();
+        let view = View::new(&scene.repo, &index, snapshot).unwrap();
+        let node = view.stat(&path).await.unwrap().unwrap();
+        let stored = view.read_range(&node, 0, 4 << 20).await.unwrap();
+        assert!(stored == content, "{hours} hours: the change is not in the snapshot");
+    }
+    scene.assert_whole().await;
 }
 
 #[tokio::test]

@@ -22,7 +22,8 @@ use holdfast_engine::forget::{ForgetReport, ForgetSpec, Selection, forget, forgo
 use holdfast_engine::lock::{Holder, LockMode, Unlock};
 use holdfast_engine::prune::{Locking, MaxUnused, PruneReport, PruneSpec, prune};
 use holdfast_engine::repository::InitOptions;
-use holdfast_engine::store::{FileKind, Store};
+use holdfast_engine::store::{FileKind, PutMode, Store};
+use holdfast_engine::tag::{TagChange, change_tags};
 use holdfast_engine::{Ctx, ErrorKind, Id, Repository};
 use jiff::Timestamp;
 use memory::{Actor, Call, Hook, Memory};
@@ -226,6 +227,71 @@ async fn space_is_freed_after_the_grace_and_not_before() {
         let idle = try_prune(&repo, &thorough()).await.unwrap();
         assert_eq!((idle.marked_packs, idle.deleted_packs, idle.moved_bytes), (0, 0, 0));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_back_deletes_nothing_early_and_nothing_for_ever() {
+    let template = template().await;
+    let memory = template.memory.copy();
+    let repo = open(Actor::plain(&memory)).await;
+    try_forget(&repo, &template.snapshots[..1]).await.unwrap();
+    memory.pass(24 * 30);
+    try_prune(&repo, &thorough()).await.unwrap();
+    // The store's clock was a month ahead, and is put right: the marks lie in the future.
+    memory.pass(-24 * 30);
+    let early = try_prune(&repo, &thorough()).await.unwrap();
+    assert_eq!((early.deleted_packs, early.waiting_packs > 0), (0, true), "{early:?}");
+    // It falls behind ours: what is marked now is not older for it.
+    memory.pass(-48);
+    try_forget(&repo, &template.snapshots[1..2]).await.unwrap();
+    let behind = try_prune(&repo, &thorough()).await.unwrap();
+    assert_eq!(behind.deleted_packs, 0, "{behind:?}");
+    assert_sound(&repo, "marked at odd times").await;
+    memory.pass(48 + 25);
+    assert!(try_prune(&repo, &thorough()).await.unwrap().deleted_packs > 0);
+    memory.pass(24 * 31);
+    try_prune(&repo, &thorough()).await.unwrap();
+    assert_sound(&repo, "swept").await;
+    assert_eq!(try_prune(&repo, &thorough()).await.unwrap().waiting_packs, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_of_unreadable_files_go_when_their_snapshots_cannot_come_back() {
+    let template = template().await;
+    let [first, second, third] = template.snapshots;
+    let memory = template.memory.copy();
+    let store = Actor::plain(&memory);
+    let repo = open(Arc::clone(&store)).await;
+    // Of a backup that died before its snapshot.
+    let dead = Id::hash(b"never written");
+    for id in [first, second, third, dead] {
+        let path = format!("unreadable/{id}");
+        store.put_extra(&path, "a list".into(), PutMode::CreateNew).await.unwrap();
+    }
+    let lists = async || {
+        let names = store.list_extra("unreadable", 100).await.unwrap();
+        names.iter().map(|name| name.parse::<Id>().unwrap()).collect::<Vec<_>>()
+    };
+    let sorted = |mut ids: Vec<Id>| {
+        ids.sort_unstable();
+        ids
+    };
+    let lock = repo.lock(LockMode::Shared, &holder(), Duration::ZERO, &[], &Ctx::default()).await.unwrap();
+    let snapshot = repo.load_snapshot(&second).await.unwrap();
+    let change = TagChange::Set(vec!["other".to_owned()]);
+    let renamed =
+        change_tags(&repo, &lock, second, &snapshot, &change, &Ctx::default()).await.unwrap().unwrap();
+    assert_ne!(renamed, second);
+    lock.release().await.unwrap();
+
+    // Nothing of the forgotten one is swept yet: it can come back, with its list.
+    try_forget(&repo, &[first]).await.unwrap();
+    try_prune(&repo, &thorough()).await.unwrap();
+    assert_eq!(lists().await, sorted(vec![first, second, third, dead]));
+    memory.pass(25);
+    assert!(try_prune(&repo, &thorough()).await.unwrap().deleted_packs > 0);
+    assert_eq!(forgotten(&repo, &Ctx::default()).await.unwrap(), []);
+    assert_eq!(lists().await, sorted(vec![second, third]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,8 +21,8 @@ pub(super) struct Args {
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let repository = session.open().await?;
     let filter = args.filter.to_engine();
-    let (id, _) = session.bound(repository.find_snapshot(&args.snapshot.snapshot, &filter)).await?;
-    let list = session.bound(repository.unreadable(&id)).await?;
+    let (id, snapshot) = session.bound(repository.find_snapshot(&args.snapshot.snapshot, &filter)).await?;
+    let list = session.bound(repository.unreadable(&id, &snapshot)).await?;
     session.ui.close();
     let Some(list) = list else {
         session.ui.say(format!("no list of unreadable files is kept for snapshot {}", id.short()));

@@ -8,15 +8,16 @@ use jiff::Timestamp;
 
 use super::facts::Facts;
 use super::plan::Sweep;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::event::{Ctx, Event, Progress};
 use crate::format::index_file::{IndexFile, IndexedPack, MAX_BLOBS};
-use crate::format::records::{Mark, Records};
+use crate::format::records::{ForgottenRecord, Mark, Records};
 use crate::id::Id;
 use crate::lock::LockGuard;
 use crate::pipeline;
 use crate::repository::Repository;
 use crate::store::{FileKind, FileName};
+use crate::unreadable;
 
 /// Deletions at a time.
 const PARALLEL: usize = 8;
@@ -89,7 +90,12 @@ pub(super) async fn carry_out(
         };
         ctx.events.event(Event::Progress(progress));
     }
-    rewrite_records(repo, lock, facts, sweep, instant).await?;
+    let forgotten = rewrite_records(repo, lock, facts, sweep, instant).await?;
+    // Not worth a failure: the work is done, and the next sweep looks again.
+    match unreadable::remove_void(repo, &facts.snapshots, &forgotten).await {
+        Ok(lists) => tracing::debug!(lists, "lists of unreadable files went with their snapshots"),
+        Err(e) => tracing::warn!(error = e.chain(), "lists of unreadable files could not be removed"),
+    }
     Ok(swept)
 }
 
@@ -106,7 +112,9 @@ async fn delete_all(
         .map(|(name, result)| match result {
             Ok(()) => Ok((name, None)),
             // Locked objects and missing rights: that one stays, which harms nothing.
-            Err(e) if e.kind() == ErrorKind::AccessDenied => Ok((name, Some(e.chain()))),
+            Err(e) if e.kind() == ErrorKind::AccessDenied => {
+                Ok((name, Some(e.chain())))
+            }
             Err(e) => Err(e),
         })
         .collect()
@@ -169,7 +177,7 @@ async fn save_packs(repo: &Repository, packs: &mut Vec<IndexedPack>) -> Result<(
 }
 
 /// Drops what is void of our records: marks of packs that lost them or that an earlier sweep deleted, and forgotten
-/// snapshots whose data may be gone now.
+/// snapshots whose data may be gone now. Gives the forgotten snapshots that can still be brought back.
 ///
 /// Marks of packs that this very sweep deleted stay until the next: a writer that listed the index before must
 /// find either the pack's entry gone or its mark there.
@@ -179,7 +187,7 @@ async fn rewrite_records(
     facts: &Facts,
     sweep: &Sweep,
     instant: bool,
-) -> Result<()> {
+) -> Result<Vec<ForgottenRecord>> {
     let unmark: HashSet<&Id> = sweep.unmark.iter().collect();
     let indexed: HashSet<&Id> = facts.index.packs().iter().map(|p| &p.id).collect();
     // What was needed by a snapshot when it was forgotten got its mark after that.
@@ -210,7 +218,7 @@ async fn rewrite_records(
         }
     }
     if !changed {
-        return Ok(());
+        return Ok(kept.forgotten);
     }
     kept.marks = marks.into_values().collect();
     kept.marks.sort_unstable_by_key(|m| m.pack);
@@ -223,11 +231,9 @@ async fn rewrite_records(
     let pure = facts.records.iter().filter(|(id, _)| !facts.lists_packs(id));
     let names = pure.map(|(id, _)| FileName { kind: FileKind::Index, id: *id });
     match delete_all(repo, names).await?.into_iter().find_map(|(_, refused)| refused) {
-        None => Ok(()),
+        None => {}
         // They say more than they should, which keeps packs from use but loses nothing.
-        Some(why) => {
-            tracing::warn!(why, "an index file with marks could not be replaced");
-            Ok::<(), Error>(())
-        }
+        Some(why) => tracing::warn!(why, "an index file with marks could not be replaced"),
     }
+    Ok(kept.forgotten)
 }

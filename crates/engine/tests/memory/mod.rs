@@ -16,6 +16,8 @@ use holdfast_engine::store::{Entry, FileKind, FileName, PutMode, Store};
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     files: Mutex<BTreeMap<(FileKind, Id), (Bytes, i64)>>,
+    /// Files beside the repository's own, by path.
+    extras: Mutex<BTreeMap<String, Bytes>>,
     /// Seconds that the store's clock is ahead.
     ahead: AtomicI64,
 }
@@ -24,7 +26,12 @@ impl Memory {
     /// A copy that goes its own way from here.
     pub(crate) fn copy(&self) -> Arc<Self> {
         let files = self.files.lock().unwrap().clone();
-        Arc::new(Self { files: Mutex::new(files), ahead: AtomicI64::new(self.ahead.load(Ordering::SeqCst)) })
+        let extras = self.extras.lock().unwrap().clone();
+        Arc::new(Self {
+            files: Mutex::new(files),
+            extras: Mutex::new(extras),
+            ahead: AtomicI64::new(self.ahead.load(Ordering::SeqCst)),
+        })
     }
 
     /// Lets time pass for the store.
@@ -164,20 +171,24 @@ impl Store for Actor {
         Ok(())
     }
 
-    async fn get_extra(&self, _: &str) -> Result<Option<Bytes>> {
-        Ok(None)
+    async fn get_extra(&self, path: &str) -> Result<Option<Bytes>> {
+        Ok(self.memory.extras.lock().unwrap().get(path).cloned())
     }
 
-    async fn put_extra(&self, _: &str, _: Bytes, _: PutMode) -> Result<()> {
+    async fn put_extra(&self, path: &str, body: Bytes, _: PutMode) -> Result<()> {
+        self.memory.extras.lock().unwrap().insert(path.to_owned(), body);
         Ok(())
     }
 
-    async fn delete_extra(&self, _: &str) -> Result<()> {
+    async fn delete_extra(&self, path: &str) -> Result<()> {
+        self.memory.extras.lock().unwrap().remove(path);
         Ok(())
     }
 
-    async fn list_extra(&self, _: &str, _: usize) -> Result<Vec<String>> {
-        Ok(Vec::new())
+    async fn list_extra(&self, directory: &str, limit: usize) -> Result<Vec<String>> {
+        let extras = self.memory.extras.lock().unwrap();
+        let below = extras.keys().filter_map(|path| path.strip_prefix(directory)?.strip_prefix('/'));
+        Ok(below.map(str::to_owned).take(limit).collect())
     }
 
     fn describe(&self) -> String {
