@@ -29,6 +29,12 @@ pub enum Compression {
 /// Largest window a frame may use, as a power of two: 8 MiB.
 const MAX_WINDOW_LOG: u32 = 23;
 
+/// The most that a frame of so many bytes can give: a block takes 4 bytes or more and gives 128 KiB at most (RFC 8878,
+/// 3.1.1.2).
+fn most_of(frame: usize) -> usize {
+    (frame / 4).saturating_add(1).saturating_mul(128 << 10)
+}
+
 fn zstd_error(kind: ErrorKind, what: &str, code: usize) -> Error {
     Error::new(kind, format!("{what}: {}", zstd_safe::get_error_name(code)))
 }
@@ -115,6 +121,13 @@ impl Decompressor {
     /// As [`Decompressor::exact`], into a buffer whose allocation is reused; what it held is lost.
     pub fn exact_into(&mut self, frame: &[u8], length: usize, out: &mut Vec<u8>) -> Result<()> {
         out.clear();
+        // Whoever wrote the length may have written anything: no memory for what the frame cannot hold.
+        if length > most_of(frame.len()) {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("a compressed blob of {} bytes cannot give the {length} that were recorded", frame.len()),
+            ));
+        }
         out.reserve(length);
         let written = self
             .context
@@ -299,6 +312,9 @@ mod tests {
             decompressor.bounded(&frame[..frame.len() - 1], 1 << 20).unwrap_err().kind(),
             ErrorKind::Corrupt
         );
+        let mut out = Vec::new();
+        let claimed = decompressor.exact_into(&frame, 2 << 30, &mut out).unwrap_err();
+        assert_eq!((claimed.kind(), out.capacity()), (ErrorKind::Corrupt, 0), "no memory for a mere claim");
         assert_eq!(decompressor.exact(b"no frame", 8).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
