@@ -23,7 +23,8 @@ pub(super) struct Args {
     #[arg(value_name = "SNAPSHOT[:PATH]")]
     snapshot: Selector,
     /// The file or directory, `/` for all; a directory comes as an archive
-    #[arg(value_name = "PATH")]
+    // `--path` of the filter is another one.
+    #[arg(id = "file", value_name = "PATH")]
     path: String,
     /// Form of a directory's archive
     #[arg(short, long, value_enum, default_value_t)]

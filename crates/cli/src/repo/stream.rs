@@ -25,7 +25,9 @@ const PIECE: usize = 256 * 1024;
 const WAITING: usize = 4;
 
 /// The part of `repo backup`'s command line that is about streams.
+// A group has its struct's name, and that of `repo backup` is the same.
 #[derive(Debug, clap::Args)]
+#[group(id = "Stream")]
 pub(super) struct Args {
     /// Back up what comes on standard input, as one file
     #[arg(long, conflicts_with = "stdin_from_command")]
