@@ -64,6 +64,7 @@ fn advice(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::AccessDenied => {
             "the key is valid but may not do this: check its policy for the bucket and prefix"
         }
+        ErrorKind::Retained => "the bucket's object lock protects it; wait until the protection ends",
         ErrorKind::BucketNotFound => "check the location's spelling, or create the bucket or directory first",
         ErrorKind::Tls => {
             "if the store's certificate comes from a private authority, name its file with --cacert"

@@ -14,6 +14,8 @@ pub enum ErrorKind {
     Auth,
     /// The credentials are good but may not do this (403).
     AccessDenied,
+    /// The store protects the file from being deleted or replaced until a date.
+    Retained,
     /// The bucket, container or base directory does not exist.
     BucketNotFound,
     /// The certificate of the store is not trusted, or TLS failed otherwise.
@@ -94,6 +96,7 @@ impl ErrorKind {
         match self {
             Self::Auth => "Auth",
             Self::AccessDenied => "AccessDenied",
+            Self::Retained => "Retained",
             Self::BucketNotFound => "BucketNotFound",
             Self::Tls => "Tls",
             Self::Unreachable => "Unreachable",

@@ -20,6 +20,7 @@ pub mod index;
 pub mod lock;
 mod pattern;
 pub mod pipeline;
+pub mod protect;
 pub mod prune;
 mod reach;
 mod read;

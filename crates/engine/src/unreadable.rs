@@ -141,7 +141,7 @@ pub(crate) async fn remove_void(
         match repository.store().delete_extra(&path(&id)).await {
             Ok(()) => removed += 1,
             // Locked, or not ours to delete.
-            Err(e) if e.kind() == ErrorKind::AccessDenied => {}
+            Err(e) if matches!(e.kind(), ErrorKind::AccessDenied | ErrorKind::Retained) => {}
             Err(e) => return Err(e),
         }
     }

@@ -139,6 +139,34 @@ async fn answers_cut_short_are_asked_for_again() {
 }
 
 #[tokio::test]
+async fn a_server_that_wants_checksums_gets_them_from_then_on() {
+    let wanted = answer(
+        "400 Bad Request",
+        "",
+        "<Error><Code>InvalidRequest</Code><Message>Content-MD5 OR x-amz-checksum- HTTP header is required for Put \
+         Object requests with Object Lock parameters</Message></Error>",
+    );
+    let player = Player::start(vec![wanted.clone(), answer("200 OK", "", "")]);
+    let store = player.store("http");
+    for _ in 0..2 {
+        store.put(NAME, "content".into(), PutMode::ContentAddressed).await.unwrap();
+    }
+    let with: Vec<bool> = player
+        .heard
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|head| head.to_ascii_lowercase().contains("x-amz-checksum-sha256: "))
+        .collect();
+    assert_eq!(with, [false, true, true]);
+    // One that is not content with it is not asked for ever.
+    let player = Player::start(vec![wanted]);
+    let error =
+        player.store("http").put(NAME, "content".into(), PutMode::ContentAddressed).await.unwrap_err();
+    assert_eq!((error.kind(), player.asked()), (ErrorKind::Usage, 2), "{}", error.chain());
+}
+
+#[tokio::test]
 async fn refusals_that_last_are_not_repeated() {
     for (status, code, kind) in [
         ("403 Forbidden", "RequestTimeTooSkewed", ErrorKind::ClockSkew),

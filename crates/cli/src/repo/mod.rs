@@ -20,6 +20,7 @@ mod key;
 mod list;
 mod ls;
 mod prompt;
+mod protect;
 mod prune;
 mod repair;
 mod restore;
@@ -79,6 +80,8 @@ enum Command {
     Unforget(forget::UnforgetArgs),
     /// Free the space of what no snapshot needs
     Prune(prune::Args),
+    /// Keep what the snapshots need from being deleted until a date, by the bucket's object lock
+    Protect(protect::Args),
     /// Mend the index or damaged snapshots
     Repair(repair::Args),
     /// List what the backup that made a snapshot could not read
@@ -120,6 +123,7 @@ async fn perform(args: RepoArgs) -> u8 {
             Command::Forget(args) => Box::pin(forget::run(&session, &args)).await,
             Command::Unforget(args) => forget::unforget(&session, &args).await,
             Command::Prune(args) => Box::pin(prune::run(&session, &args)).await,
+            Command::Protect(args) => Box::pin(protect::run(&session, &args)).await,
             Command::Unreadable(args) => unreadable::run(&session, &args).await,
             Command::Unlock(args) => unlock::run(&session, &args).await,
         }

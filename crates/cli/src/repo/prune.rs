@@ -92,7 +92,8 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "write a number of bytes, or one with K, M, G or T behind it".to_owned())
 }
 
-fn grace(text: &str) -> Result<SignedDuration, String> {
+/// A span as our flags take it: `24h`, `7d`.
+pub(super) fn grace(text: &str) -> Result<SignedDuration, String> {
     // Days are 24 hours here: no calendar is meant.
     let days = text.strip_suffix('d').and_then(|d| d.parse::<u32>().ok());
     let span = match days {

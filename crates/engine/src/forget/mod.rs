@@ -142,7 +142,7 @@ pub async fn forget(
         match repo.store().delete(FileName { kind: FileKind::Snapshot, id: *id }).await {
             Ok(()) => {}
             // The store's decision about this file; the others may go.
-            Err(e) if e.kind() == ErrorKind::AccessDenied => {
+            Err(e) if matches!(e.kind(), ErrorKind::AccessDenied | ErrorKind::Retained) => {
                 retained.insert(*id, e.chain());
             }
             Err(e) => return Err(e),

@@ -125,7 +125,10 @@ impl Decompressor {
         if length > most_of(frame.len()) {
             return Err(Error::new(
                 ErrorKind::Corrupt,
-                format!("a compressed blob of {} bytes cannot give the {length} that were recorded", frame.len()),
+                format!(
+                    "a compressed blob of {} bytes cannot give the {length} that were recorded",
+                    frame.len()
+                ),
             ));
         }
         out.reserve(length);

@@ -63,7 +63,13 @@ impl Shared {
     }
 
     async fn delete(&self, id: Id) -> Result<()> {
-        self.repo.store().delete(FileName { kind: FileKind::Lock, id }).await?;
+        match self.repo.store().delete(FileName { kind: FileKind::Lock, id }).await {
+            // A bucket that protects everything protects locks too: what was done stays done.
+            Err(e) if e.kind() == ErrorKind::Retained => {
+                tracing::warn!(lock = %id, error = %e.chain(), "a lock stays until its protection ends");
+            }
+            other => other?,
+        }
         self.files().retain(|f| *f != id);
         Ok(())
     }

@@ -157,13 +157,18 @@ impl Repository {
         ctx: &Ctx,
         times: LockTimes,
     ) -> Result<Attempt> {
-        let machine = machine();
+        let here = machine();
+        let is_dead = |lock: &Lock| provably_dead(lock, holder, dead_holders, here.as_deref());
         let mut others = ctx.run(self.read_locks(times.reread)).await?;
         let mut living = Vec::new();
         for (entry, lock) in others.drain(..) {
-            if provably_dead(&lock, holder, dead_holders, machine.as_deref()) {
+            if is_dead(&lock) {
                 tracing::info!(lock = %entry.id, holder = %describe(&lock), "removing the lock of a dead holder");
-                self.store().delete(FileName { kind: FileKind::Lock, id: entry.id }).await?;
+                match self.store().delete(FileName { kind: FileKind::Lock, id: entry.id }).await {
+                    // The store keeps it for a while; its holder is dead all the same.
+                    Err(e) if e.kind() == ErrorKind::Retained => {}
+                    other => other?,
+                }
             } else {
                 living.push((entry, lock));
             }
@@ -182,7 +187,7 @@ impl Repository {
             holdfast: Some(LockExtra {
                 cluster: holder.cluster.clone(),
                 job_uid: holder.job_uid.clone(),
-                machine,
+                machine: here.clone(),
             }),
         };
         // From here on the guard's drop removes the lock on every way out.
@@ -194,7 +199,12 @@ impl Repository {
             })
             .await;
         let looked = match looked {
-            Ok(looked) => looked,
+            // Dead ones that the store keeps for a while are in nobody's way.
+            Ok(mut looked) => {
+                let ours = guard.id();
+                looked.retain(|(entry, lock)| entry.id == ours || !is_dead(lock));
+                looked
+            }
             Err(e) => {
                 guard.abandon().await;
                 return Err(e);

@@ -112,7 +112,7 @@ async fn delete_all(
         .map(|(name, result)| match result {
             Ok(()) => Ok((name, None)),
             // Locked objects and missing rights: that one stays, which harms nothing.
-            Err(e) if e.kind() == ErrorKind::AccessDenied => {
+            Err(e) if matches!(e.kind(), ErrorKind::AccessDenied | ErrorKind::Retained) => {
                 Ok((name, Some(e.chain())))
             }
             Err(e) => Err(e),

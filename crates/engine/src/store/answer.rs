@@ -57,6 +57,10 @@ impl Answer {
     /// What the providers' codes mean ("Error responses" of the S3 API reference, "Blob service error codes" of
     /// Azure, "HTTP status and error codes for XML" of Google, and what other servers send).
     pub(super) fn kind(&self) -> ErrorKind {
+        // AWS and those who copy its words, and MinIO: the code alone does not tell it from a missing right.
+        if self.message.contains("object lock") || self.message.contains("WORM protected") {
+            return ErrorKind::Retained;
+        }
         match self.code.as_str() {
             // Azure and Google tell a wrong clock by their words only.
             "AuthenticationFailed" if self.message.contains("date header") => ErrorKind::ClockSkew,
@@ -119,7 +123,7 @@ impl Answer {
 }
 
 /// The text of the first XML element of this name.
-fn element<'a>(xml: &'a str, name: &str) -> &'a str {
+pub(super) fn element<'a>(xml: &'a str, name: &str) -> &'a str {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
     xml.split_once(&open).and_then(|(_, rest)| rest.split_once(&close)).map_or("", |(text, _)| text)
 }
@@ -193,6 +197,12 @@ mod tests {
             read(None, "<Error><Code>AccessDenied</Code><Message>no</Message></Error>"),
             ("AccessDenied".into(), "no".into(), ErrorKind::AccessDenied)
         );
+        let locked = "<Error><Code>AccessDenied</Code><Message>Access Denied because object protected by object lock.\
+            </Message></Error>";
+        assert_eq!(read(None, locked).2, ErrorKind::Retained);
+        let worm = "<Error><Code>InvalidRequest</Code><Message>Object is WORM protected and cannot be overwritten\
+            </Message></Error>";
+        assert_eq!(read(None, worm).2, ErrorKind::Retained);
         assert_eq!(read(Some("ContainerNotFound"), "").2, ErrorKind::BucketNotFound);
         let skew = r#"{"error":"invalid_grant","error_description":"check your iat and exp values"}"#;
         assert_eq!(read(None, skew).2, ErrorKind::ClockSkew);

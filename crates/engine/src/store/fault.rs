@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Entry, FileKind, FileName, PutMode, Store};
+use super::{Entry, FileKind, FileName, ObjectLock, PutMode, Retention, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Id;
 
@@ -305,6 +305,20 @@ impl Store for FaultStore {
 
     async fn remove_unfinished(&self, age: Duration) -> Result<u64> {
         self.inner.remove_unfinished(age).await
+    }
+
+    async fn object_lock(&self) -> Result<Option<ObjectLock>> {
+        self.inner.object_lock().await
+    }
+
+    async fn retention(&self, name: FileName) -> Result<Option<Retention>> {
+        self.meet(Operation::Get, Some(name.kind)).await?;
+        self.inner.retention(name).await
+    }
+
+    async fn retain(&self, name: FileName, retention: Retention) -> Result<()> {
+        self.meet(Operation::Put, Some(name.kind)).await?;
+        self.inner.retain(name, retention).await
     }
 
     fn describe(&self) -> String {

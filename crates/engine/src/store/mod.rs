@@ -10,6 +10,7 @@ pub mod location;
 mod options;
 mod probe;
 mod rest;
+mod retention;
 pub mod retry;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use crate::id::Id;
 pub use location::{Location, Login};
 pub use options::{AzureOptions, GcsOptions, KeySource, RestOptions, S3Identity, S3Options, StoreOptions};
 pub use probe::{ProbeReport, probe};
+pub use retention::{ObjectLock, Retention, RetentionMode};
 pub use retry::RetryPolicy;
 
 /// Opens a store, with the layer that tries again.
@@ -188,6 +190,22 @@ pub trait Store: Send + Sync {
     /// file is whole or not there have none.
     async fn remove_unfinished(&self, _age: Duration) -> Result<u64> {
         Ok(0)
+    }
+
+    /// What the store does by itself to keep files from being deleted; `None` when it could, but is not set up to.
+    /// `Usage` where it never can.
+    async fn object_lock(&self) -> Result<Option<ObjectLock>> {
+        Err(retention::not_offered(&self.describe()))
+    }
+
+    /// How the store keeps this file from being deleted; `None` when it does not.
+    async fn retention(&self, _name: FileName) -> Result<Option<Retention>> {
+        Err(retention::not_offered(&self.describe()))
+    }
+
+    /// Keeps this file from being deleted. A date that is earlier than the file's is refused by the store.
+    async fn retain(&self, _name: FileName, _retention: Retention) -> Result<()> {
+        Err(retention::not_offered(&self.describe()))
     }
 
     /// The location for people and error messages, without secrets.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::answer::transfer;
-use super::{Entry, FileKind, FileName, PutMode, Store};
+use super::{Entry, FileKind, FileName, ObjectLock, PutMode, Retention, Store};
 use crate::error::{Class, Error, ErrorKind, Result};
 use crate::event::{Ctx, Event};
 
@@ -301,6 +301,21 @@ impl Store for RetryStore {
 
     async fn remove_unfinished(&self, age: Duration) -> Result<u64> {
         self.retry("removing unfinished files", self.open_end(), |_| self.inner.remove_unfinished(age)).await
+    }
+
+    async fn object_lock(&self) -> Result<Option<ObjectLock>> {
+        let what = format!("asking for the object lock of {}", self.describe());
+        self.retry(&what, self.policy.attempt, |_| self.inner.object_lock()).await
+    }
+
+    async fn retention(&self, name: FileName) -> Result<Option<Retention>> {
+        let what = format!("asking until when {name} is protected");
+        self.retry(&what, self.policy.attempt, |_| self.inner.retention(name)).await
+    }
+
+    async fn retain(&self, name: FileName, retention: Retention) -> Result<()> {
+        let what = format!("protecting {name}");
+        self.retry(&what, self.policy.attempt, |_| self.inner.retain(name, retention)).await
     }
 
     fn describe(&self) -> String {

@@ -1,4 +1,5 @@
 //! Runs a real S3 server with TLS on a loopback port, for tests of the S3 adapter.
+#![allow(dead_code, reason = "each test file uses its part of it")]
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ pub(crate) const SECRET: &str = "root-secret";
 pub(crate) struct Server {
     program: PathBuf,
     directory: tempfile::TempDir,
+    /// Where older versions of objects go; buckets have none without.
+    versions: Option<PathBuf>,
     port: u16,
     child: Option<Child>,
 }
@@ -30,11 +33,20 @@ fn openssl(directory: &Path, arguments: &[&str]) {
 impl Server {
     /// Starts the program that `HOLDFAST_VERSITYGW` points to, with these buckets.
     pub(crate) fn start(buckets: &[&str]) -> Self {
+        Self::start_as(buckets, false)
+    }
+
+    /// One whose buckets with object lock keep versions, as those of the clouds do.
+    pub(crate) fn start_with_versions(buckets: &[&str]) -> Self {
+        Self::start_as(buckets, true)
+    }
+
+    fn start_as(buckets: &[&str], versions: bool) -> Self {
         let program = std::env::var_os("HOLDFAST_VERSITYGW")
             .expect("set HOLDFAST_VERSITYGW to the path of a versitygw binary (`make test` does), or leave this test out");
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
-        for name in ["data", "meta", "iam", "other"] {
+        for name in ["data", "meta", "iam", "other", "versions"] {
             std::fs::create_dir(path.join(name)).unwrap();
         }
         for bucket in buckets {
@@ -103,7 +115,8 @@ impl Server {
             ],
         );
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut server = Self { program: program.into(), directory, port, child: None };
+        let versions = versions.then(|| path.join("versions"));
+        let mut server = Self { program: program.into(), directory, versions, port, child: None };
         server.resume();
         server
     }
@@ -111,6 +124,8 @@ impl Server {
     /// Starts it again after [`Server::stop`], on the same port.
     pub(crate) fn resume(&mut self) {
         let path = self.directory.path();
+        let versions =
+            self.versions.iter().flat_map(|dir| ["--versioning-dir".into(), dir.clone().into_os_string()]);
         let child = Command::new(&self.program)
             .args([
                 "--quiet",
@@ -130,6 +145,7 @@ impl Server {
             .arg("posix")
             .arg("--sidecar")
             .arg(path.join("meta"))
+            .args(versions)
             .arg(path.join("data"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -175,13 +191,29 @@ impl Server {
 
     /// Makes an account that owns nothing.
     pub(crate) fn add_user(&self, access: &str, secret: &str) {
+        self.admin(&["create-user", "--access", access, "--secret", secret, "--role", "user"]);
+    }
+
+    /// Makes a bucket with object lock.
+    pub(crate) fn add_locked_bucket(&self, name: &str) {
+        let wanted =
+            ["create-bucket", "--owner", ACCESS, "--bucket", name, "--object-lock-enabled-for-bucket"];
+        self.admin(&wanted);
+    }
+
+    fn admin(&self, arguments: &[&str]) {
         let output = Command::new(&self.program)
             .args(["admin", "--allow-insecure", "--access", ACCESS, "--secret", SECRET])
             .args(["--endpoint-url", &format!("https://127.0.0.1:{}", self.port)])
-            .args(["create-user", "--access", access, "--secret", secret, "--role", "user"])
+            .args(arguments)
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// The server's address, without a path.
+    pub(crate) fn address(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
     }
 }
 

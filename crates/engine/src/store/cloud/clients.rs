@@ -1,16 +1,17 @@
 //! A client library's client for each cloud, from our options.
 
 use std::error::Error as StdError;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{Certificate, ClientOptions, HeaderValue, ObjectStore, RetryConfig};
 use secrecy::ExposeSecret as _;
 
 use super::keys::Keys;
+use super::retention::Locker;
 use super::watched::Connector;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{AzureOptions, GcsOptions, Location, S3Identity, S3Options};
@@ -18,11 +19,44 @@ use crate::store::{AzureOptions, GcsOptions, Location, S3Identity, S3Options};
 /// A client and what is particular about its cloud.
 pub(super) struct Client {
     pub(super) store: Arc<dyn ObjectStore>,
+    /// The same, for buckets that demand a checksum with what is written.
+    pub(super) checked: Option<Checked>,
     pub(super) prefix: String,
     /// Keys that can be read again.
     pub(super) keys: Option<Arc<Keys>>,
+    /// For S3's object lock.
+    pub(super) locker: Option<Locker>,
     /// The server understands "the last n bytes".
     pub(super) suffix_ranges: bool,
+}
+
+/// A client whose writes carry a checksum. Buckets with a default retention demand one, and some servers that have none
+/// take none: so it is made when a server asks for it, and used from then on.
+#[derive(Debug)]
+pub(super) struct Checked {
+    builder: AmazonS3Builder,
+    made: OnceLock<Arc<dyn ObjectStore>>,
+}
+
+impl Checked {
+    fn new(builder: AmazonS3Builder) -> Self {
+        Self { builder: builder.with_checksum_algorithm(Checksum::SHA256), made: OnceLock::new() }
+    }
+
+    /// The client, if a server has asked for it.
+    pub(super) fn get(&self) -> Option<&Arc<dyn ObjectStore>> {
+        self.made.get()
+    }
+
+    /// Makes the client, which `get` gives from now on.
+    pub(super) fn make(&self) -> object_store::Result<()> {
+        if self.made.get().is_none() {
+            let made: Arc<dyn ObjectStore> = Arc::new(self.builder.clone().build()?);
+            // Another write may have been quicker: one of the two is as good as the other.
+            let _ = self.made.set(made);
+        }
+        Ok(())
+    }
 }
 
 /// The client library tries nothing again: see `store::retry`.
@@ -68,11 +102,14 @@ pub(super) fn s3(
         Some((scheme, host)) if options.virtual_host => format!("{scheme}://{bucket}.{host}"),
         _ => endpoint.to_owned(),
     };
+    let region = options.region.as_deref().unwrap_or("us-east-1");
+    let connection = connection(endpoint.starts_with("http://"), ca_pem)?;
+    let address = if options.virtual_host { endpoint.clone() } else { format!("{endpoint}/{bucket}") };
     let mut builder = AmazonS3Builder::new()
-        .with_client_options(connection(endpoint.starts_with("http://"), ca_pem)?)
+        .with_client_options(connection.clone())
         .with_endpoint(endpoint)
         .with_bucket_name(bucket)
-        .with_region(options.region.as_deref().unwrap_or("us-east-1"))
+        .with_region(region)
         .with_virtual_hosted_style_request(options.virtual_host)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_disable_bulk_delete(true)
@@ -107,8 +144,18 @@ pub(super) fn s3(
             ));
         }
     }
+    let checked = Checked::new(builder.clone());
     let store = builder.build().map_err(|e| not_made(location, e))?;
-    Ok(Client { store: Arc::new(store), prefix: prefix.to_owned(), keys, suffix_ranges: true })
+    let locker = Locker::new(connection, Arc::clone(store.credentials()), region, &address);
+    let prefix = prefix.to_owned();
+    Ok(Client {
+        store: Arc::new(store),
+        checked: Some(checked),
+        prefix,
+        keys,
+        locker: Some(locker),
+        suffix_ranges: true,
+    })
 }
 
 pub(super) fn gcs(
@@ -140,7 +187,14 @@ pub(super) fn gcs(
         builder = builder.with_base_url(endpoint);
     }
     let store = builder.build().map_err(|e| not_made(location, e))?;
-    Ok(Client { store: Arc::new(store), prefix: prefix.to_owned(), keys: None, suffix_ranges: true })
+    Ok(Client {
+        store: Arc::new(store),
+        prefix: prefix.to_owned(),
+        keys: None,
+        checked: None,
+        locker: None,
+        suffix_ranges: true,
+    })
 }
 
 pub(super) fn azure(
@@ -191,5 +245,12 @@ pub(super) fn azure(
     }
     let store = builder.build().map_err(|e| not_made(location, e))?;
     // Azure's Get Blob knows no suffix ranges.
-    Ok(Client { store: Arc::new(store), prefix: prefix.to_owned(), keys: None, suffix_ranges: false })
+    Ok(Client {
+        store: Arc::new(store),
+        prefix: prefix.to_owned(),
+        keys: None,
+        checked: None,
+        locker: None,
+        suffix_ranges: false,
+    })
 }

@@ -4,6 +4,7 @@
 
 mod clients;
 mod keys;
+mod retention;
 mod watched;
 
 use std::ops::Range;
@@ -18,11 +19,13 @@ use object_store::{
 };
 
 use super::answer::{Answer, STALL, Stalled, find, innermost};
-use super::{Entry, FileKind, FileName, Location, PutMode, Store, StoreOptions};
+use super::{Entry, FileKind, FileName, Location, ObjectLock, PutMode, Retention, Store, StoreOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Id;
+use clients::Checked;
 pub(super) use clients::bad_ca;
 use keys::Keys;
+use retention::Locker;
 
 /// Above this a file is sent in parts: some servers take no more in one request, and a broken connection then
 /// costs one part.
@@ -32,10 +35,34 @@ const PART: usize = 16 << 20;
 
 pub(super) struct CloudStore {
     client: Arc<dyn ObjectStore>,
+    checked: Option<Checked>,
     keys: Option<Arc<Keys>>,
+    /// Where the cloud knows object lock.
+    locker: Option<Locker>,
     suffix_ranges: bool,
     prefix: Vec<String>,
     description: String,
+}
+
+/// Why an object was not written.
+enum Refused {
+    /// The server wants a checksum with it.
+    NoChecksum(Error),
+    Other(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::NoChecksum(error) | Refused::Other(error) => error,
+        }
+    }
 }
 
 impl CloudStore {
@@ -55,7 +82,9 @@ impl CloudStore {
         };
         Ok(Self {
             client: client.store,
+            checked: client.checked,
             keys: client.keys,
+            locker: client.locker,
             suffix_ranges: client.suffix_ranges,
             prefix: client.prefix.split('/').filter(|p| !p.is_empty()).map(str::to_owned).collect(),
             description: location.to_string(),
@@ -112,40 +141,72 @@ impl CloudStore {
         Ok((range, bytes.freeze()))
     }
 
+    /// What writes: with checksums once the server has asked for them.
+    fn writer(&self) -> &Arc<dyn ObjectStore> {
+        self.checked.as_ref().and_then(Checked::get).unwrap_or(&self.client)
+    }
+
     async fn write(&self, what: &str, path: &Path, body: Bytes, mode: PutMode) -> Result<()> {
+        let failure = match self.write_once(what, path, body.clone(), mode).await {
+            Err(Refused::NoChecksum(e)) => e,
+            Err(Refused::Other(e)) => return Err(e),
+            Ok(()) => return Ok(()),
+        };
+        let Some(checked) = &self.checked else { return Err(failure) };
+        checked.make().map_err(|e| self.error(what, e))?;
+        self.write_once(what, path, body, mode).await.map_err(Refused::into)
+    }
+
+    async fn write_once(&self, what: &str, path: &Path, body: Bytes, mode: PutMode) -> Result<(), Refused> {
         let mode = match mode {
             PutMode::ContentAddressed => object_store::PutMode::Overwrite,
             PutMode::CreateNew => object_store::PutMode::Create,
         };
         let create = mode == object_store::PutMode::Create;
         if create && self.exists(what, path).await? {
-            return Err(Error::new(ErrorKind::AlreadyInitialized, format!("{what}: it is there already")));
+            return Err(
+                Error::new(ErrorKind::AlreadyInitialized, format!("{what}: it is there already")).into()
+            );
         }
         if !create && body.len() > MAX_SINGLE {
             return self.write_parts(what, path, body).await;
         }
         let options = PutOptions { mode, ..PutOptions::default() };
         let payload = PutPayload::from(body.clone());
-        match self.client.put_opts(path, payload, options).await {
+        match self.writer().put_opts(path, payload, options).await {
             Ok(_) => Ok(()),
             // The server does not know conditional writes; the look beforehand has to do.
             Err(e) if create && find::<Answer>(&e).is_some_and(|a| a.status == 501) => self
-                .client
+                .writer()
                 .put(path, PutPayload::from(body))
                 .await
                 .map(|_| ())
-                .map_err(|e| self.error(what, e)),
-            Err(e) => Err(self.error(what, e)),
+                .map_err(|e| self.refused(what, e)),
+            Err(e) => Err(self.refused(what, e)),
         }
     }
 
+    fn refused(&self, what: &str, error: object_store::Error) -> Refused {
+        // AWS: "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock
+        // parameters"; others use its words.
+        let asked = find::<Answer>(&error).is_some_and(|a| {
+            a.status == 400 && ["Content-MD5", "x-amz-checksum"].iter().any(|word| a.message.contains(word))
+        });
+        let error = self.error(what, error);
+        if asked { Refused::NoChecksum(error) } else { Refused::Other(error) }
+    }
+
     /// The object appears when the last part is confirmed; a failure leaves none.
-    async fn write_parts(&self, what: &str, path: &Path, body: Bytes) -> Result<()> {
-        let upload = self.client.put_multipart(path).await.map_err(|e| self.error(what, e))?;
+    async fn write_parts(&self, what: &str, path: &Path, body: Bytes) -> Result<(), Refused> {
+        let upload = self.writer().put_multipart(path).await.map_err(|e| self.refused(what, e))?;
         let mut parts = WriteMultipart::new_with_chunk_size(upload, PART);
         parts.put(body);
         // Ends the upload on the server's side too when a part fails.
-        parts.finish().await.map(|_| ()).map_err(|e| self.error(what, e))
+        parts.finish().await.map(|_| ()).map_err(|e| self.refused(what, e))
+    }
+
+    fn locker(&self) -> Result<&Locker> {
+        self.locker.as_ref().ok_or_else(|| super::retention::not_offered(&self.description))
     }
 
     async fn exists(&self, what: &str, path: &Path) -> Result<bool> {
@@ -270,6 +331,23 @@ impl Store for CloudStore {
         Ok(names)
     }
 
+    async fn object_lock(&self) -> Result<Option<ObjectLock>> {
+        let locker = self.locker()?;
+        locker.configuration().await.map_err(|e| self.error("asking for the bucket's object lock", e))
+    }
+
+    async fn retention(&self, name: FileName) -> Result<Option<Retention>> {
+        let path = self.path(&name.path())?;
+        let found = self.locker()?.get(&path).await;
+        found.map_err(|e| self.error(&format!("asking until when {name} is protected"), e))
+    }
+
+    async fn retain(&self, name: FileName, retention: Retention) -> Result<()> {
+        let path = self.path(&name.path())?;
+        let done = self.locker()?.put(&path, retention).await;
+        done.map_err(|e| self.error(&format!("protecting {name}"), e))
+    }
+
     fn describe(&self) -> String {
         self.description.clone()
     }
@@ -288,6 +366,7 @@ fn classify(what: &str, error: &object_store::Error) -> Error {
         let kind = answer.kind();
         let advice = match kind {
             ErrorKind::Auth => "the server refuses the credentials: check keys, tokens and region",
+            ErrorKind::Retained => "the bucket's object lock protects the object until a date",
             ErrorKind::AccessDenied => "the credentials are not allowed to do this: check the key's policy",
             ErrorKind::BucketNotFound => "the bucket does not exist: create it, or check its name",
             ErrorKind::ClockSkew => "this machine's clock and the server's differ too much: set the clock",

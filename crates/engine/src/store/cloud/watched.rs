@@ -67,7 +67,7 @@ impl HttpService for Watched {
     }
 }
 
-async fn collect(body: HttpResponseBody) -> Result<Bytes, HttpError> {
+pub(super) async fn collect(body: HttpResponseBody) -> Result<Bytes, HttpError> {
     let mut stream = body.bytes_stream();
     let mut bytes = BytesMut::new();
     while let Some(chunk) = tokio::time::timeout(STALL, stream.next())
