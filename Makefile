@@ -23,7 +23,7 @@ demo: prepare ## the main job on a throw-away cluster: back up, lose everything,
 test: prepare ## everything that CI does, with a summary of what ran
 	@hack/test
 
-bench: prepare testbed binary ## pairs against stock restic, and the time of a Backup on the cluster
+bench: prepare testbed binary ## pairs against stock restic; the main job on the cluster beside K8up and Velero
 	@hack/bench
 
 up: prepare testbed ## bring the test bed up (the first time builds Kubernetes: 20 minutes)

@@ -158,6 +158,11 @@ impl Bed {
         Ok(format!("/proc/{}/root", node.init_pid).into())
     }
 
+    /// Kills a daemon of the bed (`n2-kubelet`, `n1-apiserver`) and starts it again after a while.
+    pub fn restart_daemon(&self, name: &str, pause: Duration) -> Result<()> {
+        self.testbed.restart_daemon(name, pause).map_err(bed_failure)
+    }
+
     /// Kills a pod's first container with SIGKILL, as the kernel's out-of-memory killer does.
     pub fn kill_container(&self, pod: &Value) -> Result<()> {
         let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();

@@ -8,6 +8,7 @@
 //! - [`install`]: image and chart, once a process;
 //! - [`story`]: namespace, bucket, storage, clean-up, and what is printed when a story fails;
 //! - [`workload`]: applications that hold data;
+//! - [`gate`]: troubles of a store for one story alone;
 //! - [`tree`]: a directory tree of all sorts of files, and its exact description for comparing;
 //! - [`corpus`], [`cost`]: files to measure with, and what runs cost.
 
@@ -16,6 +17,7 @@
 
 pub mod corpus;
 pub mod cost;
+pub mod gate;
 pub mod install;
 pub mod kubectl;
 pub mod story;

@@ -38,6 +38,7 @@ mod teardown;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 pub use cluster::{Env, Health, NodeEnv, health, up};
 pub use error::{Error, Result, chain};
@@ -79,9 +80,10 @@ pub fn build(layout: &Layout, part: Part, progress: &Progress) -> Result<Vec<(St
     })
 }
 
-/// Builds the second S3 server, which no bed needs and some tests want; a second caller waits for the first.
+/// Builds the second S3 server, which no bed needs and some tests want; a second caller waits for the first. Nobody who
+/// only wants a bed does.
 pub fn build_minio(layout: &Layout, progress: &Progress) -> Result<()> {
-    let _lock = layout.lock("build", || progress.say("waiting for another build of the test bed"))?;
+    let _lock = layout.lock("build-minio", || progress.say("waiting for another build of the test bed"))?;
     programs::build_minio(layout, progress)
 }
 
@@ -180,5 +182,11 @@ impl Testbed {
         let process = process::find(&self.layout, name).filter(|p| p.is_alive())?;
         // In a node the recorded process only entered it; the daemon is its child.
         Some(process.children().first().copied().unwrap_or(process).pid)
+    }
+
+    /// Kills a daemon of a node ("n2-kubelet", "n1-apiserver") as a crash would, and starts it again after a while with
+    /// the arguments that it had.
+    pub fn restart_daemon(&self, name: &str, pause: Duration) -> Result<()> {
+        process::restart(&self.layout, name, pause)
     }
 }

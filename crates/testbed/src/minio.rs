@@ -138,7 +138,7 @@ impl Minio {
     }
 
     /// Makes an account that may do what the policy says (JSON, as in AWS). The key has 3 characters or more, the
-    /// secret 8 to 40. Such an account, not the owner, is who calls `AssumeRole`.
+    /// secret 8 to 40.
     pub fn create_user(&self, access_key: &str, secret_key: &str, policy: &str) -> Result<()> {
         let env = self.env()?;
         let mut admin = command(self.layout.bin().join("minio-admin"), &[format!("{HOST}:{PORT}")]);

@@ -170,6 +170,31 @@ pub(crate) fn enter(pid: i32) -> Vec<String> {
     words
 }
 
+/// Kills a daemon that runs in a node, with what it started in its own process group, and starts it again as it was.
+pub(crate) fn restart(layout: &Layout, name: &str, pause: Duration) -> Result<()> {
+    let recorded = find(layout, name).filter(|p| p.is_alive());
+    let Some(entered) = recorded else { return Err(Error::NotUp { root: layout.root().to_owned() }) };
+    let text = |file: &str| std::fs::read(format!("/proc/{}/{file}", entered.pid)).unwrap_or_default();
+    let words = |file: &str| -> Vec<String> {
+        let bytes = text(file);
+        let words = bytes.split(|b| *b == 0).filter(|w| !w.is_empty());
+        words.map(|w| String::from_utf8_lossy(w).into_owned()).collect()
+    };
+    let (command, environment) = (words("cmdline"), words("environ"));
+    let Some((program, args)) = command.split_first() else {
+        return Err(Error::Unsupported(format!("{name} ended while it was to be started again")));
+    };
+    let node = environment.iter().find_map(|v| v.strip_prefix("NODE_NAME=")).unwrap_or_default();
+    // The recorded process only entered the node; the daemon is its child.
+    let mut all: Vec<_> = entered.children().into_iter().map(|child| (name.to_owned(), child)).collect();
+    all.push((name.to_owned(), entered));
+    kill_all(&all, Duration::from_secs(20))?;
+    std::thread::sleep(pause);
+    layout::remove(&layout.records().join(name))?;
+    // The command enters the node by itself.
+    Daemon { layout, name, node: None, environment: &[("NODE_NAME", node)] }.start(program, args)
+}
+
 /// Kills and waits until all are gone.
 pub(crate) fn kill_all(processes: &[(String, Process)], limit: Duration) -> Result<()> {
     for (_, process) in processes {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::{alone, together};
 
 /// A volume that takes some seconds to copy.
-fn heavy(story: &Story, mib: u32) -> Result<String> {
+pub(crate) fn heavy(story: &Story, mib: u32) -> Result<String> {
     story.apply(&format!(
         "{}{}",
         workload::claim("data", "", "4Gi"),
@@ -24,7 +24,7 @@ fn heavy(story: &Story, mib: u32) -> Result<String> {
 }
 
 /// The runner pod of a run once its container runs.
-fn runner(story: &Story, run: &str) -> Result<Value> {
+pub(crate) fn runner(story: &Story, run: &str) -> Result<Value> {
     let selector = format!("holdfast.dev/run-name={run}");
     let mut found = None;
     story.kubectl.until_true("a running runner pod", RUN, || {
@@ -37,17 +37,17 @@ fn runner(story: &Story, run: &str) -> Result<Value> {
 }
 
 /// Waits until the run has written its lock into the repository.
-fn locked(story: &Story) -> Result<()> {
+pub(crate) fn locked(story: &Story) -> Result<()> {
     story.kubectl.until_true("a lock in the repository", RUN, || Ok(!story.locks().is_empty()))
 }
 
-fn sound(story: &Story) -> Result<()> {
+pub(crate) fn sound(story: &Story) -> Result<()> {
     story.nothing_left()?;
     story.restic("0.19.1", &["check", "--read-data"]).map(drop)
 }
 
 /// The restored files have the sums that they had.
-fn sums(story: &Story) -> Result<()> {
+pub(crate) fn sums(story: &Story) -> Result<()> {
     let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
     story.shell(&pod, "cd /store && sha256sum -c --quiet sums").map(drop)
 }

@@ -8,6 +8,7 @@
 
 mod backup;
 mod crashes;
+mod faults;
 mod isolation;
 mod main_job;
 mod placement;

@@ -1,0 +1,95 @@
+//! Faults of what a run depends on: the store, the node's agent, the API server.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use holdfast_e2e::gate::{Gate, Mode};
+use holdfast_e2e::kubectl::{Failure, Result, condition, phase};
+use holdfast_e2e::story::{RUN, Story, storage_yaml};
+
+use crate::crashes::{heavy, locked, runner, sound, sums};
+use crate::{alone, together};
+
+/// A story whose storage is reached through a gate.
+fn gated(story: &Story, gate: &Gate) -> String {
+    let direct =
+        storage_yaml(story.bed, "store", &story.bucket, &story.bed.access_key, &story.bed.secret_key, None);
+    direct.replace(&story.bed.s3_endpoint, &gate.endpoint)
+}
+
+/// A clock that is wrong is named before anything is written. A store that refuses every third request, and that is
+/// away for longer than the longest pause between two attempts, costs time and nothing else.
+#[test]
+fn a_wrong_clock_is_named_and_storms_and_outages_are_sat_out() {
+    let _world = together();
+    Story::tell("storms", Story::bare, |story| {
+        let gate = Gate::open(story.bed)?;
+        story.allow_root()?;
+        gate.set(Mode::ClockSkew);
+        story.apply(&gated(story, &gate))?;
+        story.until("backupstorage", "store", |o| {
+            let (status, reason, _) = condition(o, "Ready")?;
+            (phase(o) == "Unavailable" && status == "False" && reason == "ClockSkew").then_some(())
+        })?;
+        gate.set(Mode::Open);
+        let pod = heavy(story, 400)?;
+        // A change of what the storage names has it tried at once.
+        story.kubectl.run(&[
+            "-n",
+            &story.namespace,
+            "patch",
+            "secret",
+            "store-s3",
+            "-p",
+            r#"{"stringData":{"note":"clock set"}}"#,
+        ])?;
+        story.storage_ready("store")?;
+
+        gate.set(Mode::Storm);
+        let before = gate.refused();
+        story.start_backup("run", "{}")?;
+        runner(story, "run")?;
+        locked(story)?;
+        gate.set(Mode::Closed);
+        sleep(Duration::from_secs(35));
+        let during = story.kubectl.get(&story.namespace, &["backup", "run"])?;
+        gate.set(Mode::Storm);
+        if phase(&during) != "Running" {
+            return Err(Failure(format!("the run was not under way: {}", during["status"])));
+        }
+        let backup = story.expect_end("backup", "run", "Succeeded")?;
+        if backup["status"]["components"][0]["attempts"] != 1 {
+            return Err(Failure(format!("it was begun anew: {}", backup["status"]["components"][0])));
+        }
+        story.shell(&pod, "rm /store/big1; printf spoiled > /store/big2")?;
+        let snapshot = Story::snapshot_of(&backup)?;
+        story.restore("back", &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"), "Succeeded")?;
+        sums(story)?;
+        if gate.refused() < before + 5 {
+            return Err(Failure(format!("only {} requests were refused: no storm", gate.refused() - before)));
+        }
+        gate.set(Mode::Open);
+        sound(story)
+    });
+}
+
+/// The kubelet of the runner's node, and then the API server, die in the middle of a run and are started again: the
+/// runner goes on, and so does the operator.
+#[test]
+fn kubelet_and_api_server_are_started_again_in_the_middle_of_a_run() {
+    let _world = alone();
+    Story::tell("restarts", Story::begin, |story| {
+        heavy(story, 800)?;
+        story.start_backup("run", "{}")?;
+        let pod = runner(story, "run")?;
+        locked(story)?;
+        let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+        story.bed.restart_daemon(&format!("{node}-kubelet"), Duration::from_secs(2))?;
+        story.bed.restart_daemon("n1-apiserver", Duration::from_secs(2))?;
+        story.kubectl.until_true("an answer of the API server", RUN, || {
+            Ok(story.kubectl.run(&["get", "--raw", "/readyz"]).is_ok())
+        })?;
+        story.expect_end("backup", "run", "Succeeded")?;
+        sound(story)
+    });
+}
