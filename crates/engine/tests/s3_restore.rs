@@ -10,7 +10,6 @@
 
 mod restoring;
 mod stock;
-#[allow(dead_code)] // some of it is for other tests
 mod versitygw;
 
 use std::fs;

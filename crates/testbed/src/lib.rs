@@ -11,7 +11,7 @@
 //! | module | |
 //! |---|---|
 //! | `layout` | the state directory and its locks |
-//! | `debian`, `programs`, `images`, `restic` | what is built, once, by content |
+//! | `debian`, `programs`, `images`, `restic`, `rustic` | what is built, once, by content |
 //! | `state`, `process` | what is changed on the machine, written down to be undone |
 //! | `pki`, `node`, `cluster`, `s3` | the way up |
 //! | `minio` | a second S3 server, for who asks for it |
@@ -31,6 +31,7 @@ mod process;
 mod programs;
 mod progress;
 mod restic;
+mod rustic;
 mod s3;
 mod slow_line;
 mod state;
@@ -47,6 +48,7 @@ pub use layout::Layout;
 pub use minio::Minio;
 pub use progress::Progress;
 pub use restic::{Restic, restic, restic_versions};
+pub use rustic::{RUSTIC_VERSION, rustic};
 pub use s3::{S3, S3Env};
 pub use slow_line::slow_line;
 pub use teardown::{down, verify};

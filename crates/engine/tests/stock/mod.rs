@@ -1,7 +1,8 @@
-//! Stock restic, the oracle that the engine is compared with. Its programs come from the environment; a test that
+//! Stock restic and rustic, the oracles that the engine is compared with. Its programs come from the environment; a test that
 //! needs one fails when it is not set, since a comparison that did not take place proves nothing.
 #![allow(dead_code, unused_imports, reason = "each test file uses its part of it")]
 
+mod rustic;
 mod source;
 
 use std::ffi::{OsStr, OsString};
@@ -10,6 +11,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+pub(crate) use rustic::Rustic;
 pub(crate) use source::*;
 
 /// Password of every test repository; long, so that our own key derivation is quick.
@@ -27,6 +29,7 @@ pub(crate) struct Restic {
     pub(crate) version: &'static str,
     program: PathBuf,
     repository: OsString,
+    password: String,
 }
 
 impl Restic {
@@ -40,7 +43,12 @@ impl Restic {
             )
         };
         assert!(program.is_file(), "{variable} names {}, which is no file", program.display());
-        Self { version, program, repository: repository.as_ref().to_owned() }
+        Self { version, program, repository: repository.as_ref().to_owned(), password: PASSWORD.to_owned() }
+    }
+
+    /// The same with another password.
+    pub(crate) fn with_password(self, password: &str) -> Self {
+        Self { password: password.to_owned(), ..self }
     }
 
     /// All versions on one repository, oldest first.
@@ -61,7 +69,7 @@ impl Restic {
             .arg(&self.repository)
             .args(["--no-cache"])
             .args(arguments)
-            .env("RESTIC_PASSWORD", PASSWORD)
+            .env("RESTIC_PASSWORD", &self.password)
             // As our trees: a device number only where hard links need it (known from 0.17 on).
             .env("RESTIC_FEATURES", if self.version == "0.19" { "device-id-for-hardlinks=true" } else { "" })
             .env("TZ", "UTC")
