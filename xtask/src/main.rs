@@ -1,7 +1,8 @@
-//! `cargo xtask gen` and `cargo xtask check`: what must stay in step with the code, and what the code must keep.
-//! Not a build system: building and testing are cargo's and make's.
+//! `cargo xtask gen` and `cargo xtask check`: what must stay in step with the code, and what the code must keep;
+//! `cargo xtask fuzz`: what no input may do to it. Not a build system: building and testing are cargo's and make's.
 
 mod changelog;
+mod fuzz;
 mod generate;
 mod layering;
 mod licences;
@@ -30,6 +31,8 @@ enum Command {
     Gen,
     /// Check that generated files are up to date and that the rules of the project are kept.
     Check,
+    /// Run the engine's fuzz targets under libFuzzer, guided by coverage; a finding is a failure.
+    Fuzz(fuzz::Options),
 }
 
 /// Something went wrong before anything could be judged.
@@ -55,6 +58,9 @@ pub(crate) enum Error {
     /// deny.toml.
     #[error("cannot read the rules in deny.toml")]
     Rules(#[source] toml::de::Error),
+    /// Fuzzing could not begin.
+    #[error("{0}")]
+    Fuzz(String),
     /// A definition.
     #[error("cannot write the CRD of {kind} as JSON")]
     CrdJson {
@@ -76,6 +82,11 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Gen => generate::write(&workspace).map(|()| Vec::new()),
         Command::Check => check(&workspace),
+        Command::Fuzz(options) => match fuzz::run(&workspace, &options) {
+            Ok(true) => Ok(Vec::new()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
     };
     match outcome {
         Ok(problems) if problems.is_empty() => ExitCode::SUCCESS,
