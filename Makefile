@@ -12,7 +12,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin:/usr/sbin:/sbin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TESTBED := $(TARGET)/release/testbed
 
-.PHONY: help prepare demo test bench up down lint lint-rust lint-go image gen testbed binary
+.PHONY: help prepare demo test bench scale up down lint lint-rust lint-go image gen testbed binary
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: prepare ## everything that CI does, with a summary of what ran
 
 bench: prepare testbed binary ## pairs against stock restic; the main job on the cluster beside K8up and Velero
 	@hack/bench
+
+scale: prepare binary ## a million of files, ten million blobs: time and peak memory
+	@hack/scale
 
 up: prepare testbed ## bring the test bed up (the first time builds Kubernetes: 20 minutes)
 	@$(TESTBED) up
