@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use holdfast_e2e::gate::{Gate, Mode};
-use holdfast_e2e::kubectl::{Failure, Result, condition, phase};
+use holdfast_e2e::kubectl::{Failure, condition, phase};
 use holdfast_e2e::story::{RUN, Story, storage_yaml};
 
 use crate::crashes::{heavy, locked, runner, sound, sums};
