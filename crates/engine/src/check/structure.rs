@@ -324,6 +324,10 @@ impl Trees<'_> {
         }
         match node.kind {
             NodeType::Dir if node.subtree.is_none() => Some("the directory has no tree".to_owned()),
+            // No system makes one.
+            NodeType::Symlink if node.link_target.is_empty() || node.link_target.contains(&0) => {
+                Some("the link leads to nothing that has a name".to_owned())
+            }
             NodeType::File => {
                 let Some(content) = &node.content else {
                     return Some("the file has no content list".to_owned());
