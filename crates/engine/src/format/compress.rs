@@ -15,9 +15,7 @@ pub enum Compression {
     Off,
     /// zstd level 1.
     Fastest,
-    /// zstd level 2.
-    Fast,
-    /// Level 3 with tables that fit a core's own cache: sizes within 2 % of level 3, faster.
+    /// Level 2 with a table that fits a core's own cache: sizes as restic's, or smaller (decision 23).
     #[default]
     Auto,
     /// zstd level 9.
@@ -56,8 +54,7 @@ impl Compressor {
         let mut context = CCtx::create();
         let level = match compression {
             Compression::Off | Compression::Fastest => 1,
-            Compression::Fast => 2,
-            Compression::Auto => 3,
+            Compression::Auto => 2,
             Compression::Better => 9,
             Compression::Max => 19,
         };
@@ -68,7 +65,11 @@ impl Compressor {
             CParameter::DictIdFlag(false),
         ];
         if compression == Compression::Auto {
-            parameters.extend([CParameter::HashLog(15), CParameter::ChainLog(15)]);
+            parameters.extend([
+                CParameter::Strategy(zstd_safe::Strategy::ZSTD_fast),
+                CParameter::HashLog(15),
+                CParameter::MinMatch(6),
+            ]);
         }
         if compression == Compression::Max {
             parameters.push(CParameter::WindowLog(MAX_WINDOW_LOG));
@@ -262,14 +263,9 @@ mod tests {
 
     #[test]
     fn every_strength_round_trips_behind_what_is_there() {
-        for compression in [
-            Compression::Off,
-            Compression::Fastest,
-            Compression::Fast,
-            Compression::Auto,
-            Compression::Better,
-            Compression::Max,
-        ] {
+        for compression in
+            [Compression::Off, Compression::Fastest, Compression::Auto, Compression::Better, Compression::Max]
+        {
             let mut compressor = Compressor::new(compression).unwrap();
             let mut decompressor = Decompressor::new().unwrap();
             for plain in samples() {
