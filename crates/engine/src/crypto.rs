@@ -3,10 +3,13 @@
 //! The scheme is the restic format's ("Keys, Encryption and MAC"). Not here: where keys are stored
 //! (`repository::keys`), what is sealed.
 
+use std::num::NonZero;
+
 use aes::Aes128;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
 use aws_lc_rs::cipher::{AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use aws_lc_rs::iv::FixedLength;
+use aws_lc_rs::pbkdf2::{self, PBKDF2_HMAC_SHA256};
 use data_encoding::BASE64;
 use poly1305::Poly1305;
 use poly1305::universal_hash::UniversalHash;
@@ -274,10 +277,33 @@ pub fn derive_key(password: &SecretString, salt: &[u8], params: KdfParams) -> Re
     let scrypt_params = scrypt::Params::new(log_n, params.r, params.p).map_err(|e| {
         Error::with_source(ErrorKind::Format, "a key file asks for impossible scrypt costs", e)
     })?;
+    let password = password.expose_secret().as_bytes();
     let mut derived = Zeroizing::new([0_u8; 64]);
-    scrypt::scrypt(password.expose_secret().as_bytes(), salt, &scrypt_params, &mut *derived)
-        .map_err(|e| Error::with_source(ErrorKind::Internal, "scrypt failed", e))?;
+    if !fast_scrypt(password, salt, params, &mut derived) {
+        scrypt::scrypt(password, salt, &scrypt_params, &mut *derived)
+            .map_err(|e| Error::with_source(ErrorKind::Internal, "scrypt failed", e))?;
+    }
     Key::from_derived(&derived)
+}
+
+/// scrypt (RFC 7914, section 6) with this processor's own form of its core; `false` when there is none.
+fn fast_scrypt(password: &[u8], salt: &[u8], params: KdfParams, out: &mut [u8; 64]) -> bool {
+    let (Ok(n), Ok(r), Ok(p)) =
+        (usize::try_from(params.n), usize::try_from(params.r), usize::try_from(params.p))
+    else {
+        return false;
+    };
+    let once = NonZero::<u32>::MIN;
+    let length = 128 * r;
+    let mut blocks = Zeroizing::new(vec![0_u8; length * p]);
+    pbkdf2::derive(PBKDF2_HMAC_SHA256, once, salt, password, &mut blocks);
+    for block in blocks.chunks_mut(length) {
+        if !holdfast_simd::scrypt::ro_mix(block, n) {
+            return false;
+        }
+    }
+    pbkdf2::derive(PBKDF2_HMAC_SHA256, once, &blocks, password, out);
+    true
 }
 
 #[cfg(test)]
@@ -352,6 +378,23 @@ mod tests {
         let key = Key::new(raw).unwrap();
         let nonce: [u8; 16] = hex("61ee09218d29b0aaed7e154a2c5509cc").try_into().unwrap();
         assert_eq!(key.mac(&nonce, b"").to_vec(), hex("dd3fab2251f11ac759f0887129cc2ee7"));
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn our_form_of_scrypt_gives_what_the_crate_gives() {
+        let long = [b'p'; 200];
+        for (n, r, p) in [(2, 1, 1), (16, 1, 1), (1024, 8, 16), (256, 3, 2), (1 << 15, 8, 1), (64, 13, 5)] {
+            for (password, salt) in [(&b""[..], &b""[..]), (b"password", b"NaCl"), (&long, &[9; 64])] {
+                let mut ours = [0; 64];
+                assert!(fast_scrypt(password, salt, KdfParams { n, r, p }, &mut ours));
+                let log_n = u8::try_from(n.trailing_zeros()).unwrap();
+                let mut theirs = [0; 64];
+                scrypt::scrypt(password, salt, &scrypt::Params::new(log_n, r, p).unwrap(), &mut theirs)
+                    .unwrap();
+                assert_eq!(ours, theirs, "{n} {r} {p}");
+            }
+        }
     }
 
     #[test]
