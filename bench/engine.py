@@ -38,18 +38,19 @@ class Scene:
     size: int
     """Bytes; for small files their number."""
     rounds: int
-    """At most so many of those that are asked for."""
+    """Unless others are asked for."""
 
 
+# So that all of it with three programs takes about 25 minutes on two cores.
 SCENES = {
-    "mixed": Scene("mixed", int(2.8 * GIB), 99),
-    "small": Scene("small", 40_000, 99),
-    "large": Scene("one", 8 * GIB, 2),
-    "random": Scene("random", GIB, 3),
-    "text": Scene("text", GIB, 3),
-    "sparse": Scene("sparse", 16 * GIB, 3),
-    "prune": Scene("mixed", GIB, 3),
-    "s3": Scene("mixed", GIB // 2, 3),
+    "mixed": Scene("mixed", int(2.8 * GIB), 2),
+    "small": Scene("small", 40_000, 3),
+    "large": Scene("one", 4 * GIB, 1),
+    "random": Scene("random", GIB, 2),
+    "text": Scene("text", GIB, 2),
+    "sparse": Scene("sparse", 16 * GIB, 2),
+    "prune": Scene("mixed", GIB, 2),
+    "s3": Scene("mixed", GIB // 2, 2),
 }
 
 # What the rows of the table are called, in their order.
@@ -93,7 +94,8 @@ class Bench:
 
     def tree(self, name: str) -> Path:
         scene = SCENES[name]
-        size = scene.size // 8 if self.args.quick else scene.size
+        size = self.args.large << 30 if name == "large" else scene.size
+        size = size // 8 if self.args.quick else size
         tree = self.work / f"tree-{scene.kind}-{size}"
         print(f"making the tree for {name} …", file=sys.stderr)
         # In a process of its own: the peak memory of a child is never less than what its parent once had.
@@ -106,11 +108,12 @@ class Bench:
 
     def run(self, name: str) -> None:
         tree = self.tree(name)
-        rounds = min(self.args.rounds, SCENES[name].rounds)
+        rounds = self.args.rounds.get(name, self.args.rounds.get("", SCENES[name].rounds))
         play = {"mixed": self.mixed, "prune": self.prune, "s3": self.s3}.get(name, self.first)
         for number in range(rounds):
             for program in self.programs if number % 2 == 0 else self.programs[::-1]:
-                print(f"{name}: {number + 1} of {rounds}: {program.name} …", file=sys.stderr)
+                begin = time.monotonic()
+                print(f"{name}: {number + 1} of {rounds}: {program.name} …", end=" ", file=sys.stderr, flush=True)
                 try:
                     play(name, program, tree, number == 0)
                 except Failed as failure:
@@ -121,6 +124,7 @@ class Bench:
                 finally:
                     program.use(None)
                     program.clear()
+                    print(f"{time.monotonic() - begin:.0f} s", file=sys.stderr)
 
     def add(self, row: str, program: Program, command: list[str]) -> None:
         cost = measure(command, program.env())
@@ -242,6 +246,14 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {model} ({', '.join(has)}), {memory:.0f} GiB, Linux {platform.release()}"
 
 
+def told(args: argparse.Namespace, figures: Figures) -> str:
+    """How much was done, in words."""
+    made = {len(costs) for by in figures.costs.values() for costs in by.values()} or {0}
+    least, most = min(made), max(made)
+    number = f"{least}" if least == most else f"{least} to {most}"
+    return f"{number} round{'s' if most != 1 else ''}{', an eighth of the data' if args.quick else ''}"
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--holdfast", required=True, help="the release binary")
@@ -250,15 +262,29 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--versitygw", help="S3 server, for the rows of S3")
     parser.add_argument("--testbed", help="the test bed's program, whose slow line the rows of S3 use")
     parser.add_argument("--rows", default="mixed,small,large,random,text,sparse,prune,s3", help="scenes: %(default)s")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds (default 3; long scenes take fewer)")
+    parser.add_argument(
+        "--rounds", type=rounds, default={}, metavar="N or SCENE=N,…",
+        help="of all scenes, or of some; the others have " + ", ".join(f"{n} {s.rounds}" for n, s in SCENES.items()),
+    )  # fmt: skip
+    parser.add_argument("--large", type=int, default=4, metavar="GIB", help="the one file's size (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="an eighth of the data, one round")
     parser.add_argument("--seed", type=int, default=20261120)
     parser.add_argument("--work", type=Path, help="directory to work in (default: holdfast-bench in TMPDIR or /var/tmp)")
     parser.add_argument("--json", type=Path, help="also write all figures here")
     args = parser.parse_args()
     if args.quick:
-        args.rounds = 1
+        args.rounds = {"": 1}
     return args
+
+
+def rounds(text: str) -> dict[str, int]:
+    """How many for each scene; without a scene for those that are not named."""
+    pairs = (part.rpartition("=") for part in text.split(","))
+    wanted = {scene: int(number) for scene, _, number in pairs}
+    unknown = wanted.keys() - SCENES.keys() - {""}
+    if unknown:
+        raise argparse.ArgumentTypeError(f"there is no scene {', '.join(unknown)}")
+    return wanted
 
 
 def main() -> int:
@@ -281,7 +307,7 @@ def main() -> int:
             print(failure, file=sys.stderr)
     figures, names = bench.figures, [p.name for p in programs]
     print(f"\n{machine()}.")
-    print(f"{', '.join(p.version() for p in programs)}; medians of up to {args.rounds} rounds, warm page cache;")
+    print(f"{', '.join(p.version() for p in programs)}; medians of {told(args, figures)}, warm page cache;")
     print(f"ratios: how many times as much as Holdfast; repository in MiB and requests: {' / '.join(names)}.\n")
     for name, holds in figures.trees.items():
         print(f"- {name}: {holds['files']:,} files, {holds['bytes'] / GIB:.2f} GiB")
