@@ -110,10 +110,30 @@ pub async fn all_there(repo: &Repository, trees: &[Id], ctx: &Ctx) -> Result<()>
 /// # Errors
 /// `Missing` when blobs are gone: the snapshot cannot be restored. Any other error leaves it unconfirmed.
 pub async fn confirm(repo: &Repository, tree: Id, known: &[Id], ctx: &Ctx) -> Result<Confirmed> {
+    let looked = look(repo, ctx).await;
+    confirm_looked(repo, tree, known, looked, ctx).await
+}
+
+/// The index files that there are now. The first look of the fence: to be begun after the snapshot is there.
+pub(crate) async fn look(repo: &Repository, ctx: &Ctx) -> Result<HashSet<Id>> {
+    ctx.run(settled(repo)).await
+}
+
+async fn confirm_looked(
+    repo: &Repository,
+    tree: Id,
+    known: &[Id],
+    looked: Result<HashSet<Id>>,
+    ctx: &Ctx,
+) -> Result<Confirmed> {
+    let mut looked = Some(looked);
     let mut known: HashSet<Id> = known.iter().copied().collect();
     let mut done = Confirmed::default();
     for _ in 0..ROUNDS {
-        let listed = ctx.run(settled(repo)).await?;
+        let listed = match looked.take() {
+            Some(looked) => looked?,
+            None => look(repo, ctx).await?,
+        };
         if !known.is_empty() && !ctx.run(suspicious(repo, &known, &listed)).await? {
             return Ok(done);
         }
@@ -167,7 +187,7 @@ fn safe(index: &Index, copy: &crate::index::BlobLocation, listed: &HashMap<Id, E
     !marked && listed.contains_key(&copy.pack)
 }
 
-/// The fence of a writer that has just written `snapshot`. When data of it are gone, the snapshot is taken back.
+/// The fence of a writer that has just written `snapshot` and had a [`look`] after that. When data of it are gone, the snapshot is taken back.
 ///
 /// # Errors
 /// `LockLost` when it was taken back: nothing was committed, and it can be tried again. `SnapshotInvalid` when it
@@ -179,9 +199,10 @@ pub(crate) async fn hold(
     snapshot: Id,
     tree: Id,
     known: &[Id],
+    looked: Result<HashSet<Id>>,
     ctx: &Ctx,
 ) -> Result<Confirmed> {
-    let gone = match confirm(repo, tree, known, ctx).await {
+    let gone = match confirm_looked(repo, tree, known, looked, ctx).await {
         Ok(confirmed) => return Ok(confirmed),
         Err(e) if e.kind() == ErrorKind::Missing => e,
         Err(e) => {

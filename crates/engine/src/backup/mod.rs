@@ -22,7 +22,7 @@ use crate::id::Id;
 use crate::lock::LockGuard;
 use crate::pipeline::{self, Input, Plan, Proved, Roots, State, path_text};
 use crate::repository::Repository;
-use crate::store::{FileKind, FileName};
+use crate::store::{Entry, FileKind, FileName};
 use crate::stream::StreamSource;
 use crate::unreadable;
 pub use stream::backup_stream;
@@ -259,8 +259,14 @@ async fn perform(
     let state = Arc::new(State::new(ctx, spec.unreadable.limit()));
     state.phase("prepare");
     // Snapshots before index: then the index knows all that the parent refers to.
-    let parent = ctx.run(find_parent(repository, spec, &paths)).await?;
-    let index = repository.load_index(ctx).await?;
+    let listed = match spec.parent {
+        Parent::Auto => ctx.run(repository.store().list(FileKind::Snapshot)).await?,
+        Parent::None | Parent::Id(_) => Vec::new(),
+    };
+    let (parent, index) = tokio::try_join!(
+        ctx.run(find_parent(repository, spec, &paths, listed)),
+        repository.load_index(ctx),
+    )?;
     lock.check()?;
     let mut known = index.files().to_vec();
 
@@ -315,10 +321,18 @@ async fn perform(
     lock.confirm().await?;
     ctx.check()?;
     // Not cut short by a cancellation: half a request might still have written it.
-    report.snapshot = snapshot.put(repository).await?;
-    check_committed(repository, lock, report.snapshot).await?;
+    let written = snapshot.write(repository).await?;
+    report.snapshot = written.name.id;
+    // Three looks that need nothing from each other, and each is to come after the write.
+    let (whole, committed, looked) = tokio::join!(
+        written.check(repository),
+        check_committed(repository, lock, report.snapshot),
+        fence::look(repository, ctx),
+    );
+    whole?;
+    committed?;
     known.extend(state.index_files());
-    fence::hold(repository, lock, report.snapshot, report.tree, &known, ctx).await?;
+    fence::hold(repository, lock, report.snapshot, report.tree, &known, looked, ctx).await?;
     report.duration = clock.elapsed();
     Ok(report)
 }
@@ -358,6 +372,7 @@ async fn find_parent(
     repository: &Repository,
     spec: &BackupSpec,
     paths: &[String],
+    listed: Vec<Entry>,
 ) -> Result<Option<(Id, Snapshot)>> {
     match spec.parent {
         Parent::None => Ok(None),
@@ -370,7 +385,7 @@ async fn find_parent(
                 ours.sort();
                 snapshot.hostname == spec.host && theirs == ours
             };
-            Ok(repository.snapshots().await?.into_iter().rfind(|(_, snapshot)| same(snapshot)))
+            Ok(repository.listed_snapshots(listed).await?.into_iter().rfind(|(_, snapshot)| same(snapshot)))
         }
     }
 }

@@ -61,7 +61,7 @@ pub enum Unlock {
 /// Times that tests shorten.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LockTimes {
-    /// Between writing a lock and looking who else did.
+    /// Between writing a lock and looking who else did, where listings may be late.
     settle: Duration,
     /// Shortest and longest pause while waiting for others.
     poll: (Duration, Duration),
@@ -159,7 +159,7 @@ impl Repository {
     ) -> Result<Attempt> {
         let here = machine();
         let is_dead = |lock: &Lock| provably_dead(lock, holder, dead_holders, here.as_deref());
-        let mut others = ctx.run(self.read_locks(times.reread)).await?;
+        let mut others = ctx.run(self.read_locks(times.reread, None)).await?.0;
         let mut living = Vec::new();
         for (entry, lock) in others.drain(..) {
             if is_dead(&lock) {
@@ -173,7 +173,7 @@ impl Repository {
                 living.push((entry, lock));
             }
         }
-        if let Some(holders) = conflict(&living, mode, None) {
+        if let Some(holders) = conflict(&living, mode) {
             return Ok(Attempt::Busy(holders));
         }
         let lock = Lock {
@@ -194,27 +194,29 @@ impl Repository {
         let mut guard = LockGuard::write(self.clone(), lock, ctx.clone(), times).await?;
         let looked = ctx
             .run(async {
-                tokio::time::sleep(times.settle).await;
-                self.read_locks(times.reread).await
+                // Of two that write and then look, one at least sees the other, if what is written is seen at once.
+                if !self.store().lists_at_once().await {
+                    tokio::time::sleep(times.settle).await;
+                }
+                self.read_locks(times.reread, Some(guard.id())).await
             })
             .await;
-        let looked = match looked {
+        let (looked, seen) = match looked {
             // Dead ones that the store keeps for a while are in nobody's way.
-            Ok(mut looked) => {
-                let ours = guard.id();
-                looked.retain(|(entry, lock)| entry.id == ours || !is_dead(lock));
-                looked
+            Ok((mut looked, seen)) => {
+                looked.retain(|(_, lock)| !is_dead(lock));
+                (looked, seen)
             }
             Err(e) => {
                 guard.abandon().await;
                 return Err(e);
             }
         };
-        if let Some(holders) = conflict(&looked, mode, Some(guard.id())) {
+        if let Some(holders) = conflict(&looked, mode) {
             guard.abandon().await;
             return Ok(Attempt::Busy(holders));
         }
-        if !looked.iter().any(|(entry, _)| entry.id == guard.id()) {
+        if !seen {
             guard.abandon().await;
             return Err(Error::new(
                 ErrorKind::LockLost,
@@ -228,12 +230,20 @@ impl Repository {
     /// All locks. One that vanishes meanwhile is left out; one that stays unreadable is an error, since nobody
     /// can say what it forbids.
     pub async fn locks(&self) -> Result<Vec<(Id, Lock)>> {
-        let read = self.read_locks(LockTimes::default().reread).await?;
+        let (read, _) = self.read_locks(LockTimes::default().reread, None).await?;
         Ok(read.into_iter().map(|(entry, lock)| (entry.id, lock)).collect())
     }
 
-    async fn read_locks(&self, reread: [Duration; 3]) -> Result<Vec<(Entry, Lock)>> {
-        let listed = self.store().list(FileKind::Lock).await?;
+    /// All locks but `ours`, and whether that one is listed.
+    async fn read_locks(
+        &self,
+        reread: [Duration; 3],
+        ours: Option<Id>,
+    ) -> Result<(Vec<(Entry, Lock)>, bool)> {
+        let mut listed = self.store().list(FileKind::Lock).await?;
+        let all = listed.len();
+        listed.retain(|entry| Some(entry.id) != ours);
+        let seen = listed.len() < all;
         let mut locks: Vec<(Entry, Lock)> = stream::iter(listed)
             .map(|entry| async move {
                 let mut pauses = reread.into_iter();
@@ -261,7 +271,7 @@ impl Repository {
             .try_collect()
             .await?;
         locks.sort_by_key(|(entry, lock)| (lock.time.timestamp, entry.id));
-        Ok(locks)
+        Ok((locks, seen))
     }
 
     async fn read_lock(&self, id: &Id) -> Result<Lock> {
@@ -289,7 +299,7 @@ impl Repository {
             Unlock::Stale => {
                 let machine = machine();
                 let now = self.store_time().await?;
-                for (entry, lock) in self.read_locks(times.reread).await? {
+                for (entry, lock) in self.read_locks(times.reread, None).await?.0 {
                     // A holder whose clock is wrong still touches the file: the younger of the two counts.
                     let age = |since: i64| now.saturating_sub(since);
                     let written = entry.modified.map_or(i64::MAX, age);
@@ -305,7 +315,7 @@ impl Repository {
                 }
             }
             Unlock::Jobs(jobs) => {
-                for (entry, lock) in self.read_locks(times.reread).await? {
+                for (entry, lock) in self.read_locks(times.reread, None).await?.0 {
                     if job_of(&lock).is_some_and(|job| jobs.iter().any(|j| j == job)) {
                         self.store().delete(FileName { kind: FileKind::Lock, id: entry.id }).await?;
                         removed.push((entry.id, lock));
@@ -344,10 +354,10 @@ enum Attempt {
 }
 
 /// The holders that `mode` cannot go together with.
-fn conflict(locks: &[(Entry, Lock)], mode: LockMode, ours: Option<Id>) -> Option<String> {
+fn conflict(locks: &[(Entry, Lock)], mode: LockMode) -> Option<String> {
     let holders: Vec<String> = locks
         .iter()
-        .filter(|(entry, lock)| Some(entry.id) != ours && (mode == LockMode::Exclusive || lock.exclusive))
+        .filter(|(_, lock)| mode == LockMode::Exclusive || lock.exclusive)
         .map(|(_, lock)| describe(lock))
         .collect();
     (!holders.is_empty()).then(|| holders.join(" and "))

@@ -1,5 +1,6 @@
 use super::*;
 use crate::repository::testing::{Fixture, fixture};
+use crate::store::StoreOptions;
 use crate::store::fault::{Fault, Operation, Trouble};
 
 const QUICK: LockTimes = LockTimes {
@@ -83,6 +84,39 @@ async fn of_two_that_want_it_alone_at_once_never_both_get_it() {
         }
     }
     assert_eq!(fixture.repo.locks().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_listings_are_never_late_nobody_waits_and_never_two_get_it() {
+    // Memory, on every Linux.
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let location = crate::store::Location::Local(directory.path().to_owned());
+    let store = crate::store::open(&location, &StoreOptions::default(), &Ctx::default()).unwrap();
+    assert!(store.lists_at_once().await);
+    let options = crate::repository::testing::options();
+    let repo = Repository::init(store, &options, &Ctx::default()).await.unwrap();
+    // Whoever waited would wait for the rest of the day.
+    let times = LockTimes { settle: Duration::from_hours(24), ..QUICK };
+    for _ in 0..50 {
+        let (repo, ctx) = (&repo, Ctx::default());
+        let holder = holder(None);
+        let take = || repo.lock_with(LockMode::Exclusive, &holder, Duration::ZERO, &[], &ctx, times);
+        let all = futures::future::join_all([take(), take(), take()]);
+        let guards: Vec<LockGuard> = tokio::time::timeout(Duration::from_mins(1), all)
+            .await
+            .unwrap()
+            .into_iter()
+            .filter_map(Result::ok)
+            .collect();
+        assert!(guards.len() <= 1);
+        for guard in guards {
+            guard.release().await.unwrap();
+        }
+    }
+    let (holder, ctx) = (holder(None), Ctx::default());
+    let alone = repo.lock_with(LockMode::Exclusive, &holder, Duration::ZERO, &[], &ctx, times);
+    tokio::time::timeout(Duration::from_mins(1), alone).await.unwrap().unwrap().release().await.unwrap();
+    assert_eq!(repo.locks().await.unwrap(), []);
 }
 
 #[tokio::test]

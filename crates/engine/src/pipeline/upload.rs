@@ -137,10 +137,13 @@ impl Uploads<'_> {
         let shared = Arc::clone(self.shared);
         self.outstanding.insert(pack.id);
         self.flying.spawn(async move {
-            put_pack(&shared.repository, pack.id, pack.body.clone()).await?;
-            shared.packs.take_back(pack.body);
-            drop(pack.flight);
-            Ok(IndexedPack { id: pack.id, blobs: pack.blobs, marked: false })
+            let SealedPack { id, body, blobs, flight } = pack;
+            put_pack(&shared.repository, id, body, |body| {
+                shared.packs.take_back(body);
+                drop(flight);
+            })
+            .await?;
+            Ok(IndexedPack { id, blobs, marked: false })
         });
     }
 
@@ -221,11 +224,18 @@ impl PendingIndex {
     }
 }
 
-/// Writes a pack and looks whether it arrived whole.
-pub(crate) async fn put_pack(repository: &Repository, id: Id, body: Bytes) -> Result<()> {
+/// Writes a pack and looks whether it arrived whole. `sent` takes the bytes back in between: the next pack need not
+/// wait for the look.
+pub(crate) async fn put_pack(
+    repository: &Repository,
+    id: Id,
+    body: Bytes,
+    sent: impl FnOnce(Bytes),
+) -> Result<()> {
     let name = FileName { kind: FileKind::Pack, id };
     let size = body.len() as u64;
-    repository.store().put(name, body, PutMode::ContentAddressed).await?;
+    repository.store().put(name, body.clone(), PutMode::ContentAddressed).await?;
+    sent(body);
     check_size(repository.store().as_ref(), name, size).await
 }
 
@@ -257,11 +267,30 @@ impl Proved {
     }
 
     pub(crate) async fn put(self, repository: &Repository) -> Result<Id> {
+        let written = self.write(repository).await?;
+        written.check(repository).await?;
+        Ok(written.name.id)
+    }
+
+    /// Writes it; whether it arrived whole is to be asked.
+    pub(crate) async fn write(self, repository: &Repository) -> Result<Written> {
         let Self { name, sealed } = self;
         let size = sealed.len() as u64;
         repository.store().put(name, sealed, PutMode::ContentAddressed).await?;
-        check_size(repository.store().as_ref(), name, size).await?;
-        Ok(name.id)
+        Ok(Written { name, size })
+    }
+}
+
+/// A file that a store has accepted.
+pub(crate) struct Written {
+    pub(crate) name: FileName,
+    size: u64,
+}
+
+impl Written {
+    /// Asks whether it arrived whole.
+    pub(crate) async fn check(&self, repository: &Repository) -> Result<()> {
+        check_size(repository.store().as_ref(), self.name, self.size).await
     }
 }
 

@@ -287,11 +287,14 @@ impl Uploader {
                     Some(pack) => {
                         let (repo, open) = (self.repo.clone(), Arc::clone(&self.open));
                         flying.spawn(async move {
-                            let size = pack.body.len() as u64;
-                            pipeline::put_pack(&repo, pack.id, pack.body.clone()).await?;
-                            open.take_back(pack.body);
-                            drop(pack.flight);
-                            Ok((IndexedPack { id: pack.id, blobs: pack.blobs, marked: false }, size))
+                            let SealedPack { id, body, blobs, flight } = pack;
+                            let size = body.len() as u64;
+                            pipeline::put_pack(&repo, id, body, |body| {
+                                open.take_back(body);
+                                drop(flight);
+                            })
+                            .await?;
+                            Ok((IndexedPack { id, blobs, marked: false }, size))
                         });
                     }
                     None => feeding = false,

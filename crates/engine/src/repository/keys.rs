@@ -47,7 +47,8 @@ impl Repository {
     }
 
     async fn open_inner(store: Arc<dyn Store>, password: &SecretString) -> Result<Self> {
-        let sealed_config = match store.get(CONFIG, None).await {
+        let (sealed_config, keys) = tokio::join!(store.get(CONFIG, None), load_keys(&store));
+        let sealed_config = match sealed_config {
             Err(e) if e.kind() == ErrorKind::Missing => {
                 return Err(Error::with_source(
                     ErrorKind::NotARepository,
@@ -60,12 +61,12 @@ impl Repository {
             }
             other => other?,
         };
+        let Keys { files, mut damaged } = keys?;
         // One at a time: each attempt takes tens of MiB.
         let pool = WorkPool::new(
             "holdfast-work",
             std::thread::available_parallelism().map_or(2, |n| n.get().min(4)),
         )?;
-        let Keys { files, mut damaged } = load_keys(&store).await?;
         let (mut misfit, mut tried) = (false, false);
         for (id, file) in files {
             let password = password.clone();

@@ -6,7 +6,7 @@ use super::{PARALLEL, Repository};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::snapshot::Snapshot;
 use crate::id::Id;
-use crate::store::FileKind;
+use crate::store::{Entry, FileKind};
 
 /// Which snapshots are meant; each empty list means any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,7 +45,11 @@ impl Repository {
 
     /// All snapshots, oldest first. One that vanishes meanwhile was forgotten by somebody and is left out.
     pub async fn snapshots(&self) -> Result<Vec<(Id, Snapshot)>> {
-        let listed = self.store().list(FileKind::Snapshot).await?;
+        self.listed_snapshots(self.store().list(FileKind::Snapshot).await?).await
+    }
+
+    /// Those of a listing, oldest first, without those that have vanished since.
+    pub(crate) async fn listed_snapshots(&self, listed: Vec<Entry>) -> Result<Vec<(Id, Snapshot)>> {
         let mut snapshots: Vec<(Id, Snapshot)> = stream::iter(listed)
             .map(|entry| async move {
                 match self.load_snapshot(&entry.id).await {

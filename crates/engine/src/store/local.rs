@@ -21,6 +21,11 @@ use crate::work_pool::WorkPool;
 /// Threads for file work: enough to keep a network file system busy.
 const THREADS: usize = 4;
 
+/// Types of file system (Linux, `statfs(2)`) of one machine alone: ext2 to ext4, XFS, btrfs, tmpfs, ZFS, F2FS, bcachefs.
+/// Not those that several machines share, nor those that programs make up (FUSE): they may answer from memory.
+const LOCAL_FILE_SYSTEMS: [u32; 7] =
+    [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x2FC1_2FC1, 0xF2F5_2010, 0xCA45_1A4E];
+
 pub(super) struct LocalStore {
     files: Arc<Files>,
     pool: WorkPool,
@@ -140,7 +145,10 @@ impl Files {
     fn put(&self, name: FileName, body: &[u8], mode: PutMode) -> Result<()> {
         let path = self.path(name);
         let (directory_mode, file_mode) = self.modes();
-        let write = || write_file(&path, body, mode, file_mode);
+        // A lock need not outlive a crash of the machine, since its holder does not. Others could see it empty for a
+        // while if they looked through another machine.
+        let durable = name.kind != FileKind::Lock || !self.is_on_local_file_system();
+        let write = || write_file(&path, body, mode, file_mode, durable);
         match write() {
             // Old repositories lack some of the 256 directories; a deleted one comes back too.
             Err(e) if e.kind() == ErrorKind::Missing && name.kind != FileKind::Config => {
@@ -151,6 +159,14 @@ impl Files {
             }
             other => other,
         }
+    }
+
+    /// Whether one kernel alone keeps the directories, so that nobody can see an older state of them.
+    fn is_on_local_file_system(&self) -> bool {
+        rustix::fs::statfs(&self.base).is_ok_and(|found| {
+            // The type's width differs between architectures.
+            u32::try_from(found.f_type).is_ok_and(|kind| LOCAL_FILE_SYSTEMS.contains(&kind))
+        })
     }
 
     fn extra_path(&self, path: &str) -> Result<PathBuf> {
@@ -317,7 +333,7 @@ impl Drop for Temporary<'_> {
     }
 }
 
-fn write_file(path: &Path, body: &[u8], mode: PutMode, file_mode: u32) -> Result<()> {
+fn write_file(path: &Path, body: &[u8], mode: PutMode, file_mode: u32, durable: bool) -> Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut random = [0_u8; 8];
     crate::crypto::random(&mut random)?;
@@ -340,7 +356,7 @@ fn write_file(path: &Path, body: &[u8], mode: PutMode, file_mode: u32) -> Result
     file.write_all(body)
         .and_then(|()| file.set_len(body.len() as u64))
         .and_then(|()| file.set_permissions(fs::Permissions::from_mode(file_mode)))
-        .and_then(|()| file.sync_all())
+        .and_then(|()| if durable { file.sync_all() } else { Ok(()) })
         .map_err(|e| io_error("writing", &temporary_path, e))?;
     let written = file.metadata().map_err(|e| io_error("looking at", &temporary_path, e))?.len();
     if written != body.len() as u64 {
@@ -357,7 +373,7 @@ fn write_file(path: &Path, body: &[u8], mode: PutMode, file_mode: u32) -> Result
         PutMode::CreateNew => create_new(&temporary_path, path, body)?,
     }
     drop(temporary);
-    sync_directory(directory)
+    if durable { sync_directory(directory) } else { Ok(()) }
 }
 
 /// Gives the temporary file its name unless that is taken: by a link, or, where there are no links, by creating.
@@ -443,7 +459,7 @@ impl Store for LocalStore {
                 if let Some(parent) = path.parent() {
                     make_directory(parent, 0o700)?;
                 }
-                write_file(&path, &body, mode, 0o600)
+                write_file(&path, &body, mode, 0o600, true)
             };
             match write() {
                 // Another's removal may have taken the directory along in between.
@@ -474,6 +490,10 @@ impl Store for LocalStore {
 
     async fn remove_unfinished(&self, age: Duration) -> Result<u64> {
         self.run(move |f| f.remove_unfinished(age)).await
+    }
+
+    async fn lists_at_once(&self) -> bool {
+        self.run(|f| Ok(f.is_on_local_file_system())).await.unwrap_or(false)
     }
 
     fn describe(&self) -> String {

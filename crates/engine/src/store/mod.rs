@@ -208,6 +208,12 @@ pub trait Store: Send + Sync {
         Err(retention::not_offered(&self.describe()))
     }
 
+    /// Whether a listing that begins after a write has returned shows what was written, whoever lists and however
+    /// soon. Only where that is certain.
+    async fn lists_at_once(&self) -> bool {
+        false
+    }
+
     /// The location for people and error messages, without secrets.
     fn describe(&self) -> String;
 

@@ -318,6 +318,10 @@ impl Store for RetryStore {
         self.retry(&what, self.policy.attempt, |_| self.inner.retain(name, retention)).await
     }
 
+    async fn lists_at_once(&self) -> bool {
+        self.inner.lists_at_once().await
+    }
+
     fn describe(&self) -> String {
         self.inner.describe()
     }

@@ -482,3 +482,12 @@ async fn what_dead_writers_left_goes_when_it_is_old() {
     assert!(kept.iter().all(|p| p.exists()));
     assert_eq!(store.remove_unfinished(Duration::from_hours(24)).await.unwrap(), 0);
 }
+
+#[tokio::test]
+async fn only_what_one_kernel_keeps_is_trusted_to_be_listed_at_once() {
+    let at = async |path: &str| local::LocalStore::new(path.into()).unwrap().lists_at_once().await;
+    assert!(at("/dev/shm").await);
+    // Made up when it is read; and nothing at all.
+    assert!(!at("/proc").await);
+    assert!(!at("/proc/nothing of this name").await);
+}

@@ -221,7 +221,8 @@ pub(crate) async fn commit_snapshot(
     ctx.check()?;
     let id = pipeline::save(repo, FileKind::Snapshot, &json).await?;
     check_committed(repo, lock, id).await?;
-    fence::hold(repo, lock, id, snapshot.tree, known, ctx).await?;
+    let looked = fence::look(repo, ctx).await;
+    fence::hold(repo, lock, id, snapshot.tree, known, looked, ctx).await?;
     Ok(id)
 }
 
