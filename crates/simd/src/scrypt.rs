@@ -1,4 +1,4 @@
-//! scrypt's ROMix (RFC 7914, sections 3 to 5): the part of a password's derivation that takes the time and the
+//! scrypt's `ROMix` (RFC 7914, sections 3 to 5): the part of a password's derivation that takes the time and the
 //! memory. Not here: PBKDF2 before and after it.
 //!
 //! A step waits for the one before it and for memory, so there is nothing to do side by side. What counts is that the

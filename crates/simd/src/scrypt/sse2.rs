@@ -1,4 +1,4 @@
-//! ROMix with the vectors that every x86-64 has.
+//! `ROMix` with the vectors that every x86-64 has.
 
 use core::arch::x86_64::{
     __m128i, _mm_add_epi32, _mm_cvtsi128_si32, _mm_set_epi32, _mm_setzero_si128, _mm_shuffle_epi32,
@@ -83,8 +83,9 @@ fn block_mix<const MIX: bool>(input: &[Cell], other: &[Cell], output: &mut [Cell
 
 #[inline]
 #[target_feature(enable = "sse2")]
-fn xor([a, b, c, d]: Cell, [e, f, g, h]: &Cell) -> Cell {
-    [_mm_xor_si128(a, *e), _mm_xor_si128(b, *f), _mm_xor_si128(c, *g), _mm_xor_si128(d, *h)]
+fn xor([a, b, c, d]: Cell, with: &Cell) -> Cell {
+    let [with_a, with_b, with_c, with_d] = *with;
+    [_mm_xor_si128(a, with_a), _mm_xor_si128(b, with_b), _mm_xor_si128(c, with_c), _mm_xor_si128(d, with_d)]
 }
 
 /// Salsa20/8.
@@ -109,8 +110,8 @@ fn salsa(input: Cell) -> Cell {
         c = _mm_shuffle_epi32::<0x4e>(c);
         d = _mm_shuffle_epi32::<0x93>(d);
     }
-    let [e, f, g, h] = input;
-    [_mm_add_epi32(a, e), _mm_add_epi32(b, f), _mm_add_epi32(c, g), _mm_add_epi32(d, h)]
+    let [from_a, from_b, from_c, from_d] = input;
+    [_mm_add_epi32(a, from_a), _mm_add_epi32(b, from_b), _mm_add_epi32(c, from_c), _mm_add_epi32(d, from_d)]
 }
 
 /// `to ^ rotate(x + y)`; the rotation in two shifts, which need not wait for each other.
