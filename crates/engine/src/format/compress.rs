@@ -15,7 +15,7 @@ pub enum Compression {
     Off,
     /// zstd level 1.
     Fastest,
-    /// Level 2 with a table that fits a core's own cache: sizes as restic's, or smaller (decision 23).
+    /// Level 2 with a table that fits a core's own cache: sizes as restic's, or smaller (decision 30).
     #[default]
     Auto,
     /// zstd level 9.
