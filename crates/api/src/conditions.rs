@@ -210,6 +210,10 @@ text_enum! {
         VerificationFailed,
         /// Owners, modes, times or attributes of some files could not be set.
         MetadataNotRestored,
+        /// What would be overwritten cannot be saved first, and `undo` asks for that.
+        UndoNotPossible,
+        /// What would be overwritten could not be saved first, so nothing was overwritten.
+        UndoNotSaved,
     }
 }
 

@@ -31,6 +31,8 @@ pub const LABEL_COMPONENT: &str = "holdfast.dev/component";
 pub const LABEL_TASK: &str = "holdfast.dev/task";
 /// Label: name of the Repository that something belongs to, as a label value.
 pub const LABEL_REPOSITORY: &str = "holdfast.dev/repository";
+/// Label of a safety Snapshot: name of the Restore that was about to overwrite what it holds, as a label value.
+pub const LABEL_UNDO_OF: &str = "holdfast.dev/undo-of";
 /// Annotation: whole name of the component (a label value could not hold it).
 pub const ANNOTATION_COMPONENT: &str = "holdfast.dev/component";
 

@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::backup::{ComponentKind, ComponentPhase, FileProblem, Progress};
+use crate::backup::{BackupComponent, ComponentKind, ComponentPhase, FileProblem, Progress};
 use crate::duration::Duration;
 use crate::refs::{Identity, LocalRef, ObjectRef, PasswordSecretRef, RunAs, StorageRef};
 use crate::text::text_enum;
@@ -29,6 +29,7 @@ use crate::text::text_enum;
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Snapshot", type_ = "string", json_path = ".status.snapshotRef.name"),
     printcolumn(name = "Taken", type_ = "date", json_path = ".status.snapshotTime"),
+    printcolumn(name = "Undo", type_ = "string", json_path = ".status.undoSnapshotRef.name", priority = 1),
     printcolumn(name = "Dry-Run", type_ = "boolean", json_path = ".spec.dryRun"),
     printcolumn(name = "Started", type_ = "date", json_path = ".status.startTime"),
     printcolumn(name = "Completed", type_ = "date", json_path = ".status.completionTime"),
@@ -65,6 +66,11 @@ pub struct RestoreSpec {
     /// they had. `None`: leave them running; the restore is refused while a pod uses a claim.
     #[serde(default)]
     pub quiesce: Quiesce,
+    /// Whether claims that hold data are saved first, into the same repository, so that the restore can be undone:
+    /// `status.undoSnapshotRef` then names a Snapshot of what was there. When that cannot be done in full, nothing is
+    /// overwritten and the Restore is Failed.
+    #[serde(default = "RestoreSpec::default_undo")]
+    pub undo: bool,
     /// Only look: fill `status.plan` and `status.compatibility`, change nothing.
     #[serde(default)]
     pub dry_run: bool,
@@ -85,6 +91,10 @@ impl RestoreSpec {
         Duration::from_hours(12)
     }
 
+    const fn default_undo() -> bool {
+        true
+    }
+
     const fn default_retries() -> u32 {
         2
     }
@@ -98,6 +108,7 @@ impl Default for RestoreSpec {
             volumes: Vec::new(),
             missing_claims: MissingClaims::default(),
             quiesce: Quiesce::default(),
+            undo: Self::default_undo(),
             dry_run: false,
             run_as: RunAs::default(),
             active_deadline: Self::default_active_deadline(),
@@ -400,6 +411,13 @@ pub struct RestoreStatus {
     /// What will be done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<RestorePlan>,
+    /// The safety Snapshot of what was there before. To put it back, name it in `from.snapshotRef` of another Restore
+    /// that sets `deleteExtra` for each of its components.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo_snapshot_ref: Option<ObjectRef>,
+    /// Whether what is overwritten is saved first, and how far that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<Undo>,
     /// One entry a volume.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 512))]
@@ -424,6 +442,8 @@ text_enum! {
         Planned,
         /// Workloads are scaled to 0.
         Quiescing,
+        /// What will be overwritten is saved first.
+        Saving,
         /// Jobs are at work.
         Running,
         /// Workloads are scaled back.
@@ -441,11 +461,55 @@ impl RestorePhase {
     /// Whether a run in this phase has ended; `Planned` ends only a dry run.
     pub const fn is_terminal(self, dry_run: bool) -> bool {
         match self {
-            Self::Pending | Self::Planning | Self::Quiescing | Self::Running | Self::Unquiescing => false,
+            Self::Pending
+            | Self::Planning
+            | Self::Quiescing
+            | Self::Saving
+            | Self::Running
+            | Self::Unquiescing => false,
             Self::Planned => dry_run,
             Self::Succeeded | Self::PartiallyFailed | Self::Failed => true,
         }
     }
+}
+
+text_enum! {
+    /// Whether what a restore overwrites is saved first, in one word.
+    #[derive(Default)]
+    pub enum UndoState {
+        /// It will be saved before the first byte is written.
+        #[default]
+        Planned,
+        /// Jobs save it.
+        Saving,
+        /// It is saved: `status.undoSnapshotRef` names the Snapshot.
+        Saved,
+        /// There is nothing to save: the claims are new, or hold no files.
+        NotNeeded,
+        /// It cannot be saved; the message says why.
+        NotPossible,
+        /// It could not be saved, so nothing was overwritten.
+        Failed,
+        /// `spec.undo` is false.
+        Off,
+    }
+}
+
+/// Whether what a restore overwrites is saved first, and how far that is.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Undo {
+    /// In one word.
+    #[serde(default)]
+    pub state: UndoState,
+    /// Why, and what to do, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// One entry a claim that is saved, named `volume/<claim>` after the claim that is overwritten.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 512))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
+    pub components: Vec<BackupComponent>,
 }
 
 /// Whether a Snapshot fits the claims it is to be restored to.

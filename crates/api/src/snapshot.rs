@@ -28,6 +28,7 @@ use crate::refs::LocalRef;
     printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.totalSize"),
     printcolumn(name = "Repository", type_ = "string", json_path = ".spec.repositoryRef.name"),
     printcolumn(name = "Backup", type_ = "string", json_path = ".spec.backup.name"),
+    printcolumn(name = "Undo-Of", type_ = "string", json_path = ".spec.undoOf"),
     printcolumn(name = "Cluster", type_ = "string", json_path = ".spec.cluster", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", priority = 1)
 )]
@@ -39,7 +40,7 @@ pub struct SnapshotSpec {
     pub repository_ref: LocalRef,
     /// When the Backup that made it began.
     pub time: Time,
-    /// The Backup that made it; it need not exist any more.
+    /// The Backup that made it (or the Restore, see `undoOf`); it need not exist any more.
     pub backup: BackupId,
     /// Name of the cluster it was made in.
     #[schemars(length(min = 1, max = 63))]
@@ -47,6 +48,11 @@ pub struct SnapshotSpec {
     /// Namespace it was made in.
     #[schemars(length(min = 1, max = 63))]
     pub namespace: String,
+    /// Only of a safety snapshot: name of the Restore that was about to overwrite what it holds, and that `backup` then
+    /// stands for. It is restored from when it is named, and never chosen as the latest or by a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub undo_of: Option<String>,
 }
 
 /// Which Backup made a snapshot.

@@ -13,6 +13,7 @@
 //! | `component` | name of the component |
 //! | `components`, `components-digest` | how many components the Backup has, and their digest ([`ComponentSet`]) |
 //! | `unreadable` | number of files that could not be read; set by the runner, absent when there are none |
+//! | `undo-of` | only on a safety snapshot: name of the Restore that was about to overwrite this; `run` and `run-uid` are that Restore's |
 //! | `capacity`, `storage-class`, `access-modes`, `volume-mode` | of the claim; access modes joined by `+` |
 
 use std::collections::BTreeMap;
@@ -45,6 +46,8 @@ pub struct RunTags {
     pub components: ComponentSet,
     /// What the volume was like.
     pub volume: VolumeTags,
+    /// Of a safety snapshot: name of the Restore that was about to overwrite what it holds.
+    pub undo_of: Option<String>,
 }
 
 /// Count and digest of the components of a Backup. A Snapshot is complete when the set made from the components
@@ -125,8 +128,18 @@ pub enum TagError {
 impl RunTags {
     /// The tags, sorted. None of them holds a comma.
     pub fn to_tags(&self) -> Vec<String> {
-        let Self { cluster, cluster_uid, namespace, run, run_uid, run_start, component, components, volume } =
-            self;
+        let Self {
+            cluster,
+            cluster_uid,
+            namespace,
+            run,
+            run_uid,
+            run_start,
+            component,
+            components,
+            volume,
+            undo_of,
+        } = self;
         let VolumeTags { capacity, storage_class, access_modes, volume_mode } = volume;
         let mut tags = vec![
             tag("format", FORMAT),
@@ -143,6 +156,7 @@ impl RunTags {
         tags.extend(capacity.as_deref().map(|value| tag("capacity", value)));
         tags.extend(storage_class.as_deref().map(|value| tag("storage-class", value)));
         tags.extend(volume_mode.as_deref().map(|value| tag("volume-mode", value)));
+        tags.extend(undo_of.as_deref().map(|value| tag("undo-of", value)));
         if !access_modes.is_empty() {
             tags.push(tag("access-modes", &access_modes.join("+")));
         }
@@ -203,6 +217,7 @@ impl RunTags {
                     .map(|modes| modes.split('+').map(str::to_owned).collect())
                     .unwrap_or_default(),
             },
+            undo_of: values.remove("undo-of").filter(|name| !name.is_empty()),
         };
         Ok(Some(tags))
     }
@@ -267,6 +282,7 @@ mod tests {
                 access_modes: vec!["ReadWriteOnce".into(), "ReadOnlyMany".into()],
                 volume_mode: Some("Filesystem".into()),
             },
+            undo_of: None,
         }
     }
 
@@ -297,7 +313,9 @@ mod tests {
         let mut odd = example();
         odd.component = "volume/a,b%2C=c d\n\u{1F980}".into();
         odd.volume = VolumeTags { storage_class: Some(String::new()), ..VolumeTags::default() };
-        for tags in [example(), odd] {
+        let safety = RunTags { undo_of: Some("put-back".into()), ..example() };
+        assert!(safety.to_tags().contains(&"holdfast.dev/undo-of=put-back".to_owned()));
+        for tags in [example(), odd, safety] {
             let mut list = tags.to_tags();
             assert!(list.iter().all(|tag| !tag.contains([',', ' ', '\n'])), "{list:?}");
             list.push("release-42".into());

@@ -8,7 +8,7 @@
 )]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -379,4 +379,40 @@ async fn content_that_the_index_lost_is_stored_again() {
     // Not the trees: the root's holds the directories above the source, which other tests change.
     assert_eq!(second.data_blobs, first.data_blobs);
     scene.assert_whole().await;
+}
+
+/// ext4 has it in the root of each file system, for root alone: a runner that is not root would call it unreadable.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_mkfs_put_into_the_root_is_left_out_on_demand_unless_fsck_filled_it() {
+    let scene = Scene::new().await;
+    let lost = scene.source().join("lost+found");
+    fs::create_dir(&lost).unwrap();
+    fs::set_permissions(&lost, fs::Permissions::from_mode(0o700)).unwrap();
+    let by_root = fs::metadata(&lost).unwrap().uid() == 0;
+    let spec = BackupSpec { leave_lost_found: true, ..scene.spec() };
+    let left = scene.back_up(&spec).await.unwrap();
+    assert_eq!(left.excluded, u64::from(by_root), "only root's is the file system's own");
+    let kept = scene.back_up(&scene.spec()).await.unwrap();
+    assert_eq!(kept.excluded, 0, "as restic does");
+    assert_eq!(kept.dirs_new + kept.dirs_changed + kept.dirs_unmodified, left.dirs_new + u64::from(by_root));
+    fs::write(lost.join("#12"), "found by fsck").unwrap();
+    let filled = scene.back_up(&spec).await.unwrap();
+    assert_eq!((filled.excluded, filled.total_files), (0, left.total_files + 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_set_aside_is_no_parent_but_of_its_own_kind() {
+    let scene = Scene::new().await;
+    let aside = |tags: &[&str]| BackupSpec {
+        aside_tag: Some("aside".to_owned()),
+        tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
+        ..scene.spec()
+    };
+    let first = scene.back_up(&aside(&["asides=1"])).await.unwrap();
+    let second = scene.back_up(&aside(&["aside=x"])).await.unwrap();
+    assert_eq!(second.parent, Some(first.snapshot), "it takes over what is there");
+    let third = scene.back_up(&aside(&[])).await.unwrap();
+    assert_eq!(third.parent, Some(first.snapshot), "not the one that was set aside");
+    let fourth = scene.back_up(&aside(&["aside=y"])).await.unwrap();
+    assert_eq!(fourth.parent, Some(third.snapshot));
 }

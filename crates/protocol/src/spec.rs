@@ -142,6 +142,10 @@ pub struct SnapshotRow {
 /// has gaps.
 pub const UNREADABLE_TAG: &str = "holdfast.dev/unreadable";
 
+/// Key of the tag of a safety snapshot, taken before a restore overwrites something: `holdfast.dev/undo-of=<restore>`.
+/// Such a snapshot is no parent of an ordinary one.
+pub const UNDO_TAG: &str = "holdfast.dev/undo-of";
+
 /// Back up one claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -166,6 +170,9 @@ pub struct BackupVolume {
     pub exclude_caches: bool,
     /// What an unreadable file does.
     pub on_unreadable: OnUnreadable,
+    /// A volume that holds no files is not saved: the result then says that it is empty.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_empty: bool,
 }
 
 /// What an unreadable file does to its component.

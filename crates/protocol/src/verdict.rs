@@ -103,6 +103,8 @@ pub struct FaultRow {
 pub struct BackupResult {
     /// restic snapshot id, 64 hex digits. Absent = nothing was committed.
     pub snapshot_id: Option<String>,
+    /// The volume holds no files, and the spec asks not to save such: nothing was committed.
+    pub empty: bool,
     /// The snapshot of an earlier attempt of the same run was found and taken over.
     pub already_committed: bool,
     /// Snapshot whose unchanged files were not read again.

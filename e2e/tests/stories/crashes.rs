@@ -172,7 +172,9 @@ fn a_restore_survives_its_runner() {
         let pod = heavy(story, 600)?;
         let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
         story.shell(&pod, "rm /store/big*")?;
-        story.start_restore("back", &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"))?;
+        // Nothing is saved first, so that the first runner is the one that writes.
+        let spec = format!("{{undo: false, from: {{snapshotRef: {{name: {snapshot}}}}}}}");
+        story.start_restore("back", &spec)?;
         let pod = runner(story, "back")?;
         sleep(Duration::from_millis(700));
         story.bed.kill_container(&pod)?;

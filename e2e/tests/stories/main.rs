@@ -16,6 +16,7 @@ mod repositories;
 mod restore;
 mod restore_anywhere;
 mod storage;
+mod undo;
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

@@ -119,6 +119,11 @@ pub struct BackupSpec {
     pub exclude_caches: bool,
     /// Leave out what is mounted below a root.
     pub one_file_system: bool,
+    /// Leave out the directory `lost+found` that mkfs made in the root of a file system, where nothing is in it, or
+    /// where it cannot be looked into because it is root's alone.
+    pub leave_lost_found: bool,
+    /// Key of a tag. Snapshots with such a tag are set aside: none of them is the parent of one that has no such tag.
+    pub aside_tag: Option<String>,
     /// What to compare with.
     pub parent: Parent,
     /// The checkpoint of a killed run of the same paths, beside the parent.
@@ -156,6 +161,8 @@ impl Default for BackupSpec {
             excludes: Vec::new(),
             exclude_caches: false,
             one_file_system: false,
+            leave_lost_found: false,
+            aside_tag: None,
             parent: Parent::default(),
             resume: None,
             checkpoints: Checkpoints::default(),
@@ -287,6 +294,7 @@ async fn perform(
         excludes: spec.excludes.clone(),
         exclude_caches: spec.exclude_caches,
         one_file_system: spec.one_file_system,
+        leave_lost_found: spec.leave_lost_found,
         compression: spec.compression,
         verify: spec.verify,
         readers: spec.readers,
@@ -378,12 +386,21 @@ async fn find_parent(
         Parent::None => Ok(None),
         Parent::Id(id) => Ok(Some((id, repository.load_snapshot(&id).await?))),
         Parent::Auto => {
+            let is_aside = |tags: &[String]| {
+                let key = spec.aside_tag.as_deref();
+                key.is_some_and(|key| {
+                    tags.iter().filter_map(|tag| tag.split_once('=')).any(|(theirs, _)| theirs == key)
+                })
+            };
+            let own_is_aside = is_aside(&spec.tags);
             let same = |snapshot: &Snapshot| {
                 let mut theirs = snapshot.paths.clone();
                 let mut ours = paths.to_vec();
                 theirs.sort();
                 ours.sort();
-                snapshot.hostname == spec.host && theirs == ours
+                snapshot.hostname == spec.host
+                    && theirs == ours
+                    && (own_is_aside || !is_aside(&snapshot.tags))
             };
             Ok(repository.listed_snapshots(listed).await?.into_iter().rfind(|(_, snapshot)| same(snapshot)))
         }

@@ -12,7 +12,7 @@ mod undo;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, Event};
@@ -22,13 +22,17 @@ use crate::id::Id;
 use crate::lock::LockGuard;
 use crate::pipeline;
 use crate::repository::{Repository, SnapshotFilter};
-use crate::retention::{self, Candidate, GroupBy, GroupKey, Policy, Verdict};
+use crate::retention::{self, Candidate, Counters, GroupBy, GroupKey, Policy, Verdict};
 use crate::store::{FileKind, FileName};
 
 pub use undo::{Forgotten, forgotten, unforget};
 
 /// Snapshots with this tag are never forgotten.
 pub const HOLD_TAG: &str = "holdfast.dev/hold=true";
+/// How the tag of a safety snapshot begins, which a restore made of what it was about to overwrite.
+pub const UNDO_TAG: &str = "holdfast.dev/undo-of=";
+/// How long a policy keeps safety snapshots. They count for none of its rules, and no rule keeps them longer.
+pub const UNDO_KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Records in one index file; a sealed snapshot has about 500 bytes.
 const RECORDS_A_FILE: usize = 1000;
 
@@ -183,8 +187,8 @@ fn select(all: &[(Id, Snapshot)], spec: &ForgetSpec) -> Result<ForgetReport> {
             all.iter().filter(|(_, s)| filter.matches(s)).cloned().collect()
         }
         Selection::Policy { filter, group_by, policy } => {
-            let matching: Vec<(Id, Snapshot)> =
-                all.iter().filter(|(_, s)| filter.matches(s)).cloned().collect();
+            let (safety, matching): (Vec<(Id, Snapshot)>, Vec<_>) =
+                all.iter().filter(|(_, s)| filter.matches(s)).cloned().partition(|(_, s)| is_safety(s));
             if policy.is_empty() {
                 return Err(Error::new(
                     ErrorKind::Usage,
@@ -213,6 +217,14 @@ fn select(all: &[(Id, Snapshot)], spec: &ForgetSpec) -> Result<ForgetReport> {
                 }
                 report.groups.push(GroupReport { key: group.key, verdicts: judged });
             }
+            for group in retention::group(&safety, *group_by) {
+                let judged =
+                    group.snapshots.iter().map(|(id, s)| (judge_safety(*id, s, spec.now), s.clone()));
+                let verdicts: Vec<_> = judged.collect();
+                let gone = verdicts.iter().filter(|(verdict, _)| !verdict.keep);
+                chosen.extend(gone.map(|(verdict, snapshot)| (verdict.id, snapshot.clone())));
+                report.groups.push(GroupReport { key: group.key, verdicts });
+            }
             chosen
         }
     };
@@ -228,6 +240,23 @@ fn select(all: &[(Id, Snapshot)], spec: &ForgetSpec) -> Result<ForgetReport> {
 
 fn is_held(snapshot: &Snapshot) -> bool {
     snapshot.tags.iter().any(|tag| tag == HOLD_TAG)
+}
+
+/// Whether a restore made it of what it was about to overwrite.
+fn is_safety(snapshot: &Snapshot) -> bool {
+    snapshot.tags.iter().any(|tag| tag.starts_with(UNDO_TAG))
+}
+
+/// A safety snapshot has its time, and is no recovery point that would keep another one from being kept.
+fn judge_safety(id: Id, snapshot: &Snapshot, now: Timestamp) -> Verdict {
+    let mut reasons = Vec::new();
+    if now.duration_since(snapshot.time.timestamp) < UNDO_KEPT {
+        reasons.push(format!("saved before a restore, within {}d", UNDO_KEPT.as_hours() / 24));
+    }
+    if is_held(snapshot) {
+        reasons.push(format!("held by tag {HOLD_TAG}"));
+    }
+    Verdict { id, keep: !reasons.is_empty(), reasons, counters: Counters::default() }
 }
 
 /// Refuses when a snapshot that must be there is not in the listing.
@@ -252,7 +281,9 @@ pub(crate) fn check_known(all: &[(Id, Snapshot)], known: &[Id]) -> Result<()> {
 fn check_floor(all: &[(Id, Snapshot)], report: &ForgetReport, floor: usize) -> Result<()> {
     let going: HashSet<Id> = report.forgotten.iter().map(|(id, _)| *id).collect();
     let mut left: BTreeMap<GroupKey, (usize, bool)> = BTreeMap::new();
-    for group in retention::group(all, GroupBy::default()) {
+    // What a restore saved before it overwrote it is no backup that anybody could fall back to.
+    let backups: Vec<(Id, Snapshot)> = all.iter().filter(|(_, s)| !is_safety(s)).cloned().collect();
+    for group in retention::group(&backups, GroupBy::default()) {
         let stay = group.snapshots.iter().filter(|(id, _)| !going.contains(id)).count();
         left.insert(group.key, (stay, stay < group.snapshots.len()));
     }

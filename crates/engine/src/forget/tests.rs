@@ -141,3 +141,34 @@ async fn guards_refuse_and_nothing_is_forgotten() {
     assert_eq!(ids(&f).await, [held]);
     guard.release().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_safety_snapshot_displaces_no_backup_and_has_a_time_of_its_own() {
+    let f = fixture().await;
+    let backups = [snapshot(&f, 0, &[]).await, snapshot(&f, 1, &[]).await];
+    let safety = [
+        snapshot(&f, 2, &["holdfast.dev/undo-of=back"]).await,
+        snapshot(&f, 40, &["holdfast.dev/undo-of=again"]).await,
+    ];
+    let guard = lock(&f).await;
+    let at = |days: i64| Timestamp::from_second(1_700_000_000 + days * 86_400).unwrap();
+    let policy = |now| ForgetSpec { now, ..spec(last(2)) };
+    let report = forget(&f.repo, &guard, &policy(at(31)), &Ctx::default()).await.unwrap();
+    assert_eq!(
+        report.forgotten,
+        [],
+        "two backups are kept as the last two, and the safety snapshots for their time"
+    );
+    let reasons: Vec<_> =
+        report.groups.iter().flat_map(|g| &g.verdicts).flat_map(|(v, _)| &v.reasons).collect();
+    assert!(reasons.iter().any(|r| r.contains("before a restore")), "{reasons:?}");
+    let report = forget(&f.repo, &guard, &policy(at(32)), &Ctx::default()).await.unwrap();
+    assert_eq!(report.forgotten.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [safety[0]]);
+    assert_eq!(ids(&f).await, [backups[0], backups[1], safety[1]]);
+
+    // Nor is it what is left when all backups are to go.
+    let all = ForgetSpec { selection: Selection::Ids(backups.to_vec()), floor: 1, ..policy(at(32)) };
+    let error = forget(&f.repo, &guard, &all, &Ctx::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Guard, "{}", error.chain());
+    guard.release().await.unwrap();
+}

@@ -84,6 +84,7 @@ pub(crate) struct Plan {
     pub(crate) excludes: Vec<String>,
     pub(crate) exclude_caches: bool,
     pub(crate) one_file_system: bool,
+    pub(crate) leave_lost_found: bool,
     pub(crate) compression: Compression,
     pub(crate) verify: Verify,
     /// Threads that list, and threads that read.
@@ -196,6 +197,7 @@ pub(crate) async fn run(
         excludes: Excludes::new(&plan.excludes)?,
         exclude_caches: plan.exclude_caches,
         one_file_system: plan.one_file_system,
+        leave_lost_found: plan.leave_lost_found,
         racy_from: plan.racy_from,
         resume_racy_from: plan.resume.map(|(_, racy_from)| racy_from),
     };

@@ -46,6 +46,7 @@ pub(crate) struct Rules {
     pub(crate) excludes: Excludes,
     pub(crate) exclude_caches: bool,
     pub(crate) one_file_system: bool,
+    pub(crate) leave_lost_found: bool,
     /// Nothing that changed at or after this time is taken as unchanged: the parent may have read it before the
     /// change, within the same tick of the clock. Only the inode's own change time tells, since any program may set
     /// the other to the future.
@@ -421,6 +422,9 @@ impl Walker<'_> {
             }
         };
         self.leave_out(&mut names, dir, &fd);
+        if is_root && self.walk.rules.leave_lost_found {
+            self.leave_lost_found(&mut names, &fd);
+        }
         let mut known = self.walk.load_both(before);
         dir.expect(names.len());
         let mut children = Vec::new();
@@ -447,6 +451,19 @@ impl Walker<'_> {
             names.retain(|name| !rules.excludes.matches(&join(&dir.path, name.to_bytes())));
         }
         self.walk.shared.state.counters.excluded.add((all - names.len()) as u64);
+    }
+
+    /// Takes the file system's own `lost+found` out of the listing of its root.
+    fn leave_lost_found(&mut self, names: &mut Vec<CString>, fd: &OwnedFd) {
+        let Ok(place) = names.binary_search_by(|name| name.as_c_str().cmp(LOST_FOUND)) else { return };
+        let Ok(stat) = source::stat_at(fd.as_fd(), LOST_FOUND) else { return };
+        let inside = source::open_dir(fd.as_fd(), LOST_FOUND)
+            .and_then(|inside| source::list(inside.as_fd(), &mut self.names))
+            .map(|names| names.len());
+        if is_made_by_mkfs(&stat, inside) {
+            names.remove(place);
+            self.walk.shared.state.counters.excluded.add(1);
+        }
     }
 
     /// One entry: a directory becomes a task, a file is compared or queued, all else becomes a node at once.
@@ -608,13 +625,46 @@ fn take_named(tree: &mut Tree, name: &[u8]) -> Option<Node> {
     Some(std::mem::replace(found, Node { name, ..Node::default() }))
 }
 
+const LOST_FOUND: &CStr = c"lost+found";
 const CACHE_TAG: &CStr = c"CACHEDIR.TAG";
 /// Cache Directory Tagging Specification, <https://bford.info/cachedir/>.
 const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
+
+/// Whether a `lost+found` is as mkfs makes it: root's alone, and either empty or closed to us. What fsck has put into
+/// one that can be read is somebody's data.
+fn is_made_by_mkfs(stat: &Stat, inside: std::result::Result<usize, Errno>) -> bool {
+    stat.kind == NodeType::Dir
+        && stat.uid == 0
+        && stat.mode & 0o7777 == 0o700
+        && matches!(inside, Ok(0) | Err(Errno::ACCESS | Errno::PERM))
+}
 
 fn is_cache_tag(dir: &OwnedFd) -> bool {
     let mut head = [0_u8; CACHE_SIGNATURE.len()];
     source::open_file(dir.as_fd(), CACHE_TAG)
         .and_then(|fd| source::read_full(fd.as_fd(), &mut head, 0))
         .is_ok_and(|length| head.get(..length) == Some(CACHE_SIGNATURE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_mkfs_made_and_nobody_filled_is_the_file_systems_own() {
+        let place = tempfile::tempdir().unwrap();
+        let fd = source::open_path_dir(place.path()).unwrap();
+        let mkfs = Stat { uid: 0, mode: 0o040_700, ..source::stat_at(fd.as_fd(), c".").unwrap() };
+        assert!(is_made_by_mkfs(&mkfs, Ok(0)));
+        assert!(
+            is_made_by_mkfs(&mkfs, Err(Errno::ACCESS)),
+            "root's alone: nobody else has put anything there"
+        );
+        assert!(!is_made_by_mkfs(&mkfs, Ok(1)), "fsck has put something there");
+        assert!(!is_made_by_mkfs(&mkfs, Err(Errno::IO)), "a fault is told");
+        let users = Stat { uid: 1000, ..source::stat_at(fd.as_fd(), c".").unwrap() };
+        assert!(!is_made_by_mkfs(&users, Ok(0)), "somebody's own");
+        let open = Stat { mode: 0o040_755, ..mkfs };
+        assert!(!is_made_by_mkfs(&open, Ok(0)), "not as mkfs makes it");
+    }
 }

@@ -3,7 +3,7 @@
 use holdfast_api::backup::BackupStatus;
 use holdfast_api::names::volume_component;
 use holdfast_api::tags::VolumeTags;
-use holdfast_api::{Backup, Reason, SnapshotStatus};
+use holdfast_api::{Backup, Reason, Snapshot, SnapshotStatus};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 use std::collections::BTreeMap;
@@ -39,21 +39,28 @@ pub async fn snapshot(
     else {
         return Ok(None);
     };
-    let name = snapshot.name_any();
+    let written = write_snapshot(ctx, &snapshot).await?;
+    if written.is_none() {
+        let name = snapshot.name_any();
+        let note =
+            format!("a Snapshot {name} of another Backup exists, so this one is only in the repository");
+        ctx.events.warning(backup, Reason::NameTaken, note).await;
+    }
+    Ok(written)
+}
+
+/// Makes a Snapshot, or completes the one of the same run that is there already. Returns its name; none when one of
+/// another run has the name.
+pub(crate) async fn write_snapshot(ctx: &Ctx, snapshot: &Snapshot) -> Result<Option<String>, RequestError> {
     let content = snapshot.status.clone().unwrap_or_default();
-    let made = match kubernetes::create(&ctx.client, &snapshot).await? {
+    let made = match kubernetes::create(&ctx.client, snapshot).await? {
         Created::New(made) => made,
         Created::Existing(found) if found.spec.backup == snapshot.spec.backup => found,
-        Created::Existing(_) => {
-            let note =
-                format!("a Snapshot {name} of another Backup exists, so this one is only in the repository");
-            ctx.events.warning(backup, Reason::NameTaken, note).await;
-            return Ok(None);
-        }
+        Created::Existing(_) => return Ok(None),
     };
     let content = with_conditions_of(content, made.status.as_ref());
     write_status(ctx, &made, &content).await?;
-    Ok(Some(name))
+    Ok(Some(snapshot.name_any()))
 }
 
 /// What the Backup knows of its Snapshot, with the conditions that the Snapshot's own reconciler wrote meanwhile.

@@ -76,12 +76,10 @@ pub fn task(
         component: component.name.clone(),
         components: set.clone(),
         volume: component.volume.clone(),
+        undo_of: None,
     }
     .to_tags();
-    let identity = |tag: &&String| {
-        ["holdfast.dev/run-uid=", "holdfast.dev/component="].iter().any(|prefix| tag.starts_with(prefix))
-    };
-    let identity_tags = ours.iter().filter(identity).cloned().collect();
+    let identity_tags = identity_tags(&ours);
     let theirs = backup.spec.tags.iter().filter(|tag| !is_reserved(tag)).cloned();
     Task::BackupVolume(BackupVolume {
         component: component.name.clone(),
@@ -97,7 +95,16 @@ pub fn task(
             OnUnreadableFile::Fail => OnUnreadable::Fail,
             OnUnreadableFile::Ignore => OnUnreadable::Ignore,
         },
+        skip_empty: false,
     })
+}
+
+/// The tags by which a runner knows the snapshot of an earlier attempt.
+pub(crate) fn identity_tags(tags: &[String]) -> Vec<String> {
+    let identity = |tag: &&String| {
+        ["holdfast.dev/run-uid=", "holdfast.dev/component="].iter().any(|prefix| tag.starts_with(prefix))
+    };
+    tags.iter().filter(identity).cloned().collect()
 }
 
 /// The Snapshot of what was saved; none when nothing was. `volumes` is what the saved volumes are like, where
@@ -136,6 +143,7 @@ pub fn snapshot(
             backup: BackupId { name: backup.name_any(), uid },
             cluster: cluster.to_owned(),
             namespace,
+            undo_of: None,
         },
         status: Some(SnapshotStatus {
             observed_generation: Some(1),
@@ -149,7 +157,8 @@ pub fn snapshot(
     })
 }
 
-fn saved(component: &BackupComponent, volume: Option<VolumeTags>) -> Option<SnapshotComponent> {
+/// What a component's snapshot holds; none when nothing was committed.
+pub(crate) fn saved(component: &BackupComponent, volume: Option<VolumeTags>) -> Option<SnapshotComponent> {
     let VolumeTags { capacity, storage_class, access_modes, volume_mode } = volume.unwrap_or_default();
     Some(SnapshotComponent {
         name: component.name.clone(),

@@ -158,6 +158,7 @@ fn judged(component: &mut BackupComponent, verdict: &Verdict) {
 fn counted(component: &mut BackupComponent, result: &BackupResult) {
     let BackupResult {
         snapshot_id,
+        empty: _,
         already_committed: _,
         parent: _,
         files_new,

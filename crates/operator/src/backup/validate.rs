@@ -132,9 +132,10 @@ pub fn being_restored(plan: &Plan, restores: &[Restore]) -> Option<Refusal> {
     restores.iter().find_map(|restore| {
         let status = restore.status.as_ref()?;
         let writes = match status.phase? {
-            RestorePhase::Quiescing | RestorePhase::Running | RestorePhase::Unquiescing => {
-                !restore.spec.dry_run
-            }
+            RestorePhase::Quiescing
+            | RestorePhase::Saving
+            | RestorePhase::Running
+            | RestorePhase::Unquiescing => !restore.spec.dry_run,
             RestorePhase::Pending
             | RestorePhase::Planning
             | RestorePhase::Planned

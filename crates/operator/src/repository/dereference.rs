@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use holdfast_api::{Backup, BackupStorage, Repository, Snapshot};
+use holdfast_api::{Backup, BackupStorage, Repository, Restore, Snapshot};
 use holdfast_protocol::spec::SnapshotRow;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
@@ -42,7 +42,7 @@ pub(super) struct Facts {
     pub jobs: Vec<JobView>,
     /// Its Snapshot objects.
     pub snapshots: Vec<Snapshot>,
-    /// Uids of Backups at work in its namespace.
+    /// Uids of Backups at work in its namespace, and of Restores at work that may save something to it first.
     pub running: Vec<String>,
     /// What an ended sync sent, or why that cannot be read.
     pub rows: Option<Result<Vec<SnapshotRow>, String>>,
@@ -96,8 +96,15 @@ pub(super) async fn dereference(ctx: &Ctx, repository: &Repository) -> Result<Fa
     };
     let rows = rows(ctx, &jobs).await;
     let running = if rows.is_some() {
-        let backups = kubernetes::list::<Backup>(client, &own, "").await?;
-        backups.iter().filter(|backup| super::is_running(backup)).filter_map(ResourceExt::uid).collect()
+        let (backups, restores) = tokio::try_join!(
+            kubernetes::list::<Backup>(client, &own, ""),
+            // One of another namespace may restore from here.
+            kubernetes::list_everywhere::<Restore>(client, ""),
+        )?;
+        let backups = backups.iter().filter(|backup| super::is_running(backup)).filter_map(ResourceExt::uid);
+        let restores =
+            restores.iter().filter(|restore| super::is_saving(restore)).filter_map(ResourceExt::uid);
+        backups.chain(restores).collect()
     } else {
         Vec::new()
     };

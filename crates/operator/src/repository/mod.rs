@@ -9,7 +9,7 @@ mod validate;
 
 use std::sync::Arc;
 
-use holdfast_api::{Backup, BackupStorage, Repository, Snapshot};
+use holdfast_api::{Backup, BackupStorage, Repository, Restore, Snapshot};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use kube::api::{Api, PartialObjectMeta};
@@ -84,6 +84,14 @@ pub(crate) fn is_in(repository: &Repository, storage: &BackupStorage) -> bool {
 /// Whether a Backup is at work: its recovery point is not finished.
 fn is_running(backup: &Backup) -> bool {
     !backup.status.as_ref().and_then(|status| status.phase).unwrap_or_default().is_terminal()
+}
+
+/// Whether a Restore is at work and may have saved something that has no Snapshot object yet.
+fn is_saving(restore: &Restore) -> bool {
+    let status = restore.status.as_ref();
+    let over =
+        status.and_then(|status| status.phase).is_some_and(|phase| phase.is_terminal(restore.spec.dry_run));
+    !over && status.is_none_or(|status| status.undo_snapshot_ref.is_none())
 }
 
 async fn reconcile(repository: Arc<Repository>, ctx: Arc<Ctx>) -> Result<Action, RepositoryError> {

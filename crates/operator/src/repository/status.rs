@@ -123,7 +123,9 @@ fn counts(facts: &Facts, status: &mut RepositoryStatus) {
     let complete = facts
         .snapshots
         .iter()
-        .filter(|snapshot| snapshot.status.as_ref().is_some_and(|status| status.complete == Some(true)));
+        .filter(|snapshot| snapshot.status.as_ref().is_some_and(|status| status.complete == Some(true)))
+        // What a Restore saved before it overwrote it is no backup that anybody planned.
+        .filter(|snapshot| snapshot.spec.undo_of.is_none());
     if let Some(last) = complete.map(|snapshot| snapshot.spec.time.0).max() {
         status.last_successful_backup = Some(Time(last));
     }

@@ -7,7 +7,7 @@ use holdfast_api::Reason;
 use holdfast_api::conditions::{ConditionType, find_condition};
 use holdfast_api::names::{self, FINALIZER_CLEANUP};
 use holdfast_api::restore::{Quiesce, Restore, RestoreComponent, RestorePhase, RestoreStatus};
-use holdfast_api::{Repository, Snapshot};
+use holdfast_api::{BackupStorage, Repository, Snapshot};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -17,7 +17,7 @@ use kube::runtime::reflector::ObjectRef;
 use super::dereference::Found;
 use super::status::{Writer, conclude, in_the_way};
 use super::validate::{Facts, Refusal, validate};
-use super::{build, dereference, made, status};
+use super::{build, dereference, made, status, undo};
 use crate::access::RepositoryAccess;
 use crate::backup::dereference::ready;
 use crate::backup::status::{count, with_progress};
@@ -27,7 +27,7 @@ use crate::jobs::denial::Denial;
 use crate::jobs::{self, JobState, JobTask, JobView, RunKind, RunRef, observe};
 use crate::kubernetes;
 use crate::quiesce::apply::{explain, reason};
-use crate::quiesce::{HoldError, PodWatch, WorkloadId, hold_all, read_inventory, release_run};
+use crate::quiesce::{HoldError, Inventory, PodWatch, WorkloadId, hold_all, read_inventory, release_run};
 use crate::runs::advance::Order;
 use crate::runs::settle::lock_may_remain;
 use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, Stopped, named, settle, stop_all, time_left};
@@ -55,11 +55,12 @@ pub async fn reconcile(restore: &Restore, ctx: &Ctx, pods: &PodWatch<Restore>) -
     }
 }
 
-struct Look<'a> {
-    run: RunRef,
-    now: Timestamp,
-    restore: &'a Restore,
-    ctx: &'a Ctx,
+/// One look at one Restore.
+pub(super) struct Look<'a> {
+    pub(super) run: RunRef,
+    pub(super) now: Timestamp,
+    pub(super) restore: &'a Restore,
+    pub(super) ctx: &'a Ctx,
     pods: &'a PodWatch<Restore>,
 }
 
@@ -79,16 +80,17 @@ impl Look<'_> {
                 Box::pin(self.look_only(status, started)).await
             }
             (Some(started), RestorePhase::Quiescing) => Box::pin(self.quiesce(status, started)).await,
+            (Some(started), RestorePhase::Saving) => Box::pin(self.save_volumes(status, started)).await,
             (Some(started), RestorePhase::Running) => Box::pin(self.write_volumes(status, started)).await,
             (Some(_), _) => self.unquiesce(status).await,
         }
     }
 
-    fn writer<'s>(&self, status: &'s mut RestoreStatus) -> Writer<'s> {
+    pub(super) fn writer<'s>(&self, status: &'s mut RestoreStatus) -> Writer<'s> {
         Writer { status, generation: self.restore.metadata.generation, now: self.now }
     }
 
-    async fn save(&self, status: &RestoreStatus) -> Result<(), RunError> {
+    pub(super) async fn save(&self, status: &RestoreStatus) -> Result<(), RunError> {
         if self.restore.status.as_ref() != Some(status) {
             kubernetes::apply_status(&self.ctx.client, self.restore, status).await?;
         }
@@ -156,8 +158,8 @@ impl Look<'_> {
             Found::Refused(refusal) => return self.refuse(status, &refusal).await,
         };
         self.writer(&mut status).chosen(&self.run.namespace, &snapshot);
-        let repository = match self.repository_of(&snapshot).await? {
-            Ok(repository) => repository,
+        let (repository, storage) = match self.repository_of(&snapshot).await? {
+            Ok(found) => found,
             Err((Reason::StorageNotAllowed, message)) => {
                 return self.refuse(status, &Refusal::plain(Reason::StorageNotAllowed, message)).await;
             }
@@ -187,6 +189,15 @@ impl Look<'_> {
         let reference =
             holdfast_api::refs::ObjectRef::seen_from(&self.run.namespace, &place, repository.name_any());
         self.writer(&mut status).planned(&plan, reference, dry_run);
+        let undo = undo::planned(self.restore, &plan, &storage, &place);
+        if let Some(refusal) = undo::refusal(&undo) {
+            if !dry_run {
+                return self.refuse(untouched, &refusal).await;
+            }
+            // The plan is worth seeing all the same.
+            status.plan.get_or_insert_default().warnings.push(refusal.message);
+        }
+        status.undo = Some(undo);
         if !dry_run && let Some(denial) = Box::pin(self.denied(&facts, &status.components)).await? {
             return self.refuse(untouched, &Refusal::plain(denial.reason, denial.message)).await;
         }
@@ -227,7 +238,7 @@ impl Look<'_> {
             // Where the pod of a claim that is yet to be made will run makes no difference to who admits it.
             let to_be_made = component.new_claim.map(|_| crate::jobs::Placement::Anywhere);
             let (Some(placement), Some(owner)) =
-                (placement(facts, component).or(to_be_made), jobs::owner_reference(self.restore))
+                (placement(facts, claim_of(component)).or(to_be_made), jobs::owner_reference(self.restore))
             else {
                 continue;
             };
@@ -248,11 +259,11 @@ impl Look<'_> {
         Ok(None)
     }
 
-    /// The repository of a Snapshot, when it can be opened.
+    /// The repository of a Snapshot and its storage, when it can be opened.
     async fn repository_of(
         &self,
         snapshot: &Snapshot,
-    ) -> Result<Result<Repository, (Reason, String)>, RunError> {
+    ) -> Result<Result<(Repository, BackupStorage), (Reason, String)>, RunError> {
         let client = &self.ctx.client;
         let name = &snapshot.spec.repository_ref.name;
         let place = snapshot.namespace().unwrap_or_default();
@@ -270,7 +281,7 @@ impl Look<'_> {
                     dereference::storage_refusal(client, &self.run.namespace, &access.storage).await?;
                 Ok(match refusal.filter(|_| place != self.run.namespace) {
                     Some(message) => Err((Reason::StorageNotAllowed, message)),
-                    None => Ok(repository),
+                    None => Ok((repository, access.storage)),
                 })
             }
             Err(error) => match error.reason() {
@@ -320,13 +331,13 @@ impl Look<'_> {
         Ok(Action::requeue(left.min(WAITING_LOOK)))
     }
 
-    fn crew(&self, views: Vec<JobView>, started: Timestamp) -> Crew<'_> {
+    pub(super) fn crew(&self, views: Vec<JobView>, started: Timestamp, task: JobTask) -> Crew<'_> {
         let deadline = Duration::from(self.restore.spec.active_deadline);
         let mut crew = Crew {
             ctx: self.ctx,
             run: &self.run,
             named: named(names::RunKind::Restore, &self.run),
-            task: if self.restore.spec.dry_run { JobTask::Plan } else { JobTask::Restore },
+            task,
             retries: self.restore.spec.retries,
             started,
             deadline,
@@ -351,7 +362,7 @@ impl Look<'_> {
             let order = |name: String, left: Duration| {
                 let (facts, access) = ready.as_ref()?;
                 let owner = jobs::owner_reference(self.restore)?;
-                let placement = placement(facts, component)?;
+                let placement = placement(facts, claim_of(component))?;
                 let identity = self.run.identity(&self.ctx.settings.cluster_name, &self.ctx.cluster_uid);
                 Some(Order {
                     plan: build::job(self.restore, &self.run, owner, component, placement, name, left),
@@ -361,7 +372,7 @@ impl Look<'_> {
             };
             if let Some((facts, _)) = &ready
                 && crew.needs_job(&component.name)
-                && placement(facts, component).is_none()
+                && placement(facts, claim_of(component)).is_none()
             {
                 let claim = component.claim.clone().unwrap_or_default();
                 let message =
@@ -385,7 +396,7 @@ impl Look<'_> {
     }
 
     /// What it takes to start a Job.
-    async fn ready(
+    pub(super) async fn ready(
         &self,
         recorded: Option<&holdfast_api::refs::ObjectRef>,
     ) -> Result<(Facts, RepositoryAccess), RunError> {
@@ -404,7 +415,7 @@ impl Look<'_> {
     /// A dry run: Jobs that only look fill the plan.
     async fn look_only(&self, mut status: RestoreStatus, started: Timestamp) -> Result<Action, RunError> {
         let views = observe(&self.ctx.client, &self.run.namespace, &self.run).await?;
-        let mut crew = self.crew(views, started);
+        let mut crew = self.crew(views, started, JobTask::Plan);
         if !Box::pin(self.advance(&mut crew, &mut status)).await? {
             self.save(&status).await?;
             return Ok(crew.look_again.action());
@@ -479,19 +490,7 @@ impl Look<'_> {
             return Ok(Action::requeue(Duration::from_secs(1)));
         }
         if pods.is_empty() {
-            match made::make(client, &self.run, &mut status).await {
-                Ok(None) => {}
-                Ok(Some(message)) => return self.give_up(status, Reason::TargetExists, &message).await,
-                Err(error) if error.namespace_is_terminating() => return Err(error.into()),
-                Err(error) => {
-                    let cause = Chain(&error).to_string();
-                    return self.blocked(status, Reason::TargetNotFound, &cause, true).await;
-                }
-            }
-            let text = format!("writes {}", count(status.components.len(), "volume"));
-            self.writer(&mut status).phase(RestorePhase::Running, Reason::Running, text);
-            self.save(&status).await?;
-            return Box::pin(self.write_volumes(status, started)).await;
+            return Box::pin(self.save_or_write(status, started)).await;
         }
         if !touched && overstay(&pods, started, self.now) {
             let text = format!(
@@ -507,38 +506,25 @@ impl Look<'_> {
         Ok(Action::requeue(WAITING_LOOK))
     }
 
-    fn watch_pods(&self, claims: &[String]) {
+    pub(super) fn watch_pods(&self, claims: &[String]) {
         let object = ObjectRef::from_obj(self.restore);
         self.pods.start(&self.ctx.client, &self.run.namespace, &self.run.uid, object, claims.to_vec());
     }
 
     /// The Jobs write, while nobody else may use the claims.
-    async fn write_volumes(&self, mut status: RestoreStatus, started: Timestamp) -> Result<Action, RunError> {
+    pub(super) async fn write_volumes(
+        &self,
+        mut status: RestoreStatus,
+        started: Timestamp,
+    ) -> Result<Action, RunError> {
         let claims = claims_of(&status);
         self.watch_pods(&claims);
         let client = &self.ctx.client;
         let ns = &self.run.namespace;
         let inventory = read_inventory(client, ns).await?;
-        let raised: Vec<String> = inventory
-            .workloads
-            .iter()
-            .filter(|workload| workload.replicas > 0)
-            .filter(|workload| {
-                let record = workload.record.as_ref().ok().and_then(Option::as_ref);
-                record.is_some_and(|record| record.is_held_by(&self.run.uid))
-            })
-            .map(|workload| format!("{} to {}", workload.id, workload.replicas))
-            .collect();
-        let users = named_pods(&pods_on(&inventory.pods, &claims));
-        let contested = if !raised.is_empty() {
-            Some(format!("somebody scaled up while the volumes were written: {}", raised.join(", ")))
-        } else if !users.is_empty() {
-            Some(format!("pods that use a claim were started while it was written: {}", users.join(", ")))
-        } else {
-            None
-        };
+        let contested = self.contested(&inventory, &claims);
         let views = observe(client, ns, &self.run).await?;
-        let mut crew = self.crew(views, started);
+        let mut crew = self.crew(views, started, JobTask::Restore);
         // What had ended by the last look counts; nothing more is begun.
         crew.may_start = contested.is_none();
         let before = status.components.clone();
@@ -578,9 +564,31 @@ impl Look<'_> {
         Ok(crew.look_again.action())
     }
 
+    /// Who has come back to the claims, although they are held.
+    pub(super) fn contested(&self, inventory: &Inventory, claims: &[String]) -> Option<String> {
+        let raised: Vec<String> = inventory
+            .workloads
+            .iter()
+            .filter(|workload| workload.replicas > 0)
+            .filter(|workload| {
+                let record = workload.record.as_ref().ok().and_then(Option::as_ref);
+                record.is_some_and(|record| record.is_held_by(&self.run.uid))
+            })
+            .map(|workload| format!("{} to {}", workload.id, workload.replicas))
+            .collect();
+        let users = named_pods(&pods_on(&inventory.pods, claims));
+        if !raised.is_empty() {
+            Some(format!("somebody scaled up while the volumes were held: {}", raised.join(", ")))
+        } else if !users.is_empty() {
+            Some(format!("pods that use a claim were started while it was held: {}", users.join(", ")))
+        } else {
+            None
+        }
+    }
+
     /// Nothing goes on, while workloads are held at zero: that is told, tried again, and with nothing `idle` to be
     /// lost by it given up soon, for an application that is down is worse than a restore that failed.
-    async fn blocked(
+    pub(super) async fn blocked(
         &self,
         mut status: RestoreStatus,
         reason: Reason,
@@ -602,7 +610,7 @@ impl Look<'_> {
     }
 
     /// Ends the run early: what has not ended fails for this reason.
-    async fn give_up(
+    pub(super) async fn give_up(
         &self,
         mut status: RestoreStatus,
         reason: Reason,
@@ -692,7 +700,7 @@ impl Look<'_> {
 }
 
 /// Whether nothing can be started because the namespace is going away.
-fn is_namespace_terminating(error: &RunError) -> bool {
+pub(super) fn is_namespace_terminating(error: &RunError) -> bool {
     match error {
         RunError::Request(error) => error.namespace_is_terminating(),
         RunError::Job(error) => error.namespace_is_terminating(),
@@ -701,7 +709,7 @@ fn is_namespace_terminating(error: &RunError) -> bool {
 }
 
 /// The claims that a run writes to.
-fn claims_of(status: &RestoreStatus) -> Vec<String> {
+pub(super) fn claims_of(status: &RestoreStatus) -> Vec<String> {
     status.components.iter().filter_map(|component| component.claim.clone()).collect()
 }
 
@@ -724,9 +732,13 @@ fn overstay(pods: &[&Pod], started: Timestamp, now: Timestamp) -> bool {
     due.is_some_and(|due| time_left(due.max(started), QUIESCE_PATIENCE, now).is_none())
 }
 
-/// Where the runner of a component has to run; none when its claim is gone or held by a dead node.
-fn placement(facts: &Facts, component: &RestoreComponent) -> Option<crate::jobs::Placement> {
-    let claim = facts.claims.iter().find(|claim| Some(claim.name_any()) == component.claim)?;
+fn claim_of(component: &RestoreComponent) -> &str {
+    component.claim.as_deref().unwrap_or_default()
+}
+
+/// Where a runner of a claim has to run; none when the claim is gone or held by a dead node.
+pub(super) fn placement(facts: &Facts, claim: &str) -> Option<crate::jobs::Placement> {
+    let claim = facts.claims.iter().find(|object| object.name_any() == claim)?;
     let view = ClaimView::new(claim, &facts.classes);
     let consumers = active_pods(&facts.inventory.pods, &view.name());
     let model = facts.inventory.model_pod(&view.name());

@@ -1,13 +1,13 @@
 //! The reconciler of Restores: plan, hold the consumers at zero, write, let them go, report.
 //!
 //! ```text
-//! Pending ─▶ Planning ─▶ Quiescing ─▶ Running ─▶ Unquiescing ─▶ Succeeded │ PartiallyFailed │ Failed
-//!     │          │ dryRun: Planned       │ contested, late      ▲
-//!     │          │                       └──────────────────────┘
+//! Pending ─▶ Planning ─▶ Quiescing ─▶ Saving ─▶ Running ─▶ Unquiescing ─▶ Succeeded │ PartiallyFailed │ Failed
+//!     │          │ dryRun: Planned        │ not saved: nothing is written ▲
+//!     │          │                        └── contested, late ────────────┘
 //!     └──────────┴── does not fit: Failed, nothing was touched
 //! ```
 //! The Snapshot is chosen once, in the first look that can ([`source`]); claims that are to be made are made when
-//! nobody can use them any more, right before the first Job ([`claims`]).
+//! nobody can use them any more, right before the first Job that writes ([`claims`]). What is overwritten is saved before that ([`undo`]).
 //!
 //! Every look derives anew what has to be done: who uses the claims from pods and workloads, what is held from the
 //! records on the workloads, how far the writing is from the Jobs. What a Restore holds is let go on every path:
@@ -18,8 +18,10 @@ pub mod build;
 mod claims;
 pub mod dereference;
 mod made;
+mod save;
 mod source;
 pub mod status;
+mod undo;
 pub mod validate;
 
 use std::collections::BTreeSet;

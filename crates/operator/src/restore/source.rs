@@ -94,6 +94,8 @@ pub(super) fn choose<'s>(wanted: &Wanted<'_>, all: &'s [Snapshot]) -> Result<&'s
         .iter()
         .filter(|s| wanted.repository.is_none_or(|name| s.spec.repository_ref.name == name))
         .filter(|s| s.metadata.deletion_timestamp.is_none() && holds(s))
+        // What was saved before a restore is what somebody wanted to be rid of: it is restored when it is named.
+        .filter(|s| s.spec.undo_of.is_none() || wanted.id.is_some())
         .collect();
     let is_complete = |s: &Snapshot| s.status.as_ref().is_some_and(|status| status.complete == Some(true));
     let age = |s: &&&Snapshot| (s.spec.time.0, s.name_any());

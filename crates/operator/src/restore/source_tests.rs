@@ -170,3 +170,20 @@ fn nothing_is_chosen_before_everything_is_listed() {
     assert_eq!(reason, Reason::RepositoryNotReady);
     assert!(message.contains("no key opens"), "{message}");
 }
+
+#[test]
+fn what_was_saved_before_a_restore_is_restored_only_when_it_is_named() {
+    let mut list = all();
+    let mut safety =
+        snapshot("friday", "2026-11-20T02:00:00Z", "main", true, "{name: volume/data, snapshotId: 99887766}");
+    safety.spec.undo_of = Some("r".to_owned());
+    list.push(safety);
+    let chosen = |from: &str| {
+        let restore = restore(from);
+        choose(&wanted(&restore.spec.from).unwrap(), &list).map(ResourceExt::name_any)
+    };
+    assert_eq!(chosen("{latestOf: {}}").unwrap(), "wednesday");
+    assert_eq!(chosen("{pointInTime: {time: '2026-11-25T00:00:00Z'}}").unwrap(), "wednesday");
+    assert_eq!(chosen("{repository: {storageRef: {name: s}}}").unwrap(), "wednesday");
+    assert_eq!(chosen("{repository: {storageRef: {name: s}, snapshotId: '99887766'}}").unwrap(), "friday");
+}

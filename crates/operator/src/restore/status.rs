@@ -4,7 +4,7 @@ use holdfast_api::backup::{ComponentKind, ComponentPhase};
 use holdfast_api::conditions::{ConditionType, ConditionUpdate, find_condition, set_condition};
 use holdfast_api::refs::ObjectRef;
 use holdfast_api::restore::{
-    ClaimFate, RestoreComponent, RestorePhase, RestorePlan, RestoreStatus, VolumePlan,
+    ClaimFate, RestoreComponent, RestorePhase, RestorePlan, RestoreStatus, UndoState, VolumePlan,
 };
 use holdfast_api::{Reason, Restore, Snapshot};
 use holdfast_protocol::verdict::RestoreResult;
@@ -190,6 +190,15 @@ impl Writer<'_> {
     /// Every component that has not ended fails for the same reason.
     pub fn fail_rest(&mut self, reason: Reason, message: &str) {
         let now = self.now;
+        if let Some(undo) = &mut self.status.undo
+            && matches!(undo.state, UndoState::Planned | UndoState::Saving)
+        {
+            undo.state = UndoState::Failed;
+            undo.message = Some("the run ended before all was saved, and nothing was overwritten".to_owned());
+            for component in undo.components.iter_mut().filter(|c| !c.phase.is_terminal()) {
+                component.common().fail(reason.as_str(), "the run ended before it was saved", now);
+            }
+        }
         for component in self.status.components.iter_mut().filter(|component| !component.phase.is_terminal())
         {
             component.common().fail(reason.as_str(), message, now);
@@ -384,6 +393,10 @@ pub fn conclude(restore: &Restore, status: &RestoreStatus) -> Conclusion {
     if done > 0 && !restore.spec.dry_run {
         parts.push(summary(components, done));
     }
+    let wrote = components.iter().any(|component| component.bytes_written.is_some());
+    if let Some(reference) = status.undo_snapshot_ref.as_ref().filter(|_| done > 0 || wrote) {
+        parts.push(format!("what was there before is in Snapshot {}", reference.name));
+    }
     if !partial.is_empty() {
         parts.push(format!("not everything is back in: {}", partial.join(", ")));
     }
@@ -451,11 +464,13 @@ fn planned_summary(status: &RestoreStatus) -> String {
     );
     let consumers: Vec<&str> =
         volumes.iter().flat_map(|volume| volume.consumers.iter().map(String::as_str)).collect();
-    if consumers.is_empty() {
-        text
-    } else {
-        format!("{text}; meanwhile scaled to 0: {}", consumers.join(", "))
+    let mut parts = vec![text];
+    if !consumers.is_empty() {
+        parts.push(format!("meanwhile scaled to 0: {}", consumers.join(", ")));
     }
+    let undo = status.undo.as_ref().filter(|undo| undo.state != UndoState::Off);
+    parts.extend(undo.and_then(|undo| undo.message.clone()));
+    parts.join("; ")
 }
 
 /// Why a Restore has to wait for others of its namespace: two never write to one claim at a time. The older goes

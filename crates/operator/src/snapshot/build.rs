@@ -1,7 +1,5 @@
 //! How a recovery point looks as a Snapshot object. Pure.
 
-use std::collections::BTreeMap;
-
 use holdfast_api::refs::LocalRef;
 use holdfast_api::{Repository, Snapshot, SnapshotSpec, SnapshotStatus, names};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -26,15 +24,23 @@ pub(super) fn snapshot(repository: &Repository, point: &RecoveryPoint) -> Snapsh
             backup: point.backup.clone(),
             cluster: point.cluster.clone(),
             namespace: point.namespace.clone(),
+            undo_of: point.undo_of.clone(),
         },
     );
+    let undo_of =
+        point.undo_of.as_ref().map(|name| (names::LABEL_UNDO_OF.to_owned(), names::label_value(name)));
     snapshot.metadata = ObjectMeta {
         name: Some(name),
         namespace: repository.namespace(),
-        labels: Some(BTreeMap::from([
-            (names::LABEL_MANAGED_BY.to_owned(), names::MANAGED_BY.to_owned()),
-            (names::LABEL_REPOSITORY.to_owned(), names::label_value(&repository_name)),
-        ])),
+        labels: Some(
+            [
+                (names::LABEL_MANAGED_BY.to_owned(), names::MANAGED_BY.to_owned()),
+                (names::LABEL_REPOSITORY.to_owned(), names::label_value(&repository_name)),
+            ]
+            .into_iter()
+            .chain(undo_of)
+            .collect(),
+        ),
         // No owner: a Snapshot whose Repository is gone says so, and tells what could be brought back.
         ..ObjectMeta::default()
     };

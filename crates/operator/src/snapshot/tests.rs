@@ -17,6 +17,7 @@ fn tags(run_uid: &str, component: &str, set: &[&str]) -> RunTags {
         component: component.into(),
         components: ComponentSet::of(set.iter().copied()),
         volume: VolumeTags { capacity: Some("1Gi".into()), ..VolumeTags::default() },
+        undo_of: None,
     }
 }
 
@@ -192,4 +193,19 @@ fn two_repositories_with_the_same_data_do_not_fight_over_the_mirror() {
     forged.spec.cluster = "elsewhere".into();
     let again = build::snapshot(&repository(), &point);
     assert_eq!(validate::namesake(&forged, &again, true), validate::Namesake::Outdated);
+}
+
+#[test]
+fn a_safety_snapshot_is_known_by_its_tag_and_whole_without_the_volumes_that_were_empty() {
+    let tags = |component: &str| {
+        let tags = RunTags { undo_of: Some("back".into()), ..tags("r1", component, &BOTH) };
+        tags.to_tags()
+    };
+    let listing = points(&[row("a", tags("volume/a"))]);
+    let [point] = listing.points.as_slice() else { panic!("{listing:?}") };
+    assert_eq!((point.undo_of.as_deref(), point.complete), (Some("back"), true));
+    let snapshot = mirrored(point, "2026-11-20T02:00:00Z");
+    assert_eq!(snapshot.spec.undo_of.as_deref(), Some("back"));
+    assert_eq!(snapshot.labels().get(names::LABEL_UNDO_OF).map(String::as_str), Some("back"));
+    assert!(build::is_up_to_date(&repository(), point, &snapshot));
 }

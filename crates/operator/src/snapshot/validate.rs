@@ -30,6 +30,8 @@ pub struct RecoveryPoint {
     pub complete: bool,
     /// The components that are there, by name.
     pub components: Vec<SnapshotComponent>,
+    /// Of a safety snapshot: the Restore that was about to overwrite it; `backup` is that Restore.
+    pub undo_of: Option<String>,
 }
 
 /// What a repository holds.
@@ -77,6 +79,7 @@ fn refuse(tags: &RunTags) -> Option<String> {
         ("component", &tags.component, 320),
     ]
     .into_iter()
+    .chain(tags.undo_of.as_ref().map(|name| ("undo-of", name, 253)))
     .find(|(_, text, limit)| bad(text, *limit))
     .map(|(key, _, limit)| format!("the tag {key} is empty or longer than {limit} bytes"))
 }
@@ -96,11 +99,14 @@ fn point(mut members: Vec<(RunTags, &SnapshotRow)>) -> Option<RecoveryPoint> {
         namespace: first.namespace.clone(),
         complete: false,
         components: Vec::new(),
+        undo_of: first.undo_of.clone(),
     };
     let by_name: BTreeMap<&str, SnapshotComponent> =
         members.iter().map(|(tags, row)| (tags.component.as_str(), component(tags, row))).collect();
     let present = ComponentSet::of(by_name.keys().copied());
-    point.complete = same_set && present == wanted && by_name.len() <= MAX_COMPONENTS;
+    // A safety snapshot lacks the volumes that held no files. It is used only after all others were saved.
+    let whole = point.undo_of.is_some() || (same_set && present == wanted);
+    point.complete = whole && by_name.len() <= MAX_COMPONENTS;
     point.components = by_name.into_values().take(MAX_COMPONENTS).collect();
     Some(point)
 }

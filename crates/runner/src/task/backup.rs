@@ -9,12 +9,12 @@ use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::id::Id;
 use holdfast_engine::repository::Repository;
 use holdfast_engine::store::{FileKind, FileName};
-use holdfast_protocol::spec::{BackupVolume, OnUnreadable, UNREADABLE_TAG};
+use holdfast_protocol::spec::{BackupVolume, OnUnreadable, UNDO_TAG, UNREADABLE_TAG};
 use holdfast_protocol::verdict::BackupResult;
 use holdfast_protocol::{Outcome, TaskResult, Verdict};
 use jiff::Timestamp;
 
-use super::{Job, SAMPLES, millis};
+use super::{Job, SAMPLES, is_fresh, millis};
 use crate::failure::{Failure, succeeded};
 use crate::stop::Stop;
 use crate::{lock, report};
@@ -39,6 +39,11 @@ impl Job {
         }
 
         check_source(Path::new(&volume.path))?;
+        if volume.skip_empty && is_fresh(Path::new(&volume.path)) {
+            self.reporter.log("info", format!("{} holds no files: there is nothing to save", volume.path));
+            let nothing = BackupResult { empty: true, ..BackupResult::default() };
+            return Ok(succeeded(TaskResult::BackupVolume(nothing)));
+        }
         lock::shared(&repository, &self.spec, &self.ctx, async |guard| {
             let work = backup::backup(&repository, guard, &spec, &self.ctx);
             let report = match Stop::bound(&self.ctx.cancel, work).await {
@@ -139,6 +144,8 @@ fn engine_spec(volume: &BackupVolume) -> Result<BackupSpec, Failure> {
         excludes: volume.exclude.clone(),
         exclude_caches: volume.exclude_caches,
         one_file_system: true,
+        leave_lost_found: true,
+        aside_tag: Some(UNDO_TAG.to_owned()),
         parent: Parent::Auto,
         unreadable: match volume.on_unreadable {
             OnUnreadable::PartiallyFail | OnUnreadable::Ignore => Unreadable::Continue,
@@ -198,6 +205,7 @@ async fn prove(repository: &Repository, id: Id) -> Result<(), Failure> {
 fn result(report: &BackupReport) -> BackupResult {
     BackupResult {
         snapshot_id: Some(report.snapshot.to_hex()),
+        empty: false,
         already_committed: false,
         parent: report.parent.map(|id| id.to_hex()),
         files_new: report.files_new,

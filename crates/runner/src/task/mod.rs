@@ -2,6 +2,7 @@
 //!
 //! Each task is given its store, so that it works on a directory in a test as it does on a bucket.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,4 +107,11 @@ fn count(items: usize) -> u32 {
 /// A duration in whole milliseconds.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whether a volume holds nothing but what ext4 makes in the root of each file system. One that cannot be listed is taken
+/// to hold something.
+fn is_fresh(volume: &Path) -> bool {
+    let Ok(entries) = volume.read_dir() else { return false };
+    entries.into_iter().all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found"))
 }

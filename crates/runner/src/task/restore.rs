@@ -14,7 +14,7 @@ use holdfast_protocol::spec::RestoreVolume;
 use holdfast_protocol::verdict::{FaultRow, RestoreResult};
 use holdfast_protocol::{Outcome, TaskResult, Verdict};
 
-use super::{Job, SAMPLES, millis};
+use super::{Job, SAMPLES, is_fresh, millis};
 use crate::failure::{Failure, succeeded};
 use crate::stop::Stop;
 use crate::{lock, report};
@@ -148,13 +148,6 @@ fn not_writable(target: &Path, owner: u32, runner: u32) -> Failure {
             target.display()
         ),
     )
-}
-
-/// Whether a volume holds nothing but what ext4 makes in the root of each file system. One that cannot be listed is taken
-/// to hold something.
-fn is_fresh(target: &Path) -> bool {
-    let Ok(entries) = target.read_dir() else { return false };
-    entries.into_iter().all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found"))
 }
 
 /// How many of the faults are about the root of a volume that is not the runner's own: its owner and mode belong to the

@@ -129,6 +129,7 @@ impl Place {
             exclude: Vec::new(),
             exclude_caches: false,
             on_unreadable: OnUnreadable::PartiallyFail,
+            skip_empty: false,
         }
     }
 
@@ -237,6 +238,20 @@ async fn a_recovery_password_that_comes_later_becomes_a_key() {
         keys,
         "a second key for the same password"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_without_files_is_not_saved_where_that_is_asked_and_says_so() {
+    let place = Place::new();
+    place.initialized().await;
+    let spec = BackupVolume { skip_empty: true, ..place.backup() };
+    fs::create_dir(place.path("source/lost+found")).unwrap();
+    let nothing = backed_up(&place.run(Task::BackupVolume(spec.clone())).await.unwrap());
+    assert_eq!((nothing.empty, nothing.snapshot_id), (true, None));
+    assert!(place.open().await.snapshots().await.unwrap().is_empty());
+    fs::create_dir(place.path("source/directory")).unwrap();
+    let saved = backed_up(&place.run(Task::BackupVolume(spec)).await.unwrap());
+    assert!(!saved.empty && saved.snapshot_id.is_some(), "a directory is something to put back");
 }
 
 #[tokio::test]
