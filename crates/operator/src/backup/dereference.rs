@@ -4,7 +4,7 @@ use holdfast_api::conditions::{ConditionType, find_condition};
 use holdfast_api::refs::StorageRef;
 use holdfast_api::repository::{RepositoryPhase, RepositorySpec};
 use holdfast_api::{Backup, BackupStorage, Reason, Repository, names};
-use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::api::{Api, ListParams, ObjectMeta};
 use kube::{Client, Resource, ResourceExt};
@@ -175,17 +175,18 @@ fn cluster_request<K: Resource<DynamicType = ()>>(
 /// Reads what the plan is made from.
 pub async fn facts(client: &Client, namespace: Namespace) -> Result<Facts, RequestError> {
     let name = namespace.name_any();
-    let (claims, pods, classes, nodes, attachments) = Box::pin(async {
+    let (claims, pods, classes, nodes, attachments, volumes) = Box::pin(async {
         futures::try_join!(
             kubernetes::list::<PersistentVolumeClaim>(client, &name, ""),
             kubernetes::list::<Pod>(client, &name, ""),
             list_cluster::<StorageClass>(client),
             list_cluster::<Node>(client),
             list_cluster::<VolumeAttachment>(client),
+            list_cluster::<PersistentVolume>(client),
         )
     })
     .await?;
-    Ok(Facts { namespace, claims, classes, pods, nodes: NodeStates::new(&nodes), attachments })
+    Ok(Facts { namespace, claims, classes, pods, nodes: NodeStates::new(&nodes), attachments, volumes })
 }
 
 #[cfg(test)]

@@ -11,13 +11,13 @@ use holdfast_api::refs::Identity;
 use holdfast_api::restore::RestorePhase;
 use holdfast_api::tags::VolumeTags;
 use holdfast_api::{MAX_COMPONENTS, Reason, Restore};
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::ResourceExt;
 
 use crate::jobs::Placement;
 use crate::volumes::identity::{Access, choose_identity};
-use crate::volumes::{Binding, ClaimView, NodeStates, active_pods, place};
+use crate::volumes::{Binding, ClaimView, NodeStates, Surroundings, active_pods, place};
 
 /// What the plan is made from, read together.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +34,20 @@ pub struct Facts {
     pub nodes: NodeStates,
     /// Which volumes are attached where.
     pub attachments: Vec<VolumeAttachment>,
+    /// The volumes of the cluster.
+    pub volumes: Vec<PersistentVolume>,
+}
+
+impl Facts {
+    /// What says where a claim can be mounted.
+    pub(crate) fn around(&self) -> Surroundings<'_> {
+        Surroundings {
+            attachments: &self.attachments,
+            volumes: &self.volumes,
+            claims: &self.claims,
+            nodes: &self.nodes,
+        }
+    }
 }
 
 /// What a Backup does.
@@ -225,7 +239,7 @@ fn component(
     let view = ClaimView::new(claim, &facts.classes);
     let name = view.name();
     let consumers = active_pods(&facts.pods, &name);
-    let placement = match place(&view, &consumers, &facts.attachments, &facts.nodes) {
+    let placement = match place(&view, &consumers, facts.around()) {
         Ok(placement) => placement,
         Err(error) => {
             let message = Some(format!("{error}: bring the node back, or move the workload"));

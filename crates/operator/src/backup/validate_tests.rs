@@ -24,6 +24,7 @@ fn facts(claims: &str, pods: &str) -> Facts {
         pods: serde_saphyr::from_str(pods).unwrap(),
         nodes: NodeStates::new(&nodes),
         attachments: vec![],
+        volumes: vec![],
     }
 }
 

@@ -742,7 +742,7 @@ pub(super) fn placement(facts: &Facts, claim: &str) -> Option<crate::jobs::Place
     let view = ClaimView::new(claim, &facts.classes);
     let consumers = active_pods(&facts.inventory.pods, &view.name());
     let model = facts.inventory.model_pod(&view.name());
-    place_writer(&view, &consumers, model.as_ref(), &facts.attachments, &facts.nodes).ok()
+    place_writer(&view, &consumers, model.as_ref(), facts.around()).ok()
 }
 
 #[cfg(test)]

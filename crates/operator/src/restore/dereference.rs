@@ -4,7 +4,7 @@ use holdfast_api::backup_storage::StoragePhase;
 use holdfast_api::conditions::{ConditionType, find_condition};
 use holdfast_api::restore::FromRepository;
 use holdfast_api::{BackupStorage, Reason, Repository, Restore, Snapshot, names};
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::{Client, ResourceExt};
 
@@ -149,7 +149,7 @@ pub async fn repository(client: &Client, own: &str, name: &str) -> Result<Option
 
 /// What the plan is made from, but for the Snapshot.
 pub async fn facts(client: &Client, own: &str) -> Result<Facts, RequestError> {
-    let (namespace, claims, classes, inventory, nodes, attachments) = Box::pin(async {
+    let (namespace, claims, classes, inventory, nodes, attachments, volumes) = Box::pin(async {
         futures::try_join!(
             namespace(client, own),
             kubernetes::list::<PersistentVolumeClaim>(client, own, ""),
@@ -157,10 +157,11 @@ pub async fn facts(client: &Client, own: &str) -> Result<Facts, RequestError> {
             read_inventory(client, own),
             list_cluster::<Node>(client),
             list_cluster::<VolumeAttachment>(client),
+            list_cluster::<PersistentVolume>(client),
         )
     })
     .await?;
-    Ok(Facts { namespace, claims, classes, inventory, nodes: NodeStates::new(&nodes), attachments })
+    Ok(Facts { namespace, claims, classes, inventory, nodes: NodeStates::new(&nodes), attachments, volumes })
 }
 
 /// The other Restores of the namespace.

@@ -10,7 +10,7 @@ use holdfast_api::restore::{
 };
 use holdfast_api::snapshot::SnapshotComponent;
 use holdfast_api::{Reason, Snapshot};
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::ResourceExt;
 
@@ -25,7 +25,7 @@ use crate::quiesce::decide::{Hold, hold};
 use crate::quiesce::{Inventory, WorkloadId};
 use crate::volumes::claim::quantity_bytes;
 use crate::volumes::identity::{Access, choose_identity, for_fresh_volume};
-use crate::volumes::{Binding, ClaimView, NodeStates, active_pods, place};
+use crate::volumes::{Binding, ClaimView, NodeStates, Surroundings, active_pods, place};
 
 /// Most errors and warnings that a status lists.
 const MOST: usize = 64;
@@ -45,6 +45,20 @@ pub struct Facts {
     pub nodes: NodeStates,
     /// Which volumes are attached where.
     pub attachments: Vec<VolumeAttachment>,
+    /// The volumes of the cluster.
+    pub volumes: Vec<PersistentVolume>,
+}
+
+impl Facts {
+    /// What says where a claim can be mounted.
+    pub(crate) fn around(&self) -> Surroundings<'_> {
+        Surroundings {
+            attachments: &self.attachments,
+            volumes: &self.volumes,
+            claims: &self.claims,
+            nodes: &self.nodes,
+        }
+    }
 }
 
 /// What a Restore does.
@@ -293,7 +307,7 @@ fn plan_component(
         );
         findings.error(Reason::ClaimInUse, text);
     }
-    if let Err(error) = place(&view, &pods, &facts.attachments, &facts.nodes) {
+    if let Err(error) = place(&view, &pods, facts.around()) {
         findings.error(Reason::Unschedulable, format!("claim {claim}: {error}"));
     }
     let model = facts.inventory.model_pod(&claim);

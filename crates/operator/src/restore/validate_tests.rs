@@ -39,6 +39,7 @@ fn facts() -> Facts {
         inventory: Inventory::default(),
         nodes: NodeStates::new(&nodes),
         attachments: vec![],
+        volumes: vec![],
     }
 }
 

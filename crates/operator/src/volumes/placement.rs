@@ -1,27 +1,81 @@
 //! On which node a volume can be mounted. Does not build the pod.
 
-use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::api::storage::v1::VolumeAttachment;
-use kube::ResourceExt;
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::{
+    Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume,
+    PersistentVolumeClaim, Pod, Taint, Toleration,
+};
+use k8s_openapi::api::storage::v1::VolumeAttachment;
+use kube::ResourceExt;
+
 use super::claim::{Binding, ClaimView};
-use super::consumers::{is_running, node_of};
+use super::consumers::{is_running, node_of, uses_claim};
 use crate::jobs::Placement;
 
-/// Which nodes are there, and whether they are ready.
+/// Taints that Kubernetes sets itself. They tell of a state, not of who may use the node.
+const OF_KUBERNETES: &str = "node.kubernetes.io/";
+
+/// Which nodes are there, and in which state.
 #[derive(Debug, Clone, Default)]
-pub struct NodeStates(BTreeMap<String, bool>);
+pub struct NodeStates(BTreeMap<String, NodeState>);
+
+#[derive(Debug, Clone, Default)]
+struct NodeState {
+    ready: bool,
+    cordoned: bool,
+    labels: BTreeMap<String, String>,
+    /// Those that keep pods away.
+    taints: Vec<Taint>,
+}
+
+impl NodeState {
+    fn of(node: &Node) -> Self {
+        let spec = node.spec.as_ref();
+        Self {
+            ready: is_ready(node),
+            cordoned: spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
+            labels: node.labels().clone(),
+            taints: spec
+                .iter()
+                .flat_map(|spec| spec.taints.iter().flatten())
+                .filter(|taint| taint.effect != "PreferNoSchedule" && !taint.key.starts_with(OF_KUBERNETES))
+                .cloned()
+                .collect(),
+        }
+    }
+
+    /// Whether a pod without any toleration can be placed on it.
+    fn is_open(&self) -> bool {
+        self.ready && !self.cordoned && self.taints.is_empty()
+    }
+
+    /// What a pod needs that has to run there whoever the node is kept for.
+    fn tolerations(&self) -> Vec<Toleration> {
+        let toleration = |taint: &Taint| Toleration {
+            key: Some(taint.key.clone()),
+            operator: Some(if taint.value.is_some() { "Equal" } else { "Exists" }.to_owned()),
+            value: taint.value.clone(),
+            effect: Some(taint.effect.clone()),
+            ..Toleration::default()
+        };
+        self.taints.iter().map(toleration).collect()
+    }
+}
 
 impl NodeStates {
     /// The states of these nodes.
     pub fn new<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Self {
-        Self(nodes.into_iter().map(|node| (node.name_any(), is_ready(node))).collect())
+        Self(nodes.into_iter().map(|node| (node.name_any(), NodeState::of(node))).collect())
     }
 
     /// Whether the node is there and ready.
     pub fn is_ready(&self, node: &str) -> bool {
-        self.0.get(node).copied().unwrap_or(false)
+        self.0.get(node).is_some_and(|state| state.ready)
+    }
+
+    fn tolerations(&self, node: &str) -> Vec<Toleration> {
+        self.0.get(node).map(NodeState::tolerations).unwrap_or_default()
     }
 }
 
@@ -32,25 +86,56 @@ fn is_ready(node: &Node) -> bool {
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// The volume is held by a node that cannot run anything.
+/// What there is around claims that says where they can be mounted.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Which volumes are attached where.
+    pub attachments: &'a [VolumeAttachment],
+    /// The volumes.
+    pub volumes: &'a [PersistentVolume],
+    /// The claims of the namespace.
+    pub claims: &'a [PersistentVolumeClaim],
+    /// The nodes.
+    pub nodes: &'a NodeStates,
+}
+
+impl<'a> Surroundings<'a> {
+    /// The nodes that a claim's volume can be mounted on, where not all can.
+    fn affinity(&self, volume: Option<&str>) -> Option<&'a NodeSelector> {
+        let volume = self.volumes.iter().find(|object| Some(object.name_any().as_str()) == volume)?;
+        volume.spec.as_ref()?.node_affinity.as_ref()?.required.as_ref()
+    }
+}
+
+/// The volume can be mounted on no node that runs anything.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the volume is in use on the node {node}, which is not ready")]
-pub struct HeldByDeadNode {
-    /// Name of the node.
-    pub node: String,
+pub enum NoPlace {
+    /// A node holds it that is not ready.
+    #[error("the volume is in use on the node {node}, which is not ready")]
+    HeldByDeadNode {
+        /// Name of the node.
+        node: String,
+    },
+    /// Every node that its node affinity names is gone or not ready.
+    #[error("no node that the volume {volume} can be mounted on is ready (its node affinity names which)")]
+    NoNode {
+        /// Name of the volume.
+        volume: String,
+    },
 }
 
 /// Where the runner of a claim has to run.
 ///
 /// A volume that only one node at a time can mount goes to the node of a pod that uses it, with that pod's
-/// tolerations (the node may be tainted for it alone), cordoned or not. Without a pod, the node that the volume is
-/// still attached to. Shared volumes can be mounted anywhere.
+/// tolerations (the node may be tainted for it alone), cordoned or not. Without a pod, to the node that the volume is
+/// still attached to; and without that, to where its node affinity lets it, also when all of these nodes are cordoned or
+/// kept for others. Shared volumes can be mounted anywhere.
 pub fn place(
     claim: &ClaimView<'_>,
     consumers: &[&Pod],
-    attachments: &[VolumeAttachment],
-    nodes: &NodeStates,
-) -> Result<Placement, HeldByDeadNode> {
+    around: Surroundings<'_>,
+) -> Result<Placement, NoPlace> {
+    let nodes = around.nodes;
     if claim.is_shared() {
         return Ok(Placement::Anywhere);
     }
@@ -68,9 +153,10 @@ pub fn place(
         return Ok(placement);
     }
     if let Some((_, node)) = placed.first() {
-        return Err(HeldByDeadNode { node: (*node).to_owned() });
+        return Err(NoPlace::HeldByDeadNode { node: (*node).to_owned() });
     }
-    let attached = attachments
+    let attached = around
+        .attachments
         .iter()
         .filter(|attachment| attachment.metadata.deletion_timestamp.is_none())
         .find(|attachment| {
@@ -80,35 +166,107 @@ pub fn place(
         .map(|attachment| attachment.spec.node_name.as_str());
     match attached {
         Some(node) if nodes.is_ready(node) => {
-            Ok(Placement::Node { name: node.to_owned(), tolerations: Vec::new() })
+            Ok(Placement::Node { name: node.to_owned(), tolerations: nodes.tolerations(node) })
         }
-        Some(node) => Err(HeldByDeadNode { node: node.to_owned() }),
-        None => Ok(Placement::Anywhere),
+        Some(node) => Err(NoPlace::HeldByDeadNode { node: node.to_owned() }),
+        None => place_unattached(claim, around),
     }
 }
 
+/// A volume that nobody uses: the scheduler finds a node by itself, unless every node that can mount it is closed to a
+/// pod without tolerations.
+fn place_unattached(claim: &ClaimView<'_>, around: Surroundings<'_>) -> Result<Placement, NoPlace> {
+    let Some(selector) = around.affinity(claim.volume_name()) else { return Ok(Placement::Anywhere) };
+    let fitting =
+        || around.nodes.0.iter().filter(|(name, node)| node.ready && selects(selector, name, &node.labels));
+    if fitting().any(|(_, node)| node.is_open()) {
+        return Ok(Placement::Anywhere);
+    }
+    // Better one that is only cordoned than one that is kept for somebody.
+    let chosen = fitting().min_by_key(|(_, node)| node.taints.len());
+    let Some((name, node)) = chosen else {
+        return Err(NoPlace::NoNode { volume: claim.volume_name().unwrap_or_default().to_owned() });
+    };
+    Ok(Placement::Node { name: name.clone(), tolerations: node.tolerations() })
+}
+
 /// Where the runner that writes to a claim has to run: as [`place`] says; and for a claim that gets its volume only
-/// with its first pod, where the pod that will use it (`model`) can run, or it could never mount the volume.
+/// with its first pod, where the pod that will use it (`model`) can run, or it could never mount the volume. That is also
+/// where the other volumes of that pod are: a second zone would keep it from starting for ever.
 pub fn place_writer(
     claim: &ClaimView<'_>,
     consumers: &[&Pod],
     model: Option<&Pod>,
-    attachments: &[VolumeAttachment],
-    nodes: &NodeStates,
-) -> Result<Placement, HeldByDeadNode> {
-    let placement = place(claim, consumers, attachments, nodes)?;
+    around: Surroundings<'_>,
+) -> Result<Placement, NoPlace> {
+    let placement = place(claim, consumers, around)?;
     let spec = model.and_then(|pod| pod.spec.as_ref());
-    match (&placement, spec) {
-        (Placement::Anywhere, Some(spec)) if claim.binding() != Binding::Bound => Ok(Placement::Like {
-            node_selector: spec.node_selector.clone().unwrap_or_default(),
-            node_affinity: spec
-                .affinity
-                .as_ref()
-                .and_then(|affinity| affinity.node_affinity.clone())
-                .map(Box::new),
-            tolerations: spec.tolerations.clone().unwrap_or_default(),
-        }),
-        _ => Ok(placement),
+    let (Placement::Anywhere, Some(spec)) = (&placement, spec) else { return Ok(placement) };
+    if claim.binding() == Binding::Bound {
+        return Ok(placement);
+    }
+    let own = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.clone());
+    let mut affinity = own.unwrap_or_default();
+    let pod_name = model.and_then(|pod| pod.metadata.name.as_deref());
+    for other in around.claims.iter().filter(|other| other.name_any() != claim.name()) {
+        if !uses_claim(spec, pod_name, &other.name_any()) {
+            continue;
+        }
+        let volume = ClaimView::new(other, &[]).volume_name();
+        if let Some(selector) = around.affinity(volume) {
+            let both = affinity.required_during_scheduling_ignored_during_execution.take();
+            affinity.required_during_scheduling_ignored_during_execution = Some(both_of(both, selector));
+        }
+    }
+    let is_asked = affinity != NodeAffinity::default();
+    Ok(Placement::Like {
+        node_selector: spec.node_selector.clone().unwrap_or_default(),
+        node_affinity: is_asked.then(|| Box::new(affinity)),
+        tolerations: spec.tolerations.clone().unwrap_or_default(),
+    })
+}
+
+/// A selector of the nodes that both select: each term of one with each of the other.
+fn both_of(first: Option<NodeSelector>, second: &NodeSelector) -> NodeSelector {
+    let Some(first) = first else { return second.clone() };
+    let joined = |a: &Option<Vec<NodeSelectorRequirement>>, b: &Option<Vec<NodeSelectorRequirement>>| {
+        let all: Vec<_> = a.iter().chain(b).flatten().cloned().collect();
+        (!all.is_empty()).then_some(all)
+    };
+    let terms = first.node_selector_terms.iter().flat_map(|a| {
+        second.node_selector_terms.iter().map(move |b| NodeSelectorTerm {
+            match_expressions: joined(&a.match_expressions, &b.match_expressions),
+            match_fields: joined(&a.match_fields, &b.match_fields),
+        })
+    });
+    NodeSelector { node_selector_terms: terms.collect() }
+}
+
+/// Whether a selector selects a node: one of its terms does, and of a term all requirements. A term without any selects
+/// nothing.
+fn selects(selector: &NodeSelector, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    selector.node_selector_terms.iter().any(|term| {
+        let by_label = term.match_expressions.iter().flatten();
+        let by_field = term.match_fields.iter().flatten();
+        let is_empty = by_label.clone().next().is_none() && by_field.clone().next().is_none();
+        !is_empty
+            && by_label.clone().all(|rule| holds(rule, labels.get(&rule.key).map(String::as_str)))
+            && by_field.clone().all(|rule| holds(rule, (rule.key == "metadata.name").then_some(name)))
+    })
+}
+
+fn holds(rule: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+    let among = || value.is_some_and(|value| rule.values.iter().flatten().any(|wanted| wanted == value));
+    let number = |text: Option<&str>| text.and_then(|text| text.parse::<i64>().ok());
+    let limit = || number(rule.values.iter().flatten().next().map(String::as_str));
+    match rule.operator.as_str() {
+        "In" => among(),
+        "NotIn" => !among(),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => number(value).zip(limit()).is_some_and(|(value, limit)| value > limit),
+        "Lt" => number(value).zip(limit()).is_some_and(|(value, limit)| value < limit),
+        _ => false,
     }
 }
 
@@ -121,99 +279,5 @@ pub fn node_name(placement: &Placement) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-
-    fn nodes() -> NodeStates {
-        let nodes: Vec<Node> = serde_saphyr::from_str(
-            r"
-- {metadata: {name: n1}, status: {conditions: [{type: Ready, status: 'True'}]}}
-- {metadata: {name: n2}, status: {conditions: [{type: Ready, status: 'True'}]}}
-- {metadata: {name: dead}, status: {conditions: [{type: Ready, status: Unknown}]}}
-",
-        )
-        .unwrap();
-        NodeStates::new(&nodes)
-    }
-
-    fn claim(mode: &str) -> PersistentVolumeClaim {
-        serde_saphyr::from_str(&format!(
-            "{{metadata: {{name: data}}, spec: {{accessModes: [{mode}], volumeName: pv1}}, status: {{phase: Bound}}}}"
-        ))
-        .unwrap()
-    }
-
-    fn pod(node: &str) -> Pod {
-        serde_saphyr::from_str(&format!(
-            r"
-metadata: {{name: p}}
-spec: {{nodeName: {node}, containers: [], tolerations: [{{key: gpu, operator: Exists}}]}}
-status: {{phase: Running}}
-"
-        ))
-        .unwrap()
-    }
-
-    fn attached(node: &str) -> VolumeAttachment {
-        serde_saphyr::from_str(&format!(
-            "{{metadata: {{name: a}}, spec: {{attacher: x, nodeName: {node}, source: {{persistentVolumeName: pv1}}}}}}"
-        ))
-        .unwrap()
-    }
-
-    #[test]
-    fn a_volume_in_use_is_read_beside_its_pod_with_its_tolerations() {
-        let claim = claim("ReadWriteOnce");
-        let pod = pod("n2");
-        let placement = place(&ClaimView::new(&claim, &[]), &[&pod], &[], &nodes()).unwrap();
-        let Placement::Node { name, tolerations } = placement else { panic!("not bound to a node") };
-        assert_eq!(name, "n2");
-        assert_eq!(tolerations.iter().filter_map(|t| t.key.as_deref()).collect::<Vec<_>>(), ["gpu"]);
-    }
-
-    #[test]
-    fn a_shared_volume_is_read_anywhere() {
-        let claim = claim("ReadWriteMany");
-        let pod = pod("n2");
-        let placement = place(&ClaimView::new(&claim, &[]), &[&pod], &[], &nodes()).unwrap();
-        assert_eq!(placement, Placement::Anywhere);
-    }
-
-    #[test]
-    fn a_volume_still_attached_is_read_where_it_is() {
-        let claim = claim("ReadWriteOnce");
-        let placement = place(&ClaimView::new(&claim, &[]), &[], &[attached("n1")], &nodes()).unwrap();
-        assert_eq!(node_name(&placement), Some("n1"));
-    }
-
-    #[test]
-    fn a_volume_that_is_yet_to_come_is_made_where_its_workload_can_run() {
-        let waiting: PersistentVolumeClaim = serde_saphyr::from_str(
-            "{metadata: {name: data}, spec: {accessModes: [ReadWriteOnce]}, status: {phase: Pending}}",
-        )
-        .unwrap();
-        let model: Pod = serde_saphyr::from_str(
-            "{spec: {containers: [], nodeSelector: {disk: fast}, tolerations: [{key: gpu, operator: Exists}]}}",
-        )
-        .unwrap();
-        let placed = |claim: &PersistentVolumeClaim| {
-            place_writer(&ClaimView::new(claim, &[]), &[], Some(&model), &[], &nodes()).unwrap()
-        };
-        let Placement::Like { node_selector, tolerations, .. } = placed(&waiting) else {
-            panic!("placed anywhere")
-        };
-        assert_eq!(node_selector.get("disk").map(String::as_str), Some("fast"));
-        assert_eq!(tolerations.len(), 1);
-        assert_eq!(placed(&claim("ReadWriteOnce")), Placement::Anywhere, "a volume knows its node itself");
-    }
-
-    #[test]
-    fn a_volume_held_by_a_dead_node_is_an_error_that_names_it() {
-        let claim = claim("ReadWriteOnce");
-        let pod = pod("dead");
-        let error = place(&ClaimView::new(&claim, &[]), &[&pod], &[], &nodes()).unwrap_err();
-        assert_eq!(error.node, "dead");
-        assert!(place(&ClaimView::new(&claim, &[]), &[], &[attached("dead")], &nodes()).is_err());
-    }
-}
+#[path = "placement_tests.rs"]
+mod tests;

@@ -1,0 +1,198 @@
+use super::*;
+
+fn nodes() -> NodeStates {
+    let nodes: Vec<Node> = serde_saphyr::from_str(
+        r"
+- {metadata: {name: n1, labels: {zone: a}}, status: {conditions: [{type: Ready, status: 'True'}]}}
+- {metadata: {name: n2, labels: {zone: b}}, status: {conditions: [{type: Ready, status: 'True'}]}}
+- {metadata: {name: dead, labels: {zone: c}}, status: {conditions: [{type: Ready, status: Unknown}]}}
+- metadata: {name: cordoned, labels: {zone: d, size: '8'}}
+  spec: {unschedulable: true, taints: [{key: node.kubernetes.io/unschedulable, effect: NoSchedule}]}
+  status: {conditions: [{type: Ready, status: 'True'}]}
+- metadata: {name: kept, labels: {zone: e}}
+  spec: {taints: [{key: for, value: databases, effect: NoSchedule}, {key: soft, effect: PreferNoSchedule}]}
+  status: {conditions: [{type: Ready, status: 'True'}]}
+",
+    )
+    .unwrap();
+    NodeStates::new(&nodes)
+}
+
+/// Volumes `pv-a` to `pv-e`, each of its zone, and `pv-any`.
+fn volumes() -> Vec<PersistentVolume> {
+    let in_zone = |zone: &str| {
+        format!(
+            "- {{metadata: {{name: pv-{zone}}}, spec: {{nodeAffinity: {{required: {{nodeSelectorTerms: \
+             [{{matchExpressions: [{{key: zone, operator: In, values: [{zone}]}}]}}]}}}}}}}}\n"
+        )
+    };
+    let all: String = ["a", "b", "c", "d", "e"].into_iter().map(in_zone).collect();
+    serde_saphyr::from_str(&format!("{all}- {{metadata: {{name: pv-any}}, spec: {{}}}}\n")).unwrap()
+}
+
+fn claim(name: &str, mode: &str, volume: &str) -> PersistentVolumeClaim {
+    serde_saphyr::from_str(&format!(
+        "{{metadata: {{name: {name}}}, spec: {{accessModes: [{mode}], volumeName: {volume}}}, status: {{phase: Bound}}}}"
+    ))
+    .unwrap()
+}
+
+fn waiting(name: &str) -> PersistentVolumeClaim {
+    serde_saphyr::from_str(&format!(
+        "{{metadata: {{name: {name}}}, spec: {{accessModes: [ReadWriteOnce]}}, status: {{phase: Pending}}}}"
+    ))
+    .unwrap()
+}
+
+fn pod(node: &str) -> Pod {
+    serde_saphyr::from_str(&format!(
+        r"
+metadata: {{name: p}}
+spec: {{nodeName: {node}, containers: [], tolerations: [{{key: gpu, operator: Exists}}]}}
+status: {{phase: Running}}
+"
+    ))
+    .unwrap()
+}
+
+fn attached(node: &str) -> VolumeAttachment {
+    serde_saphyr::from_str(&format!(
+        "{{metadata: {{name: a}}, spec: {{attacher: x, nodeName: {node}, source: {{persistentVolumeName: pv-any}}}}}}"
+    ))
+    .unwrap()
+}
+
+/// Where a claim on this volume is placed.
+fn placed(
+    mode: &str,
+    volume: &str,
+    pods: &[&Pod],
+    attachments: &[VolumeAttachment],
+) -> Result<Placement, NoPlace> {
+    let (claim, volumes, nodes) = (claim("data", mode, volume), volumes(), nodes());
+    let around = Surroundings { attachments, volumes: &volumes, claims: &[], nodes: &nodes };
+    place(&ClaimView::new(&claim, &[]), pods, around)
+}
+
+fn keys(placement: &Placement) -> Vec<&str> {
+    let tolerations = match placement {
+        Placement::Anywhere => return Vec::new(),
+        Placement::Node { tolerations, .. } | Placement::Like { tolerations, .. } => tolerations,
+    };
+    tolerations.iter().filter_map(|toleration| toleration.key.as_deref()).collect()
+}
+
+#[test]
+fn a_volume_in_use_is_read_beside_its_pod_with_its_tolerations() {
+    let placement = placed("ReadWriteOnce", "pv-any", &[&pod("n2")], &[attached("n1")]).unwrap();
+    assert_eq!((node_name(&placement), keys(&placement)), (Some("n2"), vec!["gpu"]));
+}
+
+#[test]
+fn a_shared_volume_is_read_anywhere() {
+    assert_eq!(placed("ReadWriteMany", "pv-any", &[&pod("n2")], &[]).unwrap(), Placement::Anywhere);
+}
+
+#[test]
+fn a_volume_still_attached_is_read_where_it_is_whoever_the_node_is_kept_for() {
+    let placement = placed("ReadWriteOnce", "pv-any", &[], &[attached("n1")]).unwrap();
+    assert_eq!(node_name(&placement), Some("n1"));
+    let placement = placed("ReadWriteOnce", "pv-any", &[], &[attached("kept")]).unwrap();
+    assert_eq!((node_name(&placement), keys(&placement)), (Some("kept"), vec!["for"]));
+}
+
+#[test]
+fn a_volume_that_nobody_uses_is_left_to_the_scheduler_unless_its_nodes_are_closed() {
+    let at = |volume: &str| placed("ReadWriteOnce", volume, &[], &[]);
+    assert_eq!(at("pv-any").unwrap(), Placement::Anywhere);
+    assert_eq!(at("pv-b").unwrap(), Placement::Anywhere, "the scheduler knows the volume's zone");
+    let cordoned = at("pv-d").unwrap();
+    assert_eq!((node_name(&cordoned), keys(&cordoned)), (Some("cordoned"), vec![]));
+    let kept = at("pv-e").unwrap();
+    assert_eq!((node_name(&kept), keys(&kept)), (Some("kept"), vec!["for"]), "a soft taint needs none");
+    let error = at("pv-c").unwrap_err();
+    assert_eq!(error, NoPlace::NoNode { volume: "pv-c".into() });
+    assert!(error.to_string().contains("node affinity"), "{error}");
+}
+
+#[test]
+fn a_volume_held_by_a_dead_node_is_an_error_that_names_it() {
+    let dead = NoPlace::HeldByDeadNode { node: "dead".into() };
+    assert_eq!(placed("ReadWriteOnce", "pv-any", &[&pod("dead")], &[]).unwrap_err(), dead);
+    assert_eq!(placed("ReadWriteOnce", "pv-any", &[], &[attached("dead")]).unwrap_err(), dead);
+}
+
+/// Where the writer to the claim `data`, which has no volume yet, is placed.
+fn writer(model: &str, claims: &[PersistentVolumeClaim]) -> Placement {
+    let model: Pod = serde_saphyr::from_str(model).unwrap();
+    let (volumes, nodes) = (volumes(), nodes());
+    let around = Surroundings { attachments: &[], volumes: &volumes, claims, nodes: &nodes };
+    place_writer(&ClaimView::new(&waiting("data"), &[]), &[], Some(&model), around).unwrap()
+}
+
+/// The nodes that a placement's affinity lets it run on.
+fn open_to(placement: &Placement) -> Vec<String> {
+    let Placement::Like { node_affinity: Some(affinity), .. } = placement else { panic!("{placement:?}") };
+    let required = affinity.required_during_scheduling_ignored_during_execution.as_ref().unwrap();
+    nodes()
+        .0
+        .iter()
+        .filter(|(name, node)| selects(required, name, &node.labels))
+        .map(|(n, _)| n.clone())
+        .collect()
+}
+
+const SIMPLE: &str =
+    "{spec: {containers: [], nodeSelector: {disk: fast}, tolerations: [{key: gpu, operator: Exists}]}}";
+
+#[test]
+fn a_volume_that_is_yet_to_come_is_made_where_its_workload_can_run() {
+    let placement = writer(SIMPLE, &[]);
+    let Placement::Like { node_selector, node_affinity, .. } = &placement else { panic!("placed anywhere") };
+    assert_eq!(node_selector.get("disk").map(String::as_str), Some("fast"));
+    assert_eq!((keys(&placement), node_affinity), (vec!["gpu"], &None));
+
+    let model: Pod = serde_saphyr::from_str(SIMPLE).unwrap();
+    let (volumes, nodes) = (volumes(), nodes());
+    let around = Surroundings { attachments: &[], volumes: &volumes, claims: &[], nodes: &nodes };
+    let bound = claim("data", "ReadWriteOnce", "pv-any");
+    let placement = place_writer(&ClaimView::new(&bound, &[]), &[], Some(&model), around).unwrap();
+    assert_eq!(placement, Placement::Anywhere, "a volume knows its node itself");
+}
+
+/// A pod whose two volumes lie in two zones never starts again.
+#[test]
+fn a_new_volume_is_made_in_the_zone_of_the_other_volumes_of_its_pod() {
+    let with = |affinity: &str| {
+        format!(
+            "{{spec: {{containers: [], {affinity} volumes: [{{name: d, persistentVolumeClaim: {{claimName: data}}}}, \
+             {{name: l, persistentVolumeClaim: {{claimName: logs}}}}]}}}}"
+        )
+    };
+    let claims =
+        [claim("logs", "ReadWriteOnce", "pv-b"), claim("others", "ReadWriteOnce", "pv-a"), waiting("data")];
+    assert_eq!(open_to(&writer(&with(""), &claims)), ["n2"]);
+    let two_zones = "affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: \
+                     [{matchExpressions: [{key: zone, operator: In, values: [a]}]}, {matchExpressions: [{key: zone, \
+                     operator: NotIn, values: [a, c, e]}]}]}}},";
+    assert_eq!(open_to(&writer(&with(two_zones), &[])), ["cordoned", "n1", "n2"]);
+    assert_eq!(open_to(&writer(&with(two_zones), &claims)), ["n2"], "both have to hold");
+}
+
+#[test]
+fn node_selectors_mean_what_kubernetes_means() {
+    let selected = |term: &str| {
+        let selector: NodeSelector =
+            serde_saphyr::from_str(&format!("{{nodeSelectorTerms: [{term}]}}")).unwrap();
+        let nodes = nodes();
+        let found = nodes.0.iter().filter(|(name, node)| selects(&selector, name, &node.labels));
+        found.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(selected("{}"), [""; 0], "a term without requirements selects nothing");
+    assert_eq!(selected("{matchFields: [{key: metadata.name, operator: In, values: [n1]}]}"), ["n1"]);
+    assert_eq!(selected("{matchExpressions: [{key: size, operator: Gt, values: ['7']}]}"), ["cordoned"]);
+    assert_eq!(selected("{matchExpressions: [{key: size, operator: Lt, values: ['8']}]}"), [""; 0]);
+    assert_eq!(selected("{matchExpressions: [{key: size, operator: Exists}]}"), ["cordoned"]);
+    let both = "{matchExpressions: [{key: size, operator: DoesNotExist}, {key: zone, operator: In, values: [a, d]}]}";
+    assert_eq!(selected(both), ["n1"]);
+}
