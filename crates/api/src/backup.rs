@@ -1,6 +1,6 @@
 //! `Backup`: one run that saves the volumes of a namespace. What is wanted and what came of it; not how.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -93,14 +93,19 @@ impl Default for BackupSpec {
 }
 
 /// Which volumes, and which files on them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BackupVolumes {
-    /// Names of the claims to save; every claim of the namespace when empty. The annotation `holdfast.dev/backup`
-    /// of a claim (`"true"` or `"false"`) wins over this list.
+    /// Names of the claims to save. When neither this nor `selectors` is set: every claim of the namespace, or, where
+    /// the default for claims is `OptIn`, those with the annotation `holdfast.dev/backup: "true"`. The annotation
+    /// (`"true"` or `"false"`) wins over this list.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 512), inner(length(min = 1, max = 253)))]
     pub claims: Vec<String>,
+    /// Labels of claims to save, in addition to `claims`; one selector that matches is enough.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub selectors: Vec<LabelSelector>,
     /// Files to leave out, as patterns in restic's notation: `*.tmp`, `cache/`, `/data/scratch`. The annotation
     /// `holdfast.dev/exclude` of a claim adds to them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -112,7 +117,7 @@ pub struct BackupVolumes {
 
 impl Default for BackupVolumes {
     fn default() -> Self {
-        Self { claims: Vec::new(), exclude: Vec::new(), exclude_caches: true }
+        Self { claims: Vec::new(), selectors: Vec::new(), exclude: Vec::new(), exclude_caches: true }
     }
 }
 
@@ -392,6 +397,10 @@ pub struct Coverage {
     #[schemars(length(max = 512))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["claim".to_owned()]))]
     pub skipped: Vec<SkippedClaim>,
+    /// What else to think about: another Backup that saves the same claims at the same time, a wish that is not done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub warnings: Vec<String>,
 }
 
 /// A claim that is not saved.
@@ -408,12 +417,26 @@ pub struct SkippedClaim {
 }
 
 text_enum! {
-    /// Why a claim is not saved. `ExcludedByAnnotation` and `NotSelected` are wishes and leave the run Succeeded, as
+    /// What becomes of claims that neither an annotation nor a Backup speaks about: `OptOut` or `OptIn`.
+    #[derive(Default)]
+    pub enum ClaimsDefault {
+        /// They are saved.
+        #[default]
+        OptOut,
+        /// They are not.
+        OptIn,
+    }
+}
+
+text_enum! {
+    /// Why a claim is not saved. `ExcludedByAnnotation`, `NotOptedIn` and `NotSelected` are wishes and leave the run Succeeded, as
     /// does `NoDataYet` (nothing was ever written); every other reason makes the run PartiallyFailed.
     pub enum SkipReason {
         /// The claim carries `holdfast.dev/backup: "false"` (or K8up's annotation).
         ExcludedByAnnotation,
-        /// `spec.volumes.claims` names other claims.
+        /// The default for claims is `OptIn`, and the claim has no annotation.
+        NotOptedIn,
+        /// `spec.volumes` is about other claims.
         NotSelected,
         /// The claim waits for its first consumer, so nothing was ever written to it.
         NoDataYet,
@@ -438,7 +461,7 @@ impl SkipReason {
     /// Whether leaving the claim out is no failure: the user wished it, or there is nothing to save.
     pub const fn is_harmless(self) -> bool {
         match self {
-            Self::ExcludedByAnnotation | Self::NotSelected | Self::NoDataYet => true,
+            Self::ExcludedByAnnotation | Self::NotOptedIn | Self::NotSelected | Self::NoDataYet => true,
             Self::ClaimPending
             | Self::ClaimLost
             | Self::ClaimTerminating

@@ -134,6 +134,8 @@ text_enum! {
         TooManyComponents,
         /// Claims were left out against the user's wish.
         ClaimsSkipped,
+        /// Another Backup saves the same claims to the same repository at the same time.
+        Overlapping,
         /// Files could not be read.
         UnreadableFiles,
         /// One component or more failed.

@@ -40,6 +40,12 @@ pub const ANNOTATION_COMPONENT: &str = "holdfast.dev/component";
 pub const ANNOTATION_BACKUP: &str = "holdfast.dev/backup";
 /// K8up's annotation of a claim; honoured when [`ANNOTATION_BACKUP`] is absent.
 pub const ANNOTATION_BACKUP_K8UP: &str = "k8up.io/backup";
+/// Annotation of a namespace: what becomes of claims without an annotation there, `OptOut` or `OptIn`, instead of the
+/// operator's default.
+pub const ANNOTATION_CLAIMS: &str = "holdfast.dev/claims";
+/// K8up's annotation of a claim: restic's arguments as a JSON list; those that leave files out are honoured when
+/// [`ANNOTATION_EXCLUDE`] is absent.
+pub const ANNOTATION_RESTIC_ARGS_K8UP: &str = "k8up.io/backup-restic-args";
 /// Annotation of a claim: patterns of files to leave out, separated by commas.
 pub const ANNOTATION_EXCLUDE: &str = "holdfast.dev/exclude";
 /// Annotation of a Deployment, StatefulSet or ReplicaSet: who holds it at 0 replicas ([`crate::quiesce`]).

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
+use holdfast_api::backup::ClaimsDefault;
 
 /// Settings of the operator. Every flag can be given by the environment variable named with it.
 #[derive(Args, Debug, Clone)]
@@ -43,6 +44,11 @@ pub struct Options {
     /// Memory at which a runner is killed; empty for no limit.
     #[arg(long, env = "HOLDFAST_RUNNER_MEMORY_LIMIT", default_value = "2Gi")]
     pub runner_memory_limit: String,
+
+    /// What becomes of claims that neither an annotation nor a Backup speaks about: `OptOut` saves them, `OptIn` does not.
+    /// The annotation `holdfast.dev/claims` of a namespace wins.
+    #[arg(long, env = "HOLDFAST_CLAIMS_DEFAULT", default_value = "OptOut", value_parser = claims_default)]
+    pub claims_default: ClaimsDefault,
 
     /// Take a Lease before working, so that several replicas can stand by.
     #[arg(long, env = "HOLDFAST_LEADER_ELECTION", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
@@ -85,6 +91,12 @@ fn cluster_name(text: &str) -> Result<String, String> {
         );
     }
     Ok(text.to_owned())
+}
+
+/// What becomes of claims that nobody speaks about.
+fn claims_default(text: &str) -> Result<ClaimsDefault, String> {
+    let known = ClaimsDefault::ALL.iter().copied().find(|default| default.as_str() == text);
+    known.ok_or_else(|| "the default for claims is OptOut or OptIn".to_owned())
 }
 
 /// A length of time as in the custom resources: `15m`, `1h30m`. Never zero.

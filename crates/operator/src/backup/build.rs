@@ -89,7 +89,7 @@ pub fn task(
         identity_tags,
         time: started.to_string(),
         exclude: component.exclude.clone(),
-        exclude_caches: backup.spec.volumes.exclude_caches,
+        exclude_caches: component.exclude_caches,
         on_unreadable: match backup.spec.failure_policy.on_unreadable_file {
             OnUnreadableFile::PartiallyFail => OnUnreadable::PartiallyFail,
             OnUnreadableFile::Fail => OnUnreadable::Fail,
@@ -197,6 +197,7 @@ mod tests {
             identity: Identity { uid: 0, ..Identity::default() },
             limits: None,
             exclude: vec!["*.tmp".into()],
+            exclude_caches: true,
             volume: VolumeTags { capacity: Some("1Gi".into()), ..VolumeTags::default() },
         }
     }

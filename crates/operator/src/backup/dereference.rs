@@ -1,5 +1,6 @@
 //! Reads all that a Backup depends on. Decides nothing but which storage and repository are meant.
 
+use holdfast_api::backup::ClaimsDefault;
 use holdfast_api::conditions::{ConditionType, find_condition};
 use holdfast_api::refs::StorageRef;
 use holdfast_api::repository::{RepositoryPhase, RepositorySpec};
@@ -173,7 +174,11 @@ fn cluster_request<K: Resource<DynamicType = ()>>(
 }
 
 /// Reads what the plan is made from.
-pub async fn facts(client: &Client, namespace: Namespace) -> Result<Facts, RequestError> {
+pub async fn facts(
+    client: &Client,
+    namespace: Namespace,
+    claims_default: ClaimsDefault,
+) -> Result<Facts, RequestError> {
     let name = namespace.name_any();
     let (claims, pods, classes, nodes, attachments, volumes) = Box::pin(async {
         futures::try_join!(
@@ -186,7 +191,16 @@ pub async fn facts(client: &Client, namespace: Namespace) -> Result<Facts, Reque
         )
     })
     .await?;
-    Ok(Facts { namespace, claims, classes, pods, nodes: NodeStates::new(&nodes), attachments, volumes })
+    Ok(Facts {
+        namespace,
+        claims,
+        classes,
+        pods,
+        nodes: NodeStates::new(&nodes),
+        attachments,
+        volumes,
+        claims_default,
+    })
 }
 
 #[cfg(test)]

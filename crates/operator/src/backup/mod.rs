@@ -11,6 +11,7 @@
 pub mod apply;
 pub mod build;
 pub mod dereference;
+mod select;
 pub mod status;
 pub mod validate;
 
@@ -159,7 +160,7 @@ impl Look<'_> {
         let namespace = dereference::namespace(client, &self.run.namespace).await?;
         let (chosen, facts) = futures::try_join!(
             dereference::repository(self.ctx, self.backup, &namespace),
-            dereference::facts(client, namespace.clone()),
+            dereference::facts(client, namespace.clone(), self.ctx.settings.claims_default),
         )?;
         let repository = match chosen {
             Ok(repository) => repository,
@@ -175,7 +176,7 @@ impl Look<'_> {
                 None => return Err(error.into()),
             },
         };
-        let plan = match validate::validate(self.backup, &facts) {
+        let mut plan = match validate::validate(self.backup, &facts) {
             Ok(plan) => plan,
             Err(refusal) => {
                 status::refused(&mut status, &refusal, self.generation, self.now);
@@ -185,6 +186,14 @@ impl Look<'_> {
         if let Some(refusal) = self.restore_at_work(&plan).await? {
             return self.wait(status, &refusal).await;
         }
+        let others = kubernetes::list::<Backup>(client, &self.run.namespace, "").await?;
+        let uid = self.backup.metadata.uid.as_deref();
+        let overlaps = validate::overlaps(&plan, &repository.name_any(), uid, &others);
+        for overlap in overlaps {
+            self.ctx.events.warning(self.backup, Reason::Overlapping, &overlap).await;
+            plan.coverage.warnings.push(overlap);
+        }
+        plan.coverage.warnings.truncate(validate::MOST_WARNINGS);
         status::begun(&mut status, &plan, &repository.name_any(), self.generation, self.now);
         self.write(&status).await?;
         if plan.components.is_empty() {
@@ -317,7 +326,7 @@ impl Look<'_> {
     async fn replan(&self) -> Result<(Plan, RepositoryAccess, Namespace), RunError> {
         let client = &self.ctx.client;
         let namespace = dereference::namespace(client, &self.run.namespace).await?;
-        let facts = dereference::facts(client, namespace.clone()).await?;
+        let facts = dereference::facts(client, namespace.clone(), self.ctx.settings.claims_default).await?;
         let plan = validate::validate(self.backup, &facts).unwrap_or_else(|_| Plan::nothing());
         let Some(repository) = self.recorded_repository().await? else {
             let name = self.backup.status.as_ref().and_then(|status| status.repository_ref.clone());

@@ -1,12 +1,9 @@
 //! Which claims a Backup saves and which it does not, and why: spec and facts into one plan. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use holdfast_api::backup::{Backup, Coverage, SkipReason, SkippedClaim};
-use holdfast_api::names::{
-    ANNOTATION_ALLOW_ROOT_RUNNER, ANNOTATION_BACKUP, ANNOTATION_BACKUP_K8UP, ANNOTATION_EXCLUDE,
-    volume_component,
-};
+use holdfast_api::backup::{Backup, BackupPhase, ClaimsDefault, Coverage, SkipReason, SkippedClaim};
+use holdfast_api::names::{ANNOTATION_ALLOW_ROOT_RUNNER, volume_component};
 use holdfast_api::refs::Identity;
 use holdfast_api::restore::RestorePhase;
 use holdfast_api::tags::VolumeTags;
@@ -15,9 +12,13 @@ use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeCl
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::ResourceExt;
 
+use super::select::{self, Wish};
 use crate::jobs::Placement;
 use crate::volumes::identity::{Access, choose_identity};
 use crate::volumes::{Binding, ClaimView, NodeStates, Surroundings, active_pods, place};
+
+/// Most warnings that a status lists.
+pub const MOST_WARNINGS: usize = 64;
 
 /// What the plan is made from, read together.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +37,8 @@ pub struct Facts {
     pub attachments: Vec<VolumeAttachment>,
     /// The volumes of the cluster.
     pub volumes: Vec<PersistentVolume>,
+    /// What becomes of claims that nobody speaks about.
+    pub claims_default: ClaimsDefault,
 }
 
 impl Facts {
@@ -81,6 +84,8 @@ pub struct PlannedComponent {
     pub limits: Option<String>,
     /// Patterns of files to leave out.
     pub exclude: Vec<String>,
+    /// Leave out what lies beside a `CACHEDIR.TAG`.
+    pub exclude_caches: bool,
     /// What the volume is like.
     pub volume: VolumeTags,
 }
@@ -103,23 +108,24 @@ pub fn root_allowed(namespace: &Namespace) -> bool {
 pub fn validate(backup: &Backup, facts: &Facts) -> Result<Plan, Refusal> {
     let mut components = Vec::new();
     let mut skipped = Vec::new();
-    let wanted: BTreeSet<&str> = backup.spec.volumes.claims.iter().map(String::as_str).collect();
+    let wish = Wish::of(backup, &facts.namespace, facts.claims_default)?;
+    let mut warnings = Vec::new();
     let claims: BTreeMap<String, &PersistentVolumeClaim> =
         facts.claims.iter().map(|claim| (claim.name_any(), claim)).collect();
     for (name, claim) in &claims {
-        match select(claim, &wanted).or_else(|| obstacle(claim, facts)) {
+        match wish.leaves_out(claim).or_else(|| obstacle(claim, facts)) {
             Some((reason, message)) => {
                 skipped.push(SkippedClaim { claim: name.clone(), reason, message: Some(message) });
             }
-            None => match component(backup, claim, facts)? {
+            None => match component(backup, claim, facts, &mut warnings)? {
                 Ok(component) => components.push(component),
                 Err(skip) => skipped.push(skip),
             },
         }
     }
-    for name in wanted.iter().filter(|name| !claims.contains_key(**name)) {
+    for name in wish.named().filter(|name| !claims.contains_key(*name)) {
         skipped.push(SkippedClaim {
-            claim: (*name).to_owned(),
+            claim: name.to_owned(),
             reason: SkipReason::ClaimNotFound,
             message: Some("spec.volumes.claims names it, but there is no such claim".to_owned()),
         });
@@ -137,7 +143,8 @@ pub fn validate(backup: &Backup, facts: &Facts) -> Result<Plan, Refusal> {
     skipped.sort_by(|a, b| a.claim.cmp(&b.claim));
     skipped.truncate(MAX_COMPONENTS);
     let protected = u32::try_from(components.len()).unwrap_or(u32::MAX);
-    Ok(Plan { components, coverage: Coverage { protected, skipped } })
+    warnings.truncate(MOST_WARNINGS);
+    Ok(Plan { components, coverage: Coverage { protected, skipped, warnings } })
 }
 
 /// The Restore that writes a claim of the plan at the moment. What is half restored is no recovery point, so the
@@ -173,22 +180,31 @@ pub fn being_restored(plan: &Plan, restores: &[Restore]) -> Option<Refusal> {
     })
 }
 
-/// Why the user's wish leaves a claim out. The annotation wins over the list.
-fn select(claim: &PersistentVolumeClaim, wanted: &BTreeSet<&str>) -> Option<(SkipReason, String)> {
-    let annotation = [ANNOTATION_BACKUP, ANNOTATION_BACKUP_K8UP]
-        .into_iter()
-        .find_map(|key| claim.annotations().get(key).map(|value| (key, value.as_str())));
-    match annotation {
-        Some((key, "false")) => {
-            Some((SkipReason::ExcludedByAnnotation, format!("the claim has the annotation {key}=false")))
-        }
-        Some((_, "true")) => None,
-        // Anything else is a slip of the pen; leaving data out because of it would be silent loss.
-        Some(_) | None if wanted.is_empty() || wanted.contains(claim.name_any().as_str()) => None,
-        Some(_) | None => {
-            Some((SkipReason::NotSelected, "spec.volumes.claims names other claims".to_owned()))
-        }
-    }
+/// Other Backups that save the same claims to the same repository at the moment. Each is sound, but the work is done
+/// twice: mostly two schedules whose selections overlap.
+pub fn overlaps(plan: &Plan, repository: &str, own: Option<&str>, backups: &[Backup]) -> Vec<String> {
+    let at_work = |backup: &&Backup| {
+        let status = backup.status.as_ref();
+        backup.metadata.uid.as_deref() != own
+            && status.is_some_and(|status| {
+                status.start_time.is_some()
+                    && !status.phase.is_some_and(BackupPhase::is_terminal)
+                    && status.repository_ref.as_ref().is_some_and(|reference| reference.name == repository)
+            })
+    };
+    let same = |backup: &Backup| {
+        let theirs = backup.status.iter().flat_map(|status| &status.components);
+        let both = theirs.filter(|theirs| plan.components.iter().any(|ours| ours.name == theirs.name));
+        let claims: Vec<&str> = both.filter_map(|c| c.source.claim.as_deref()).take(5).collect();
+        (!claims.is_empty()).then(|| {
+            format!(
+                "Backup {} saves the same claims to the same repository at the moment: {}",
+                backup.name_any(),
+                claims.join(", ")
+            )
+        })
+    };
+    backups.iter().filter(at_work).filter_map(same).take(10).collect()
 }
 
 /// Why a claim cannot be mounted.
@@ -235,6 +251,7 @@ fn component(
     backup: &Backup,
     claim: &PersistentVolumeClaim,
     facts: &Facts,
+    warnings: &mut Vec<String>,
 ) -> Result<Result<PlannedComponent, SkippedClaim>, Refusal> {
     let view = ClaimView::new(claim, &facts.classes);
     let name = view.name();
@@ -254,12 +271,15 @@ fn component(
         root_allowed(&facts.namespace),
     )
     .map_err(|error| Refusal { reason: Reason::RootNotAllowed, message: error.to_string() })?;
+    let excludes = select::excludes(backup, claim);
+    warnings.extend(excludes.warnings);
     Ok(Ok(PlannedComponent {
         name: volume_component(&name),
         placement,
         identity: choice.identity,
         limits: choice.limits,
-        exclude: excludes(backup, claim),
+        exclude: excludes.patterns,
+        exclude_caches: excludes.caches,
         volume: volume_tags(claim),
         claim: name,
     }))
@@ -274,14 +294,6 @@ pub fn volume_tags(claim: &PersistentVolumeClaim) -> VolumeTags {
         access_modes: view.access_modes().to_vec(),
         volume_mode: Some(view.volume_mode().to_owned()),
     }
-}
-
-/// The Backup's patterns and those of the claim's annotation.
-fn excludes(backup: &Backup, claim: &PersistentVolumeClaim) -> Vec<String> {
-    let annotated = claim.annotations().get(ANNOTATION_EXCLUDE).map(String::as_str).unwrap_or_default();
-    let annotated =
-        annotated.split(',').map(str::trim).filter(|pattern| !pattern.is_empty()).map(str::to_owned);
-    backup.spec.volumes.exclude.iter().cloned().chain(annotated).collect()
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ fn facts(claims: &str, pods: &str) -> Facts {
         nodes: NodeStates::new(&nodes),
         attachments: vec![],
         volumes: vec![],
+        claims_default: ClaimsDefault::OptOut,
     }
 }
 
@@ -65,7 +66,7 @@ fn every_claim_is_saved_beside_its_pod_as_its_user() {
     let plan = validate(&backup("{}"), &facts(&(bound("a", "{}") + &bound("b", "{}")), &pod("p", "b", "n1")))
         .unwrap();
     assert_eq!(names(&plan), ["a", "b"]);
-    assert_eq!(plan.coverage, Coverage { protected: 2, skipped: vec![] });
+    assert_eq!(plan.coverage, Coverage { protected: 2, ..Coverage::default() });
     let [a, b] = plan.components.as_slice() else { panic!("two components") };
     assert_eq!((node_name(&b.placement), b.identity.uid, &b.limits), (Some("n1"), 999, &None));
     assert_eq!((node_name(&a.placement), a.identity.uid), (None, 65_532));
@@ -175,7 +176,7 @@ status: {{phase: {phase}, components: [{{name: volume/x, claim: {claim}}}]}}
         .unwrap();
         being_restored(&plan, &[restore])
     };
-    for phase in ["Quiescing", "Running", "Unquiescing"] {
+    for phase in ["Quiescing", "Saving", "Running", "Unquiescing"] {
         let refusal = wait(phase, "data", "").unwrap();
         assert_eq!(refusal.reason, Reason::ClaimInUse);
         assert!(refusal.message.contains("Restore back writes the claim data"), "{}", refusal.message);
@@ -185,4 +186,35 @@ status: {{phase: {phase}, components: [{{name: volume/x, claim: {claim}}}]}}
     }
     assert_eq!(wait("Running", "third", ""), None, "a claim that is not saved");
     assert_eq!(wait("Running", "data", ", dryRun: true"), None, "a dry run writes nothing");
+}
+
+#[test]
+fn two_backups_that_do_the_same_work_are_told() {
+    let plan = validate(&backup("{}"), &facts(&(bound("data", "{}") + &bound("logs", "{}")), "[]")).unwrap();
+    let told = |uid: &str, phase: &str, repository: &str, claim: &str| {
+        let other: Backup = serde_saphyr::from_str(&format!(
+            r"
+metadata: {{name: other, namespace: shop, uid: {uid}}}
+spec: {{}}
+status:
+  phase: {phase}
+  startTime: '2026-11-20T02:00:00Z'
+  repositoryRef: {{name: {repository}}}
+  components: [{{name: volume/{claim}, source: {{claim: {claim}}}}}]
+"
+        ))
+        .unwrap();
+        overlaps(&plan, "main", Some("own"), &[other])
+    };
+    let told_once = told("u", "Running", "main", "data");
+    let [only] = told_once.as_slice() else { panic!("{told_once:?}") };
+    assert!(only.contains("Backup other") && only.ends_with("data"), "{only}");
+    for (uid, phase, repository, claim) in [
+        ("own", "Running", "main", "data"),
+        ("u", "Succeeded", "main", "data"),
+        ("u", "Running", "second", "data"),
+        ("u", "Running", "main", "else"),
+    ] {
+        assert!(told(uid, phase, repository, claim).is_empty(), "{uid} {phase} {repository} {claim}");
+    }
 }
