@@ -57,6 +57,9 @@ pub const ANNOTATION_ALLOW_ROOT_RUNNER: &str = "holdfast.dev/allow-root-runner";
 pub const ANNOTATION_RESTORE_TO: &str = "holdfast.dev/restore-to";
 /// Annotation of a claim: uid of the Restore that made it.
 pub const ANNOTATION_MADE_BY_RESTORE: &str = "holdfast.dev/made-by-restore";
+/// Annotation of a Repository that a dry run made to look into a directory: it goes with the dry run, unless somebody
+/// uses it by then, and nothing is written into the repository meanwhile.
+pub const ANNOTATION_FOR_DRY_RUN: &str = "holdfast.dev/for-dry-run";
 /// Annotation of a Repository: any new value asks for a sync now.
 pub const ANNOTATION_SYNC_NOW: &str = "holdfast.dev/sync-now";
 /// Annotation of a password Secret: the location whose repository it opens.

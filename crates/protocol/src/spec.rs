@@ -75,6 +75,9 @@ pub enum Task {
         record: RepositoryRecord,
         /// An adopted repository must be there already: it is never made.
         must_exist: bool,
+        /// Only open it: nothing is written into it, neither record nor recovery key.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        read_only: bool,
     },
     /// List all snapshots (attachment of [`SnapshotRow`] lines).
     Sync,

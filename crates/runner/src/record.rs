@@ -114,7 +114,8 @@ async fn write_once<T: Serialize>(store: &dyn Store, name: &str, value: &T) -> R
     })
 }
 
-fn parse<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
+/// What a description says, when this program can read it.
+pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
     if text.len() > MAX_LENGTH {
         return None;
     }

@@ -143,6 +143,7 @@ pub(super) fn initialize(facts: &Facts, cluster_uid: &str, must_exist: bool) -> 
             created: facts.now.to_string(),
         },
         must_exist,
+        read_only: facts.repository.annotations().contains_key(names::ANNOTATION_FOR_DRY_RUN),
     }
 }
 

@@ -136,6 +136,7 @@ impl Look<'_> {
             }
             Settled::Done { warning: None } => {}
         }
+        made::forget_repositories(&self.ctx.client, self.restore).await?;
         kubernetes::set_finalizer(&self.ctx.client, self.restore, FINALIZER_CLEANUP, false).await?;
         Ok(Action::await_change())
     }

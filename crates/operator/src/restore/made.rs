@@ -1,14 +1,16 @@
-//! Makes the claims of a Restore, and sees to them at its end. What they look like, and what becomes of them, is decided
+//! Makes the claims of a Restore, and sees to them at its end; and to the Repository that a dry run made. What they look like, and what becomes of them, is decided
 //! in [`super::claims`].
 
 use holdfast_api::restore::{ClaimFate, ClaimPlan, OnFailure, RestoreStatus};
+use holdfast_api::{Backup, Repository, Restore, Snapshot};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{Client, ResourceExt};
 
-use super::claims;
+use super::{claims, dereference, source};
 use crate::errors::Chain;
 use crate::jobs::RunRef;
 use crate::kubernetes::{self, RequestError};
+use crate::snapshot;
 use crate::volumes::active_pods;
 
 /// The claims that are still to be made, each with its component's place in the status.
@@ -98,6 +100,32 @@ pub(super) async fn settle(
             }
         }
         claims::settled(component, fate);
+    }
+    Ok(())
+}
+
+/// A dry run is over: the Repository objects go that only dry runs have made, and with them the Snapshots that mirror
+/// what is in the repository. Nothing of the repository itself goes.
+pub(super) async fn forget_repositories(client: &Client, restore: &Restore) -> Result<(), RequestError> {
+    if !restore.spec.dry_run || restore.spec.from.repository.is_none() {
+        return Ok(());
+    }
+    let own = restore.namespace().unwrap_or_default();
+    let (repositories, backups, restores) = futures::try_join!(
+        kubernetes::list::<Repository>(client, &own, ""),
+        kubernetes::list::<Backup>(client, &own, ""),
+        dereference::others(client, restore),
+    )?;
+    for repository in repositories.iter().filter(|r| source::is_spare(r, &restores, &backups)) {
+        let name = repository.name_any();
+        kubernetes::delete::<Repository>(client, &own, &name, repository.uid().as_deref()).await?;
+        // Afterwards, or the next sync would make them again.
+        for mirror in kubernetes::list::<Snapshot>(client, &own, &snapshot::selector(&name)).await? {
+            if mirror.spec.repository_ref.name == name {
+                let uid = mirror.uid();
+                kubernetes::delete::<Snapshot>(client, &own, &mirror.name_any(), uid.as_deref()).await?;
+            }
+        }
     }
     Ok(())
 }

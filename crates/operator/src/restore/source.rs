@@ -8,7 +8,7 @@ use holdfast_api::conditions::{ConditionType, find_condition};
 use holdfast_api::refs::{PasswordSecretRef, StorageRef};
 use holdfast_api::repository::{RepositoryPhase, RepositorySpec};
 use holdfast_api::restore::{FromRepository, RestoreFrom};
-use holdfast_api::{BackupStorage, Reason, Repository, Restore, Snapshot, names};
+use holdfast_api::{Backup, BackupStorage, Reason, Repository, Restore, Snapshot, names};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -255,9 +255,40 @@ pub(super) fn repository(
         name: Some(name),
         namespace: Some(own),
         labels: Some(BTreeMap::from([(names::LABEL_MANAGED_BY.to_owned(), names::MANAGED_BY.to_owned())])),
+        annotations: restore
+            .spec
+            .dry_run
+            .then(|| BTreeMap::from([(names::ANNOTATION_FOR_DRY_RUN.to_owned(), "true".to_owned())])),
         ..ObjectMeta::default()
     };
     repository
+}
+
+/// Whether a Repository was made for a dry run only, and nobody else uses it: neither a run, nor a Restore that is about
+/// to look for one. `restores` are the others of the namespace, without the one that has ended.
+pub(super) fn is_spare(repository: &Repository, restores: &[Restore], backups: &[Backup]) -> bool {
+    let name = repository.name_any();
+    let uses = |restore: &Restore| {
+        let status = restore.status.as_ref();
+        let over = status
+            .and_then(|status| status.phase)
+            .is_some_and(|phase| phase.is_terminal(restore.spec.dry_run));
+        let reads = status
+            .and_then(|status| status.repository_ref.as_ref())
+            .is_some_and(|reference| reference.namespace.is_none() && reference.name == name);
+        // One that was really carried out leaves the way to its Snapshots behind.
+        if over { reads && !restore.spec.dry_run } else { reads || restore.spec.from.repository.is_some() }
+    };
+    let saves = |backup: &Backup| {
+        let status = backup.status.as_ref().and_then(|status| status.repository_ref.as_ref());
+        [backup.spec.repository_ref.as_ref(), status]
+            .into_iter()
+            .flatten()
+            .any(|reference| reference.name == name)
+    };
+    repository.annotations().contains_key(names::ANNOTATION_FOR_DRY_RUN)
+        && !restores.iter().any(uses)
+        && !backups.iter().any(saves)
 }
 
 /// The Repository of the namespace that leads to a directory already.

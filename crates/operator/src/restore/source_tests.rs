@@ -187,3 +187,48 @@ fn what_was_saved_before_a_restore_is_restored_only_when_it_is_named() {
     assert_eq!(chosen("{repository: {storageRef: {name: s}}}").unwrap(), "wednesday");
     assert_eq!(chosen("{repository: {storageRef: {name: s}, snapshotId: '99887766'}}").unwrap(), "friday");
 }
+
+#[test]
+fn a_repository_of_a_dry_run_goes_when_nobody_else_uses_it() {
+    let made = |dry_run: bool| {
+        let mut restore = restore("{repository: {storageRef: {name: s}}}");
+        restore.spec.dry_run = dry_run;
+        let password = PasswordSecretRef { name: "p".into(), key: "password".into() };
+        let mut made = repository(
+            &restore,
+            &StorageRef { name: "s".into(), namespace: None },
+            "c/shop/x".into(),
+            password,
+        );
+        made.metadata.name = Some("x".into());
+        made
+    };
+    let spare = made(true);
+    assert!(is_spare(&spare, &[], &[]));
+    assert!(!is_spare(&made(false), &[], &[]), "it was made for good");
+    let other = |dry_run: bool, status: &str, from: &str| -> Restore {
+        serde_saphyr::from_str(&format!(
+            "{{metadata: {{name: o, namespace: shop}}, spec: {{dryRun: {dry_run}, from: {from}}}, status: {status}}}"
+        ))
+        .unwrap()
+    };
+    let (named, searching) = ("{snapshotRef: {name: s}}", "{repository: {storageRef: {name: s}}}");
+    for (dry_run, status, from, expected) in [
+        (true, "{phase: Planned, repositoryRef: {name: x}}", searching, true),
+        (true, "{phase: Planning, repositoryRef: {name: x}}", searching, false),
+        (true, "{phase: Pending}", searching, false),
+        (false, "{phase: Succeeded, repositoryRef: {name: x}}", searching, false),
+        (false, "{phase: Succeeded, repositoryRef: {name: y}}", searching, true),
+        (false, "{phase: Running, repositoryRef: {name: x}}", named, false),
+        (false, "{phase: Pending}", named, true),
+    ] {
+        assert_eq!(
+            is_spare(&spare, &[other(dry_run, status, from)], &[]),
+            expected,
+            "{dry_run} {status} {from}"
+        );
+    }
+    let backup: Backup =
+        serde_saphyr::from_str("{metadata: {name: b}, spec: {repositoryRef: {name: x}}}").unwrap();
+    assert!(!is_spare(&spare, &[], &[backup]));
+}

@@ -50,6 +50,28 @@ impl Job {
         }))
     }
 
+    /// Opens a repository that is there, and writes nothing.
+    pub(super) async fn look_at(&self, record: &RepositoryRecord) -> Result<Verdict, Failure> {
+        let (repository, created) = self.make_or_open(self.password()?, true).await?;
+        let recovery_key = match &self.recovery_password {
+            Some(recovery) => match Repository::open(Arc::clone(&self.store), recovery, &self.ctx).await {
+                Ok(_) => true,
+                Err(e) if e.kind() == ErrorKind::WrongPassword => false,
+                Err(e) => return Err(e.into()),
+            },
+            None => false,
+        };
+        let text = self.store.get_extra(record::REPOSITORY).await?;
+        let foreign_record = text.and_then(|text| foreign(record::parse(&text).as_ref(), record));
+        Ok(succeeded(TaskResult::Initialize {
+            repository_id: repository.id().to_owned(),
+            created,
+            format_version: repository.version(),
+            recovery_key,
+            foreign_record,
+        }))
+    }
+
     async fn make_or_open(
         &self,
         password: &SecretString,

@@ -74,7 +74,10 @@ impl Job {
         let token = &self.ctx.cancel;
         match &self.spec.task {
             Task::Probe { scan_limit } => Stop::bound(token, self.probe(*scan_limit)).await,
-            Task::Initialize { record, must_exist } => {
+            Task::Initialize { record, must_exist: _, read_only: true } => {
+                Stop::bound(token, self.look_at(record)).await
+            }
+            Task::Initialize { record, must_exist, read_only: false } => {
                 Stop::bound(token, self.initialize(record, *must_exist)).await
             }
             Task::Sync => Stop::bound(token, self.sync()).await,

@@ -179,6 +179,7 @@ fn initialize(cluster_uid: &str) -> Task {
             created: "2026-11-20T02:00:00Z".into(),
         },
         must_exist: false,
+        read_only: false,
     }
 }
 
@@ -255,10 +256,34 @@ async fn a_volume_without_files_is_not_saved_where_that_is_asked_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_look_at_a_repository_writes_nothing() {
+    let place = Place::new();
+    let (mut job, _) = place.job(initialize("cluster-a"));
+    job.recovery_password = None;
+    job.perform().await.unwrap();
+    fs::remove_file(place.path("store/repository.yaml")).unwrap();
+    let before = place.content("store");
+    let Task::Initialize { record, .. } = initialize("cluster-b") else { panic!() };
+    let look = Task::Initialize { record, must_exist: true, read_only: true };
+    assert_eq!(initialized(place.run(look.clone()).await.unwrap()), (false, false, None));
+    assert_eq!(place.content("store"), before, "no key, no record");
+    place.initialized().await;
+    let (created, recovery_key, foreign) = initialized(place.run(look).await.unwrap());
+    assert!(!created && recovery_key && foreign.unwrap().contains("cluster-a"));
+
+    let empty = Place::new();
+    let Task::Initialize { record, .. } = initialize("cluster-b") else { panic!() };
+    let look = Task::Initialize { record, must_exist: false, read_only: true };
+    assert_eq!(empty.run(look).await.unwrap_err().reason, "NotARepository");
+    assert_eq!(empty.content("store"), []);
+}
+
+#[tokio::test]
 async fn an_adopted_repository_is_never_made() {
     let place = Place::new();
     let Task::Initialize { record, .. } = initialize("cluster-a") else { panic!() };
-    let failure = place.run(Task::Initialize { record, must_exist: true }).await.unwrap_err();
+    let adopt = Task::Initialize { record, must_exist: true, read_only: false };
+    let failure = place.run(adopt).await.unwrap_err();
     assert_eq!(failure.reason, "NotARepository");
     assert_eq!(place.content("store"), []);
 }
