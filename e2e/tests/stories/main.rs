@@ -15,6 +15,8 @@ mod placement;
 mod repositories;
 mod restore;
 mod restore_anywhere;
+mod restore_faults;
+mod run_as;
 mod storage;
 mod undo;
 

@@ -630,13 +630,17 @@ const CACHE_TAG: &CStr = c"CACHEDIR.TAG";
 /// Cache Directory Tagging Specification, <https://bford.info/cachedir/>.
 const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
-/// Whether a `lost+found` is as mkfs makes it: root's alone, and either empty or closed to us. What fsck has put into
-/// one that can be read is somebody's data.
+/// Whether a `lost+found` is what mkfs makes: root's, and either empty (kubelet may have given it to a group) or closed to
+/// all but root. What fsck has put into one that can be read is somebody's data.
 fn is_made_by_mkfs(stat: &Stat, inside: std::result::Result<usize, Errno>) -> bool {
+    let is_closed = stat.mode & 0o7777 == 0o700;
     stat.kind == NodeType::Dir
         && stat.uid == 0
-        && stat.mode & 0o7777 == 0o700
-        && matches!(inside, Ok(0) | Err(Errno::ACCESS | Errno::PERM))
+        && match inside {
+            Ok(entries) => entries == 0,
+            Err(Errno::ACCESS | Errno::PERM) => is_closed,
+            Err(_) => false,
+        }
 }
 
 fn is_cache_tag(dir: &OwnedFd) -> bool {
@@ -654,7 +658,8 @@ mod tests {
     fn only_what_mkfs_made_and_nobody_filled_is_the_file_systems_own() {
         let place = tempfile::tempdir().unwrap();
         let fd = source::open_path_dir(place.path()).unwrap();
-        let mkfs = Stat { uid: 0, mode: 0o040_700, ..source::stat_at(fd.as_fd(), c".").unwrap() };
+        let with = |uid: u32, mode: u32| Stat { uid, mode, ..source::stat_at(fd.as_fd(), c".").unwrap() };
+        let mkfs = with(0, 0o040_700);
         assert!(is_made_by_mkfs(&mkfs, Ok(0)));
         assert!(
             is_made_by_mkfs(&mkfs, Err(Errno::ACCESS)),
@@ -662,9 +667,10 @@ mod tests {
         );
         assert!(!is_made_by_mkfs(&mkfs, Ok(1)), "fsck has put something there");
         assert!(!is_made_by_mkfs(&mkfs, Err(Errno::IO)), "a fault is told");
-        let users = Stat { uid: 1000, ..source::stat_at(fd.as_fd(), c".").unwrap() };
+        let users = with(1000, 0o040_700);
         assert!(!is_made_by_mkfs(&users, Ok(0)), "somebody's own");
-        let open = Stat { mode: 0o040_755, ..mkfs };
-        assert!(!is_made_by_mkfs(&open, Ok(0)), "not as mkfs makes it");
+        let given = with(0, 0o042_770);
+        assert!(is_made_by_mkfs(&given, Ok(0)), "an fsGroup was set, and it is still empty");
+        assert!(!is_made_by_mkfs(&given, Err(Errno::ACCESS)), "somebody else may have put something there");
     }
 }

@@ -9,7 +9,7 @@ use holdfast_api::names::{self, FINALIZER_CLEANUP};
 use holdfast_api::restore::{Quiesce, Restore, RestoreComponent, RestorePhase, RestoreStatus};
 use holdfast_api::{BackupStorage, Repository, Snapshot};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
@@ -30,6 +30,7 @@ use crate::quiesce::apply::{explain, reason};
 use crate::quiesce::{HoldError, Inventory, PodWatch, WorkloadId, hold_all, read_inventory, release_run};
 use crate::runs::advance::Order;
 use crate::runs::settle::lock_may_remain;
+use crate::runs::stop::stop;
 use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, Stopped, named, settle, stop_all, time_left};
 use crate::volumes::{ClaimView, active_pods, place_writer};
 
@@ -530,6 +531,16 @@ impl Look<'_> {
         crew.may_start = contested.is_none();
         let before = status.components.clone();
         let looked = Box::pin(self.advance(&mut crew, &mut status)).await;
+        let there = kubernetes::list::<PersistentVolumeClaim>(client, ns, "").await?;
+        for lost in status::deleted(&mut status.components, &there, self.now) {
+            // Whatever it still writes goes with the claim.
+            let why = Stopped::new(Reason::TargetNotFound.as_str(), "its claim was deleted");
+            for view in crew.views.iter().filter(|view| view.component() == Some(lost.as_str())) {
+                stop(client, view, &why).await?;
+            }
+        }
+        let all_over = status.components.iter().all(|component| component.phase.is_terminal());
+        let looked = looked.map(|done| done || all_over);
         let idle = crew.views.iter().all(|view| matches!(view.state, JobState::Ended(_)));
         if let Some(cause) = contested {
             let message = format!(

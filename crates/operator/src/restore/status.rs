@@ -10,6 +10,7 @@ use holdfast_api::{Reason, Restore, Snapshot};
 use holdfast_protocol::verdict::RestoreResult;
 use holdfast_protocol::{Outcome, TaskResult, Verdict};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
@@ -256,6 +257,34 @@ pub fn waits(status: &RestoreStatus) -> Option<(Reason, String)> {
     let reason = component.reason.as_deref().map_or(Reason::Failed, known_reason);
     let what = component.message.as_deref().unwrap_or("its Job is not started yet");
     Some((reason, format!("{}: {what}", component.name)))
+}
+
+/// Fails every component whose claim was deleted meanwhile, also one that was restored before: its data is not there. Their
+/// names.
+pub fn deleted(
+    components: &mut [RestoreComponent],
+    claims: &[PersistentVolumeClaim],
+    now: Timestamp,
+) -> Vec<String> {
+    let is_there = |name: &str| {
+        claims.iter().any(|claim| claim.name_any() == name && claim.metadata.deletion_timestamp.is_none())
+    };
+    let lost = |component: &&mut RestoreComponent| {
+        component.phase != ComponentPhase::Failed
+            && component.claim.as_deref().is_some_and(|claim| !is_there(claim))
+    };
+    let mut names = Vec::new();
+    for component in components.iter_mut().filter(lost) {
+        let claim = component.claim.clone().unwrap_or_default();
+        let message = format!(
+            "the claim {claim} was deleted while the restore was at work, and what was restored goes with it: make it \
+             anew, then make another Restore"
+        );
+        component.common().fail(Reason::TargetNotFound.as_str(), message, now);
+        component.verified = None;
+        names.push(component.name.clone());
+    }
+    names
 }
 
 /// A component's reason as a reason of the run.

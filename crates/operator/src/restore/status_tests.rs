@@ -227,3 +227,29 @@ fn two_restores_never_write_to_one_claim_at_a_time() {
     assert!(blocks(&restore("older", "1", "")));
     assert!(!blocks(&restore("younger", "3", "")));
 }
+
+#[test]
+fn a_claim_that_is_deleted_meanwhile_takes_its_success_with_it() {
+    let claims: Vec<PersistentVolumeClaim> = serde_saphyr::from_str(
+        "
+- {metadata: {name: good}}
+- {metadata: {name: going, deletionTimestamp: '2026-11-20T02:00:00Z'}}
+",
+    )
+    .unwrap();
+    let done = |name: &str| RestoreComponent { phase: ComponentPhase::Succeeded, ..component(name) };
+    let mut components =
+        vec![good(), done("going"), RestoreComponent { phase: ComponentPhase::Running, ..component("gone") }];
+    components.push(RestoreComponent {
+        reason: Some("NoSpaceLeft".into()),
+        phase: ComponentPhase::Failed,
+        ..component("full")
+    });
+    assert_eq!(deleted(&mut components, &claims, Timestamp::UNIX_EPOCH), ["volume/going", "volume/gone"]);
+    let phases: Vec<_> = components.iter().map(|c| c.phase).collect();
+    let failed = ComponentPhase::Failed;
+    assert_eq!(phases, [ComponentPhase::Succeeded, failed, failed, failed]);
+    assert_eq!(components[1].reason.as_deref(), Some("TargetNotFound"));
+    assert_eq!(components[3].reason.as_deref(), Some("NoSpaceLeft"), "the first reason stands");
+    assert!(deleted(&mut components, &claims, Timestamp::UNIX_EPOCH).is_empty(), "told once");
+}

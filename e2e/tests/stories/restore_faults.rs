@@ -1,0 +1,207 @@
+//! Faults around a restore: what is deleted, drained, contested or done at the same time.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use holdfast_e2e::kubectl::{Failure, Result, phase};
+use holdfast_e2e::story::{RUN, Story};
+use holdfast_e2e::workload::{self, Keeper};
+use serde_json::Value;
+
+use crate::{alone, together};
+
+/// A claim with some hundred MiB, used by a Deployment, and its Snapshot.
+fn saved(story: &Story, mib: u32, node: &str) -> Result<String> {
+    let keeper = Keeper { node, ..Keeper::deployment("app", "data") };
+    story.apply(&format!("{}{}", workload::claim("data", "", "2Gi"), workload::keeper(&keeper)))?;
+    let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+    story.shell(
+        &pod,
+        &format!(
+            "dd if=/dev/urandom of=/store/big bs=1M count={mib} 2>/dev/null; cd /store; sha256sum big > sum"
+        ),
+    )?;
+    Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)
+}
+
+fn says(object: &Value, needles: &[&str]) -> Result<()> {
+    let said = object["status"].to_string();
+    match needles.iter().find(|needle| !said.contains(*needle)) {
+        Some(missing) => Err(Failure(format!("the status does not say {missing:?}: {said}"))),
+        None => Ok(()),
+    }
+}
+
+/// The runner pod of a run, once it is placed and its container runs.
+fn runner(story: &Story, run: &str) -> Result<Value> {
+    let selector = format!("holdfast.dev/run-name={run}");
+    let mut found = None;
+    story.kubectl.until_true("a running runner pod", RUN, || {
+        let pods = story.kubectl.list(&story.namespace, &["pods", "-l", &selector])?;
+        found = pods.into_iter().find(|pod| {
+            phase(pod) == "Running" && !pod["status"]["containerStatuses"][0]["state"]["running"].is_null()
+        });
+        Ok(found.is_some())
+    })?;
+    found.ok_or_else(|| Failure("no runner".into()))
+}
+
+/// What is restored goes with its claim: the run ends, says so, and leaves nothing.
+#[test]
+fn a_claim_that_is_deleted_during_the_restore_ends_it() {
+    let _world = together();
+    Story::tell("claim-deleted", Story::begin, |story| {
+        let snapshot = saved(story, 600, "")?;
+        story.start_restore(
+            "back",
+            &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}, volumes: [{{component: volume/data, to: {{newClaim: {{name: copy}}}}}}]}}"),
+        )?;
+        runner(story, "back")?;
+        story.kubectl.run(&["-n", &story.namespace, "delete", "pvc/copy", "--wait=false"])?;
+        let ended = story.expect_end("restore", "back", "Failed")?;
+        says(&ended, &["TargetNotFound", "was deleted while"])?;
+        story.nothing_left()
+    });
+}
+
+/// Nothing that we put on objects keeps a namespace from going.
+#[test]
+fn a_namespace_that_is_deleted_during_a_run_goes() {
+    let _world = together();
+    Story::tell("namespace-deleted", Story::begin, |story| {
+        let other = story.another_namespace("going")?;
+        let yaml = story.storage_yaml("store")
+            + "---\n"
+            + &workload::claim("data", "", "2Gi")
+            + &workload::keeper(&Keeper::deployment("app", "data"));
+        story.kubectl.run_with(&["-n", &other, "apply", "-f", "-"], yaml.as_bytes())?;
+        let pod = workload::ready_pod(&story.kubectl, &other, "app")?;
+        story.kubectl.shell(&other, &pod, "dd if=/dev/urandom of=/store/big bs=1M count=600 2>/dev/null")?;
+        let run = "apiVersion: holdfast.dev/v1alpha1\nkind: Backup\nmetadata: {name: run}\nspec: {}\n";
+        story.kubectl.run_with(&["-n", &other, "apply", "-f", "-"], run.as_bytes())?;
+        story.kubectl.until(&other, "backup", "run", RUN, |o| {
+            (phase(o) == "Running" && o["status"]["components"][0]["phase"] == "Running").then_some(())
+        })?;
+        story.kubectl.run(&["delete", "namespace", &other, "--wait=false"])?;
+        story.kubectl.until_true("the namespace is gone", RUN, || {
+            Ok(story
+                .kubectl
+                .run(&["get", "namespace", &other, "--ignore-not-found", "-o", "name"])?
+                .trim()
+                .is_empty())
+        })
+    });
+}
+
+/// They wait for each other: what is half restored is never saved, and all three end well.
+#[test]
+fn two_backups_and_a_restore_of_one_claim_at_once_all_end_well() {
+    let _world = together();
+    Story::tell("at-once", Story::begin, |story| {
+        let snapshot = saved(story, 200, "")?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "printf spoiled > /store/big")?;
+        story.start_backup("one", "{}")?;
+        story.start_restore("back", &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"))?;
+        story.start_backup("two", "{}")?;
+        story.expect_end("restore", "back", "Succeeded")?;
+        for backup in ["one", "two"] {
+            let saved = Story::snapshot_of(&story.expect_end("backup", backup, "Succeeded")?)?;
+            let copy = format!("copy-{backup}");
+            story.restore(
+                &copy,
+                &format!("{{from: {{snapshotRef: {{name: {saved}}}}}, volumes: [{{component: volume/data, to: {{newClaim: {{name: {copy}}}}}}}]}}"),
+                "Succeeded",
+            )?;
+            story.apply(&workload::keeper(&Keeper::deployment(&copy, &copy)))?;
+            let pod = workload::ready_pod(&story.kubectl, &story.namespace, &copy)?;
+            // As it was spoiled, or as it was restored; nothing in between.
+            story.shell(&pod, "cd /store; [ \"$(cat big | head -c 7)\" = spoiled ] && [ \"$(stat -c %s big)\" = 7 ] || sha256sum -c --quiet sum")?;
+        }
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "cd /store; sha256sum -c --quiet sum")?;
+        story.nothing_left()
+    });
+}
+
+/// A GitOps controller sets the replicas again and again, as its source says: the restore does not fight it. It ends,
+/// says who is to be stopped, and the application is as that controller wants it.
+#[test]
+fn a_controller_that_keeps_the_replicas_up_ends_the_restore() {
+    let _world = together();
+    Story::tell("gitops", Story::begin, |story| {
+        let snapshot = saved(story, 300, "")?;
+        let over = AtomicBool::new(false);
+        let ended = std::thread::scope(|threads| {
+            story.start_restore("back", &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"))?;
+            threads.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let args = ["-n", &story.namespace, "scale", "deployment/app", "--replicas=1"];
+                    let _ = story.kubectl.run(&args);
+                    sleep(Duration::from_millis(300));
+                }
+            });
+            let ended = story.expect_end("restore", "back", "Failed");
+            over.store(true, Ordering::Relaxed);
+            ended
+        })?;
+        says(&ended, &["QuiesceContested", "GitOps"])?;
+        story.until("deployment", "app", |o| {
+            (o["spec"]["replicas"] == 1 && o["metadata"]["annotations"]["holdfast.dev/quiesce"].is_null())
+                .then_some(())
+        })?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "cd /store; sha256sum -c --quiet sum")?;
+        story.nothing_left()
+    });
+}
+
+/// A node is drained in the middle: the runner is evicted and tried again where the volume is, cordoned or not.
+#[test]
+fn a_node_that_is_drained_during_a_backup_does_not_end_it() {
+    let _world = alone();
+    Story::tell("drained", Story::begin, |story| {
+        saved(story, 800, "n2")?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "dd if=/dev/urandom of=/store/big bs=1M count=800 2>/dev/null")?;
+        story.start_backup("run", "{}")?;
+        runner(story, "run")?;
+        let selector = "--pod-selector=holdfast.dev/run-name=run";
+        let drained = story.kubectl.run(&["drain", "n2", "--force", "--ignore-daemonsets", selector]);
+        let ended = drained.and_then(|_| story.expect_end("backup", "run", "Succeeded"));
+        story.kubectl.run(&["uncordon", "n2"])?;
+        let ended = ended?;
+        let component = &ended["status"]["components"][0];
+        if component["attempts"].as_u64() < Some(2) || component["node"] != "n2" {
+            return Err(Failure(format!("it was not evicted, or ran elsewhere: {component}")));
+        }
+        story.nothing_left()
+    });
+}
+
+/// A volume that is bound, empty and root's: said before the first file, with the ways out.
+#[test]
+fn a_volume_that_the_runner_may_not_write_to_is_named() {
+    let _world = together();
+    Story::tell("not-writable", Story::begin, |story| {
+        let snapshot = saved(story, 1, "")?;
+        story.apply(&format!(
+            "{}{}",
+            workload::claim("fresh", "csi-small", "24Mi"),
+            workload::keeper(&Keeper { user: 1000, ..Keeper::deployment("other", "fresh") })
+        ))?;
+        workload::ready_pod(&story.kubectl, &story.namespace, "other")?;
+        let namespace = format!("namespace/{}", story.namespace);
+        story.kubectl.run(&["annotate", &namespace, "holdfast.dev/allow-root-runner-"])?;
+        let to_fresh = format!(
+            "{{retries: 0, from: {{snapshotRef: {{name: {snapshot}}}}}, volumes: [{{component: volume/data, to: {{existingClaim: {{name: fresh}}}}}}]}}"
+        );
+        let ended = story.restore("back", &to_fresh, "Failed")?;
+        says(&ended, &["TargetNotWritable", "allow-root-runner", "\"state\":\"NotNeeded\""])?;
+        workload::ready_pod(&story.kubectl, &story.namespace, "other")?;
+        story.allow_root()?;
+        story.restore("as-root", &to_fresh, "Succeeded")?;
+        story.nothing_left()
+    });
+}
