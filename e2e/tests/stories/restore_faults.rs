@@ -125,7 +125,7 @@ fn two_backups_and_a_restore_of_one_claim_at_once_all_end_well() {
     });
 }
 
-/// A GitOps controller sets the replicas again and again, as its source says: the restore does not fight it. It ends,
+/// A `GitOps` controller sets the replicas again and again, as its source says: the restore does not fight it. It ends,
 /// says who is to be stopped, and the application is as that controller wants it.
 #[test]
 fn a_controller_that_keeps_the_replicas_up_ends_the_restore() {

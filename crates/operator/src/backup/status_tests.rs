@@ -51,7 +51,8 @@ fn bad() -> BackupComponent {
 }
 
 fn skipped(reason: SkipReason) -> Coverage {
-    Coverage { protected: 0, skipped: vec![SkippedClaim { claim: "c".into(), reason, message: None }] }
+    let skipped = vec![SkippedClaim { claim: "c".into(), reason, message: None }];
+    Coverage { skipped, ..Coverage::default() }
 }
 
 #[test]

@@ -35,7 +35,7 @@ impl Look<'_> {
         started: Timestamp,
     ) -> Result<Action, RunError> {
         let Some(undo) = status.undo.as_mut().filter(|undo| undo.state == UndoState::Planned) else {
-            return self.begin_writing(status, started).await;
+            return Box::pin(self.begin_writing(status, started)).await;
         };
         undo.state = UndoState::Saving;
         let text = format!("saves what is there first: {}", count(undo.components.len(), "volume"));

@@ -118,7 +118,15 @@ fn ended_with(verdict: Verdict) -> BackupComponent {
         source: ComponentSource { claim: Some("data".into()) },
         ..BackupComponent::default()
     };
-    let end = Ended { end: End::Verdict(verdict), ..Ended::default() };
+    let end = Ended {
+        end: End::Verdict(Box::new(verdict)),
+        attempts: 1,
+        pod: None,
+        node: None,
+        started: None,
+        finished: None,
+        lock_may_remain: false,
+    };
     ended(&mut component, &end);
     component
 }

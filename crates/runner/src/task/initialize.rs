@@ -51,7 +51,7 @@ impl Job {
     }
 
     /// Opens a repository that is there, and writes nothing.
-    pub(super) async fn look_at(&self, record: &RepositoryRecord) -> Result<Verdict, Failure> {
+    pub(super) async fn open_only(&self, record: &RepositoryRecord) -> Result<Verdict, Failure> {
         let (repository, created) = self.make_or_open(self.password()?, true).await?;
         let recovery_key = match &self.recovery_password {
             Some(recovery) => match Repository::open(Arc::clone(&self.store), recovery, &self.ctx).await {

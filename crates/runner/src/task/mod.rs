@@ -75,7 +75,7 @@ impl Job {
         match &self.spec.task {
             Task::Probe { scan_limit } => Stop::bound(token, self.probe(*scan_limit)).await,
             Task::Initialize { record, must_exist: _, read_only: true } => {
-                Stop::bound(token, self.look_at(record)).await
+                Stop::bound(token, self.open_only(record)).await
             }
             Task::Initialize { record, must_exist, read_only: false } => {
                 Stop::bound(token, self.initialize(record, *must_exist)).await
