@@ -158,6 +158,8 @@ fn a_snapshot_says_what_is_and_cannot_be_changed() {
 
 /// Fields whose types are Kubernetes' own.
 const FOREIGN: [&str; 2] = ["conditions", "selector"];
+/// Lists of such.
+const FOREIGN_ITEMS: [&str; 1] = [".selectors"];
 
 fn walk(place: &str, props: &JSONSchemaProps, visit: &mut impl FnMut(&str, &JSONSchemaProps)) {
     visit(place, props);
@@ -165,6 +167,9 @@ fn walk(place: &str, props: &JSONSchemaProps, visit: &mut impl FnMut(&str, &JSON
         if !FOREIGN.contains(&name.as_str()) {
             walk(&format!("{place}.{name}"), inner, visit);
         }
+    }
+    if FOREIGN_ITEMS.iter().any(|list| place.ends_with(list)) {
+        return;
     }
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &props.items {
         walk(&format!("{place}[]"), items, visit);
