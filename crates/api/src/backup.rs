@@ -63,6 +63,9 @@ pub struct BackupSpec {
     /// and the namespace allows it.
     #[serde(default)]
     pub run_as: RunAs,
+    /// Settings of the runners' pods: resources, where they run, priority. A PodConfig of this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_config_ref: Option<LocalRef>,
     /// Words to find the snapshots by, with `restic snapshots --tag`. They are only copied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -87,6 +90,7 @@ impl Default for BackupSpec {
             failure_policy: FailurePolicy::default(),
             active_deadline: Self::default_active_deadline(),
             run_as: RunAs::default(),
+            pod_config_ref: None,
             tags: Vec::new(),
         }
     }
@@ -200,6 +204,8 @@ text_enum! {
         /// Not looked at yet, or waiting for what the message says.
         #[default]
         Pending,
+        /// Waiting for a free place; the message says where and how long the line is.
+        Queued,
         /// Storage, repository and volumes are looked up.
         Preparing,
         /// Jobs are at work.
@@ -221,7 +227,7 @@ impl BackupPhase {
     /// Whether the run has ended: it never leaves this phase.
     pub const fn is_terminal(self) -> bool {
         match self {
-            Self::Pending | Self::Preparing | Self::Running | Self::Finishing => false,
+            Self::Pending | Self::Queued | Self::Preparing | Self::Running | Self::Finishing => false,
             Self::Succeeded | Self::PartiallyFailed | Self::Failed | Self::Skipped => true,
         }
     }

@@ -1,5 +1,6 @@
 //! `BackupStorage`: a place to store backups and who may use it. Not the repositories inside.
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -50,6 +51,39 @@ pub struct BackupStorageSpec {
     /// restored on a new cluster. Without it the condition `NoRecoveryPassword` is shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery_password_secret_ref: Option<PasswordSecretRef>,
+    /// How much of the storage runs may take at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<StorageLimits>,
+}
+
+/// How much of a storage runs may take at a time. What is absent is not limited.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageLimits {
+    /// Most Jobs of Backups and Restores, of all namespaces together, that use the storage at a time. The others wait
+    /// as `Queued`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub concurrent_jobs: Option<u32>,
+    /// Most bytes a second that each Job sends to the storage, e.g. `10Mi`. All Jobs together send at most
+    /// `concurrentJobs` times as much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "rate")]
+    pub upload_bytes_per_second: Option<Quantity>,
+    /// Most bytes a second that each Job takes from the storage, e.g. `10Mi`. All Jobs together take at most
+    /// `concurrentJobs` times as much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "rate")]
+    pub download_bytes_per_second: Option<Quantity>,
+}
+
+/// An amount above zero. A text, as all quantities here.
+fn rate(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "string",
+        "maxLength": 24,
+        "pattern": "^[0-9]*[1-9][0-9]*(\\.[0-9]+)?(k|Ki|M|Mi|G|Gi|T|Ti)?$",
+    })
 }
 
 /// Where the data goes. Exactly one field is set.

@@ -150,6 +150,12 @@ text_enum! {
         Unschedulable,
         /// Pod Security does not admit the runner's pod.
         PodSecurityDenied,
+        /// It waits for a free place: a limit of its node, storage, repository or namespace is reached.
+        Queued,
+        /// The PodConfig that is named does not exist.
+        PodConfigNotFound,
+        /// The PodConfig sets what it may not set, or what the cluster does not have.
+        PodConfigInvalid,
         /// `runAs` is Root, and the namespace does not allow it.
         RootNotAllowed,
         /// The runner's image could not be pulled.

@@ -6,7 +6,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use crate::{Backup, BackupStorage, Repository, Restore, Snapshot};
+use crate::{Backup, BackupStorage, PodConfig, Repository, Restore, Snapshot};
 
 /// Annotation that makes Helm keep an object on uninstall. Without it, `helm uninstall` would delete every
 /// Backup, Restore and Snapshot of the cluster with the definitions.
@@ -14,10 +14,17 @@ const HELM_RESOURCE_POLICY: &str = "helm.sh/resource-policy";
 
 /// The definitions of all kinds, in the order in which a person meets them.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    [BackupStorage::crd(), Repository::crd(), Backup::crd(), Restore::crd(), Snapshot::crd()]
-        .into_iter()
-        .map(installed)
-        .collect()
+    [
+        BackupStorage::crd(),
+        Repository::crd(),
+        Backup::crd(),
+        Restore::crd(),
+        Snapshot::crd(),
+        PodConfig::crd(),
+    ]
+    .into_iter()
+    .map(installed)
+    .collect()
 }
 
 fn installed(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {

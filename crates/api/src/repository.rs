@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::refs::{NamespacedRef, PasswordSecretRef, StorageRef};
@@ -59,6 +60,19 @@ pub struct RepositorySpec {
     /// made once and kept in the storage's namespace, where it outlives this namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret_ref: Option<PasswordSecretRef>,
+    /// How much of the repository runs may take at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<RepositoryLimits>,
+}
+
+/// How much of a repository runs may take at a time. What is absent is not limited.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RepositoryLimits {
+    /// Most Jobs of Backups and Restores that use the repository at a time. The others wait as `Queued`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub concurrent_jobs: Option<u32>,
 }
 
 /// What is known about a repository.

@@ -77,6 +77,9 @@ pub struct RestoreSpec {
     /// Who writes the files. Owners other than the runner's own can only be set as Root.
     #[serde(default)]
     pub run_as: RunAs,
+    /// Settings of the runners' pods: resources, where they run, priority. A PodConfig of this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_config_ref: Option<LocalRef>,
     /// The run is ended as Failed after this time, e.g. `12h`. Workloads are scaled back all the same.
     #[serde(default = "RestoreSpec::default_active_deadline")]
     pub active_deadline: Duration,
@@ -111,6 +114,7 @@ impl Default for RestoreSpec {
             undo: Self::default_undo(),
             dry_run: false,
             run_as: RunAs::default(),
+            pod_config_ref: None,
             active_deadline: Self::default_active_deadline(),
             retries: Self::default_retries(),
         }
@@ -436,6 +440,8 @@ text_enum! {
         /// Not looked at yet, or waiting for what the message says.
         #[default]
         Pending,
+        /// Waiting for a free place, before anything is touched; the message says where and how long the line is.
+        Queued,
         /// Snapshot, claims and workloads are looked up and compared.
         Planning,
         /// The plan is written down; a dry run ends here.
@@ -462,6 +468,7 @@ impl RestorePhase {
     pub const fn is_terminal(self, dry_run: bool) -> bool {
         match self {
             Self::Pending
+            | Self::Queued
             | Self::Planning
             | Self::Quiescing
             | Self::Saving

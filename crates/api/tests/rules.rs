@@ -255,3 +255,16 @@ fn definitions_outlive_the_chart() {
         assert!(crd.spec.versions[0].subresources.as_ref().unwrap().status.is_some());
     }
 }
+
+#[test]
+fn a_pod_config_keeps_its_hands_off_what_is_not_the_users() {
+    accepts("PodConfig", &json!({}));
+    accepts(
+        "PodConfig",
+        &json!({"labels": {"team": "a", "example.com/x": "b"}, "annotations": {"c": "d"}, "priorityClassName": "low"}),
+    );
+    for key in ["holdfast.dev/run-uid", "kubernetes.io/x", "k8s.io/x"] {
+        refuses("PodConfig", &json!({"labels": {key: "x"}}), None, "not the user's to set");
+        refuses("PodConfig", &json!({"annotations": {key: "x"}}), None, "not the user's to set");
+    }
+}

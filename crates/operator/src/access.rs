@@ -3,17 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::{NonZeroU32, NonZeroU64};
 
-use holdfast_api::backup_storage::{CaBundleKind, S3Backend};
+use holdfast_api::backup_storage::{CaBundleKind, S3Backend, StorageLimits};
 use holdfast_api::conditions::Reason;
 use holdfast_api::{BackupStorage, Repository};
 use holdfast_protocol::spec::{RunIdentity, StorageAccess as StorageLocation};
 use holdfast_protocol::{RunSpec, Task, files};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{Client, ResourceExt};
 
 use crate::kubernetes::{self, RequestError};
+use crate::queue::{Limits, Seat};
+use crate::volumes::claim::quantity_bytes;
 
 /// Why a storage or repository cannot be reached as it is described.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +208,8 @@ pub struct RepositoryAccess {
     pub directory: String,
     /// Credentials of the storage and the repository's password; no recovery password.
     pub credentials: Credentials,
+    /// Most Jobs that may use the repository at a time.
+    pub concurrent_jobs: Option<NonZeroU32>,
 }
 
 impl RepositoryAccess {
@@ -225,7 +231,30 @@ impl RepositoryAccess {
         };
         let password = repository_password(client, repository, &password.namespace, &password.name).await?;
         let credentials = credentials.without_recovery_password().with_password(password);
-        Ok(Self { storage, location, directory, credentials })
+        let concurrent_jobs = repository.spec.limits.as_ref().and_then(|limits| limits.concurrent_jobs);
+        let concurrent_jobs = concurrent_jobs.and_then(NonZeroU32::new);
+        Ok(Self { storage, location, directory, credentials, concurrent_jobs })
+    }
+
+    /// What a Job on this repository takes a place of, when it is bound to this node.
+    pub fn seat(&self, node: Option<&str>) -> Seat {
+        let storage = &self.storage;
+        Seat {
+            node: node.map(str::to_owned),
+            storage: format!("{}/{}", storage.namespace().unwrap_or_default(), storage.name_any()),
+            repository: self.directory.clone(),
+        }
+    }
+
+    /// How many Jobs its storage and its repository take, with so many nodes to run them on.
+    pub fn limits(&self, nodes: u32) -> Limits {
+        let at_storage = self.storage.spec.limits.as_ref().and_then(|limits| limits.concurrent_jobs);
+        Limits {
+            nodes,
+            per_storage: at_storage.and_then(NonZeroU32::new),
+            per_repository: self.concurrent_jobs,
+            ..Limits::default()
+        }
     }
 
     /// The run spec of a task on this repository.
@@ -236,9 +265,23 @@ impl RepositoryAccess {
             storage: self.location.clone(),
             directory: Some(self.directory.clone()),
             dead_jobs: Vec::new(),
+            upload_bytes_per_second: pace(&self.storage, |limits| limits.upload_bytes_per_second.as_ref()),
+            download_bytes_per_second: pace(&self.storage, |limits| {
+                limits.download_bytes_per_second.as_ref()
+            }),
             task,
         }
     }
+}
+
+/// A limit of a storage in whole bytes a second.
+pub fn pace(
+    storage: &BackupStorage,
+    which: impl Fn(&StorageLimits) -> Option<&Quantity>,
+) -> Option<NonZeroU64> {
+    let limit = storage.spec.limits.as_ref().and_then(which)?;
+    // The schema refuses what is no amount; what is below a byte a second is one.
+    quantity_bytes(limit).map(|bytes| NonZeroU64::new(bytes).unwrap_or(NonZeroU64::MIN))
 }
 
 /// The password in the Secret that a repository's status names.

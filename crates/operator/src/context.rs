@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::Events;
 use crate::jobs::follow::Board;
+use crate::queue::Queue;
 use crate::settings::Options;
 
 /// What every reconciler is given.
@@ -25,6 +26,8 @@ pub struct Ctx {
     pub events: Events,
     /// What running runners tell.
     pub board: Board,
+    /// Which Job may start.
+    pub queue: Queue,
     /// When to try again after an error, by object.
     pub backoff: Backoff,
     /// What was tried last, by object and task.
@@ -41,7 +44,19 @@ impl Ctx {
         let board = Board::new(client.clone(), stop.clone());
         let backoff = Backoff::default();
         let attempts = Attempts::default();
-        Self { client, settings, cluster_uid, events, board, backoff, attempts, stop, clock: Timestamp::now }
+        let queue = Queue::new(settings.jobs_per_node.0, settings.jobs_per_namespace.0);
+        Self {
+            client,
+            settings,
+            cluster_uid,
+            events,
+            board,
+            queue,
+            backoff,
+            attempts,
+            stop,
+            clock: Timestamp::now,
+        }
     }
 
     /// Now, to the second: what a status keeps, and what compares equal after a round trip.

@@ -69,6 +69,7 @@ where
             let Some(object) = kubernetes::get::<K>(&ctx.client, &namespace, &seen.name_any()).await? else {
                 ctx.attempts.forget(&uid);
                 ctx.backoff.reset(&uid);
+                ctx.queue.forget(&uid);
                 return Ok(Action::await_change());
             };
             let action = reconcile(Arc::new(object), Arc::clone(&ctx)).await?;

@@ -16,6 +16,7 @@ pub mod health;
 pub mod jobs;
 pub mod kubernetes;
 pub mod leader;
+pub mod queue;
 pub mod quiesce;
 pub mod repository;
 pub mod restore;

@@ -1,5 +1,6 @@
 //! Settings of the operator, read once from flags and environment. Not what users set on their objects.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
@@ -50,6 +51,14 @@ pub struct Options {
     #[arg(long, env = "HOLDFAST_CLAIMS_DEFAULT", default_value = "OptOut", value_parser = claims_default)]
     pub claims_default: ClaimsDefault,
 
+    /// Most runners at work on a node at a time, or `unlimited`.
+    #[arg(long, env = "HOLDFAST_JOBS_PER_NODE", default_value = "2", value_parser = limit)]
+    pub jobs_per_node: Most,
+
+    /// Most runners at work for a namespace at a time, or `unlimited`.
+    #[arg(long, env = "HOLDFAST_JOBS_PER_NAMESPACE", default_value = "unlimited", value_parser = limit)]
+    pub jobs_per_namespace: Most,
+
     /// Take a Lease before working, so that several replicas can stand by.
     #[arg(long, env = "HOLDFAST_LEADER_ELECTION", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub leader_election: bool,
@@ -77,6 +86,19 @@ pub struct Options {
     /// How often leftovers are looked for.
     #[arg(long, env = "HOLDFAST_SWEEP_PERIOD", default_value = "1h", value_parser = duration)]
     pub sweep_period: Duration,
+}
+
+/// A limit, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Most(pub Option<NonZeroU32>);
+
+/// A number above zero, or `unlimited`.
+fn limit(text: &str) -> Result<Most, String> {
+    if text == "unlimited" {
+        return Ok(Most(None));
+    }
+    let number = text.parse().map_err(|_| "a limit is a number above zero, or `unlimited`".to_owned())?;
+    Ok(Most(Some(number)))
 }
 
 /// A cluster's name becomes a directory in the bucket and a label, so it is held to what both take.
@@ -118,6 +140,15 @@ mod tests {
         }
         for good in ["a", "prod", "prod-eu-1", &"a".repeat(63)] {
             assert!(cluster_name(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_a_number_or_said_to_be_none() {
+        assert_eq!(limit("2"), Ok(Most(NonZeroU32::new(2))));
+        assert_eq!(limit("unlimited"), Ok(Most(None)));
+        for bad in ["0", "", "-1", "none", "1.5"] {
+            assert!(limit(bad).is_err(), "{bad}");
         }
     }
 

@@ -16,7 +16,7 @@ use crate::errors::Chain;
 use crate::health::{self, Health};
 use crate::leader::{Election, WIND_DOWN_WHEN_LOST};
 use crate::settings::Options;
-use crate::{backup, repository, restore, snapshot, storage, sweep};
+use crate::{backup, queue, repository, restore, snapshot, storage, sweep};
 
 /// How often the operator looks whether the custom resources are served.
 const CRD_PAUSE: Duration = Duration::from_secs(2);
@@ -125,7 +125,7 @@ async fn missing_kinds(client: &Client) -> Result<Vec<String>, kube::Error> {
         Err(kube::Error::Api(status)) if status.is_not_found() => Vec::new(),
         Err(error) => return Err(error),
     };
-    let wanted = ["BackupStorage", "Repository", "Backup", "Restore", "Snapshot"];
+    let wanted = ["BackupStorage", "Repository", "Backup", "Restore", "Snapshot", "PodConfig"];
     Ok(wanted.iter().filter(|kind| !served.iter().any(|k| k == *kind)).map(|&kind| kind.to_owned()).collect())
 }
 
@@ -194,6 +194,7 @@ async fn work_until_stopped(ctx: Arc<Ctx>) {
         snapshot::run(Arc::clone(&ctx)),
         backup::run(Arc::clone(&ctx)),
         restore::run(Arc::clone(&ctx)),
+        queue::run(Arc::clone(&ctx)),
         sweep::run(ctx),
     );
 }

@@ -1,5 +1,7 @@
 //! The run spec: everything a runner needs to know except its credentials.
 
+use std::num::NonZeroU64;
+
 use serde::{Deserialize, Serialize};
 
 /// One run of the runner.
@@ -18,6 +20,12 @@ pub struct RunSpec {
     /// Uids of Jobs of which the operator knows that none of their pods runs any more: their locks may go.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dead_jobs: Vec<String>,
+    /// Most bytes a second that the runner sends to the store; not limited when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_bytes_per_second: Option<NonZeroU64>,
+    /// Most bytes a second that the runner takes from the store; not limited when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub download_bytes_per_second: Option<NonZeroU64>,
     /// What to do.
     pub task: Task,
 }

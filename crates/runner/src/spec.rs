@@ -5,7 +5,7 @@ use std::io::ErrorKind as IoErrorKind;
 use std::path::Path;
 
 use holdfast_engine::event::Checkpoint;
-use holdfast_engine::store::{KeySource, Location, S3Options, StoreOptions};
+use holdfast_engine::store::{KeySource, Location, Pace, S3Options, StoreOptions};
 use holdfast_protocol::spec::StorageAccess;
 use holdfast_protocol::{RunSpec, VERSION, files};
 use secrecy::SecretString;
@@ -49,9 +49,10 @@ impl Run {
             region: Some(region.clone()).filter(|r| !r.is_empty()),
             ..S3Options::default()
         };
+        let pace = Pace { upload: spec.upload_bytes_per_second, download: spec.download_bytes_per_second };
         let ca_pem = optional(directory, files::CA)?.map(String::into_bytes);
         Ok(Self {
-            options: StoreOptions { s3, ca_pem, ..StoreOptions::default() },
+            options: StoreOptions { s3, ca_pem, pace, ..StoreOptions::default() },
             password: optional(directory, files::PASSWORD)?.map(SecretString::from),
             recovery_password: optional(directory, files::RECOVERY_PASSWORD)?.map(SecretString::from),
             spec,
@@ -198,6 +199,16 @@ mod tests {
         let Location::S3 { endpoint, bucket, prefix } = run.location() else { panic!("not S3") };
         assert_eq!((endpoint.as_str(), bucket.as_str()), ("https://s3:9000", "b"));
         assert_eq!(prefix, "prod/c/shop/main-x");
+    }
+
+    #[test]
+    fn a_pace_is_kept_where_one_is_given_and_older_specs_give_none() {
+        let read = |spec: &str| {
+            Run::read(mounted(&[(files::SPEC, spec)]).path()).map_err(|f| f.message).unwrap().options.pace
+        };
+        assert_eq!(read(SPEC), Pace::default());
+        let paced = SPEC.replace(r#""directory""#, r#""uploadBytesPerSecond": 1000, "directory""#);
+        assert_eq!(read(&paced).upload.map(std::num::NonZeroU64::get), Some(1000));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod faults;
 mod isolation;
 mod main_job;
 mod placement;
+mod queue;
 mod repositories;
 mod restore;
 mod restore_anywhere;

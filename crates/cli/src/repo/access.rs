@@ -3,10 +3,11 @@
 
 use std::fmt;
 use std::fs;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_engine::store::{Location, StoreOptions};
+use holdfast_engine::store::{Location, Pace, StoreOptions};
 use secrecy::SecretString;
 
 use super::{credentials, prompt};
@@ -33,6 +34,12 @@ pub(super) struct Access {
     /// Set one of the store: s3.bucket-lookup=dns|path|auto, s3.region=REGION; may be repeated
     #[arg(short = 'o', long = "option", global = true, value_name = "KEY=VALUE")]
     pub(super) options: Vec<String>,
+    /// Send at most so many KiB a second to the repository
+    #[arg(long, global = true, value_name = "KIB")]
+    pub(super) limit_upload: Option<NonZeroU32>,
+    /// Take at most so many KiB a second from the repository
+    #[arg(long, global = true, value_name = "KIB")]
+    pub(super) limit_download: Option<NonZeroU32>,
     /// Wait so long for a lock that somebody else holds, e.g. 30s or 10m
     #[arg(long, global = true, value_name = "DURATION", value_parser = duration, default_value = "0s")]
     pub(super) retry_lock: Duration,
@@ -152,7 +159,8 @@ impl Access {
             })?),
             None => None,
         };
-        let options = StoreOptions { ca_pem, ..credentials::resolve(env, &self.options)? };
+        let pace = Pace { upload: pace(self.limit_upload), download: pace(self.limit_download) };
+        let options = StoreOptions { ca_pem, pace, ..credentials::resolve(env, &self.options)? };
         Ok(Resolved { location, options, password: self.password_source(env) })
     }
 
@@ -174,6 +182,13 @@ impl Access {
         Password::Ask
     }
 }
+
+/// KiB a second, as people say it, in bytes.
+fn pace(kib: Option<NonZeroU32>) -> Option<NonZeroU64> {
+    kib.and_then(|kib| NonZeroU64::from(kib).checked_mul(KIB))
+}
+
+const KIB: NonZeroU64 = NonZeroU64::MIN.saturating_mul(NonZeroU64::MIN.saturating_add(1023));
 
 impl Password {
     /// The password itself; `twice` when a new one is made and a slip would lock everybody out.
@@ -220,12 +235,20 @@ mod tests {
         password_file: None,
         cacert: None,
         options: Vec::new(),
+        limit_upload: None,
+        limit_download: None,
         retry_lock: Duration::ZERO,
         json: false,
     };
 
     fn env<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
         move |name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
+    }
+
+    #[test]
+    fn limits_are_kib_a_second() {
+        assert_eq!(pace(NonZeroU32::new(3)).map(NonZeroU64::get), Some(3072));
+        assert_eq!(pace(None), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod fault;
 mod local;
 pub mod location;
 mod options;
+mod pace;
 mod probe;
 mod rest;
 mod retention;
@@ -28,11 +29,12 @@ use crate::id::Id;
 
 pub use location::{Location, Login};
 pub use options::{AzureOptions, GcsOptions, KeySource, RestOptions, S3Identity, S3Options, StoreOptions};
+pub use pace::Pace;
 pub use probe::{ProbeReport, probe};
 pub use retention::{ObjectLock, Retention, RetentionMode};
 pub use retry::RetryPolicy;
 
-/// Opens a store, with the layer that tries again.
+/// Opens a store, with the layer that tries again, and the one that goes easy on the line where that is asked for.
 pub fn open(location: &Location, options: &StoreOptions, ctx: &Ctx) -> Result<Arc<dyn Store>> {
     let inner: Arc<dyn Store> = match location {
         Location::Local(path) => Arc::new(local::LocalStore::new(path.clone())?),
@@ -41,7 +43,11 @@ pub fn open(location: &Location, options: &StoreOptions, ctx: &Ctx) -> Result<Ar
         }
         Location::Rest { url, login } => Arc::new(rest::RestStore::new(url, login.as_ref(), options)?),
     };
-    Ok(Arc::new(retry::RetryStore::new(inner, options.retry.clone(), ctx.clone())))
+    let store: Arc<dyn Store> = Arc::new(retry::RetryStore::new(inner, options.retry.clone(), ctx.clone()));
+    if options.pace == Pace::default() {
+        return Ok(store);
+    }
+    Ok(Arc::new(pace::PacedStore::new(store, options.pace, ctx.clone())))
 }
 
 /// The kinds of file a repository consists of (restic format, "Repository Layout").

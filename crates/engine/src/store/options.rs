@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 
-use super::RetryPolicy;
+use super::{Pace, RetryPolicy};
 
 /// How to reach a store.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +21,8 @@ pub struct StoreOptions {
     pub ca_pem: Option<Vec<u8>>,
     /// How long to try again.
     pub retry: RetryPolicy,
+    /// How much of the line to take.
+    pub pace: Pace,
 }
 
 /// Credentials and addressing for an S3 server. `Debug` shows no secret.

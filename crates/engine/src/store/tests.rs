@@ -491,3 +491,30 @@ async fn only_what_one_kernel_keeps_is_trusted_to_be_listed_at_once() {
     assert!(!at("/proc").await);
     assert!(!at("/proc/nothing of this name").await);
 }
+
+/// Three files of half a second each: the third goes when the first two have had their time. Locks go at once.
+#[tokio::test]
+async fn a_limited_line_keeps_its_average_and_lets_locks_pass() {
+    let directory = tempfile::tempdir().unwrap();
+    let pace = Pace { upload: std::num::NonZeroU64::new(2000), download: None };
+    let options = StoreOptions { retry: no_retry(), pace, ..StoreOptions::default() };
+    let cancel = Ctx::default();
+    let store = open(&Location::Local(directory.path().to_owned()), &options, &cancel).unwrap();
+    store.prepare().await.unwrap();
+    let put = async |kind: FileKind, fill: u8| {
+        let body = Bytes::from(vec![fill; 1000]);
+        store.put(name(kind, &body), body, PutMode::ContentAddressed).await
+    };
+    let begin = std::time::Instant::now();
+    for fill in 0..3 {
+        put(FileKind::Pack, fill).await.unwrap();
+    }
+    let took = begin.elapsed();
+    assert!(took >= Duration::from_millis(850), "{took:?}");
+    let begin = std::time::Instant::now();
+    put(FileKind::Lock, 9).await.unwrap();
+    assert!(begin.elapsed() < Duration::from_millis(300), "a lock was held up");
+    // Whoever waits for the line is let go by a cancellation.
+    cancel.cancel.cancel();
+    assert_eq!(put(FileKind::Pack, 4).await.unwrap_err().kind(), ErrorKind::Cancelled);
+}

@@ -53,6 +53,8 @@ pub fn job(
         }),
         identity: runner_identity(&component.identity, Access::Read),
         placement: component.placement.clone(),
+        pod_config: None,
+        seat: None,
         retries: backup.spec.failure_policy.retries,
         deadline,
     }

@@ -2,9 +2,9 @@
 
 use holdfast_api::backup::ClaimsDefault;
 use holdfast_api::conditions::{ConditionType, find_condition};
-use holdfast_api::refs::StorageRef;
+use holdfast_api::refs::{LocalRef, StorageRef};
 use holdfast_api::repository::{RepositoryPhase, RepositorySpec};
-use holdfast_api::{Backup, BackupStorage, Reason, Repository, names};
+use holdfast_api::{Backup, BackupStorage, PodConfig, Reason, Repository, names};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::api::{Api, ListParams, ObjectMeta};
@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::validate::{Facts, Refusal};
 use crate::context::Ctx;
+use crate::jobs::pod_config;
 use crate::kubernetes::{self, RequestError};
 use crate::usage;
 use crate::volumes::NodeStates;
@@ -112,6 +113,24 @@ async fn storage(
          name one in spec.storageRef, or set `default: true` on a BackupStorage"
     );
     Ok(wait(Reason::NoDefaultStorage, message))
+}
+
+/// The PodConfig that a run names, when it names one; or why the run has to wait.
+pub async fn pod_config(
+    client: &Client,
+    namespace: &str,
+    reference: Option<&LocalRef>,
+) -> Result<Result<Option<PodConfig>, Refusal>, RequestError> {
+    let Some(LocalRef { name }) = reference else { return Ok(Ok(None)) };
+    let Some(config) = kubernetes::get::<PodConfig>(client, namespace, name).await? else {
+        let message =
+            format!("PodConfig {namespace}/{name} does not exist: create it; the run then goes on by itself");
+        return Ok(wait(Reason::PodConfigNotFound, message));
+    };
+    match pod_config::refusal(&config) {
+        Some(message) => Ok(wait(Reason::PodConfigInvalid, message)),
+        None => Ok(Ok(Some(config))),
+    }
 }
 
 /// The repository that all Backups of a namespace to one storage share.

@@ -15,13 +15,15 @@ mod select;
 pub mod status;
 pub mod validate;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_api::backup::{Backup, BackupPhase, BackupStatus};
+use futures::StreamExt;
+use holdfast_api::backup::{Backup, BackupPhase, BackupStatus, ComponentPhase};
 use holdfast_api::names::{self, FINALIZER_CLEANUP};
 use holdfast_api::tags::ComponentSet;
-use holdfast_api::{BackupStorage, Reason, Repository, Restore};
+use holdfast_api::{BackupStorage, PodConfig, Reason, Repository, Restore};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::controller::Action;
@@ -31,19 +33,23 @@ use kube::{Api, ResourceExt};
 
 use crate::access::RepositoryAccess;
 use crate::context::Ctx;
-use crate::jobs::{self, JobView, RunKind, RunRef, observe};
+use crate::jobs::{self, JobPlan, JobView, RunKind, RunRef, observe};
+use crate::queue::{Answer, Asker, Demand};
 use crate::runs::advance::Order;
 use crate::runs::lost::leave_behind;
 use crate::runs::settle::lock_may_remain;
 use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, named, settle, time_left};
+use crate::volumes::node_name;
 use crate::{controllers, kubernetes};
 use build::Cluster;
 use status::Conclusion;
-use validate::{Plan, Refusal};
+use validate::{Plan, PlannedComponent, Refusal};
 
 /// How long a Backup waits for its storage and repository before it is Failed. Long enough for a store that is
 /// started again, and for objects that are applied in any order.
 const PATIENCE: Duration = Duration::from_mins(10);
+/// How often it tells anew where in line it is; its turn is told by the queue.
+const QUEUE_LOOK: Duration = Duration::from_mins(2);
 /// How often it looks anew while it waits; watches tell of most changes before.
 const WAITING_LOOK: Duration = Duration::from_secs(30);
 
@@ -52,6 +58,7 @@ pub async fn run(ctx: Arc<Ctx>) {
     let controller = controllers::controller::<Backup>(&ctx, RunKind::Backup);
     let (of_repository, of_storage, of_restore) =
         (controller.store(), controller.store(), controller.store());
+    let of_config = controller.store();
     let client = &ctx.client;
     let controller = controller
         .watches(Api::<Repository>::all(client.clone()), watcher::Config::default(), move |repository| {
@@ -61,16 +68,28 @@ pub async fn run(ctx: Arc<Ctx>) {
         .watches(Api::<BackupStorage>::all(client.clone()), watcher::Config::default(), move |_| {
             waiting_backups(&of_storage, |_| true)
         })
+        .watches(Api::<PodConfig>::all(client.clone()), watcher::Config::default(), move |config| {
+            let namespace = config.namespace();
+            waiting_backups(&of_config, |backup| {
+                backup.namespace() == namespace && backup.spec.pod_config_ref.is_some()
+            })
+        })
         .watches(Api::<Restore>::all(client.clone()), watcher::Config::default(), move |restore| {
             let namespace = restore.namespace();
             waiting_backups(&of_restore, |backup| backup.namespace() == namespace)
-        });
+        })
+        .reconcile_on(ctx.queue.words(RunKind::Backup).map(|run| controllers::reference(&run)));
     controllers::run(controller, ctx, reconcile).await;
 }
 
-/// The Backups that wait for their repository, or for a Restore.
+/// The Backups that wait for something before they begin, or before they start one of their Jobs.
 fn waiting_backups(store: &Store<Backup>, which: impl Fn(&Backup) -> bool) -> Vec<ObjectRef<Backup>> {
-    let waits = |backup: &Backup| backup.status.as_ref().is_none_or(|status| status.start_time.is_none());
+    let waits = |backup: &Backup| {
+        backup.status.as_ref().is_none_or(|status| {
+            let begun = status.start_time.is_some();
+            !begun || status.components.iter().any(|component| component.phase == ComponentPhase::Pending)
+        })
+    };
     let found = store.state_filter(|backup| waits(backup) && which(backup));
     found.iter().map(|backup| ObjectRef::from_obj(&**backup)).collect()
 }
@@ -94,7 +113,30 @@ fn namespace_is_terminating(error: &RunError) -> bool {
     match error {
         RunError::Request(error) => error.namespace_is_terminating(),
         RunError::Job(error) => error.namespace_is_terminating(),
-        RunError::Unlock(_) | RunError::Access(_) => false,
+        RunError::Unlock(_) | RunError::Access(_) | RunError::PodConfig { .. } => false,
+    }
+}
+
+/// What it takes to start Jobs.
+struct Ready {
+    plan: Plan,
+    access: RepositoryAccess,
+    namespace: Namespace,
+    pod_config: Option<PodConfig>,
+    /// Number of nodes that are ready.
+    nodes: u32,
+}
+
+impl Ready {
+    /// What the Jobs of these components take.
+    fn demands(&self, which: impl Fn(&str) -> bool) -> Vec<Demand> {
+        let planned = self.plan.components.iter().filter(|planned| which(&planned.name));
+        let demand = |planned: &PlannedComponent| Demand {
+            component: planned.name.clone(),
+            seat: self.access.seat(node_name(&planned.placement)),
+            limits: self.access.limits(self.nodes),
+        };
+        planned.map(demand).collect()
     }
 }
 
@@ -123,6 +165,7 @@ impl Look<'_> {
 
     /// The run is over or unwanted: everything of it goes, then the finalizer.
     async fn end(&self) -> Result<Action, RunError> {
+        self.ctx.queue.forget(&self.run.uid);
         if !self.backup.finalizers().iter().any(|finalizer| finalizer == FINALIZER_CLEANUP) {
             return Ok(Action::await_change());
         }
@@ -176,7 +219,11 @@ impl Look<'_> {
                 None => return Err(error.into()),
             },
         };
-        let mut plan = match validate::validate(self.backup, &facts) {
+        let pod_config = match self.pod_config().await? {
+            Ok(pod_config) => pod_config,
+            Err(refusal) => return self.wait(status, &refusal).await,
+        };
+        let plan = match validate::validate(self.backup, &facts) {
             Ok(plan) => plan,
             Err(refusal) => {
                 status::refused(&mut status, &refusal, self.generation, self.now);
@@ -186,18 +233,30 @@ impl Look<'_> {
         if let Some(refusal) = self.restore_at_work(&plan).await? {
             return self.wait(status, &refusal).await;
         }
+        let nothing = plan.components.is_empty();
+        let nodes = facts.nodes.ready();
+        let mut ready = Ready { plan, access, namespace, pod_config, nodes };
+        if !nothing {
+            // The components are fixed, and the run's time begins, when the first of them has a place.
+            let asker = Asker { run: &self.run, since: self.since() };
+            let answers = self.ctx.queue.ask(&asker, &ready.demands(|_| true));
+            if !answers.values().any(|answer| *answer == Answer::Go) {
+                let message = status::queued(&answers);
+                return self.wait(status, &Refusal { reason: Reason::Queued, message }).await;
+            }
+        }
         let others = kubernetes::list::<Backup>(client, &self.run.namespace, "").await?;
         let uid = self.backup.metadata.uid.as_deref();
-        let overlaps = validate::overlaps(&plan, &repository.name_any(), uid, &others);
+        let overlaps = validate::overlaps(&ready.plan, &repository.name_any(), uid, &others);
         for overlap in overlaps {
             self.ctx.events.warning(self.backup, Reason::Overlapping, &overlap).await;
-            plan.coverage.warnings.push(overlap);
+            ready.plan.coverage.warnings.push(overlap);
         }
-        plan.coverage.warnings.truncate(validate::MOST_WARNINGS);
-        status::begun(&mut status, &plan, &repository.name_any(), self.generation, self.now);
+        ready.plan.coverage.warnings.truncate(validate::MOST_WARNINGS);
+        status::begun(&mut status, &ready.plan, &repository.name_any(), self.generation, self.now);
         self.write(&status).await?;
-        if plan.components.is_empty() {
-            return Box::pin(self.work(status, self.now, Some((plan, access, namespace)))).await;
+        if nothing {
+            return Box::pin(self.work(status, self.now, Some(ready))).await;
         }
         let note = format!(
             "{} into Repository {}",
@@ -205,7 +264,18 @@ impl Look<'_> {
             repository.name_any()
         );
         self.ctx.events.normal(self.backup, "Started", note).await;
-        Box::pin(self.work(status, self.now, Some((plan, access, namespace)))).await
+        Box::pin(self.work(status, self.now, Some(ready))).await
+    }
+
+    /// When the run was made.
+    fn since(&self) -> Timestamp {
+        self.backup.creation_timestamp().map_or(self.now, |time| time.0)
+    }
+
+    /// The settings of its pods, or why it has to wait for them.
+    async fn pod_config(&self) -> Result<Result<Option<PodConfig>, Refusal>, RunError> {
+        let reference = self.backup.spec.pod_config_ref.as_ref();
+        Ok(dereference::pod_config(&self.ctx.client, &self.run.namespace, reference).await?)
     }
 
     /// The Restore that the plan has to wait for.
@@ -219,20 +289,36 @@ impl Look<'_> {
         let since = status::waits_since(&status, refusal, self.now);
         let patience = match refusal.reason {
             // A Restore may take hours; this run may take as long as its own deadline says.
-            Reason::ClaimInUse => PATIENCE.max(self.backup.spec.active_deadline.into()),
+            // What somebody has to write may be written any time.
+            Reason::ClaimInUse | Reason::PodConfigNotFound | Reason::PodConfigInvalid | Reason::Queued => {
+                PATIENCE.max(self.backup.spec.active_deadline.into())
+            }
             _ => PATIENCE,
         };
         let Some(left) = time_left(since, patience, self.now) else {
             let message = format!("waited {} minutes in vain: {}", patience.as_secs() / 60, refusal.message);
-            let refusal = Refusal { reason: refusal.reason, message };
+            let reason = match refusal.reason {
+                Reason::Queued => Reason::DeadlineExceeded,
+                reason => reason,
+            };
+            let refusal = Refusal { reason, message };
             status::refused(&mut status, &refusal, self.generation, self.now);
             self.write(&status).await?;
             self.ctx.events.warning(self.backup, refusal.reason, &refusal.message).await;
             return Ok(Action::await_change());
         };
         let before = status.message.clone();
+        let stands_in_line = status.phase == Some(BackupPhase::Queued);
         status::waiting(&mut status, refusal, self.generation, self.now);
         self.write(&status).await?;
+        if refusal.reason == Reason::Queued {
+            // The place in line changes all the time, which is no news.
+            if !stands_in_line {
+                self.ctx.events.normal(self.backup, refusal.reason, &refusal.message).await;
+            }
+            return Ok(Action::requeue(left.min(QUEUE_LOOK)));
+        }
+        self.ctx.queue.forget(&self.run.uid);
         if before != status.message {
             match refusal.reason {
                 Reason::Initializing | Reason::ClaimInUse => {
@@ -249,7 +335,7 @@ impl Look<'_> {
         &self,
         mut status: BackupStatus,
         started: Timestamp,
-        fresh: Option<(Plan, RepositoryAccess, Namespace)>,
+        fresh: Option<Ready>,
     ) -> Result<Action, RunError> {
         let ctx = self.ctx;
         let mut views = observe(&ctx.client, &self.run.namespace, &self.run).await?;
@@ -266,40 +352,35 @@ impl Look<'_> {
             views,
             now: self.now,
             may_start: true,
+            answers: BTreeMap::new(),
             look_again: LookAgain::default(),
         };
         crew.look_again.after(time_left(started, deadline, self.now).unwrap_or(WAITING_LOOK));
         let all: Vec<String> = status.components.iter().map(|component| component.name.clone()).collect();
         let set = ComponentSet::of(all.iter().map(String::as_str));
-        let mut ready = fresh;
+        let ready = Box::pin(self.ask(&mut crew, &mut status, fresh)).await?;
         for component in status.components.iter_mut().filter(|component| !component.phase.is_terminal()) {
-            if ready.is_none() && crew.needs_job(&component.name) {
-                let fresh = self.replan().await?;
-                if let Some(refusal) = self.restore_at_work(&fresh.0).await? {
-                    // Jobs that are there are followed; new ones wait for the Restore.
-                    crew.may_start = false;
-                    crew.look_again.after(WAITING_LOOK);
-                    component.reason = Some(refusal.reason.as_str().to_owned());
-                    component.message = Some(refusal.message);
-                }
-                ready = Some(fresh);
-            }
-            let planned = ready
-                .as_ref()
-                .and_then(|(plan, ..)| plan.components.iter().find(|planned| planned.name == component.name));
-            if let (Some((plan, ..)), None) = (&ready, planned)
+            let planned = ready.as_ref().and_then(|ready| {
+                ready.plan.components.iter().find(|planned| planned.name == component.name)
+            });
+            if let (Some(ready), None) = (&ready, planned)
                 && crew.needs_job(&component.name)
             {
-                status::vanished(component, plan, self.now);
+                status::vanished(component, &ready.plan, self.now);
                 continue;
             }
             let order = |name: String, left: Duration| {
-                let ((_, access, _), planned) = (ready.as_ref()?, planned?);
+                let (Ready { access, pod_config, .. }, planned) = (ready.as_ref()?, planned?);
                 let cluster = Cluster { name: &ctx.settings.cluster_name, uid: &ctx.cluster_uid };
                 let task = build::task(self.backup, cluster, started, &set, planned);
                 let owner = jobs::owner_reference(self.backup)?;
+                let plan = build::job(self.backup, &self.run, owner, planned, name, left);
                 Some(Order {
-                    plan: build::job(self.backup, &self.run, owner, planned, name, left),
+                    plan: JobPlan {
+                        pod_config: pod_config.clone(),
+                        seat: Some(access.seat(node_name(&planned.placement))),
+                        ..plan
+                    },
                     spec: access.spec(self.run.identity(cluster.name, cluster.uid), task),
                     credentials: &access.credentials,
                 })
@@ -316,17 +397,60 @@ impl Look<'_> {
         }
         let views = crew.views;
         let namespace = match ready {
-            Some((.., namespace)) => namespace,
+            Some(ready) => ready.namespace,
             None => dereference::namespace(&ctx.client, &self.run.namespace).await?,
         };
         self.finish(status, views, &namespace).await
     }
 
-    /// Plan and credentials for components whose Job has to be started after the first look.
-    async fn replan(&self) -> Result<(Plan, RepositoryAccess, Namespace), RunError> {
+    /// Asks for places for the Jobs that are to be started, and finds out what it takes to start them when there may be
+    /// one.
+    async fn ask(
+        &self,
+        crew: &mut Crew<'_>,
+        status: &mut BackupStatus,
+        fresh: Option<Ready>,
+    ) -> Result<Option<Ready>, RunError> {
+        crew.tell_places();
+        let open = status.components.iter().filter(|component| !component.phase.is_terminal());
+        let names: Vec<String> = open.map(|component| component.name.clone()).collect();
+        let needing = crew.needing(names.iter().map(String::as_str));
+        if needing.is_empty() {
+            return Ok(fresh);
+        }
+        let ready = match fresh {
+            Some(ready) => ready,
+            None => {
+                if let Some(answers) = self.ctx.queue.all_wait(&self.run, &needing) {
+                    crew.answers = answers;
+                    return Ok(None);
+                }
+                let (ready, refusal) = self.replan().await?;
+                let refusal = match refusal {
+                    None => self.restore_at_work(&ready.plan).await?,
+                    refusal => refusal,
+                };
+                if let Some(refusal) = refusal {
+                    // Jobs that are there are followed; new ones wait for the Restore, or for the PodConfig.
+                    crew.may_start = false;
+                    crew.look_again.after(WAITING_LOOK);
+                    self.ctx.queue.forget(&self.run.uid);
+                    status::held_up(&mut status.components, &needing, &refusal);
+                    return Ok(Some(ready));
+                }
+                ready
+            }
+        };
+        crew.ask(self.since(), &ready.demands(|name| needing.contains(&name)));
+        Ok(Some(ready))
+    }
+
+    /// What it takes to start Jobs after the first look; and why none may be started, if none may.
+    async fn replan(&self) -> Result<(Ready, Option<Refusal>), RunError> {
         let client = &self.ctx.client;
         let namespace = dereference::namespace(client, &self.run.namespace).await?;
         let facts = dereference::facts(client, namespace.clone(), self.ctx.settings.claims_default).await?;
+        let nodes = facts.nodes.ready();
         let plan = validate::validate(self.backup, &facts).unwrap_or_else(|_| Plan::nothing());
         let Some(repository) = self.recorded_repository().await? else {
             let name = self.backup.status.as_ref().and_then(|status| status.repository_ref.clone());
@@ -336,7 +460,11 @@ impl Look<'_> {
             }));
         };
         let access = RepositoryAccess::read(client, &repository).await?;
-        Ok((plan, access, namespace))
+        let (pod_config, refusal) = match self.pod_config().await? {
+            Ok(pod_config) => (pod_config, None),
+            Err(refusal) => (None, Some(refusal)),
+        };
+        Ok((Ready { plan, access, namespace, pod_config, nodes }, refusal))
     }
 
     /// Each component has ended: the locks of killed runners go, the Snapshot is made, the result is told, and what

@@ -1,5 +1,7 @@
 //! What came of the Jobs into the status of a Backup. Pure.
 
+use std::collections::BTreeMap;
+
 use holdfast_api::backup::{
     BackupComponent, BackupPhase, BackupStatus, ComponentKind, ComponentPhase, ComponentSource, Coverage,
     FileProblem,
@@ -16,11 +18,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::validate::{Plan, Refusal};
 use crate::jobs::{End, Ended, Loss, WaitReason};
-use crate::runs::Fields;
+use crate::queue::Answer;
+use crate::runs::{Common, Fields};
 use crate::volumes::identity::advice;
 
-/// Since when a run waits for what it waits for now. Not since it was made: the operator may have been down. A wait for
-/// a Restore and one for the repository are counted each for itself.
+/// Since when a run waits for what it waits for now. Not since it was made: the operator may have been down. Waits for
+/// a Restore, for a PodConfig and for the repository are counted each for itself.
 pub fn waits_since(status: &BackupStatus, refusal: &Refusal, now: Timestamp) -> Timestamp {
     find_condition(&status.conditions, ConditionType::Progressing)
         .filter(|condition| is_same_wait(condition, refusal.reason))
@@ -28,15 +31,24 @@ pub fn waits_since(status: &BackupStatus, refusal: &Refusal, now: Timestamp) -> 
 }
 
 fn is_same_wait(condition: &Condition, reason: Reason) -> bool {
-    let restore = Reason::ClaimInUse.as_str();
     condition.status == ConditionStatus::False.as_str()
-        && (condition.reason == restore) == (reason.as_str() == restore)
+        && WAITS.iter().all(|kind| {
+            let is_of_kind = |reason: &str| kind.iter().any(|known| known.as_str() == reason);
+            is_of_kind(&condition.reason) == is_of_kind(reason.as_str())
+        })
 }
+
+/// The kinds of waits that have a time of their own; all others are for storage and repository.
+const WAITS: [&[Reason]; 3] =
+    [&[Reason::ClaimInUse], &[Reason::PodConfigNotFound, Reason::PodConfigInvalid], &[Reason::Queued]];
 
 /// The status of a run that waits for its storage or repository.
 pub fn waiting(status: &mut BackupStatus, refusal: &Refusal, generation: Option<i64>, now: Timestamp) {
     status.observed_generation = generation;
-    status.phase = Some(BackupPhase::Pending);
+    status.phase = Some(match refusal.reason {
+        Reason::Queued => BackupPhase::Queued,
+        _ => BackupPhase::Pending,
+    });
     status.message = Some(refusal.message.clone());
     // Another kind of wait begins anew, with its own time.
     if waits_since(status, refusal, now) == now {
@@ -95,11 +107,38 @@ pub fn with_progress<C: Fields>(text: &str, components: &mut [C]) -> String {
             .filter(|_| held_up)
             .map(|message| format!("; {}: {message}", component.name))
     });
-    format!("{text}, {over} of them done{}", held_up.unwrap_or_default())
+    let waits = |component: &&Common<'_>| {
+        *component.phase == ComponentPhase::Pending
+            && component.reason.as_deref() == Some(Reason::Queued.as_str())
+    };
+    let queued = all.iter().filter(waits).count();
+    let first = all.iter().find(waits).and_then(|component| component.message.as_deref());
+    let line = first.map(|message| format!("; {queued} in line, the first {message}"));
+    format!("{text}, {over} of them done{}{}", held_up.unwrap_or_default(), line.unwrap_or_default())
+}
+
+/// What a run waits for that has a place for none of its components.
+pub fn queued(answers: &BTreeMap<String, Answer>) -> String {
+    let place = |answer: &Answer| match answer {
+        Answer::Wait { position, .. } => *position,
+        Answer::Go | Answer::NotKnown => 0,
+    };
+    let first = answers.values().min_by_key(|answer| place(answer));
+    let first = first.map_or_else(String::new, ToString::to_string);
+    if answers.len() > 1 { format!("{} volumes in line, the first {first}", answers.len()) } else { first }
+}
+
+/// Components that may not start, and why.
+pub fn held_up(components: &mut [BackupComponent], which: &[&str], refusal: &Refusal) {
+    for component in components.iter_mut().filter(|component| which.contains(&component.name.as_str())) {
+        component.reason = Some(refusal.reason.as_str().to_owned());
+        component.message = Some(refusal.message.clone());
+    }
 }
 
 /// Reasons of a wait that is part of every run.
-const ON_ITS_WAY: [&str; 3] = [WaitReason::Starting.as_str(), WaitReason::PodNotCreated.as_str(), "Queued"];
+const ON_ITS_WAY: [&str; 3] =
+    [WaitReason::Starting.as_str(), WaitReason::PodNotCreated.as_str(), Reason::Queued.as_str()];
 
 /// What the end of a Job means for its component.
 pub fn ended(component: &mut BackupComponent, ended: &Ended) {

@@ -158,6 +158,7 @@ pub fn being_restored(plan: &Plan, restores: &[Restore]) -> Option<Refusal> {
             | RestorePhase::Running
             | RestorePhase::Unquiescing => !restore.spec.dry_run,
             RestorePhase::Pending
+            | RestorePhase::Queued
             | RestorePhase::Planning
             | RestorePhase::Planned
             | RestorePhase::Succeeded

@@ -9,6 +9,7 @@ use kube::{Client, ResourceExt};
 
 use super::denial::{self, Denial};
 use super::outcome::{self, JobState, WaitReason, Waiting};
+use super::pod_config::ANNOTATION_POD_CONFIG;
 use super::{JobPlan, RunRef, build};
 use crate::access::Credentials;
 use crate::context::Ctx;
@@ -231,6 +232,7 @@ pub async fn remove_secrets(client: &Client, namespace: &str, run: &RunRef) -> R
 /// One request; ask it when the wait has become long, not at every look.
 pub async fn explain_waiting(client: &Client, view: &JobView, waiting: Waiting) -> Result<Waiting, JobError> {
     let (kind, name) = match (&waiting.pod, waiting.reason) {
+        (_, WaitReason::Unschedulable) => return Ok(with_pod_config(view, waiting)),
         (Some(pod), WaitReason::Starting) => ("Pod", pod.clone()),
         (None, WaitReason::PodNotCreated) => ("Job", view.name().to_owned()),
         _ => return Ok(waiting),
@@ -242,6 +244,19 @@ pub async fn explain_waiting(client: &Client, view: &JobView, waiting: Waiting) 
         .map(|list| list.items)
         .unwrap_or_default();
     Ok(with_event(waiting, &events))
+}
+
+/// Says whose rules a pod may be waiting for.
+fn with_pod_config(view: &JobView, mut waiting: Waiting) -> Waiting {
+    let shaped = view.pods.iter().find_map(|pod| pod.annotations().get(ANNOTATION_POD_CONFIG));
+    if let Some(config) = shaped {
+        waiting.message = format!(
+            "{}; PodConfig {config} has a say in where it may run: a volume that is in use, or attached, can only be \
+             mounted on its node",
+            waiting.message
+        );
+    }
+    waiting
 }
 
 fn with_event(mut waiting: Waiting, events: &[Event]) -> Waiting {

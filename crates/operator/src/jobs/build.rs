@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use holdfast_api::names;
+use holdfast_api::{PodConfig, names};
 use holdfast_protocol::{exit, files};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::batch::v1::{
@@ -20,8 +20,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::{ANNOTATION_RUN, CONTAINER, JobTask, RunRef, checkpoint};
+use super::{ANNOTATION_RUN, CONTAINER, JobTask, RunRef, checkpoint, pod_config};
 use crate::access::Credentials;
+use crate::queue::{ANNOTATION_PLACE, Seat};
 use crate::settings::Options;
 
 /// Uid and gid of a runner that needs no identity: nobody's in particular, never root.
@@ -53,6 +54,10 @@ pub struct JobPlan {
     pub identity: Identity,
     /// Where it runs.
     pub placement: Placement,
+    /// What the user says about its pod.
+    pub pod_config: Option<PodConfig>,
+    /// What it takes a place of in the queue, when it takes one.
+    pub seat: Option<Seat>,
     /// How often the Job controller tries again after a failure that may pass.
     pub retries: u32,
     /// When the Job is ended, counted from its start.
@@ -265,6 +270,17 @@ impl JobPlan {
         ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }
     }
 
+    /// Metadata of the Job: what it takes a place of stands on it.
+    fn job_metadata(&self) -> ObjectMeta {
+        let mut metadata = self.owned_metadata();
+        if let Some(seat) = &self.seat {
+            // A struct of texts always serialises; a Job that says nothing counts where it can be counted.
+            let text = serde_json::to_string(seat).unwrap_or_default();
+            metadata.annotations.get_or_insert_default().insert(ANNOTATION_PLACE.to_owned(), text);
+        }
+        metadata
+    }
+
     fn owned_metadata(&self) -> ObjectMeta {
         ObjectMeta {
             name: Some(self.name.clone()),
@@ -291,8 +307,13 @@ pub fn secret(plan: &JobPlan, spec: &str, credentials: &Credentials) -> Secret {
 
 /// The Job.
 pub fn job(plan: &JobPlan, settings: &Options) -> Job {
+    let mut template =
+        PodTemplateSpec { metadata: Some(plan.metadata()), spec: Some(pod_spec(plan, settings)) };
+    if let Some(config) = &plan.pod_config {
+        pod_config::apply(&mut template, config);
+    }
     Job {
-        metadata: plan.owned_metadata(),
+        metadata: plan.job_metadata(),
         spec: Some(JobSpec {
             completions: Some(1),
             parallelism: Some(1),
@@ -301,10 +322,7 @@ pub fn job(plan: &JobPlan, settings: &Options) -> Job {
             pod_failure_policy: Some(failure_policy()),
             // A second runner never starts beside one that is still stopping.
             pod_replacement_policy: Some("Failed".into()),
-            template: PodTemplateSpec {
-                metadata: Some(plan.metadata()),
-                spec: Some(pod_spec(plan, settings)),
-            },
+            template,
             ..JobSpec::default()
         }),
         status: None,

@@ -38,6 +38,8 @@ fn plan(identity: Identity, placement: Placement) -> JobPlan {
         claim: Some(ClaimMount { claim: "data".into(), path: "/data/data".into(), read_only: true }),
         identity,
         placement,
+        pod_config: None,
+        seat: None,
         retries: 2,
         deadline: Duration::from_hours(1),
     }

@@ -62,6 +62,31 @@ fn judge(said: &str, namespace: &str) -> Denial {
             may_pass: false,
         };
     }
+    if let Some(kind) =
+        [("no PriorityClass with name", "PriorityClass"), ("pod rejected: RuntimeClass", "RuntimeClass")]
+            .into_iter()
+            .find_map(|(text, kind)| said.contains(text).then_some(kind))
+    {
+        return Denial {
+            reason: Reason::PodConfigInvalid,
+            message: format!(
+                "the PodConfig of the run names a {kind} that the cluster does not have; create it, or name another \
+                 one: {said}"
+            ),
+            may_pass: false,
+        };
+    }
+    if said.contains("failed quota") || said.contains("usage per Container") || said.contains("usage per Pod")
+    {
+        return Denial {
+            reason: Reason::Failed,
+            message: format!(
+                "a LimitRange or ResourceQuota of namespace {namespace} wants other resources than the runner's; set \
+                 them in a PodConfig and name it in spec.podConfigRef: {said}"
+            ),
+            may_pass: false,
+        };
+    }
     if said.contains("exceeded quota") {
         return Denial {
             reason: Reason::Failed,
@@ -92,6 +117,14 @@ mod tests {
         assert!(denial.message.contains("runAs: Workload") && denial.message.contains("shop"));
         let denial = judge(r#"pods "x" is forbidden: exceeded quota: q, requested: pods=1"#, "shop");
         assert_eq!((denial.reason, denial.may_pass), (Reason::Failed, true));
+        let denial = judge(r#"pods "x" is forbidden: no PriorityClass with name low was found"#, "shop");
+        assert_eq!((denial.reason, denial.may_pass), (Reason::PodConfigInvalid, false));
+        for said in [
+            r#"pods "x" is forbidden: maximum memory usage per Container is 1Gi, but limit is 2Gi"#,
+            r#"pods "x" is forbidden: failed quota: q: must specify limits.cpu for: runner"#,
+        ] {
+            assert!(judge(said, "shop").message.contains("spec.podConfigRef"), "{said}");
+        }
         assert!(!judge(r#"admission webhook "w" denied the request"#, "shop").may_pass);
     }
 }

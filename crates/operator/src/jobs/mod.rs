@@ -18,6 +18,7 @@ pub mod denial;
 pub mod follow;
 pub mod logs;
 pub mod outcome;
+pub mod pod_config;
 pub mod unlock;
 
 pub use holdfast_api::names::Task as JobTask;

@@ -367,7 +367,10 @@ fn explain(end: &ContainerStateTerminated, pod: &Pod) -> (Loss, String) {
     if end.reason.as_deref() == Some("OOMKilled") {
         return (
             Loss::OutOfMemory,
-            "the runner was killed because it used more memory than its limit; raise the runner's memory limit".into(),
+            "the runner was killed because it used more memory than its limit; raise resources.limits.memory in a \
+             PodConfig that the run names in spec.podConfigRef, or runner.resources.limits.memory of the chart for \
+             all runs"
+                .into(),
         );
     }
     if disrupted(pod)

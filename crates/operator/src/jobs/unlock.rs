@@ -80,6 +80,8 @@ pub async fn unlock(
         claim: None,
         identity: Identity::Unprivileged,
         placement: Placement::Anywhere,
+        pod_config: None,
+        seat: None,
         retries: 2,
         deadline: DEADLINE,
     };

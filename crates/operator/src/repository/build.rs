@@ -125,6 +125,8 @@ pub(super) fn plan(
         claim: None,
         identity: Identity::Unprivileged,
         placement: Placement::Anywhere,
+        pod_config: None,
+        seat: None,
         // The next try is ours to plan: with fresh credentials, and slower each time.
         retries: 0,
         deadline: if task == JobTask::Sync { SYNC_DEADLINE } else { INIT_DEADLINE },
@@ -161,6 +163,8 @@ pub(super) fn spec(
         storage: access.location.clone(),
         directory: Some(directory.to_owned()),
         dead_jobs: Vec::new(),
+        upload_bytes_per_second: None,
+        download_bytes_per_second: None,
         task,
     }
 }

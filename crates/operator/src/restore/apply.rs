@@ -1,13 +1,13 @@
 //! Carries out a Restore, one step after the other. The decisions are in `validate`, `status` and [`crate::quiesce`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use holdfast_api::Reason;
 use holdfast_api::conditions::{ConditionType, find_condition};
 use holdfast_api::names::{self, FINALIZER_CLEANUP};
-use holdfast_api::restore::{Quiesce, Restore, RestoreComponent, RestorePhase, RestoreStatus};
-use holdfast_api::{BackupStorage, Repository, Snapshot};
+use holdfast_api::restore::{Quiesce, Restore, RestorePhase, RestoreStatus};
+use holdfast_api::{Repository, Snapshot};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
@@ -15,29 +15,32 @@ use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 
 use super::dereference::Found;
+use super::start::{Ready, claim_of, placement};
 use super::status::{Writer, conclude, in_the_way};
-use super::validate::{Facts, Refusal, validate};
+use super::validate::{Refusal, validate};
 use super::{build, dereference, made, status, undo};
 use crate::access::RepositoryAccess;
-use crate::backup::dereference::ready;
+use crate::backup::dereference::{pod_config, ready};
 use crate::backup::status::{count, with_progress};
 use crate::context::Ctx;
 use crate::errors::Chain;
-use crate::jobs::denial::Denial;
-use crate::jobs::{self, JobState, JobTask, JobView, RunKind, RunRef, observe};
+use crate::jobs::{self, JobPlan, JobState, JobTask, JobView, RunKind, RunRef, observe};
 use crate::kubernetes;
+use crate::queue::Demand;
 use crate::quiesce::apply::{explain, reason};
 use crate::quiesce::{HoldError, Inventory, PodWatch, WorkloadId, hold_all, read_inventory, release_run};
 use crate::runs::advance::Order;
 use crate::runs::settle::lock_may_remain;
 use crate::runs::stop::stop;
 use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, Stopped, named, settle, stop_all, time_left};
-use crate::volumes::{ClaimView, active_pods, place_writer};
+use crate::volumes::{active_pods, node_name};
 
 /// How long a Restore waits for its repository or for a claim to be bound before it is Failed.
 const PATIENCE: Duration = Duration::from_mins(10);
 /// How long it waits until a repository that was not known before is opened and its snapshots are listed.
 const LISTING_PATIENCE: Duration = Duration::from_hours(1);
+/// How often it tells anew where in line it is; its turn is told by the queue.
+const QUEUE_LOOK: Duration = Duration::from_mins(2);
 /// How often it looks anew while it waits; watches tell of most changes before.
 const WAITING_LOOK: Duration = Duration::from_secs(30);
 /// How often it tries again what it cannot do at the moment, while workloads are held.
@@ -101,6 +104,7 @@ impl Look<'_> {
     /// Everything of the run goes, workloads come back, then the finalizer goes.
     async fn end(&self) -> Result<Action, RunError> {
         self.pods.stop(&self.run.uid);
+        self.ctx.queue.forget(&self.run.uid);
         if !self.restore.finalizers().iter().any(|finalizer| finalizer == FINALIZER_CLEANUP) {
             return Ok(Action::await_change());
         }
@@ -142,7 +146,7 @@ impl Look<'_> {
         Ok(Action::await_change())
     }
 
-    async fn recorded_repository(
+    pub(super) async fn recorded_repository(
         &self,
         recorded: Option<&holdfast_api::refs::ObjectRef>,
     ) -> Result<Option<Repository>, RunError> {
@@ -160,12 +164,17 @@ impl Look<'_> {
             Found::Refused(refusal) => return self.refuse(status, &refusal).await,
         };
         self.writer(&mut status).chosen(&self.run.namespace, &snapshot);
-        let (repository, storage) = match self.repository_of(&snapshot).await? {
+        let (repository, access) = match self.repository_of(&snapshot).await? {
             Ok(found) => found,
             Err((Reason::StorageNotAllowed, message)) => {
                 return self.refuse(status, &Refusal::plain(Reason::StorageNotAllowed, message)).await;
             }
             Err((reason, message)) => return self.wait(status, reason, &message).await,
+        };
+        let reference = self.restore.spec.pod_config_ref.as_ref();
+        let pod_config = match pod_config(client, &self.run.namespace, reference).await? {
+            Ok(pod_config) => pod_config,
+            Err(refusal) => return self.wait(status, refusal.reason, &refusal.message).await,
         };
         let facts = dereference::facts(client, &self.run.namespace).await?;
         let plan = match validate(self.restore, &snapshot, &facts) {
@@ -191,7 +200,7 @@ impl Look<'_> {
         let reference =
             holdfast_api::refs::ObjectRef::seen_from(&self.run.namespace, &place, repository.name_any());
         self.writer(&mut status).planned(&plan, reference, dry_run);
-        let undo = undo::planned(self.restore, &plan, &storage, &place);
+        let undo = undo::planned(self.restore, &plan, &access.storage, &place);
         if let Some(refusal) = undo::refusal(&undo) {
             if !dry_run {
                 return self.refuse(untouched, &refusal).await;
@@ -200,11 +209,17 @@ impl Look<'_> {
             status.plan.get_or_insert_default().warnings.push(refusal.message);
         }
         status.undo = Some(undo);
-        if !dry_run && let Some(denial) = Box::pin(self.denied(&facts, &status.components)).await? {
+        if !dry_run
+            && let Some(denial) =
+                Box::pin(self.denied(&facts, pod_config.as_ref(), &status.components)).await?
+        {
             return self.refuse(untouched, &Refusal::plain(denial.reason, denial.message)).await;
         }
         if let Some(message) = made::denied(client, &self.run, &status).await? {
             return self.refuse(untouched, &Refusal::plain(Reason::Incompatible, message)).await;
+        }
+        if !dry_run && let Some(message) = self.no_place(&facts, &access, &status.components) {
+            return self.wait(untouched, Reason::Queued, &message).await;
         }
         let mut writer = self.writer(&mut status);
         let volumes = count(plan.components.len(), "volume");
@@ -228,44 +243,11 @@ impl Look<'_> {
         Box::pin(self.quiesce(status, self.now)).await
     }
 
-    /// Why the cluster would not admit the pod of a runner that writes, asked before any workload is touched. A quota
-    /// is not asked about: the pods of the workloads may be what fills it.
-    async fn denied(
-        &self,
-        facts: &Facts,
-        components: &[RestoreComponent],
-    ) -> Result<Option<Denial>, RunError> {
-        let mut asked = Vec::new();
-        for component in components {
-            // Where the pod of a claim that is yet to be made will run makes no difference to who admits it.
-            let to_be_made = component.new_claim.map(|_| crate::jobs::Placement::Anywhere);
-            let (Some(placement), Some(owner)) =
-                (placement(facts, claim_of(component)).or(to_be_made), jobs::owner_reference(self.restore))
-            else {
-                continue;
-            };
-            if asked.contains(&&component.run_as) {
-                continue;
-            }
-            asked.push(&component.run_as);
-            let run = named(names::RunKind::Restore, &self.run);
-            let name = names::job_name(run, JobTask::Restore, &component.name, 0);
-            let deadline = Duration::from(self.restore.spec.active_deadline);
-            let plan = build::job(self.restore, &self.run, owner, component, placement, name, deadline);
-            let job = jobs::build::job(&plan, &self.ctx.settings);
-            let denial = jobs::denial::ask(&self.ctx.client, &job).await?;
-            if let Some(denial) = denial.filter(|denial| !denial.may_pass) {
-                return Ok(Some(denial));
-            }
-        }
-        Ok(None)
-    }
-
     /// The repository of a Snapshot and its storage, when it can be opened.
     async fn repository_of(
         &self,
         snapshot: &Snapshot,
-    ) -> Result<Result<(Repository, BackupStorage), (Reason, String)>, RunError> {
+    ) -> Result<Result<(Repository, RepositoryAccess), (Reason, String)>, RunError> {
         let client = &self.ctx.client;
         let name = &snapshot.spec.repository_ref.name;
         let place = snapshot.namespace().unwrap_or_default();
@@ -283,7 +265,7 @@ impl Look<'_> {
                     dereference::storage_refusal(client, &self.run.namespace, &access.storage).await?;
                 Ok(match refusal.filter(|_| place != self.run.namespace) {
                     Some(message) => Err((Reason::StorageNotAllowed, message)),
-                    None => Ok((repository, access.storage)),
+                    None => Ok((repository, access)),
                 })
             }
             Err(error) => match error.reason() {
@@ -313,6 +295,9 @@ impl Look<'_> {
         let allowed = match reason {
             Reason::Pending => Duration::MAX,
             Reason::Initializing if self.restore.spec.from.repository.is_some() => LISTING_PATIENCE,
+            Reason::PodConfigNotFound | Reason::PodConfigInvalid | Reason::Queued => {
+                self.restore.spec.active_deadline.into()
+            }
             _ => PATIENCE,
         };
         let Some(left) = time_left(created, allowed, self.now) else {
@@ -320,8 +305,17 @@ impl Look<'_> {
             return self.refuse(status, &Refusal::plain(reason, text)).await;
         };
         let before = status.message.clone();
+        let stands_in_line = status.phase == Some(RestorePhase::Queued);
         self.writer(&mut status).waiting(reason, message);
         self.save(&status).await?;
+        if reason == Reason::Queued {
+            // The place in line changes all the time, which is no news.
+            if !stands_in_line {
+                self.ctx.events.normal(self.restore, reason, message).await;
+            }
+            return Ok(Action::requeue(left.min(QUEUE_LOOK)));
+        }
+        self.ctx.queue.forget(&self.run.uid);
         if before != status.message {
             match reason {
                 Reason::Pending | Reason::Initializing => {
@@ -346,6 +340,7 @@ impl Look<'_> {
             views,
             now: self.now,
             may_start: true,
+            answers: BTreeMap::new(),
             look_again: LookAgain::default(),
         };
         crew.look_again.after(time_left(started, deadline, self.now).unwrap_or(WAITING_LOOK));
@@ -356,23 +351,37 @@ impl Look<'_> {
     /// seen by then.
     async fn advance(&self, crew: &mut Crew<'_>, status: &mut RestoreStatus) -> Result<bool, RunError> {
         let RestoreStatus { components, plan, repository_ref, .. } = status;
-        let mut ready: Option<(Facts, RepositoryAccess)> = None;
-        for component in components.iter_mut().filter(|component| !component.phase.is_terminal()) {
-            if ready.is_none() && crew.needs_job(&component.name) {
-                ready = Some(Box::pin(self.ready(repository_ref.as_ref())).await?);
+        let mut ready: Option<Ready> = None;
+        crew.tell_places();
+        let open = components.iter().filter(|component| !component.phase.is_terminal());
+        let needing = crew.needing(open.map(|component| component.name.as_str()));
+        if !needing.is_empty() {
+            if let Some(answers) = self.ctx.queue.all_wait(&self.run, &needing) {
+                crew.answers = answers;
+            } else {
+                let found = Box::pin(self.ready(repository_ref.as_ref())).await?;
+                let wanted = components.iter().filter(|component| needing.contains(&component.name.as_str()));
+                let demands: Vec<Demand> =
+                    wanted.map(|component| found.demand(&component.name, claim_of(component))).collect();
+                crew.ask(self.since(), &demands);
+                ready = Some(found);
             }
+        }
+        for component in components.iter_mut().filter(|component| !component.phase.is_terminal()) {
             let order = |name: String, left: Duration| {
-                let (facts, access) = ready.as_ref()?;
+                let Ready { facts, access, pod_config } = ready.as_ref()?;
                 let owner = jobs::owner_reference(self.restore)?;
                 let placement = placement(facts, claim_of(component))?;
+                let seat = access.seat(node_name(&placement));
                 let identity = self.run.identity(&self.ctx.settings.cluster_name, &self.ctx.cluster_uid);
+                let plan = build::job(self.restore, &self.run, owner, component, placement, name, left);
                 Some(Order {
-                    plan: build::job(self.restore, &self.run, owner, component, placement, name, left),
+                    plan: JobPlan { pod_config: pod_config.clone(), seat: Some(seat), ..plan },
                     spec: access.spec(identity, build::task(self.restore, component)),
                     credentials: &access.credentials,
                 })
             };
-            if let Some((facts, _)) = &ready
+            if let Some(Ready { facts, .. }) = &ready
                 && crew.needs_job(&component.name)
                 && placement(facts, claim_of(component)).is_none()
             {
@@ -395,23 +404,6 @@ impl Look<'_> {
             *component = changed;
         }
         Ok(components.iter().all(|component| component.phase.is_terminal()))
-    }
-
-    /// What it takes to start a Job.
-    pub(super) async fn ready(
-        &self,
-        recorded: Option<&holdfast_api::refs::ObjectRef>,
-    ) -> Result<(Facts, RepositoryAccess), RunError> {
-        let facts = dereference::facts(&self.ctx.client, &self.run.namespace).await?;
-        let Some(repository) = self.recorded_repository(recorded).await? else {
-            let own = self.run.namespace.as_str();
-            return Err(RunError::Access(crate::access::AccessError::RepositoryNotReady {
-                namespace: recorded.map_or(own, |reference| reference.namespace_or(own)).to_owned(),
-                name: recorded.map_or_else(String::new, |reference| reference.name.clone()),
-            }));
-        };
-        let access = RepositoryAccess::read(&self.ctx.client, &repository).await?;
-        Ok((facts, access))
     }
 
     /// A dry run: Jobs that only look fill the plan.
@@ -438,6 +430,7 @@ impl Look<'_> {
     async fn quiesce(&self, mut status: RestoreStatus, started: Timestamp) -> Result<Action, RunError> {
         let claims = claims_of(&status);
         self.watch_pods(&claims);
+        self.ctx.queue.keep(&self.run);
         let client = &self.ctx.client;
         let ns = &self.run.namespace;
         let mut inventory = read_inventory(client, ns).await?;
@@ -553,7 +546,8 @@ impl Look<'_> {
         match looked {
             Ok(true) => return self.unquiesce_next(status).await,
             Ok(false) => {
-                if let Some((reason, cause)) = status::waits(&status).filter(|_| idle) {
+                let waits = status::waits(&status).filter(|(reason, _)| idle && *reason != Reason::Queued);
+                if let Some((reason, cause)) = waits {
                     return self.blocked(status, reason, &cause, true).await;
                 }
             }
@@ -561,6 +555,7 @@ impl Look<'_> {
             Err(error) => {
                 let reason = match &error {
                     RunError::Access(error) => error.reason(),
+                    RunError::PodConfig { reason, .. } => Some(*reason),
                     _ => None,
                 };
                 let cause = Chain(&error).to_string();
@@ -716,7 +711,7 @@ pub(super) fn is_namespace_terminating(error: &RunError) -> bool {
     match error {
         RunError::Request(error) => error.namespace_is_terminating(),
         RunError::Job(error) => error.namespace_is_terminating(),
-        RunError::Unlock(_) | RunError::Access(_) => false,
+        RunError::Unlock(_) | RunError::Access(_) | RunError::PodConfig { .. } => false,
     }
 }
 
@@ -742,19 +737,6 @@ fn overstay(pods: &[&Pod], started: Timestamp, now: Timestamp) -> bool {
     let due =
         pods.iter().map(|pod| pod.metadata.deletion_timestamp.as_ref().map_or(started, |time| time.0)).max();
     due.is_some_and(|due| time_left(due.max(started), QUIESCE_PATIENCE, now).is_none())
-}
-
-fn claim_of(component: &RestoreComponent) -> &str {
-    component.claim.as_deref().unwrap_or_default()
-}
-
-/// Where a runner of a claim has to run; none when the claim is gone or held by a dead node.
-pub(super) fn placement(facts: &Facts, claim: &str) -> Option<crate::jobs::Placement> {
-    let claim = facts.claims.iter().find(|object| object.name_any() == claim)?;
-    let view = ClaimView::new(claim, &facts.classes);
-    let consumers = active_pods(&facts.inventory.pods, &view.name());
-    let model = facts.inventory.model_pod(&view.name());
-    place_writer(&view, &consumers, model.as_ref(), facts.around()).ok()
 }
 
 #[cfg(test)]

@@ -43,6 +43,8 @@ pub fn job(
         claim: Some(ClaimMount { path: data_path(&claim), claim, read_only: plan_only }),
         identity: runner_identity(&component.run_as.clone().unwrap_or_default(), access),
         placement,
+        pod_config: None,
+        seat: None,
         retries: restore.spec.retries,
         deadline,
     }

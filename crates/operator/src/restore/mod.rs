@@ -20,6 +20,7 @@ pub mod dereference;
 mod made;
 mod save;
 mod source;
+mod start;
 pub mod status;
 mod undo;
 pub mod validate;
@@ -28,9 +29,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use holdfast_api::names::FINALIZER_CLEANUP;
 use holdfast_api::restore::Restore;
-use holdfast_api::{BackupStorage, Repository};
+use holdfast_api::{BackupStorage, PodConfig, Repository};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::ListParams;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -51,7 +53,7 @@ pub async fn run(ctx: Arc<Ctx>) {
     let pods = Arc::new(pods);
     let controller = controllers::controller::<Restore>(&ctx, RunKind::Restore);
     let (of_repository, of_restore, of_claim) = (controller.store(), controller.store(), controller.store());
-    let of_storage = controller.store();
+    let (of_storage, of_config) = (controller.store(), controller.store());
     let client = &ctx.client;
     let controller = controller
         .watches(Api::<Repository>::all(client.clone()), watcher::Config::default(), move |repository| {
@@ -62,6 +64,9 @@ pub async fn run(ctx: Arc<Ctx>) {
             watcher::Config::default(),
             move |claim| waiting_restores(&of_claim, claim.metadata.namespace.as_deref(), None),
         )
+        .watches(Api::<PodConfig>::all(client.clone()), watcher::Config::default(), move |config| {
+            waiting_restores(&of_config, config.metadata.namespace.as_deref(), None)
+        })
         .watches(Api::<BackupStorage>::all(client.clone()), watcher::Config::default(), move |storage| {
             waiting_for_storage(&of_storage, &storage)
         })
@@ -72,7 +77,8 @@ pub async fn run(ctx: Arc<Ctx>) {
                 restore.metadata.uid.as_deref(),
             )
         })
-        .reconcile_on(woken);
+        .reconcile_on(woken)
+        .reconcile_on(ctx.queue.words(RunKind::Restore).map(|run| controllers::reference(&run)));
     let reconcile = move |restore: Arc<Restore>, ctx: Arc<Ctx>| {
         let pods = Arc::clone(&pods);
         async move { apply::reconcile(&restore, &ctx, &pods).await }

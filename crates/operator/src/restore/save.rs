@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_api::Reason;
+use holdfast_api::backup::BackupComponent;
 use holdfast_api::names;
 use holdfast_api::refs::ObjectRef;
 use holdfast_api::restore::{RestorePhase, RestoreStatus, UndoState};
@@ -13,19 +14,20 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
-use super::apply::{Look, claims_of, is_namespace_terminating, placement};
-use super::validate::Facts;
+use super::apply::{Look, claims_of, is_namespace_terminating};
+use super::start::{Ready, placement};
 use super::{dereference, made, undo};
-use crate::access::RepositoryAccess;
 use crate::backup::apply::write_snapshot;
 use crate::backup::build::Cluster;
 use crate::backup::status::{count, with_progress};
 use crate::backup::validate::volume_tags;
 use crate::errors::Chain;
-use crate::jobs::{self, JobState, JobTask, observe};
+use crate::jobs::{self, JobPlan, JobState, JobTask, observe};
+use crate::queue::Demand;
 use crate::quiesce::read_inventory;
 use crate::runs::advance::Order;
 use crate::runs::{Crew, Fields, RunError};
+use crate::volumes::node_name;
 
 impl Look<'_> {
     /// Nobody uses the claims any more: what is in them is saved, or there is nothing to save and the writing begins.
@@ -71,7 +73,8 @@ impl Look<'_> {
         match looked {
             Ok(true) => return Box::pin(self.saved(status, started)).await,
             Ok(false) => {
-                if let Some((reason, cause)) = undo::waits(&status).filter(|_| idle) {
+                let waits = undo::waits(&status).filter(|(reason, _)| idle && *reason != Reason::Queued);
+                if let Some((reason, cause)) = waits {
                     return self.blocked(status, reason, &cause, true).await;
                 }
             }
@@ -79,6 +82,7 @@ impl Look<'_> {
             Err(error) => {
                 let reason = match &error {
                     RunError::Access(error) => error.reason(),
+                    RunError::PodConfig { reason, .. } => Some(*reason),
                     _ => None,
                 };
                 let cause = Chain(&error).to_string();
@@ -105,13 +109,25 @@ impl Look<'_> {
         let Some(undo) = undo.as_mut() else { return Ok(true) };
         let all: Vec<String> = undo.components.iter().map(|component| component.name.clone()).collect();
         let set = ComponentSet::of(all.iter().map(String::as_str));
-        let mut ready: Option<(Facts, RepositoryAccess)> = None;
-        for component in undo.components.iter_mut().filter(|component| !component.phase.is_terminal()) {
-            if ready.is_none() && crew.needs_job(&component.name) {
-                ready = Some(Box::pin(self.ready(repository_ref.as_ref())).await?);
+        let mut ready: Option<Ready> = None;
+        crew.tell_places();
+        let open = undo.components.iter().filter(|component| !component.phase.is_terminal());
+        let needing = crew.needing(open.map(|component| component.name.as_str()));
+        if !needing.is_empty() {
+            if let Some(answers) = self.ctx.queue.all_wait(&self.run, &needing) {
+                crew.answers = answers;
+            } else {
+                let found = Box::pin(self.ready(repository_ref.as_ref())).await?;
+                let wanted = undo.components.iter().filter(|one| needing.contains(&one.name.as_str()));
+                let claim = |one: &BackupComponent| one.source.claim.clone().unwrap_or_default();
+                let demands: Vec<Demand> = wanted.map(|one| found.demand(&one.name, &claim(one))).collect();
+                crew.ask(self.since(), &demands);
+                ready = Some(found);
             }
+        }
+        for component in undo.components.iter_mut().filter(|component| !component.phase.is_terminal()) {
             let claim = component.source.claim.clone().unwrap_or_default();
-            if let Some((facts, _)) = &ready
+            if let Some(Ready { facts, .. }) = &ready
                 && crew.needs_job(&component.name)
                 && placement(facts, &claim).is_none()
             {
@@ -122,15 +138,17 @@ impl Look<'_> {
             }
             let mut changed = component.clone();
             let order = |name: String, left: Duration| {
-                let (facts, access) = ready.as_ref()?;
+                let Ready { facts, access, pod_config } = ready.as_ref()?;
                 let owner = jobs::owner_reference(self.restore)?;
                 let placement = placement(facts, &claim)?;
                 let volume =
                     facts.claims.iter().find(|object| object.name_any() == claim).map(volume_tags)?;
                 let cluster = Cluster { name: &self.ctx.settings.cluster_name, uid: &self.ctx.cluster_uid };
                 let task = undo::task(self.restore, cluster, started, &set, component, volume);
+                let seat = access.seat(node_name(&placement));
+                let plan = undo::job(self.restore, &self.run, owner, component, placement, name, left);
                 Some(Order {
-                    plan: undo::job(self.restore, &self.run, owner, component, placement, name, left),
+                    plan: JobPlan { pod_config: pod_config.clone(), seat: Some(seat), ..plan },
                     spec: access.spec(self.run.identity(cluster.name, cluster.uid), task),
                     credentials: &access.credentials,
                 })

@@ -246,6 +246,7 @@ pub(super) fn repository(
     let mut repository = Repository::new(
         &name,
         RepositorySpec {
+            limits: None,
             storage_ref: storage.clone(),
             directory: Some(directory),
             password_secret_ref: Some(password),

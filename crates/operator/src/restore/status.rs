@@ -55,7 +55,10 @@ impl Writer<'_> {
     /// It waits for something before it begins.
     pub fn waiting(&mut self, reason: Reason, message: &str) {
         self.status.observed_generation = self.generation;
-        self.status.phase = Some(RestorePhase::Pending);
+        self.status.phase = Some(match reason {
+            Reason::Queued => RestorePhase::Queued,
+            _ => RestorePhase::Pending,
+        });
         self.status.message = Some(message.to_owned());
         self.set(ConditionUpdate::no(ConditionType::Progressing, reason, message));
     }

@@ -114,6 +114,8 @@ pub(super) fn job(
         claim: Some(ClaimMount { path: names::data_path(&claim), claim, read_only: true }),
         identity: runner_identity(&component.run_as.clone().unwrap_or_default(), Access::Read),
         placement,
+        pod_config: None,
+        seat: None,
         retries: restore.spec.retries,
         deadline,
     }

@@ -1,6 +1,7 @@
 //! One look at one component of a run: starts its Job, follows it, stops it when it is stuck, and hands over the
 //! end. What the end means is the reconciler's.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_api::backup::{BackupComponent, ComponentPhase, Progress};
@@ -21,9 +22,10 @@ use crate::jobs::follow::Silence;
 use crate::jobs::{
     self, Ended, JobError, JobPlan, JobState, JobView, RunRef, Running, Started, WaitReason, Waiting, logs,
 };
+use crate::queue::{Answer, Asker, Demand};
 
-/// Most Jobs of one run at work at a time; the other components wait for their turn.
-const MOST_AT_WORK: usize = 16;
+/// How often a component that waits for a place tells anew where in line it is; its turn is told by the queue.
+const QUEUE_LOOK: Duration = Duration::from_mins(2);
 /// A wait longer than this is explained with what Kubernetes' Events say.
 const EXPLAIN_AFTER: Duration = Duration::from_secs(15);
 
@@ -124,6 +126,8 @@ pub struct Crew<'a> {
     pub now: Timestamp,
     /// Whether Jobs are started; else those that are there are only followed.
     pub may_start: bool,
+    /// Which of them have a place, as the queue says.
+    pub answers: BTreeMap<String, Answer>,
     /// When to look again at the latest.
     pub look_again: LookAgain,
 }
@@ -152,11 +156,6 @@ enum Current<'v> {
 }
 
 impl Crew<'_> {
-    /// Number of Jobs of the run that are not over.
-    fn at_work(&self) -> usize {
-        self.views.iter().filter(|view| !matches!(view.state, JobState::Ended(_))).count()
-    }
-
     /// Whether the run's time is up.
     pub fn is_overdue(&self) -> bool {
         time_left(self.started, self.deadline, self.now).is_none()
@@ -172,10 +171,28 @@ impl Crew<'_> {
 
     /// Whether the next look at a component starts a Job.
     pub fn needs_job(&self, component: &str) -> bool {
-        self.may_start
-            && matches!(self.current(component), Current::Next(_))
-            && !self.is_overdue()
-            && self.at_work() < MOST_AT_WORK
+        self.may_start && matches!(self.current(component), Current::Next(_)) && !self.is_overdue()
+    }
+
+    /// The components among these for which the next look starts a Job, if there is a place.
+    pub fn needing<'c>(&self, components: impl Iterator<Item = &'c str>) -> Vec<&'c str> {
+        components.filter(|component| self.needs_job(component)).collect()
+    }
+
+    /// Tells the queue which of the run's Jobs are over, and where the others run.
+    pub fn tell_places(&self) {
+        for view in &self.views {
+            match &view.state {
+                JobState::Ended(_) => self.ctx.queue.over(&view.job),
+                JobState::Running(Running { node: Some(node), .. }) => self.ctx.queue.is_on(&view.job, node),
+                JobState::Running(_) | JobState::Waiting(_) => {}
+            }
+        }
+    }
+
+    /// Asks the queue for places.
+    pub fn ask(&mut self, since: Timestamp, demands: &[Demand]) {
+        self.answers = self.ctx.queue.ask(&Asker { run: self.run, since }, demands);
     }
 
     /// Pods that were started for a component before its present Job.
@@ -232,16 +249,28 @@ impl Crew<'_> {
         if !self.may_start {
             return Ok(None);
         }
-        if self.at_work() >= MOST_AT_WORK {
-            component
-                .wait("Queued", format!("waits until one of the {MOST_AT_WORK} Jobs of this run is over"));
-            return Ok(None);
+        match self.answers.get(&name) {
+            Some(Answer::Go) => {}
+            Some(answer) => {
+                component.wait(Reason::Queued.as_str(), answer.to_string());
+                self.look_again.after(QUEUE_LOOK);
+                return Ok(None);
+            }
+            None => return Ok(None),
         }
         let job_name = names::job_name(self.named, self.task, &name, number);
-        let Some(mut order) = order(job_name, left) else { return Ok(None) };
+        let Some(mut order) = order(job_name, left) else {
+            self.ctx.queue.give_back(self.run, &name);
+            return Ok(None);
+        };
         let made = self.views_of(&name).map(attempts_of).fold(0, u32::saturating_add);
         order.plan.retries = retries_left(order.plan.retries, made);
-        match jobs::start(self.ctx, &order.plan, &order.spec, order.credentials).await {
+        let started = jobs::start(self.ctx, &order.plan, &order.spec, order.credentials).await;
+        match &started {
+            Ok(Started::Job(job)) => self.ctx.queue.started(self.run, &name, job),
+            _ => self.ctx.queue.give_back(self.run, &name),
+        }
+        match started {
             Ok(Started::Job(job)) => {
                 component.job.clone_from(&job.metadata.name);
                 component.start_time.get_or_insert(Time(self.now));

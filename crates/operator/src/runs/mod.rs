@@ -15,7 +15,7 @@ pub use advance::{Common, Crew, Fields};
 pub use settle::{Settled, settle, stop_all};
 pub use stop::Stopped;
 
-use holdfast_api::names;
+use holdfast_api::{Reason, names};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::access::AccessError;
@@ -38,6 +38,14 @@ pub enum RunError {
     /// The repository could not be reached.
     #[error("the repository of the run could not be reached")]
     Access(#[from] AccessError),
+    /// The PodConfig that it names cannot be used.
+    #[error("{message}")]
+    PodConfig {
+        /// In one word.
+        reason: Reason,
+        /// Cause and what to do.
+        message: String,
+    },
 }
 
 /// The soonest of several moments at which to look again.

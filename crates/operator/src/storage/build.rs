@@ -24,6 +24,8 @@ pub(super) fn plan(facts: &Facts, access: &StorageAccess, owner: OwnerReference,
         claim: None,
         identity: Identity::Unprivileged,
         placement: Placement::Anywhere,
+        pod_config: None,
+        seat: None,
         // The next try is ours to plan: with fresh credentials, and slower each time.
         retries: 0,
         deadline: DEADLINE,
@@ -37,6 +39,8 @@ pub(super) fn spec(facts: &Facts, access: &StorageAccess, cluster: &str, cluster
         storage: access.location.clone(),
         directory: None,
         dead_jobs: Vec::new(),
+        upload_bytes_per_second: None,
+        download_bytes_per_second: None,
         task: Task::Probe { scan_limit: u32::try_from(MAX_LISTED_REPOSITORIES).unwrap_or(u32::MAX) },
     }
 }

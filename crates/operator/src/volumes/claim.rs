@@ -121,6 +121,15 @@ impl<'a> ClaimView<'a> {
 /// The number of bytes that a quantity such as `10Gi`, `1500M` or `1e9` stands for, rounded down. `None` for what
 /// is no quantity. Source: the grammar in the Kubernetes API reference, "Quantity".
 pub fn quantity_bytes(quantity: &Quantity) -> Option<u64> {
+    let value = quantity_value(quantity)?;
+    // Checked there: not negative, below 2^64. Sizes beyond 2^53 lose their last digits, which no claim has.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Some(value as u64)
+}
+
+/// The amount that a quantity stands for, in its unit (bytes, cores); none when the text is no quantity, or one that is
+/// negative or beyond 64 bits.
+pub fn quantity_value(quantity: &Quantity) -> Option<f64> {
     const SUFFIXES: [(&str, i32, i32); 14] = [
         ("Ki", 2, 10),
         ("Mi", 2, 20),
@@ -148,12 +157,7 @@ pub fn quantity_bytes(quantity: &Quantity) -> Option<u64> {
         (None, None) => (text, 1.0),
     };
     let value = number.parse::<f64>().ok()? * factor;
-    if !(0.0..1.8e19).contains(&value) {
-        return None;
-    }
-    // Checked above: not negative, below 2^64. Sizes beyond 2^53 lose their last digits, which no claim has.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    Some(value as u64)
+    (0.0..1.8e19).contains(&value).then_some(value)
 }
 
 #[cfg(test)]

@@ -69,6 +69,11 @@ impl NodeStates {
         Self(nodes.into_iter().map(|node| (node.name_any(), NodeState::of(node))).collect())
     }
 
+    /// How many are ready.
+    pub fn ready(&self) -> u32 {
+        u32::try_from(self.0.values().filter(|state| state.ready).count()).unwrap_or(u32::MAX)
+    }
+
     /// Whether the node is there and ready.
     pub fn is_ready(&self, node: &str) -> bool {
         self.0.get(node).is_some_and(|state| state.ready)

@@ -94,6 +94,8 @@ impl Place {
                 },
                 directory: None,
                 dead_jobs: Vec::new(),
+                upload_bytes_per_second: None,
+                download_bytes_per_second: None,
                 task,
             },
             store: self.store(),

@@ -1,0 +1,139 @@
+//! What it takes to start the Jobs of a Restore: facts, access, the settings of their pods, and where they run.
+
+use std::time::Duration;
+
+use holdfast_api::PodConfig;
+use holdfast_api::names;
+use holdfast_api::refs::ObjectRef;
+use holdfast_api::restore::RestoreComponent;
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::apply::Look;
+use super::validate::Facts;
+use super::{build, dereference};
+use crate::access::{AccessError, RepositoryAccess};
+use crate::backup::dereference::pod_config;
+use crate::backup::status::queued;
+use crate::backup::validate as backup;
+use crate::jobs::denial::Denial;
+use crate::jobs::{self, JobPlan, JobTask, Placement};
+use crate::queue::{Answer, Asker, Demand};
+use crate::runs::{RunError, named};
+use crate::volumes::{ClaimView, active_pods, node_name, place_writer};
+
+/// What it takes to start Jobs.
+pub(super) struct Ready {
+    pub(super) facts: Facts,
+    pub(super) access: RepositoryAccess,
+    pub(super) pod_config: Option<PodConfig>,
+}
+
+impl Ready {
+    /// What the Job of a component on this claim takes a place of.
+    pub(super) fn demand(&self, component: &str, claim: &str) -> Demand {
+        demand(&self.facts, &self.access, claim, component)
+    }
+}
+
+impl Look<'_> {
+    /// What the run waits for when it has a place for none of its components: before any workload is touched, for an
+    /// application must not be down while a restore stands in line.
+    pub(super) fn no_place(
+        &self,
+        facts: &Facts,
+        access: &RepositoryAccess,
+        components: &[RestoreComponent],
+    ) -> Option<String> {
+        let open = components.iter().filter(|component| !component.phase.is_terminal());
+        let demands: Vec<Demand> =
+            open.map(|component| demand(facts, access, claim_of(component), &component.name)).collect();
+        if demands.is_empty() {
+            return None;
+        }
+        let answers = self.ctx.queue.ask(&Asker { run: &self.run, since: self.since() }, &demands);
+        (!answers.values().any(|answer| *answer == Answer::Go)).then(|| queued(&answers))
+    }
+
+    /// When the run was made.
+    pub(super) fn since(&self) -> Timestamp {
+        self.restore.creation_timestamp().map_or(self.now, |time| time.0)
+    }
+
+    /// Why the cluster would not admit the pod of a runner that writes, asked before any workload is touched. A quota
+    /// is not asked about: the pods of the workloads may be what fills it.
+    pub(super) async fn denied(
+        &self,
+        facts: &Facts,
+        pod_config: Option<&PodConfig>,
+        components: &[RestoreComponent],
+    ) -> Result<Option<Denial>, RunError> {
+        let mut asked = Vec::new();
+        for component in components {
+            // Where the pod of a claim that is yet to be made will run makes no difference to who admits it.
+            let to_be_made = component.new_claim.map(|_| Placement::Anywhere);
+            let (Some(placement), Some(owner)) =
+                (placement(facts, claim_of(component)).or(to_be_made), jobs::owner_reference(self.restore))
+            else {
+                continue;
+            };
+            if asked.contains(&&component.run_as) {
+                continue;
+            }
+            asked.push(&component.run_as);
+            let run = named(names::RunKind::Restore, &self.run);
+            let name = names::job_name(run, JobTask::Restore, &component.name, 0);
+            let deadline = Duration::from(self.restore.spec.active_deadline);
+            let plan = build::job(self.restore, &self.run, owner, component, placement, name, deadline);
+            let plan = JobPlan { pod_config: pod_config.cloned(), ..plan };
+            let job = jobs::build::job(&plan, &self.ctx.settings);
+            let denial = jobs::denial::ask(&self.ctx.client, &job).await?;
+            if let Some(denial) = denial.filter(|denial| !denial.may_pass) {
+                return Ok(Some(denial));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What it takes to start a Job.
+    pub(super) async fn ready(&self, recorded: Option<&ObjectRef>) -> Result<Ready, RunError> {
+        let facts = dereference::facts(&self.ctx.client, &self.run.namespace).await?;
+        let Some(repository) = self.recorded_repository(recorded).await? else {
+            let own = self.run.namespace.as_str();
+            return Err(RunError::Access(AccessError::RepositoryNotReady {
+                namespace: recorded.map_or(own, |reference| reference.namespace_or(own)).to_owned(),
+                name: recorded.map_or_else(String::new, |reference| reference.name.clone()),
+            }));
+        };
+        let access = RepositoryAccess::read(&self.ctx.client, &repository).await?;
+        let reference = self.restore.spec.pod_config_ref.as_ref();
+        let pod_config = pod_config(&self.ctx.client, &self.run.namespace, reference)
+            .await?
+            .map_err(|backup::Refusal { reason, message }| RunError::PodConfig { reason, message })?;
+        Ok(Ready { facts, access, pod_config })
+    }
+}
+
+/// What the Job of a component on a claim takes a place of.
+pub(super) fn demand(facts: &Facts, access: &RepositoryAccess, claim: &str, component: &str) -> Demand {
+    let placement = placement(facts, claim);
+    Demand {
+        component: component.to_owned(),
+        seat: access.seat(placement.as_ref().and_then(node_name)),
+        limits: access.limits(facts.nodes.ready()),
+    }
+}
+
+/// The claim of a component.
+pub(super) fn claim_of(component: &RestoreComponent) -> &str {
+    component.claim.as_deref().unwrap_or_default()
+}
+
+/// Where a runner of a claim has to run; none when the claim is gone or held by a dead node.
+pub(super) fn placement(facts: &Facts, claim: &str) -> Option<Placement> {
+    let claim = facts.claims.iter().find(|object| object.name_any() == claim)?;
+    let view = ClaimView::new(claim, &facts.classes);
+    let consumers = active_pods(&facts.inventory.pods, &view.name());
+    let model = facts.inventory.model_pod(&view.name());
+    place_writer(&view, &consumers, model.as_ref(), facts.around()).ok()
+}

@@ -1,0 +1,268 @@
+//! The queue and the shape of runners' pods: limits hold, namespaces take turns, a PodConfig is applied.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use holdfast_e2e::kubectl::{Failure, Result, phase};
+use holdfast_e2e::story::{RUN, Story};
+use holdfast_e2e::workload::{self, Keeper, TOOLS};
+use serde_json::Value;
+
+use crate::together;
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// One pod that writes a file to each of `count` claims, and the claims.
+fn many_claims(count: usize) -> String {
+    let mut yaml = String::new();
+    let (mut mounts, mut volumes, mut script) = (String::new(), String::new(), String::new());
+    for n in 0..count {
+        yaml.push_str(&workload::claim(&format!("c{n:03}"), "", "1Mi"));
+        let _ = write!(mounts, "{{name: v{n}, mountPath: /store/{n}}}, ");
+        let _ = write!(volumes, "{{name: v{n}, persistentVolumeClaim: {{claimName: c{n:03}}}}}, ");
+        let _ = write!(script, "echo {n} > /store/{n}/file; ");
+    }
+    let _ = write!(
+        yaml,
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: writer, labels: {{app: writer}}}}\nspec: {{terminationGracePeriodSeconds: 1, containers: [{{name: app, image: '{TOOLS}', command: [sh, -c, '{script} trap \"exit 0\" TERM; while :; do sleep 1; done'], volumeMounts: [{mounts}]}}], volumes: [{volumes}]}}\n"
+    );
+    yaml
+}
+
+/// Names of the Jobs of runners that are at work in these namespaces.
+fn at_work(story: &Story, namespaces: &[&str]) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    for namespace in namespaces {
+        let jobs =
+            story.kubectl.list(namespace, &["jobs", "-l", "holdfast.dev/task in (Backup,Restore,Plan)"])?;
+        for job in jobs {
+            let conditions = job["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            if !conditions.iter().any(|c| c["status"] == "True") && job["spec"]["suspend"] != true {
+                found.insert(format!("{namespace}/{}", text(&job["metadata"]["name"])));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A storage with one place, 40 claims in one namespace, and one claim in another: the one has its turn at once, at no
+/// time are two Jobs at work, and all come to their end.
+#[test]
+fn one_claim_is_not_held_up_by_forty_of_another_namespace() {
+    let _world = together();
+    Story::tell("turns", Story::begin, |story| {
+        let other = story.another_namespace("other")?;
+        let own = story.namespace.clone();
+        story.kubectl.run(&[
+            "-n",
+            &own,
+            "patch",
+            "backupstorage",
+            "store",
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"limits":{"concurrentJobs":1},"usagePolicy":{"allowedNamespaces":{"from":"All"}}}}"#,
+        ])?;
+        story.kubectl.run(&["annotate", "namespace", &other, "holdfast.dev/allow-root-runner=true"])?;
+        story.apply(&many_claims(40))?;
+        let there = |yaml: &str| {
+            story.kubectl.run_with(&["-n", &other, "apply", "-f", "-"], yaml.as_bytes()).map(drop)
+        };
+        there(&many_claims(1))?;
+        workload::ready_pod(&story.kubectl, &own, "writer")?;
+        workload::ready_pod(&story.kubectl, &other, "writer")?;
+
+        story.start_backup("big", "{}")?;
+        story.until("backup", "big", |o| (phase(o) == "Running").then_some(()))?;
+        there(&format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: Backup\nmetadata: {{name: small}}\nspec: {{storageRef: {{name: store, namespace: {own}}}}}\n"
+        ))?;
+        let deadline = Instant::now() + 3 * RUN;
+        let (mut queued, mut done_before) = (None, None);
+        loop {
+            let jobs = at_work(story, &[&own, &other])?;
+            if jobs.len() > 1 {
+                return Err(Failure(format!("more than one Job at work: {jobs:?}")));
+            }
+            let small = story.kubectl.get(&other, &["backup", "small"])?;
+            let big = story.kubectl.get(&own, &["backup", "big"])?;
+            if phase(&small) == "Queued" {
+                queued = Some(text(&small["status"]["message"]).to_owned());
+            }
+            if phase(&small) == "Succeeded" && done_before.is_none() {
+                let components = big["status"]["components"].as_array().cloned().unwrap_or_default();
+                done_before = Some(components.iter().filter(|c| c["phase"] == "Succeeded").count());
+            }
+            if phase(&small) == "Succeeded" && phase(&big) == "Succeeded" {
+                break;
+            }
+            if ["Failed", "PartiallyFailed", "Skipped"]
+                .iter()
+                .any(|p| phase(&small) == *p || phase(&big) == *p)
+            {
+                return Err(Failure(format!("small: {}, big: {}", small["status"], big["status"])));
+            }
+            if Instant::now() > deadline {
+                return Err(Failure(format!(
+                    "not at their end: small {}, big {}",
+                    small["status"], big["status"]
+                )));
+            }
+            sleep(Duration::from_millis(250));
+        }
+        // Its repository is made first, which takes a Job or two of the other's.
+        match done_before {
+            Some(done) if done < 20 => {}
+            other => {
+                return Err(Failure(format!("the one claim was saved when {other:?} of the forty were")));
+            }
+        }
+        if let Some(message) =
+            queued.filter(|message| !message.contains("waits for a free place at BackupStorage"))
+        {
+            return Err(Failure(format!("it does not say what it waits for: {message}")));
+        }
+        story.nothing_left()
+    });
+}
+
+/// A Backup in line that is deleted leaves nothing; a restore goes before it.
+#[test]
+fn a_queued_backup_says_what_it_waits_for_and_can_be_deleted() {
+    let _world = together();
+    Story::tell("in-line", Story::begin, |story| {
+        let own = story.namespace.clone();
+        story.apply(&format!(
+            "{}{}",
+            workload::claim("data", "", "1Gi"),
+            workload::keeper(&Keeper { node: "n1", ..Keeper::deployment("app", "data") })
+        ))?;
+        let pod = workload::ready_pod(&story.kubectl, &own, "app")?;
+        story.shell(&pod, "echo data > /store/file; head -c 60000000 /dev/urandom > /store/large")?;
+        // One place, and a rate at which the first takes a while.
+        story.kubectl.run(&[
+            "-n",
+            &own,
+            "patch",
+            "backupstorage",
+            "store",
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"limits":{"concurrentJobs":1,"uploadBytesPerSecond":"3M"}}}"#,
+        ])?;
+        let begin = Instant::now();
+        story.start_backup("first", "{}")?;
+        story.until("backup", "first", |o| (phase(o) == "Running").then_some(()))?;
+        story.start_backup("second", "{}")?;
+        let message = story.until("backup", "second", |o| {
+            (phase(o) == "Queued").then(|| text(&o["status"]["message"]).to_owned())
+        })?;
+        let expected =
+            format!("waits for a free place at BackupStorage {own}/store (1 of 1 in use), 1st in line");
+        if message != expected {
+            return Err(Failure(format!("said {message:?}, not {expected:?}")));
+        }
+        story.kubectl.run(&["-n", &own, "delete", "backup", "second", "--timeout=60s"])?;
+        story.expect_end("backup", "first", "Succeeded")?;
+        let took = begin.elapsed();
+        // 60 MB of noise at 3 MB a second; the last pack goes as fast as it can.
+        if took < Duration::from_secs(12) {
+            return Err(Failure(format!("the rate was not kept: {took:?}")));
+        }
+        if story.kubectl.find(&own, "backup", "second")?.is_some() {
+            return Err(Failure("the deleted Backup is still there".into()));
+        }
+        story.nothing_left()
+    });
+}
+
+/// What a PodConfig says stands on the runner's pod; without it, the run waits and goes on by itself.
+#[test]
+fn a_pod_config_shapes_the_runner() {
+    let _world = together();
+    Story::tell("shaped", Story::begin, |story| {
+        let own = story.namespace.clone();
+        let class = format!("{own}-low");
+        story.apply(&format!(
+            "{}{}",
+            workload::claim("data", "", "1Gi"),
+            workload::keeper(&Keeper { node: "n2", ..Keeper::deployment("app", "data") })
+        ))?;
+        let pod = workload::ready_pod(&story.kubectl, &own, "app")?;
+        story.shell(&pod, "head -c 30000000 /dev/urandom > /store/file")?;
+        story.kubectl.run(&[
+            "-n",
+            &own,
+            "patch",
+            "backupstorage",
+            "store",
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"limits":{"uploadBytesPerSecond":"2M"}}}"#,
+        ])?;
+        story.kubectl.run(&["create", "priorityclass", &class, "--value=-10"])?;
+        let result = shaped(story, &own, &class);
+        story.kubectl.run(&["delete", "priorityclass", &class])?;
+        result?;
+        story.nothing_left()
+    });
+}
+
+fn shaped(story: &Story, own: &str, class: &str) -> Result<()> {
+    story.start_backup("run", "{podConfigRef: {name: big}}")?;
+    let message = story.until("backup", "run", |o| {
+        let message = text(&o["status"]["message"]);
+        (phase(o) == "Pending" && message.contains("PodConfig")).then(|| message.to_owned())
+    })?;
+    if !message.contains(&format!("PodConfig {own}/big does not exist")) {
+        return Err(Failure(format!("it does not say what is missing: {message}")));
+    }
+    let refused = story.apply(
+        "apiVersion: holdfast.dev/v1alpha1\nkind: PodConfig\nmetadata: {name: bad}\nspec: {labels: {holdfast.dev/task: x}}\n",
+    );
+    if refused.is_ok() {
+        return Err(Failure("a PodConfig with a label of Holdfast was accepted".into()));
+    }
+    story.apply(&format!(
+        "apiVersion: holdfast.dev/v1alpha1\nkind: PodConfig\nmetadata: {{name: big}}\nspec: {{resources: {{requests: {{cpu: 60m}}, limits: {{memory: 3Gi}}}}, priorityClassName: {class}, labels: {{team: shop}}, nodeSelector: {{kubernetes.io/os: linux}}, tolerations: [{{key: backup, operator: Exists}}]}}\n"
+    ))?;
+    let mut seen = None;
+    story.kubectl.until_true("a runner's pod", RUN, || {
+        let pods = story.kubectl.list(own, &["pods", "-l", "holdfast.dev/task=Backup"])?;
+        seen = pods.into_iter().next();
+        Ok(seen.is_some())
+    })?;
+    let pod = seen.unwrap_or_default();
+    let spec = &pod["spec"];
+    let resources = &spec["containers"][0]["resources"];
+    let tolerates =
+        spec["tolerations"].as_array().is_some_and(|all| all.iter().any(|t| t["key"] == "backup"));
+    let node = &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+    for (what, holds) in [
+        ("priority", spec["priorityClassName"] == class && spec["priority"] == -10),
+        ("label", pod["metadata"]["labels"]["team"] == "shop"),
+        ("node selector", spec["nodeSelector"]["kubernetes.io/os"] == "linux"),
+        ("tolerations", tolerates),
+        ("resources", resources["requests"]["cpu"] == "60m" && resources["limits"]["memory"] == "3Gi"),
+        ("the operator's own request", resources["requests"]["memory"] == "128Mi"),
+        ("the node of the volume", node["nodeSelectorTerms"][0]["matchFields"][0]["values"][0] == "n2"),
+    ] {
+        if !holds {
+            return Err(Failure(format!("{what} is not as it should be: {pod}")));
+        }
+    }
+    story.expect_end("backup", "run", "Succeeded")?;
+    // A class that is not there fails the run with what Kubernetes says.
+    story.apply(
+        "apiVersion: holdfast.dev/v1alpha1\nkind: PodConfig\nmetadata: {name: wrong}\nspec: {priorityClassName: no-such-class}\n",
+    )?;
+    let failed = story.backup("wrong", "{podConfigRef: {name: wrong}}", "Failed")?;
+    if !failed["status"].to_string().contains("PriorityClass") {
+        return Err(Failure(format!("the denial is not named: {}", failed["status"])));
+    }
+    Ok(())
+}
