@@ -104,7 +104,7 @@ fn a_killed_runner_may_leave_a_lock_and_is_tried_again() {
     let end = ended(state(&job(BACKOFF), std::slice::from_ref(&killed)));
     assert_eq!(end.reason(), Some("OutOfMemory"));
     assert!(end.lock_may_remain);
-    assert!(end.message().unwrap().contains("memory limit"));
+    assert!(end.message().unwrap().contains("resources.limits.memory in a PodConfig"));
 
     // The second attempt took the first one's lock over and released it.
     let done = ended_pod(2, 0, "Completed", &verdict(Outcome::Succeeded, true));

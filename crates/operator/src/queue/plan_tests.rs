@@ -80,7 +80,9 @@ fn two_hundred_claims_of_one_namespace_do_not_hold_up_the_one_claim_of_another()
         let started = play(limited(all.clone(), &[(STORAGE, most)]), |_, _| true);
         assert_eq!(started.len(), 201);
         let turn = started.iter().position(|key| key.run == "small-run").unwrap();
-        assert!(turn <= 1, "served as number {turn} with a limit of {most}");
+        // Those who start in one round start together, so of them the order says nothing.
+        let first_rounds = usize::try_from(most).unwrap().max(2);
+        assert!(turn < first_rounds, "served as number {turn} with a limit of {most}");
     }
 }
 
