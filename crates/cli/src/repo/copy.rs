@@ -37,7 +37,9 @@ pub(super) async fn run(session: &Session<'_>, access: &Access, args: &Args) -> 
             }
             session
                 .locked(&target, async |guard| {
-                    session.bound(copy::copy(&source, &target, guard, &snapshots, &session.ctx)).await
+                    session
+                        .bound(Box::pin(copy::copy(&source, &target, guard, &snapshots, &session.ctx)))
+                        .await
                 })
                 .await
         })

@@ -244,7 +244,7 @@ pub async fn backup(
     let roots = Roots::new(&spec.roots)?;
     let paths = spec.roots.iter().map(|root| path_text(root)).collect::<Result<Vec<_>>>()?;
     check_roots(&spec.roots)?;
-    perform(repository, lock, spec, paths, Source::Roots(roots), ctx).await
+    Box::pin(perform(repository, lock, spec, paths, Source::Roots(roots), ctx)).await
 }
 
 /// What a backup takes its content from.

@@ -29,7 +29,7 @@ pub async fn backup_stream(
     // Refused before anything is asked of the store.
     names(&source.path)?;
     let paths = vec![source.path.clone()];
-    perform(repository, lock, spec, paths, Source::Stream(source), ctx).await
+    Box::pin(perform(repository, lock, spec, paths, Source::Stream(source), ctx)).await
 }
 
 /// The names on an absolute path.

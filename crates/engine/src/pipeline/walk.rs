@@ -658,7 +658,7 @@ mod tests {
     fn only_what_mkfs_made_and_nobody_filled_is_the_file_systems_own() {
         let place = tempfile::tempdir().unwrap();
         let fd = source::open_path_dir(place.path()).unwrap();
-        let with = |uid: u32, mode: u32| Stat { uid, mode, ..source::stat_at(fd.as_fd(), c".").unwrap() };
+        let with = |uid: u32, mode: u32| Stat { mode, uid, ..source::stat_at(fd.as_fd(), c".").unwrap() };
         let mkfs = with(0, 0o040_700);
         assert!(is_made_by_mkfs(&mkfs, Ok(0)));
         assert!(

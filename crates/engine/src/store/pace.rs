@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Entry, FileKind, FileName, PutMode, Store};
+use super::{Entry, FileKind, FileName, ObjectLock, PutMode, Retention, Store};
 use crate::error::Result;
 use crate::event::Ctx;
 
@@ -54,7 +54,7 @@ impl Line {
 }
 
 /// Holds back what goes to and comes from another store.
-pub struct PacedStore {
+pub(super) struct PacedStore {
     inner: Arc<dyn Store>,
     upload: Option<Line>,
     download: Option<Line>,
@@ -63,7 +63,7 @@ pub struct PacedStore {
 
 impl PacedStore {
     /// Wraps a store. The cancellation of `ctx` ends waiting.
-    pub fn new(inner: Arc<dyn Store>, pace: Pace, ctx: Ctx) -> Self {
+    pub(super) fn new(inner: Arc<dyn Store>, pace: Pace, ctx: Ctx) -> Self {
         Self { inner, upload: pace.upload.map(Line::new), download: pace.download.map(Line::new), ctx }
     }
 
@@ -160,6 +160,22 @@ impl Store for PacedStore {
 
     async fn remove_unfinished(&self, age: Duration) -> Result<u64> {
         self.inner.remove_unfinished(age).await
+    }
+
+    async fn object_lock(&self) -> Result<Option<ObjectLock>> {
+        self.inner.object_lock().await
+    }
+
+    async fn retention(&self, name: FileName) -> Result<Option<Retention>> {
+        self.inner.retention(name).await
+    }
+
+    async fn retain(&self, name: FileName, retention: Retention) -> Result<()> {
+        self.inner.retain(name, retention).await
+    }
+
+    async fn lists_at_once(&self) -> bool {
+        self.inner.lists_at_once().await
     }
 
     fn describe(&self) -> String {

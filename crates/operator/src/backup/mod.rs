@@ -418,28 +418,27 @@ impl Look<'_> {
         if needing.is_empty() {
             return Ok(fresh);
         }
-        let ready = match fresh {
-            Some(ready) => ready,
-            None => {
-                if let Some(answers) = self.ctx.queue.all_wait(&self.run, &needing) {
-                    crew.answers = answers;
-                    return Ok(None);
-                }
-                let (ready, refusal) = self.replan().await?;
-                let refusal = match refusal {
-                    None => self.restore_at_work(&ready.plan).await?,
-                    refusal => refusal,
-                };
-                if let Some(refusal) = refusal {
-                    // Jobs that are there are followed; new ones wait for the Restore, or for the PodConfig.
-                    crew.may_start = false;
-                    crew.look_again.after(WAITING_LOOK);
-                    self.ctx.queue.forget(&self.run.uid);
-                    status::held_up(&mut status.components, &needing, &refusal);
-                    return Ok(Some(ready));
-                }
-                ready
+        let ready = if let Some(ready) = fresh {
+            ready
+        } else {
+            if let Some(answers) = self.ctx.queue.all_wait(&self.run, &needing) {
+                crew.answers = answers;
+                return Ok(None);
             }
+            let (ready, refusal) = self.replan().await?;
+            let refusal = match refusal {
+                None => self.restore_at_work(&ready.plan).await?,
+                refusal => refusal,
+            };
+            if let Some(refusal) = refusal {
+                // Jobs that are there are followed; new ones wait for the Restore, or for the PodConfig.
+                crew.may_start = false;
+                crew.look_again.after(WAITING_LOOK);
+                self.ctx.queue.forget(&self.run.uid);
+                status::held_up(&mut status.components, &needing, &refusal);
+                return Ok(Some(ready));
+            }
+            ready
         };
         crew.ask(self.since(), &ready.demands(|name| needing.contains(&name)));
         Ok(Some(ready))

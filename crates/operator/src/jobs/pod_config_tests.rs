@@ -8,7 +8,7 @@ fn template(yaml: &str) -> PodTemplateSpec {
     serde_saphyr::from_str(yaml).unwrap()
 }
 
-const RUNNER: &str = r#"
+const RUNNER: &str = r"
 metadata:
   labels: {holdfast.dev/run-uid: u, team: ours}
   annotations: {holdfast.dev/run: shop/b}
@@ -23,7 +23,7 @@ spec:
   containers:
     - name: runner
       resources: {requests: {cpu: 50m, memory: 128Mi}, limits: {memory: 2Gi}}
-"#;
+";
 
 fn shaped(spec: &str) -> PodTemplateSpec {
     let mut template = template(RUNNER);

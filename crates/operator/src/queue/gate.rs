@@ -227,16 +227,13 @@ impl Queue {
             *last = created.max(*last);
         }
         let over = is_over(job);
-        let came_free = match inner.jobs.get_mut(&place_key(job)) {
-            Some(entry) => {
-                let came_free = over && !entry.over;
-                entry.over |= over;
-                came_free
-            }
-            None => {
-                inner.jobs.insert(place_key(job), AtWork { place, over, started: None });
-                false
-            }
+        let came_free = if let Some(entry) = inner.jobs.get_mut(&place_key(job)) {
+            let came_free = over && !entry.over;
+            entry.over |= over;
+            came_free
+        } else {
+            inner.jobs.insert(place_key(job), AtWork { place, over, started: None });
+            false
         };
         if came_free {
             self.settle(&mut inner, None);

@@ -22,7 +22,10 @@ fn one(namespace: &str, run: &str, component: usize, second: i64, node: &str) ->
     }
 }
 
-fn limited(mut all: Vec<Waiting>, limits: &[(fn(&Scope) -> bool, u32)]) -> Vec<Waiting> {
+/// Which scopes have a limit, and which.
+type Bound = (fn(&Scope) -> bool, u32);
+
+fn limited(mut all: Vec<Waiting>, limits: &[Bound]) -> Vec<Waiting> {
     for one in &mut all {
         for (which, most) in limits {
             let scopes = one.place.scopes.iter().filter(|scope| which(scope));

@@ -606,7 +606,9 @@ impl Look<'_> {
         match time_left(since, PATIENCE, self.now) {
             None if idle => {
                 let minutes = PATIENCE.as_secs() / 60;
-                self.give_up(status, reason, &format!("given up after {minutes} minutes: {cause}")).await
+                let message = format!("given up after {minutes} minutes: {cause}");
+                // Rare, and larger than all else here together.
+                Box::pin(self.give_up(status, reason, &message)).await
             }
             left => {
                 self.writer(&mut status).blocked(reason, cause);

@@ -145,10 +145,10 @@ impl Look<'_> {
                     facts.claims.iter().find(|object| object.name_any() == claim).map(volume_tags)?;
                 let cluster = Cluster { name: &self.ctx.settings.cluster_name, uid: &self.ctx.cluster_uid };
                 let task = undo::task(self.restore, cluster, started, &set, component, volume);
-                let seat = access.seat(node_name(&placement));
+                let place = access.seat(node_name(&placement));
                 let plan = undo::job(self.restore, &self.run, owner, component, placement, name, left);
                 Some(Order {
-                    plan: JobPlan { pod_config: pod_config.clone(), seat: Some(seat), ..plan },
+                    plan: JobPlan { pod_config: pod_config.clone(), seat: Some(place), ..plan },
                     spec: access.spec(self.run.identity(cluster.name, cluster.uid), task),
                     credentials: &access.credentials,
                 })
