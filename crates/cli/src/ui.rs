@@ -166,12 +166,20 @@ impl Ui {
         // When even standard error is gone there is nobody left to tell.
         let _ = match self.style {
             Style::Json => writeln!(err, "{}", failure.to_json()),
-            Style::Terminal | Style::Plain => {
-                let advice = failure.advice.as_ref().map(|a| format!("\n  → {a}")).unwrap_or_default();
-                writeln!(err, "error: {}{advice}", safe(&failure.cause))
-            }
+            Style::Terminal | Style::Plain => writeln!(err, "{}", in_words(failure)),
         };
     }
+}
+
+/// Tells about a failure, on standard error, to a person.
+pub(crate) fn complain(failure: &Failure) {
+    // When even standard error is gone there is nobody left to tell.
+    let _ = writeln!(std::io::stderr().lock(), "{}", in_words(failure));
+}
+
+fn in_words(failure: &Failure) -> String {
+    let advice = failure.advice.as_ref().map(|a| format!("\n  → {}", safe(a))).unwrap_or_default();
+    format!("error: {}{advice}", safe(&failure.cause))
 }
 
 /// Writes to standard output. A reader that has gone away (`… | head`) ends the command without a word.

@@ -55,18 +55,10 @@ mod tests {
         assert!(page.contains("from\\-repo"), "{page}");
     }
 
-    /// The help of each command of `holdfast repo`, as a page.
-    fn reference() -> String {
+    /// The commands below a command, itself first, each with the help that it prints.
+    fn helps(page: &mut String, name: &str, command: &Command) {
         use std::fmt::Write as _;
-        let mut page = String::from(
-            "# The commands of `holdfast repo`\n\n\
-             Generated from the program by its tests; do not edit. To write it anew after a change:\n\
-             `HOLDFAST_WRITE_REFERENCE=1 cargo test --release -p holdfast --bin holdfast reference`.\n",
-        );
-        let mut program = command().term_width(100);
-        program.build();
-        let repo = program.find_subcommand("repo").unwrap();
-        let mut stack = vec![("holdfast repo".to_owned(), repo.clone())];
+        let mut stack = vec![(name.to_owned(), command.clone())];
         while let Some((name, mut command)) = stack.pop() {
             let help = command.render_long_help().to_string();
             let help: Vec<&str> = help.lines().map(str::trim_end).collect();
@@ -79,21 +71,58 @@ mod tests {
             below.reverse();
             stack.extend(below);
         }
+    }
+
+    const HOW: &str = "Generated from the program by its tests; do not edit. To write it anew after a change:\n\
+         `HOLDFAST_WRITE_REFERENCE=1 cargo test -p holdfast --bin holdfast reference`.\n";
+
+    /// The commands of `holdfast repo`.
+    fn repo_reference() -> String {
+        let mut page = format!("# The commands of `holdfast repo`\n\n{HOW}");
+        let mut program = command().term_width(100);
+        program.build();
+        helps(&mut page, "holdfast repo", program.find_subcommand("repo").unwrap());
+        page
+    }
+
+    /// The commands on a cluster, and the exit codes.
+    fn cli_reference() -> String {
+        use std::fmt::Write as _;
+        let mut page = format!(
+            "# The commands of `holdfast`\n\n{HOW}\n\
+             Commands on a cluster take the kubeconfig as kubectl does. Installed (or linked) as `kubectl-holdfast` \
+             somewhere on the `PATH`, the same program answers to `kubectl holdfast`. `holdfast repo`, which needs no \
+             cluster, has [a page of its own](repo.md).\n\n\
+             Results go to standard output, everything else to standard error.\n\n\
+             ## Exit codes\n| code | meaning |\n|---|---|\n"
+        );
+        for (code, meaning) in holdfast_cli::exit::MEANINGS {
+            writeln!(page, "| {code} | {meaning} |").unwrap();
+        }
+        let mut program = command().term_width(100);
+        program.build();
+        for sub in program.get_subcommands().filter(|c| !c.is_hide_set()) {
+            // One has a page of its own; the others are for the cluster, not for people.
+            if !["repo", "operator", "run", "help"].contains(&sub.get_name()) {
+                helps(&mut page, &format!("holdfast {}", sub.get_name()), sub);
+            }
+        }
         page
     }
 
     #[test]
     fn the_reference_says_what_the_program_says() {
-        let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/repo.md");
-        let page = reference();
-        if std::env::var_os("HOLDFAST_WRITE_REFERENCE").is_some() {
-            std::fs::write(&at, &page).unwrap();
+        for (name, page) in [("repo.md", repo_reference()), ("cli.md", cli_reference())] {
+            let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference").join(name);
+            if std::env::var_os("HOLDFAST_WRITE_REFERENCE").is_some() {
+                std::fs::write(&at, &page).unwrap();
+            }
+            let written = std::fs::read_to_string(&at).unwrap_or_default();
+            assert!(
+                written == page,
+                "docs/reference/{name} is not up to date; its first lines say how to write it anew"
+            );
         }
-        let written = std::fs::read_to_string(&at).unwrap_or_default();
-        assert!(
-            written == page,
-            "docs/reference/repo.md is not up to date; its first lines say how to write it anew"
-        );
     }
 
     #[test]
@@ -102,7 +131,7 @@ mod tests {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "holdfast", &mut script);
             let script = String::from_utf8(script).unwrap();
-            for word in ["repo", "snapshots", "retry-lock", "blobs-per-file"] {
+            for word in ["repo", "snapshots", "retry-lock", "blobs-per-file", "new-claim", "max-age"] {
                 assert!(script.contains(word), "{shell}: {word}");
             }
         }

@@ -4,11 +4,12 @@
 mod documents;
 
 use std::error::Error as StdError;
+use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 /// Threads for network and timers. Files and computing have threads of their own in the engine.
@@ -26,6 +27,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Role {
+    #[command(flatten)]
+    Cluster(holdfast_cli::cluster::Command),
     /// Work on a repository directly, with no cluster
     Repo(Box<holdfast_cli::repo::RepoArgs>),
     /// Run the operator in a cluster
@@ -57,12 +60,14 @@ enum Log {
 }
 
 fn main() -> ExitCode {
-    let Cli { role } = Cli::parse();
+    let Cli { role } = command_line(std::env::args_os().collect());
     let (log, level) = match &role {
         Role::Operator(_) => (Log::Json, "info"),
         Role::Run(_) => (Log::Text, "info"),
         // People get errors from the command itself, once; a log beside them would say the same again.
-        Role::Repo(_) | Role::Completion { .. } | Role::Man { .. } | Role::Version => (Log::Text, "off"),
+        Role::Cluster(_) | Role::Repo(_) | Role::Completion { .. } | Role::Man { .. } | Role::Version => {
+            (Log::Text, "off")
+        }
     };
     start_logging(log, level);
     // One provider for all TLS of the process. An error means that there is one already.
@@ -87,8 +92,25 @@ fn main() -> ExitCode {
     }
 }
 
+/// Reads the command line. Called as `kubectl-holdfast`, which is how kubectl calls its plugins, it behaves the same and
+/// names itself as it was called.
+fn command_line(arguments: Vec<OsString>) -> Cli {
+    let mut command = Cli::command();
+    if is_plugin(arguments.first()) {
+        command = command.bin_name("kubectl holdfast");
+    }
+    let parsed =
+        command.try_get_matches_from_mut(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.unwrap_or_else(|error| error.format(&mut command).exit())
+}
+
+fn is_plugin(program: Option<&OsString>) -> bool {
+    program.and_then(|path| Path::new(path).file_stem()).is_some_and(|name| name == "kubectl-holdfast")
+}
+
 async fn perform(role: Role) -> u8 {
     match role {
+        Role::Cluster(command) => holdfast_cli::cluster::run(command).await,
         Role::Repo(args) => holdfast_cli::repo::run(*args).await,
         Role::Run(options) => u8::try_from(holdfast_runner::run(options).await).unwrap_or(FATAL),
         Role::Operator(options) => match holdfast_operator::run(*options).await {
@@ -149,10 +171,18 @@ fn start_logging(log: Log, level: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_plugin_of_kubectl_is_known_by_its_name() {
+        let plugin = |name: &str| is_plugin(Some(&OsString::from(name)));
+        assert!(plugin("kubectl-holdfast") && plugin("/usr/local/bin/kubectl-holdfast"));
+        assert!(!plugin("holdfast") && !plugin("/kubectl-holdfast/holdfast") && !is_plugin(None));
+        let arguments = ["kubectl-holdfast", "snapshots", "-n", "shop"].map(OsString::from);
+        assert!(matches!(command_line(arguments.to_vec()).role, Role::Cluster(_)));
     }
 }

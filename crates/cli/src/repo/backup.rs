@@ -56,9 +56,9 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
                 // Not before the lock is held: a dump that waits is an old one.
                 let source = args.stream.start(&args.paths)?;
                 let work = backup::backup_stream(&repository, guard, &spec, source, &session.ctx);
-                return session.bound(work).await;
+                return Box::pin(session.bound(work)).await;
             }
-            session.bound(backup::backup(&repository, guard, &spec, &session.ctx)).await
+            Box::pin(session.bound(backup::backup(&repository, guard, &spec, &session.ctx))).await
         })
         .await?;
     session.ui.close();

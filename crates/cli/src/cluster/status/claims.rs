@@ -1,0 +1,192 @@
+//! Which claims are protected, and by what. Pure.
+
+use std::time::Duration;
+
+use holdfast_api::backup::{ComponentPhase, SkipReason};
+use holdfast_api::names::{ANNOTATION_BACKUP, ANNOTATION_BACKUP_K8UP, volume_component};
+use holdfast_api::{Backup, Snapshot};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::ResourceExt;
+use serde::Serialize;
+
+use super::Facts;
+
+/// How a claim stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(in super::super) enum Protection {
+    /// It has a good backup that is young enough.
+    Protected,
+    /// Its last backup lacks files.
+    Incomplete,
+    /// Its last good backup is too old.
+    TooOld,
+    /// It has no backup.
+    Unprotected,
+    /// Somebody wants it left out.
+    Excluded,
+    /// Nothing was ever written to it.
+    NoDataYet,
+}
+
+impl Protection {
+    /// Whether somebody has to look after it.
+    pub(in super::super) fn needs_care(self) -> bool {
+        matches!(self, Self::Incomplete | Self::TooOld | Self::Unprotected)
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Protected => "Protected",
+            Self::Incomplete => "Incomplete",
+            Self::TooOld => "TooOld",
+            Self::Unprotected => "Unprotected",
+            Self::Excluded => "Excluded",
+            Self::NoDataYet => "NoDataYet",
+        }
+    }
+}
+
+/// A claim, and what protects it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(in super::super) struct ClaimReport {
+    pub(in super::super) namespace: String,
+    pub(in super::super) claim: String,
+    pub(in super::super) protection: Protection,
+    /// When the newest backup that holds it began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) last_backup: Option<Timestamp>,
+    /// The Snapshot of that backup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) snapshot: Option<String>,
+    /// Why it stands so, or what went wrong since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in super::super) why: Option<String>,
+}
+
+/// How each claim stands, by namespace and name. Claims that are being deleted are left out.
+pub(in super::super) fn claims(facts: &Facts, max_age: Option<Duration>, now: Timestamp) -> Vec<ClaimReport> {
+    let mut reports: Vec<ClaimReport> = facts
+        .claims
+        .iter()
+        .filter(|claim| claim.metadata.deletion_timestamp.is_none())
+        .map(|claim| of_claim(claim, facts, max_age, now))
+        .collect();
+    reports.sort_by(|a, b| (&a.namespace, &a.claim).cmp(&(&b.namespace, &b.claim)));
+    reports
+}
+
+fn of_claim(
+    claim: &PersistentVolumeClaim,
+    facts: &Facts,
+    max_age: Option<Duration>,
+    now: Timestamp,
+) -> ClaimReport {
+    let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
+    let component = volume_component(&name);
+    let holding = facts
+        .snapshots
+        .iter()
+        .filter(|s| s.namespace().as_deref() == Some(namespace.as_str()))
+        .filter(|s| s.status.iter().flat_map(|s| &s.components).any(|c| c.name == component))
+        .max_by_key(|s| s.spec.time.0);
+    let mut backups: Vec<&Backup> =
+        facts.backups.iter().filter(|b| b.namespace().as_deref() == Some(namespace.as_str())).collect();
+    backups.sort_by_key(|b| std::cmp::Reverse(began(b)));
+    // What the last run that had anything to do with the claim says against it.
+    let complaint = backups.iter().find_map(|backup| complaint(backup, &name, &component));
+    let mut report = ClaimReport {
+        namespace,
+        claim: name,
+        protection: Protection::Protected,
+        last_backup: holding.map(|s| s.spec.time.0),
+        snapshot: holding.map(ResourceExt::name_any),
+        why: None,
+    };
+    let unbound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Pending");
+    let complaint_of_last = complaint.unwrap_or_default();
+    let (protection, why) = match holding {
+        _ if is_excluded(claim) => {
+            (Protection::Excluded, Some("an annotation of the claim says so".to_owned()))
+        }
+        None if complaint_of_last.no_data || (unbound && complaint_of_last.text.is_none()) => {
+            (Protection::NoDataYet, Some("no volume is bound to it yet".to_owned()))
+        }
+        None => {
+            let why = complaint_of_last.text.unwrap_or_else(|| "no backup holds it".to_owned());
+            (Protection::Unprotected, Some(why))
+        }
+        Some(snapshot) => {
+            let age = Duration::try_from(now.duration_since(snapshot.spec.time.0)).unwrap_or_default();
+            if max_age.is_some_and(|most| age > most) {
+                let since = complaint_of_last.text.unwrap_or_else(|| "no good backup since".to_owned());
+                (Protection::TooOld, Some(since))
+            } else if let Some(lacks) = lacks(snapshot, facts, &component) {
+                (Protection::Incomplete, Some(lacks))
+            } else {
+                (Protection::Protected, complaint_of_last.text)
+            }
+        }
+    };
+    report.protection = protection;
+    report.why = why;
+    report
+}
+
+fn began(backup: &Backup) -> Option<Timestamp> {
+    let started = backup.status.as_ref().and_then(|s| s.start_time.as_ref());
+    started.or(backup.metadata.creation_timestamp.as_ref()).map(|t| t.0)
+}
+
+/// An annotation leaves the claim out. K8up's counts when ours is absent.
+fn is_excluded(claim: &PersistentVolumeClaim) -> bool {
+    let annotations = claim.annotations();
+    let value = annotations.get(ANNOTATION_BACKUP).or_else(|| annotations.get(ANNOTATION_BACKUP_K8UP));
+    value.is_some_and(|value| value == "false")
+}
+
+/// What a run says against a claim.
+#[derive(Debug, Default)]
+struct Complaint {
+    text: Option<String>,
+    no_data: bool,
+}
+
+/// None when the run had nothing to do with the claim, or has not ended.
+fn complaint(backup: &Backup, claim: &str, component: &str) -> Option<Complaint> {
+    let status = backup.status.as_ref()?;
+    if !status.phase?.is_terminal() {
+        return None;
+    }
+    let because = |reason: &str, message: Option<&String>| {
+        let what = message.map(|m| format!(": {m}")).unwrap_or_default();
+        format!("{reason}{what}")
+    };
+    if let Some(of_run) = status.components.iter().find(|c| c.name == component) {
+        let fine = of_run.phase == ComponentPhase::Succeeded;
+        let reason = of_run.reason.as_deref().unwrap_or(of_run.phase.as_str());
+        let text = (!fine).then(|| because(reason, of_run.message.as_ref()));
+        return Some(Complaint { text, no_data: false });
+    }
+    let skipped = status.coverage.as_ref()?.skipped.iter().find(|s| s.claim == claim)?;
+    match skipped.reason {
+        // A run for other claims says nothing about this one.
+        SkipReason::NotSelected => None,
+        SkipReason::NoDataYet => Some(Complaint { text: None, no_data: true }),
+        reason => {
+            Some(Complaint { text: Some(because(reason.as_str(), skipped.message.as_ref())), no_data: false })
+        }
+    }
+}
+
+/// What the backup behind a Snapshot could not save of the component, as far as its object is still there.
+fn lacks(snapshot: &Snapshot, facts: &Facts, component: &str) -> Option<String> {
+    let backup = facts.backups.iter().find(|b| b.uid().as_deref() == Some(&snapshot.spec.backup.uid))?;
+    let of_run = backup.status.as_ref()?.components.iter().find(|c| c.name == component)?;
+    if of_run.phase != ComponentPhase::PartiallyFailed {
+        return None;
+    }
+    let message = of_run.message.as_deref().unwrap_or("some files are missing");
+    Some(format!("{}: {message}", of_run.reason.as_deref().unwrap_or("PartiallyFailed")))
+}

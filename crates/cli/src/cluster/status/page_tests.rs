@@ -1,0 +1,126 @@
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::*;
+use crate::cluster::status::Facts;
+use crate::cluster::status::report::report;
+
+fn now() -> Timestamp {
+    "2026-11-20T12:00:00Z".parse().unwrap()
+}
+
+fn objects<T: DeserializeOwned>(kind: &str, bodies: &[&str]) -> Vec<T> {
+    let version = if kind == "PersistentVolumeClaim" { "v1" } else { "holdfast.dev/v1alpha1" };
+    bodies
+        .iter()
+        .map(|body| serde_saphyr::from_str(&format!("apiVersion: {version}\nkind: {kind}\n{body}")).unwrap())
+        .collect()
+}
+
+fn facts() -> Facts {
+    let claim = |name: &str, more: &str| {
+        format!("metadata: {{name: {name}, namespace: shop{more}}}\nstatus: {{phase: Bound}}")
+    };
+    let claims = [
+        claim("data", ""),
+        claim("logs", ""),
+        claim("mail", ""),
+        claim("raw", ""),
+        claim("scratch", ", annotations: {k8up.io/backup: 'false'}"),
+        "metadata: {name: wait, namespace: shop}\nstatus: {phase: Pending}".to_owned(),
+        claim("going", ", deletionTimestamp: 2026-11-20T11:00:00Z"),
+    ];
+    let claims: Vec<&str> = claims.iter().map(String::as_str).collect();
+    Facts {
+        storages: objects("BackupStorage", &["
+metadata: {name: offsite, namespace: sys}
+spec: {default: true, backend: {s3: {bucket: b-b, endpoint: 'https://s3', credentialsSecretRef: {name: s}}}}
+status: {phase: Unavailable, repositoryCount: 1, conditions: [
+  {type: Ready, status: 'False', reason: BucketNotFound, message: make it, lastTransitionTime: 2026-11-20T11:00:00Z},
+  {type: NoRecoveryPassword, status: 'True', reason: NotConfigured, message: m, lastTransitionTime: 2026-11-20T11:00:00Z}]}"]),
+        repositories: objects("Repository", &["
+metadata: {name: offsite-b325, namespace: shop}
+spec: {storageRef: {name: offsite, namespace: sys}}
+status: {phase: Ready, snapshotCount: 2, lastSuccessfulBackup: 2026-11-20T02:00:00Z}"]),
+        backups: objects("Backup", &[
+            "
+metadata: {name: good, namespace: shop, uid: u-good}
+spec: {}
+status: {phase: PartiallyFailed, startTime: 2026-11-20T02:00:00Z, completionTime: 2026-11-20T02:01:00Z, message: 2 of 3.,
+  components: [{name: volume/data, phase: Succeeded}, {name: volume/mail, phase: PartiallyFailed, reason: UnreadableFiles, message: 3 files}],
+  coverage: {protected: 2, skipped: [{claim: raw, reason: BlockVolume, message: a block device}]}}",
+            "
+metadata: {name: now, namespace: shop, uid: u-now}
+spec: {}
+status: {phase: Running, startTime: 2026-11-20T11:59:00Z, components: [{name: volume/data, phase: Running, progress: {bytesDone: 512, bytesTotal: 1024, percent: 50}}]}",
+            "
+metadata: {name: old-failure, namespace: shop, uid: u-f}
+spec: {}
+status: {phase: Failed, startTime: 2026-11-10T02:00:00Z, completionTime: 2026-11-10T02:01:00Z, message: it was away}",
+            "
+metadata: {name: mended, namespace: shop, uid: u-m}
+spec: {}
+status: {phase: Succeeded, startTime: 2026-11-11T02:00:00Z, completionTime: 2026-11-11T02:01:00Z}",
+        ]),
+        restores: Vec::new(),
+        snapshots: objects("Snapshot", &[
+            "
+metadata: {name: good-1, namespace: shop}
+spec: {repositoryRef: {name: offsite-b325}, time: 2026-11-20T02:00:00Z, backup: {name: good, uid: u-good}, cluster: c, namespace: shop}
+status: {complete: true, components: [{name: volume/data, snapshotId: a}, {name: volume/mail, snapshotId: b}]}",
+            "
+metadata: {name: older-1, namespace: shop}
+spec: {repositoryRef: {name: offsite-b325}, time: 2026-11-18T02:00:00Z, backup: {name: older, uid: u-gone}, cluster: c, namespace: shop}
+status: {complete: true, components: [{name: volume/data, snapshotId: a}, {name: volume/logs, snapshotId: b}]}",
+        ]),
+        claims: objects("PersistentVolumeClaim", &claims),
+    }
+}
+
+#[test]
+fn the_page_says_what_is_protected_and_what_is_not_and_why() {
+    let report = report(&facts(), Some(Duration::from_hours(26)), now());
+    assert!(!report.is_protected());
+    assert_eq!(
+        page(&report, false, now()),
+        "1 of 4 claims protected, 1 NOT protected, 1 with files missing, 1 too old, 1 left out by wish, 1 without data yet
+
+Storages
+  NAMESPACE  NAME     PHASE        DEFAULT  REPOSITORIES  REMARKS
+  sys        offsite  Unavailable  yes      1             BucketNotFound: make it, NoRecoveryPassword
+
+Repositories
+  NAME          PHASE  STORAGE      SNAPSHOTS  LAST GOOD BACKUP  WHY
+  offsite-b325  Ready  sys/offsite  2          10h ago
+
+Claims
+  CLAIM    STATE          LAST BACKUP  SNAPSHOT  WHY
+  data     Protected      10h ago      good-1
+  logs     ! TooOld       2d10h ago    older-1   no good backup since
+  mail     ! Incomplete   10h ago      good-1    UnreadableFiles: 3 files
+  raw      ! Unprotected  -            -         BlockVolume: a block device
+  scratch  Excluded       -            -         an annotation of the claim says so
+  wait     NoDataYet      -            -         no volume is bound to it yet
+
+Runs at work, and failures
+  RUN          PHASE            SINCE    WHAT
+  backup/now   Running          60s ago  volume/data 50 %  512 B of 1.0 KiB
+  backup/good  PartiallyFailed  9h ago   2 of 3.
+"
+    );
+}
+
+#[test]
+fn without_a_greatest_age_no_backup_is_too_old() {
+    let report = report(&facts(), None, now());
+    let logs = report.claims.iter().find(|c| c.claim == "logs").unwrap();
+    assert_eq!(logs.protection.as_str(), "Protected");
+}
+
+#[test]
+fn an_empty_namespace_is_not_called_protected() {
+    let report = report(&Facts::default(), None, now());
+    assert!(report.is_protected());
+    assert_eq!(page(&report, true, now()), "No claims to protect\n! There is no storage to back up to\n");
+}
