@@ -36,6 +36,8 @@ pub enum Command {
     Backup(Box<backup::Args>),
     /// Restore volumes from a snapshot: the plan is shown first, and nothing is done without a yes
     Restore(Box<restore::Args>),
+    /// Put back what a Restore overwrote, from the snapshot that it made first
+    Undo(Box<restore::undo::Args>),
     /// List the snapshots that can be restored from, the newest first
     Snapshots(snapshots::Args),
     /// Show what is protected and what is not, what runs and what failed
@@ -59,6 +61,7 @@ async fn perform(command: Command) -> u8 {
     let result = match command {
         Command::Backup(args) => Box::pin(backup::run(*args)).await,
         Command::Restore(args) => Box::pin(restore::run(*args)).await,
+        Command::Undo(args) => Box::pin(restore::undo::run(*args)).await,
         Command::Snapshots(args) => snapshots::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Logs(args) => Box::pin(logs::run(args)).await,

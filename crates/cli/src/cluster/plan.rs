@@ -62,11 +62,13 @@ pub(super) fn prospect(restore: &Restore) -> Option<String> {
     Some(match undo.state {
         // Without a word about it the operator is one that cannot.
         UndoState::Planned if status.undo.is_some() => {
-            "What is overwritten is saved first, as a Snapshot: restored with --delete-extra, it puts back what was there."
+            "What is overwritten is saved first, as a Snapshot: `holdfast undo` puts back what was there."
                 .to_owned()
         }
         UndoState::NotPossible => {
-            format!("! What is overwritten cannot be saved first{why}. To be safe, restore to a new claim (--new-claim).")
+            format!(
+                "! What is overwritten cannot be saved first{why}. To be safe, restore to a new claim (--new-claim)."
+            )
         }
         _ => format!(
             "! What is overwritten is lost{why}. To be safe, make a backup before, or restore to a new claim (--new-claim)."

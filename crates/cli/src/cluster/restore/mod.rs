@@ -22,6 +22,7 @@ use crate::ui::print;
 
 mod args;
 mod request;
+pub(super) mod undo;
 
 #[expect(
     unreachable_pub,
