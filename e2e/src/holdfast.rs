@@ -32,11 +32,13 @@ impl Holdfast {
     }
 
     /// The same, by another kubeconfig.
+    #[must_use]
     pub fn with_kubeconfig(&self, kubeconfig: PathBuf) -> Self {
         Self { kubeconfig, ..self.clone() }
     }
 
     /// The same program under another name, as kubectl's plugins are called.
+    #[must_use]
     pub fn called(&self, program: PathBuf) -> Self {
         Self { program, ..self.clone() }
     }

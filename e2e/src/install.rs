@@ -8,6 +8,7 @@ use std::time::Duration;
 use holdfast_testbed::{POSTGRES_IMAGE, Progress, TOOLS_IMAGE, Testbed, archive};
 use serde_json::Value;
 
+use crate::holdfast::Holdfast;
 use crate::kubectl::{Failure, Kubectl, Result, run};
 
 /// Namespace that the chart is installed into.
@@ -105,6 +106,11 @@ impl Bed {
     pub fn kubectl(&self) -> Kubectl {
         let env = self.testbed.env();
         Kubectl::new(env.bin.join("kubectl"), env.kubeconfig.clone())
+    }
+
+    /// `holdfast` as the cluster's administrator.
+    pub fn holdfast(&self) -> Result<Holdfast> {
+        Ok(Holdfast::new(binary()?, self.testbed.env().kubeconfig.clone()))
     }
 
     /// How to look around in the cluster after a demo.

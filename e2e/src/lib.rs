@@ -1,9 +1,10 @@
 //! Stories on a real cluster: what a user of Holdfast meets, told as tests, and the demo.
 //!
-//! Everything goes through `kubectl`, `helm` and stock `restic`, as a user's hands would; no type of the product is
+//! Everything goes through `kubectl`, `helm`, stock `restic` and the command line of Holdfast, as a user's hands would; no type of the product is
 //! used, so that a story also notices when the API changes under its users. The cluster is the test bed's
 //! (`holdfast-testbed`); a story has a namespace and a bucket of its own, so stories run side by side.
 //!
+//! - [`holdfast`]: the command line of Holdfast, with what it prints and its exit code;
 //! - [`kubectl`]: the cluster as a command line sees it, with waiting for conditions;
 //! - [`install`]: image and chart, once a process;
 //! - [`story`]: namespace, bucket, storage, clean-up, and what is printed when a story fails;
@@ -18,6 +19,7 @@
 pub mod corpus;
 pub mod cost;
 pub mod gate;
+pub mod holdfast;
 pub mod install;
 pub mod kubectl;
 pub mod story;

@@ -84,6 +84,14 @@ fn a_person_backs_up_looks_and_restores() {
             return Err(Failure(format!("the volume holds {look:?}")));
         }
         holdfast.expect(&["describe", "restore/back", "-n", &n], 0, &["Plan", "Succeeded"])?;
+        holdfast.expect(&["undo", "bck", "-n", &n, "--yes"], 2, &["did you mean back?"])?;
+        holdfast.expect(&["undo", "back", "-n", &n], 2, &["no terminal to ask on"])?;
+        holdfast.expect(&["undo", "back", "-n", &n, "--yes"], 0, &["Restore", "Succeeded", "verified"])?;
+        let pod = workload::ready_pod(&story.kubectl, &n, "app")?;
+        let look = story.shell(&pod, "cd /store; cat file third; ls")?;
+        if !look.starts_with("spoiled\nnew\n") || look.contains("second") {
+            return Err(Failure(format!("undone, the volume holds {look:?}")));
+        }
         holdfast.expect(
             &["restore", "nothing", "-n", &n, "--dry-run"],
             2,
