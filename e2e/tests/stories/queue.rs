@@ -33,26 +33,32 @@ fn many_claims(count: usize) -> String {
     yaml
 }
 
-/// Names of the Jobs of runners that are at work in these namespaces.
+/// Names of the runners' pods that are at work in these namespaces, of one moment: a Job is told to be over somewhat
+/// later than its container ends, and the next may begin in between.
 fn at_work(story: &Story, namespaces: &[&str]) -> Result<BTreeSet<String>> {
-    let mut found = BTreeSet::new();
-    for namespace in namespaces {
-        let jobs =
-            story.kubectl.list(namespace, &["jobs", "-l", "holdfast.dev/task in (Backup,Restore,Plan)"])?;
-        for job in jobs {
-            let conditions = job["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            if !conditions.iter().any(|c| c["status"] == "True") && job["spec"]["suspend"] != true {
-                found.insert(format!("{namespace}/{}", text(&job["metadata"]["name"])));
-            }
-        }
-    }
-    Ok(found)
+    let pods = story.kubectl.run(&[
+        "get",
+        "pods",
+        "--all-namespaces",
+        "-l",
+        "holdfast.dev/task in (Backup,Restore,Plan)",
+        "-o",
+        "json",
+    ])?;
+    let pods: Value = serde_json::from_str(&pods).map_err(|e| Failure(format!("no JSON of pods: {e}")))?;
+    let of = |pod: &&Value| namespaces.contains(&text(&pod["metadata"]["namespace"]));
+    let runs = |pod: &&Value| {
+        let ended = pod["status"]["containerStatuses"][0]["state"]["terminated"].is_object();
+        !ended && matches!(text(&pod["status"]["phase"]), "Pending" | "Running")
+    };
+    let all = pods["items"].as_array().into_iter().flatten();
+    Ok(all.filter(of).filter(runs).map(|pod| text(&pod["metadata"]["name"]).to_owned()).collect())
 }
 
-/// A storage with one place, 40 claims in one namespace, and one claim in another: the one has its turn at once, at no
+/// A storage with one place, 16 claims in one namespace, and one claim in another: the one has its turn at once, at no
 /// time are two Jobs at work, and all come to their end.
 #[test]
-fn one_claim_is_not_held_up_by_forty_of_another_namespace() {
+fn one_claim_is_not_held_up_by_many_of_another_namespace() {
     let _world = together();
     Story::tell("turns", Story::begin, |story| {
         let other = story.another_namespace("other")?;
@@ -68,7 +74,7 @@ fn one_claim_is_not_held_up_by_forty_of_another_namespace() {
             r#"{"spec":{"limits":{"concurrentJobs":1},"usagePolicy":{"allowedNamespaces":{"from":"All"}}}}"#,
         ])?;
         story.kubectl.run(&["annotate", "namespace", &other, "holdfast.dev/allow-root-runner=true"])?;
-        story.apply(&many_claims(40))?;
+        story.apply(&many_claims(16))?;
         let there = |yaml: &str| {
             story.kubectl.run_with(&["-n", &other, "apply", "-f", "-"], yaml.as_bytes()).map(drop)
         };
@@ -116,9 +122,9 @@ fn one_claim_is_not_held_up_by_forty_of_another_namespace() {
         }
         // Its repository is made first, which takes a Job or two of the other's.
         match done_before {
-            Some(done) if done < 20 => {}
+            Some(done) if done < 8 => {}
             other => {
-                return Err(Failure(format!("the one claim was saved when {other:?} of the forty were")));
+                return Err(Failure(format!("the one claim was saved when {other:?} of the sixteen were")));
             }
         }
         if let Some(message) =
