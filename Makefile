@@ -12,7 +12,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin:/usr/sbin:/sbin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TESTBED := $(TARGET)/release/testbed
 
-.PHONY: help prepare demo test bench scale up down lint lint-rust lint-go image gen testbed binary
+.PHONY: help prepare demo test bench fuzz scale up down lint lint-rust lint-go image gen testbed binary
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ bench: prepare testbed binary ## pairs against stock restic; the main job on the
 
 scale: prepare binary ## a million of files, ten million blobs: time and peak memory
 	@hack/scale
+
+fuzz: prepare ## coverage-guided fuzzing of all that reads bytes from a store, two minutes a target
+	cargo xtask fuzz --minutes 2
 
 up: prepare testbed ## bring the test bed up (the first time builds Kubernetes: 20 minutes)
 	@$(TESTBED) up

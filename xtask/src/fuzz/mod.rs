@@ -52,6 +52,9 @@ pub(crate) struct Options {
     /// The most memory of a target, in MiB; more is a finding.
     #[arg(long, default_value_t = 1024)]
     memory: u64,
+    /// Begin each target's mutations from this number: the same program then goes nearly the same way again
+    #[arg(long)]
+    seed: Option<u32>,
 }
 
 /// What became of one target.
@@ -232,6 +235,8 @@ impl Runner<'_> {
             .arg(format!("-rss_limit_mb={}", self.options.memory))
             .arg(format!("-artifact_prefix={}/", findings.display()))
             .arg("-print_final_stats=1")
+            // 0 is libFuzzer's word for a number of its own.
+            .arg(format!("-seed={}", self.options.seed.unwrap_or(0)))
             // What is compared counts as progress too: fields are found that are only looked at as a whole.
             .arg("-use_value_profile=1");
         command
