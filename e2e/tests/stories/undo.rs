@@ -188,7 +188,7 @@ fn nothing_is_overwritten_that_could_not_be_saved() {
         // Without a way back it goes on, because that was asked for.
         let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
         story.shell(&pod, "echo no > /store/secret; chmod 000 /store/secret")?;
-        let off = story.restore("off", &spec.replacen('{', "{undo: false, ", 1), "Succeeded")?;
+        let off = story.restore("without", &spec.replacen('{', "{undo: false, ", 1), "Succeeded")?;
         says(&off, &["\"state\":\"Off\""])?;
         if !off["status"]["undoSnapshotRef"].is_null() {
             return Err(Failure("a safety Snapshot that nobody wanted".into()));
