@@ -2,19 +2,24 @@
 //! end of work on shutdown. What is done with an object is the reconcilers'.
 
 use std::error::Error;
-use std::future::Future;
+use std::fmt::Debug;
+use std::future::{Future, ready};
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::StreamExt;
+use backon::ExponentialBuilder;
+use futures::{StreamExt, stream};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
-use kube::runtime::Controller;
 use kube::runtime::controller::{Action, Config, Error as ControllerError};
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher;
+use kube::runtime::utils::ResetTimerBackoff;
+use kube::runtime::watcher::{self, ExponentialBackoff, watcher};
+use kube::runtime::{Controller, WatchStreamExt};
 use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 
 use crate::context::Ctx;
 use crate::errors::Chain;
@@ -23,6 +28,66 @@ use crate::kubernetes::{self, Namespaced};
 
 /// Most objects of one kind that are looked after at the same time.
 const CONCURRENCY: u16 = 32;
+
+/// The pauses of one watch that is interrupted: half a second, then longer ones up to ten seconds, and from the start
+/// again when it has held for a minute.
+pub fn pauses() -> ResetTimerBackoff<ExponentialBackoff> {
+    let growing = ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(500))
+        .with_max_delay(Duration::from_secs(10))
+        .with_factor(2.0)
+        .with_jitter()
+        .without_max_times();
+    ResetTimerBackoff::new(growing.into(), Duration::from_mins(1))
+}
+
+/// What a controller wakes on.
+pub trait Wakes<K: Resource> {
+    /// Looks at the objects that `concerns` names, each time when one of another kind changes.
+    ///
+    /// Each such watch pauses for itself after an error. A controller's own watches on other kinds share one back-off:
+    /// when the API server comes back each of them fails once or twice more, and the controller then sleeps through all
+    /// these pauses one after the other, for minutes.
+    #[must_use]
+    fn wakes_on<O, I>(
+        self,
+        api: Api<O>,
+        config: watcher::Config,
+        concerns: impl Fn(O) -> I + Send + 'static,
+    ) -> Self
+    where
+        O: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+        O::DynamicType: Default,
+        I: IntoIterator<Item = ObjectRef<K>> + 'static,
+        I::IntoIter: Send;
+}
+
+impl<K> Wakes<K> for Controller<K>
+where
+    K: Namespaced,
+    K::DynamicType: Eq + Hash + Clone + Debug + Unpin,
+{
+    fn wakes_on<O, I>(
+        self,
+        api: Api<O>,
+        config: watcher::Config,
+        concerns: impl Fn(O) -> I + Send + 'static,
+    ) -> Self
+    where
+        O: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+        O::DynamicType: Default,
+        I: IntoIterator<Item = ObjectRef<K>> + 'static,
+        I::IntoIter: Send,
+    {
+        let kind = O::kind(&O::DynamicType::default()).into_owned();
+        let touched = watcher(api, config).backoff(pauses()).touched_objects().filter_map(move |touched| {
+            let touched = touched
+                .inspect_err(|error| tracing::warn!(kind, error = %Chain(error), "a watch was interrupted"));
+            ready(touched.ok())
+        });
+        self.reconcile_on(touched.flat_map(move |object| stream::iter(concerns(object))))
+    }
+}
 
 /// A controller of the objects of a kind that wakes on changes of the object, of its Jobs and their pods, and on
 /// what its runners tell. The kinds add their own watches.
@@ -34,8 +99,9 @@ where
     let of_kind = watcher::Config::default().labels(&kind.selector());
     Controller::new(Api::<K>::all(client.clone()), watcher::Config::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .watches(Api::<Job>::all(client.clone()), of_kind.clone(), |job| run_of::<K>(&job))
-        .watches(Api::<Pod>::all(client.clone()), of_kind, |pod| run_of::<K>(&pod))
+        .trigger_backoff(pauses())
+        .wakes_on(Api::<Job>::all(client.clone()), of_kind.clone(), |job| run_of::<K>(&job))
+        .wakes_on(Api::<Pod>::all(client.clone()), of_kind, |pod| run_of::<K>(&pod))
         .reconcile_on(ctx.board.words(kind).map(|run| reference(&run)))
         .graceful_shutdown_on(ctx.stop.clone().cancelled_owned())
 }

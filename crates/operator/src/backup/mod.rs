@@ -33,14 +33,15 @@ use kube::{Api, ResourceExt};
 
 use crate::access::RepositoryAccess;
 use crate::context::Ctx;
+use crate::controllers::{self, Wakes};
 use crate::jobs::{self, JobPlan, JobView, RunKind, RunRef, observe};
+use crate::kubernetes;
 use crate::queue::{Answer, Asker, Demand};
 use crate::runs::advance::Order;
 use crate::runs::lost::leave_behind;
 use crate::runs::settle::lock_may_remain;
 use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, named, settle, time_left};
 use crate::volumes::node_name;
-use crate::{controllers, kubernetes};
 use build::Cluster;
 use status::Conclusion;
 use validate::{Plan, PlannedComponent, Refusal};
@@ -61,20 +62,20 @@ pub async fn run(ctx: Arc<Ctx>) {
     let of_config = controller.store();
     let client = &ctx.client;
     let controller = controller
-        .watches(Api::<Repository>::all(client.clone()), watcher::Config::default(), move |repository| {
+        .wakes_on(Api::<Repository>::all(client.clone()), watcher::Config::default(), move |repository| {
             let namespace = repository.namespace();
             waiting_backups(&of_repository, |backup| backup.namespace() == namespace)
         })
-        .watches(Api::<BackupStorage>::all(client.clone()), watcher::Config::default(), move |_| {
+        .wakes_on(Api::<BackupStorage>::all(client.clone()), watcher::Config::default(), move |_| {
             waiting_backups(&of_storage, |_| true)
         })
-        .watches(Api::<PodConfig>::all(client.clone()), watcher::Config::default(), move |config| {
+        .wakes_on(Api::<PodConfig>::all(client.clone()), watcher::Config::default(), move |config| {
             let namespace = config.namespace();
             waiting_backups(&of_config, |backup| {
                 backup.namespace() == namespace && backup.spec.pod_config_ref.is_some()
             })
         })
-        .watches(Api::<Restore>::all(client.clone()), watcher::Config::default(), move |restore| {
+        .wakes_on(Api::<Restore>::all(client.clone()), watcher::Config::default(), move |restore| {
             let namespace = restore.namespace();
             waiting_backups(&of_restore, |backup| backup.namespace() == namespace)
         })

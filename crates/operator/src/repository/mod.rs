@@ -19,7 +19,7 @@ use kube::runtime::watcher;
 
 use crate::access::AccessError;
 use crate::context::Ctx;
-use crate::controllers;
+use crate::controllers::{self, Wakes};
 use crate::jobs::{JobError, RunKind};
 use crate::kubernetes::RequestError;
 
@@ -47,10 +47,10 @@ pub async fn run(ctx: Arc<Ctx>) {
     let (by_storage, by_secret) = (controller.store(), controller.store());
     let foreign = watcher::Config::default().labels("app.kubernetes.io/managed-by!=holdfast");
     let controller = controller
-        .watches(Api::<BackupStorage>::all(client.clone()), watcher::Config::default(), move |storage| {
+        .wakes_on(Api::<BackupStorage>::all(client.clone()), watcher::Config::default(), move |storage| {
             matching(&by_storage.state(), |repository| is_in(repository, &storage))
         })
-        .watches(Api::<PartialObjectMeta<Secret>>::all(client.clone()), foreign, move |secret| {
+        .wakes_on(Api::<PartialObjectMeta<Secret>>::all(client.clone()), foreign, move |secret| {
             let (namespace, name) = (secret.namespace(), secret.name_any());
             matching(&by_secret.state(), |repository| {
                 repository.namespace() == namespace
@@ -62,7 +62,7 @@ pub async fn run(ctx: Arc<Ctx>) {
             })
         })
         // A Snapshot that is deleted comes back; one that is made is counted.
-        .watches(Api::<Snapshot>::all(client), watcher::Config::default(), |snapshot: Snapshot| {
+        .wakes_on(Api::<Snapshot>::all(client), watcher::Config::default(), |snapshot: Snapshot| {
             let namespace = snapshot.namespace().unwrap_or_default();
             Some(ObjectRef::new(&snapshot.spec.repository_ref.name).within(&namespace))
         });

@@ -40,7 +40,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 
 use crate::context::Ctx;
-use crate::controllers;
+use crate::controllers::{self, Wakes};
 use crate::jobs::RunKind;
 use crate::quiesce::{self, PodWatch};
 
@@ -56,21 +56,21 @@ pub async fn run(ctx: Arc<Ctx>) {
     let (of_storage, of_config) = (controller.store(), controller.store());
     let client = &ctx.client;
     let controller = controller
-        .watches(Api::<Repository>::all(client.clone()), watcher::Config::default(), move |repository| {
+        .wakes_on(Api::<Repository>::all(client.clone()), watcher::Config::default(), move |repository| {
             waiting_restores(&of_repository, repository.metadata.namespace.as_deref(), None)
         })
-        .watches(
+        .wakes_on(
             Api::<PersistentVolumeClaim>::all(client.clone()),
             watcher::Config::default(),
             move |claim| waiting_restores(&of_claim, claim.metadata.namespace.as_deref(), None),
         )
-        .watches(Api::<PodConfig>::all(client.clone()), watcher::Config::default(), move |config| {
+        .wakes_on(Api::<PodConfig>::all(client.clone()), watcher::Config::default(), move |config| {
             waiting_restores(&of_config, config.metadata.namespace.as_deref(), None)
         })
-        .watches(Api::<BackupStorage>::all(client.clone()), watcher::Config::default(), move |storage| {
+        .wakes_on(Api::<BackupStorage>::all(client.clone()), watcher::Config::default(), move |storage| {
             waiting_for_storage(&of_storage, &storage)
         })
-        .watches(Api::<Restore>::all(client.clone()), watcher::Config::default(), move |restore| {
+        .wakes_on(Api::<Restore>::all(client.clone()), watcher::Config::default(), move |restore| {
             waiting_restores(
                 &of_restore,
                 restore.metadata.namespace.as_deref(),

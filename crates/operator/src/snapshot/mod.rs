@@ -22,7 +22,7 @@ pub use apply::{mirror, publish};
 pub use validate::{Changes, Listing, RecoveryPoint, changes, points};
 
 use crate::context::Ctx;
-use crate::controllers;
+use crate::controllers::{self, Wakes};
 use crate::kubernetes::RequestError;
 
 /// When a Snapshot is looked at again that somebody else wrote to at the same moment.
@@ -38,9 +38,10 @@ pub async fn run(ctx: Arc<Ctx>) {
     let client = ctx.client.clone();
     let controller = Controller::new(Api::<Snapshot>::all(client.clone()), watcher::Config::default())
         .with_config(kube::runtime::controller::Config::default().concurrency(8))
+        .trigger_backoff(controllers::pauses())
         .graceful_shutdown_on(ctx.stop.clone().cancelled_owned());
     let snapshots = controller.store();
-    let controller = controller.watches(
+    let controller = controller.wakes_on(
         Api::<Repository>::all(client),
         watcher::Config::default(),
         move |repository: Repository| {

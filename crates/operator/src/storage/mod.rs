@@ -20,7 +20,7 @@ use kube::runtime::watcher;
 
 use crate::access::AccessError;
 use crate::context::Ctx;
-use crate::controllers;
+use crate::controllers::{self, Wakes};
 use crate::jobs::{JobError, RunKind};
 use crate::kubernetes::RequestError;
 
@@ -46,13 +46,13 @@ pub async fn run(ctx: Arc<Ctx>) {
     // Our own Secrets change with every run and are never named by a storage.
     let foreign = watcher::Config::default().labels("app.kubernetes.io/managed-by!=holdfast");
     let controller = controller
-        .watches(Api::<PartialObjectMeta<Secret>>::all(client.clone()), foreign, move |secret| {
+        .wakes_on(Api::<PartialObjectMeta<Secret>>::all(client.clone()), foreign, move |secret| {
             naming(&by_secret.state(), |storage| {
                 names_secret(storage, secret.namespace().as_deref(), &secret.name_any())
             })
         })
         // One that was opened tells its id.
-        .watches(
+        .wakes_on(
             Api::<Repository>::all(client.clone()),
             watcher::Config::default(),
             |repository: Repository| {
@@ -62,7 +62,7 @@ pub async fn run(ctx: Arc<Ctx>) {
                 opened.then(|| ObjectRef::new(&reference.name).within(reference.namespace_or(&own)))
             },
         )
-        .watches(Api::<PartialObjectMeta<ConfigMap>>::all(client), watcher::Config::default(), move |map| {
+        .wakes_on(Api::<PartialObjectMeta<ConfigMap>>::all(client), watcher::Config::default(), move |map| {
             naming(&by_map.state(), |storage| {
                 names_config_map(storage, map.namespace().as_deref(), &map.name_any())
             })
