@@ -7,6 +7,7 @@
 #![allow(clippy::indexing_slicing)]
 
 mod backup;
+mod command_line;
 mod crashes;
 mod faults;
 mod isolation;

@@ -9,7 +9,7 @@ use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
-use crate::together;
+use crate::{alone, together};
 
 /// A claim with some hundred MiB, used by a Deployment, and its Snapshot.
 fn saved(story: &Story, mib: u32, node: &str) -> Result<String> {
@@ -153,6 +153,61 @@ fn a_controller_that_keeps_the_replicas_up_ends_the_restore() {
         })?;
         let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
         story.shell(&pod, "cd /store; sha256sum -c --quiet sum")?;
+        story.nothing_left()
+    });
+}
+
+/// A node is drained in the middle: the runner is evicted and tried again where the volume is, cordoned or not.
+#[test]
+fn a_node_that_is_drained_during_a_backup_does_not_end_it() {
+    let _world = alone();
+    Story::tell("drained", Story::begin, |story| {
+        saved(story, 800, "n2")?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "dd if=/dev/urandom of=/store/big bs=1M count=800 2>/dev/null")?;
+        story.start_backup("run", "{}")?;
+        let evicted = runner(story, "run")?;
+        let selector = "--pod-selector=holdfast.dev/run-name=run";
+        let drained = story.kubectl.run(&["drain", "n2", "--force", "--ignore-daemonsets", selector]);
+        let ended = drained.and_then(|_| story.expect_end("backup", "run", "Succeeded"));
+        story.kubectl.run(&["uncordon", "n2"])?;
+        let ended = ended?;
+        let pods = story.kubectl.list(&story.namespace, &["pods", "-l", "holdfast.dev/run-name=run"])?;
+        if pods.iter().any(|pod| {
+            pod["metadata"]["uid"] == evicted["metadata"]["uid"] && phase(pod) == "Succeeded"
+        }) {
+            return Err(Failure("the first runner was not evicted".into()));
+        }
+        let component = &ended["status"]["components"][0];
+        if component["node"] != "n2" {
+            return Err(Failure(format!("it ran elsewhere: {component}")));
+        }
+        story.nothing_left()
+    });
+}
+
+/// A volume that is bound, empty and root's: said before the first file, with the ways out.
+#[test]
+fn a_volume_that_the_runner_may_not_write_to_is_named() {
+    let _world = together();
+    Story::tell("not-writable", Story::begin, |story| {
+        let snapshot = saved(story, 1, "")?;
+        story.apply(&format!(
+            "{}{}",
+            workload::claim("fresh", "plain", "24Mi"),
+            workload::keeper(&Keeper { user: 1000, node: "n1", ..Keeper::deployment("other", "fresh") })
+        ))?;
+        workload::ready_pod(&story.kubectl, &story.namespace, "other")?;
+        let namespace = format!("namespace/{}", story.namespace);
+        story.kubectl.run(&["annotate", &namespace, "holdfast.dev/allow-root-runner-"])?;
+        let to_fresh = format!(
+            "{{retries: 0, from: {{snapshotRef: {{name: {snapshot}}}}}, volumes: [{{component: volume/data, to: {{existingClaim: {{name: fresh}}}}}}]}}"
+        );
+        let ended = story.restore("back", &to_fresh, "Failed")?;
+        says(&ended, &["TargetNotWritable", "allow-root-runner", "\"state\":\"NotNeeded\""])?;
+        workload::ready_pod(&story.kubectl, &story.namespace, "other")?;
+        story.allow_root()?;
+        story.restore("as-root", &to_fresh, "Succeeded")?;
         story.nothing_left()
     });
 }

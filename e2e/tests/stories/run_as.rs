@@ -105,3 +105,75 @@ fn data_of_the_workload_on_ext4_is_saved_and_restored_without_root_under_every_l
         story.nothing_left()
     });
 }
+
+/// Root's data: counted and listed with what to do where the runner is not root; saved and restored with its owner where
+/// it may be, which baseline allows and restricted does not.
+#[test]
+fn data_of_root_is_told_or_saved_as_each_level_allows() {
+    let _world = together();
+    Story::tell("run-as-root", without_root, |story| {
+        let pod = app(story)?;
+        let node = story.kubectl.get(&story.namespace, &["pod", &pod])?["spec"]["nodeName"].clone();
+        let node = node.as_str().unwrap_or_default();
+        story.apply(&workload::keeper(&Keeper { node, ..Keeper::deployment("maker", "data") }))?;
+        let maker = workload::ready_pod(&story.kubectl, &story.namespace, "maker")?;
+        story
+            .shell(&maker, "echo roots > /store/secret; chmod 600 /store/secret; chown 0:7 /store/secret")?;
+        story.kubectl.run(&["-n", &story.namespace, "delete", "deployment/maker"])?;
+        workload::gone(&story.kubectl, &story.namespace, "maker")?;
+
+        for level in ["privileged", "baseline", "restricted"] {
+            enforce(story, level)?;
+            let gaps = story.backup(&format!("{level}-gaps"), "{}", "PartiallyFailed")?;
+            expect_uid(&gaps, 1000)?;
+            says(&gaps, &["\"unreadable\":1", "/secret", "holdfast.dev/allow-root-runner"])?;
+        }
+        story.allow_root()?;
+        // An administrator's leave does not reach past Pod Security.
+        let denied = story.backup("restricted-root", "{runAs: Root}", "Failed")?;
+        says(&denied, &["PodSecurity"])?;
+        let as_user = story.backup("restricted-user", "{runAs: Workload}", "PartiallyFailed")?;
+        expect_uid(&as_user, 1000)?;
+        for level in ["baseline", "privileged"] {
+            enforce(story, level)?;
+            for form in ["Auto", "Root"] {
+                let name = format!("{level}-{}", form.to_lowercase());
+                let saved = story.backup(&name, &format!("{{runAs: {form}}}"), "Succeeded")?;
+                expect_uid(&saved, 0)?;
+                let snapshot = Story::snapshot_of(&saved)?;
+                let copy = format!("copy-{name}");
+                let back = story.restore(
+                    &name,
+                    &format!("{{runAs: {form}, from: {{snapshotRef: {{name: {snapshot}}}}}, volumes: [{{component: volume/data, to: {{newClaim: {{name: {copy}}}}}}}]}}"),
+                    "Succeeded",
+                )?;
+                expect_uid(&back, 0)?;
+                story.apply(&workload::keeper(&Keeper::deployment(&copy, &copy)))?;
+                let pod = workload::ready_pod(&story.kubectl, &story.namespace, &copy)?;
+                let owners = story.shell(&pod, "stat -c '%u:%g %a' /store/secret /store/file")?;
+                if owners.trim() != "0:7 600\n1000:1000 600" {
+                    return Err(Failure(format!("{name}: owners and modes are {owners:?}")));
+                }
+                story.kubectl.run(&[
+                    "-n",
+                    &story.namespace,
+                    "delete",
+                    &format!("deployment/{copy}"),
+                    &format!("pvc/{copy}"),
+                ])?;
+                workload::gone(&story.kubectl, &story.namespace, &copy)?;
+            }
+        }
+        // Restored without root: all content, and the plan says whose it will be and how to allow more.
+        let snapshot =
+            Story::snapshot_of(&story.kubectl.get(&story.namespace, &["backup", "privileged-root"])?)?;
+        let done = story.restore(
+            "as-user",
+            &format!("{{runAs: Workload, from: {{snapshotRef: {{name: {snapshot}}}}}, volumes: [{{component: volume/data, to: {{newClaim: {{name: plain}}}}}}]}}"),
+            "Succeeded",
+        )?;
+        expect_uid(&done, 65532)?;
+        says(&done, &["owners cannot be restored", "allow-root-runner"])?;
+        story.nothing_left()
+    });
+}
