@@ -304,6 +304,9 @@ pub struct BackupComponent {
     /// How often it was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
+    /// When it is tried again, after an attempt that failed for a passing reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_time: Option<Time>,
     /// Who read the files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_as: Option<Identity>,

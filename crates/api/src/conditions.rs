@@ -150,6 +150,8 @@ text_enum! {
         Unschedulable,
         /// Pod Security does not admit the runner's pod.
         PodSecurityDenied,
+        /// An attempt failed for a reason that may pass; the next one comes after a pause.
+        Retrying,
         /// It waits for a free place: a limit of its node, storage, repository or namespace is reached.
         Queued,
         /// The PodConfig that is named does not exist.

@@ -32,7 +32,6 @@ pub struct Cluster<'a> {
 
 /// The Job of one component.
 pub fn job(
-    backup: &Backup,
     run: &RunRef,
     owner: OwnerReference,
     component: &PlannedComponent,
@@ -55,7 +54,9 @@ pub fn job(
         placement: component.placement.clone(),
         pod_config: None,
         seat: None,
-        retries: backup.spec.failure_policy.retries,
+        // Each attempt is a Job of its own.
+        retries: 0,
+        dead_jobs: Vec::new(),
         deadline,
     }
 }
@@ -226,11 +227,10 @@ mod tests {
     #[test]
     fn the_claim_is_mounted_so_that_nothing_can_be_written() {
         let run = RunRef::of(crate::jobs::RunKind::Backup, &backup());
-        let plan =
-            job(&backup(), &run, OwnerReference::default(), &planned(), "j".into(), Duration::from_mins(1));
+        let plan = job(&run, OwnerReference::default(), &planned(), "j".into(), Duration::from_mins(1));
         assert!(plan.claim.unwrap().read_only);
         assert_eq!(plan.identity, crate::jobs::Identity::RootReader { selinux_level: None });
-        assert_eq!(plan.retries, 1);
+        assert_eq!(plan.retries, 0, "the operator tries again, after a pause");
     }
 
     #[test]

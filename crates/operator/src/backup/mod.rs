@@ -37,9 +37,9 @@ use crate::controllers::{self, Wakes};
 use crate::jobs::{self, JobPlan, JobView, RunKind, RunRef, observe};
 use crate::kubernetes;
 use crate::queue::{Answer, Asker, Demand};
-use crate::runs::advance::Order;
+use crate::runs::advance::{Order, retry_news};
 use crate::runs::lost::leave_behind;
-use crate::runs::settle::lock_may_remain;
+use crate::runs::settle::locks_left;
 use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, named, settle, time_left};
 use crate::volumes::node_name;
 use build::Cluster;
@@ -212,11 +212,8 @@ impl Look<'_> {
         };
         let access = match RepositoryAccess::read(client, &repository).await {
             Ok(access) => access,
-            Err(error) => match error.reason() {
-                Some(reason) => {
-                    let refusal = Refusal { reason, message: error.to_string() };
-                    return self.wait(status, &refusal).await;
-                }
+            Err(error) => match Refusal::of_access(&error) {
+                Some(refusal) => return self.wait(status, &refusal).await,
                 None => return Err(error.into()),
             },
         };
@@ -375,7 +372,7 @@ impl Look<'_> {
                 let cluster = Cluster { name: &ctx.settings.cluster_name, uid: &ctx.cluster_uid };
                 let task = build::task(self.backup, cluster, started, &set, planned);
                 let owner = jobs::owner_reference(self.backup)?;
-                let plan = build::job(self.backup, &self.run, owner, planned, name, left);
+                let plan = build::job(&self.run, owner, planned, name, left);
                 Some(Order {
                     plan: JobPlan {
                         pod_config: pod_config.clone(),
@@ -386,7 +383,11 @@ impl Look<'_> {
                     credentials: &access.credentials,
                 })
             };
+            let before = component.next_attempt_time.clone();
             let end = crew.advance(&mut component.common(), order).await?;
+            if let Some(news) = retry_news(before.as_ref(), &component.common()) {
+                ctx.events.warning(self.backup, Reason::Retrying, news).await;
+            }
             if let Some(end) = end {
                 status::ended(component, &end);
             }
@@ -426,45 +427,51 @@ impl Look<'_> {
                 crew.answers = answers;
                 return Ok(None);
             }
-            let (ready, refusal) = self.replan().await?;
-            let refusal = match refusal {
-                None => self.restore_at_work(&ready.plan).await?,
-                refusal => refusal,
+            let ready = match self.replan().await? {
+                Ok(ready) => self.restore_at_work(&ready.plan).await?.map_or(Ok(ready), Err),
+                refused => refused,
             };
-            if let Some(refusal) = refusal {
-                // Jobs that are there are followed; new ones wait for the Restore, or for the PodConfig.
-                crew.may_start = false;
-                crew.look_again.after(WAITING_LOOK);
-                self.ctx.queue.forget(&self.run.uid);
-                status::held_up(&mut status.components, &needing, &refusal);
-                return Ok(Some(ready));
+            match ready {
+                Ok(ready) => ready,
+                Err(refusal) => {
+                    // Jobs that are there are followed; new ones wait for a Restore, a Secret, or a PodConfig.
+                    crew.may_start = false;
+                    crew.look_again.after(WAITING_LOOK);
+                    self.ctx.queue.forget(&self.run.uid);
+                    status::held_up(&mut status.components, &needing, &refusal);
+                    return Ok(None);
+                }
             }
-            ready
         };
         crew.ask(self.since(), &ready.demands(|name| needing.contains(&name)));
         Ok(Some(ready))
     }
 
-    /// What it takes to start Jobs after the first look; and why none may be started, if none may.
-    async fn replan(&self) -> Result<(Ready, Option<Refusal>), RunError> {
+    /// What it takes to start Jobs after the first look, or why none may be started.
+    async fn replan(&self) -> Result<Result<Ready, Refusal>, RunError> {
         let client = &self.ctx.client;
         let namespace = dereference::namespace(client, &self.run.namespace).await?;
         let facts = dereference::facts(client, namespace.clone(), self.ctx.settings.claims_default).await?;
         let nodes = facts.nodes.ready();
         let plan = validate::validate(self.backup, &facts).unwrap_or_else(|_| Plan::nothing());
         let Some(repository) = self.recorded_repository().await? else {
-            let name = self.backup.status.as_ref().and_then(|status| status.repository_ref.clone());
-            return Err(RunError::Access(crate::access::AccessError::RepositoryNotReady {
-                namespace: self.run.namespace.clone(),
-                name: name.map(|reference| reference.name).unwrap_or_default(),
-            }));
+            let name = self.backup.status.as_ref().and_then(|status| status.repository_ref.as_ref());
+            let name = name.map_or("", |reference| reference.name.as_str());
+            let message = format!("Repository {}/{name} is gone; create it again", self.run.namespace);
+            return Ok(Err(Refusal { reason: Reason::RepositoryNotFound, message }));
         };
-        let access = RepositoryAccess::read(client, &repository).await?;
-        let (pod_config, refusal) = match self.pod_config().await? {
-            Ok(pod_config) => (pod_config, None),
-            Err(refusal) => (None, Some(refusal)),
+        let access = match RepositoryAccess::read(client, &repository).await {
+            Ok(access) => access,
+            Err(error) => match Refusal::of_access(&error) {
+                Some(refusal) => return Ok(Err(refusal)),
+                None => return Err(error.into()),
+            },
         };
-        Ok((Ready { plan, access, namespace, pod_config, nodes }, refusal))
+        let pod_config = match self.pod_config().await? {
+            Ok(pod_config) => pod_config,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        Ok(Ok(Ready { plan, access, namespace, pod_config, nodes }))
     }
 
     /// Each component has ended: the locks of killed runners go, the Snapshot is made, the result is told, and what
@@ -475,7 +482,7 @@ impl Look<'_> {
         views: Vec<JobView>,
         namespace: &Namespace,
     ) -> Result<Action, RunError> {
-        if views.iter().any(lock_may_remain) {
+        if !locks_left(&views).is_empty() {
             status.phase = Some(BackupPhase::Finishing);
             status.message = Some("waits until the locks of its runners are gone".to_owned());
             self.write(&status).await?;

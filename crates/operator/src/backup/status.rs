@@ -133,6 +133,7 @@ pub fn held_up(components: &mut [BackupComponent], which: &[&str], refusal: &Ref
     for component in components.iter_mut().filter(|component| which.contains(&component.name.as_str())) {
         component.reason = Some(refusal.reason.as_str().to_owned());
         component.message = Some(refusal.message.clone());
+        component.next_attempt_time = None;
     }
 }
 

@@ -86,6 +86,7 @@ fn a_lost_runner_fails_its_component_with_the_reason() {
         node: None,
         started: None,
         finished: None,
+        retryable: false,
         lock_may_remain: true,
     };
     ended(&mut component, &end);

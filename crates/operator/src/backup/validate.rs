@@ -13,6 +13,7 @@ use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::ResourceExt;
 
 use super::select::{self, Wish};
+use crate::access::AccessError;
 use crate::jobs::Placement;
 use crate::volumes::identity::{Access, choose_identity};
 use crate::volumes::{Binding, ClaimView, NodeStates, Surroundings, active_pods, place};
@@ -97,6 +98,13 @@ pub struct Refusal {
     pub reason: Reason,
     /// Cause and what to do.
     pub message: String,
+}
+
+impl Refusal {
+    /// What somebody has to mend before the repository can be reached; none when only asking again can help.
+    pub fn of_access(error: &AccessError) -> Option<Self> {
+        error.reason().map(|reason| Self { reason, message: error.to_string() })
+    }
 }
 
 /// Whether runners may be root in a namespace.

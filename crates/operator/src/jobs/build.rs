@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::{ANNOTATION_RUN, CONTAINER, JobTask, RunRef, checkpoint, pod_config};
+use super::{ANNOTATION_DEAD_JOBS, ANNOTATION_RUN, CONTAINER, JobTask, RunRef, checkpoint, pod_config};
 use crate::access::Credentials;
 use crate::queue::{ANNOTATION_PLACE, Seat};
 use crate::settings::Options;
@@ -60,6 +60,8 @@ pub struct JobPlan {
     pub seat: Option<Seat>,
     /// How often the Job controller tries again after a failure that may pass.
     pub retries: u32,
+    /// Uids of earlier Jobs of the component whose locks its runner removes before it begins.
+    pub dead_jobs: Vec<String>,
     /// When the Job is ended, counted from its start.
     pub deadline: Duration,
 }
@@ -277,6 +279,10 @@ impl JobPlan {
             // A struct of texts always serialises; a Job that says nothing counts where it can be counted.
             let text = serde_json::to_string(seat).unwrap_or_default();
             metadata.annotations.get_or_insert_default().insert(ANNOTATION_PLACE.to_owned(), text);
+        }
+        if !self.dead_jobs.is_empty() {
+            let uids = self.dead_jobs.join(",");
+            metadata.annotations.get_or_insert_default().insert(ANNOTATION_DEAD_JOBS.to_owned(), uids);
         }
         metadata
     }

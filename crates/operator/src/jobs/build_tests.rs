@@ -41,6 +41,7 @@ fn plan(identity: Identity, placement: Placement) -> JobPlan {
         pod_config: None,
         seat: None,
         retries: 2,
+        dead_jobs: Vec::new(),
         deadline: Duration::from_hours(1),
     }
 }

@@ -38,6 +38,8 @@ pub const CONTAINER: &str = "runner";
 /// Annotation of Jobs, pods and Secrets: `<namespace>/<name>` of the object they were made for. A label could
 /// not hold a long name.
 pub const ANNOTATION_RUN: &str = "holdfast.dev/run";
+/// Annotation of a Job: the uids of earlier Jobs whose locks its runner removes before it begins, with commas between.
+pub const ANNOTATION_DEAD_JOBS: &str = "holdfast.dev/dead-jobs";
 
 /// The kinds whose objects have Jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -102,6 +102,8 @@ pub struct Ended {
     pub started: Option<Timestamp>,
     /// When the last runner ended.
     pub finished: Option<Timestamp>,
+    /// It failed for a reason that may pass, and nobody else tries it again: another Job may fare better.
+    pub retryable: bool,
     /// A lock of this Job may be left in the repository: run [`super::unlock`].
     pub lock_may_remain: bool,
 }
@@ -207,6 +209,7 @@ pub fn state(job: &Job, pods: &[Pod]) -> JobState {
             node: None,
             started: None,
             finished: job.status.as_ref().and_then(|s| s.completion_time.as_ref()).map(|t| t.0),
+            retryable: false,
             lock_may_remain: true,
         });
     };
@@ -221,7 +224,9 @@ pub fn state(job: &Job, pods: &[Pod]) -> JobState {
                 (None, code) => matches!(code, Some(exit::DONE | exit::FATAL)),
             };
             if over || failed.is_some() || complete.is_some() || retries_used(job, &pods) {
+                let late = failed.as_ref().is_some_and(|(reason, _)| reason == "DeadlineExceeded");
                 JobState::Ended(Ended {
+                    retryable: !over && !late && !tried_again_by_itself(job),
                     lock_may_remain: lock_may_remain(job, &pods),
                     end: words.into_end(failed.as_ref()),
                     attempts,
@@ -401,6 +406,11 @@ fn explain(end: &ContainerStateTerminated, pod: &Pod) -> (Loss, String) {
             crate::events::shorten(said, 400)
         ),
     )
+}
+
+/// Whether the Job itself had the retries of its component, as an older operator gave them to it.
+fn tried_again_by_itself(job: &Job) -> bool {
+    job.spec.as_ref().and_then(|spec| spec.backoff_limit).is_none_or(|limit| limit > 0)
 }
 
 /// Whether the Job controller will start no further pod. It says so itself a little later.

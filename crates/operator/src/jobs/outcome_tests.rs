@@ -200,3 +200,23 @@ fn what_a_pod_waits_for_is_told() {
         assert_eq!(waiting(state(&job("[]"), &[pod(1, &status)])).reason, expected, "{reason}");
     }
 }
+
+#[test]
+fn what_may_be_tried_again_is_told_from_what_may_not() {
+    let alone = |limit: i32, code: i32, reason: &str, message: &str, conditions: &str| {
+        let mut job = job(conditions);
+        job.spec.as_mut().unwrap().backoff_limit = Some(limit);
+        ended(state(&job, &[ended_pod(1, code, reason, message)])).retryable
+    };
+    let failed = verdict(Outcome::Failed, true);
+    assert!(alone(0, exit::TEMPORARY, "Error", &failed, "[]"), "the store did not answer");
+    assert!(alone(0, exit::STOPPED, "Error", &failed, BACKOFF), "somebody deleted the pod");
+    assert!(alone(0, 137, "OOMKilled", "", "[]"));
+    assert!(alone(0, 137, "Error", "", BACKOFF), "killed");
+    assert!(!alone(1, 137, "Error", "", BACKOFF), "an older operator's Job has had its retries");
+    assert!(!alone(0, exit::FATAL, "Error", &failed, "[]"), "a wrong password stays wrong, a full disk full");
+    assert!(!alone(0, exit::FATAL, "Error", "error: unexpected argument", "[]"));
+    assert!(!alone(0, exit::DONE, "Completed", &verdict(Outcome::Succeeded, true), "[]"));
+    assert!(!alone(0, exit::DONE, "Completed", &verdict(Outcome::Partial, true), "[]"));
+    assert!(!alone(0, exit::STOPPED, "Error", &failed, DEADLINE), "its time is up");
+}

@@ -83,6 +83,7 @@ pub async fn unlock(
         pod_config: None,
         seat: None,
         retries: 2,
+        dead_jobs: Vec::new(),
         deadline: DEADLINE,
     };
     let identity = run.identity(&ctx.settings.cluster_name, &ctx.cluster_uid);

@@ -129,6 +129,7 @@ pub(super) fn plan(
         seat: None,
         // The next try is ours to plan: with fresh credentials, and slower each time.
         retries: 0,
+        dead_jobs: Vec::new(),
         deadline: if task == JobTask::Sync { SYNC_DEADLINE } else { INIT_DEADLINE },
     }
 }

@@ -99,6 +99,7 @@ fn ended(verdict: Verdict) -> Ended {
         node: None,
         started: None,
         finished: None,
+        retryable: false,
         lock_may_remain: false,
     }
 }

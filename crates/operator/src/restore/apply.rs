@@ -15,7 +15,7 @@ use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 
 use super::dereference::Found;
-use super::start::{Ready, claim_of, placement};
+use super::start::{Ready, claim_of, is_our_pause, placement};
 use super::status::{Writer, conclude, in_the_way};
 use super::validate::{Refusal, validate};
 use super::{build, dereference, made, status, undo};
@@ -29,8 +29,8 @@ use crate::kubernetes;
 use crate::queue::Demand;
 use crate::quiesce::apply::{explain, reason};
 use crate::quiesce::{HoldError, Inventory, PodWatch, WorkloadId, hold_all, read_inventory, release_run};
-use crate::runs::advance::Order;
-use crate::runs::settle::lock_may_remain;
+use crate::runs::advance::{Order, retry_news};
+use crate::runs::settle::locks_left;
 use crate::runs::stop::stop;
 use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, Stopped, named, settle, stop_all, time_left};
 use crate::volumes::{active_pods, node_name};
@@ -392,7 +392,11 @@ impl Look<'_> {
                 continue;
             }
             let mut changed = component.clone();
+            let before = changed.next_attempt_time.clone();
             let end = crew.advance(&mut changed.common(), order).await?;
+            if let Some(news) = retry_news(before.as_ref(), &changed.common()) {
+                self.ctx.events.warning(self.restore, Reason::Retrying, news).await;
+            }
             if let Some(end) = end {
                 let verify = build::wish(self.restore, &changed.name).verify;
                 if self.restore.spec.dry_run {
@@ -414,7 +418,7 @@ impl Look<'_> {
             self.save(&status).await?;
             return Ok(crew.look_again.action());
         }
-        if crew.views.iter().any(lock_may_remain) {
+        if !locks_left(&crew.views).is_empty() {
             self.save(&status).await?;
             let repository = self.recorded_repository(status.repository_ref.as_ref()).await?;
             if let Settled::NotYet { .. } =
@@ -546,7 +550,7 @@ impl Look<'_> {
         match looked {
             Ok(true) => return self.unquiesce_next(status).await,
             Ok(false) => {
-                let waits = status::waits(&status).filter(|(reason, _)| idle && *reason != Reason::Queued);
+                let waits = status::waits(&status).filter(|(reason, _)| idle && !is_our_pause(*reason));
                 if let Some((reason, cause)) = waits {
                     return self.blocked(status, reason, &cause, true).await;
                 }
@@ -666,7 +670,7 @@ impl Look<'_> {
         if !told {
             self.writer(&mut status).released(&report);
         }
-        if views.iter().any(lock_may_remain) {
+        if !locks_left(&views).is_empty() {
             self.save(&status).await?;
             let repository = self.recorded_repository(status.repository_ref.as_ref()).await?;
             match settle(self.ctx, ns, &self.run, repository.as_ref()).await? {

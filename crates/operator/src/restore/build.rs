@@ -45,7 +45,9 @@ pub fn job(
         placement,
         pod_config: None,
         seat: None,
-        retries: restore.spec.retries,
+        // Each attempt is a Job of its own.
+        retries: 0,
+        dead_jobs: Vec::new(),
         deadline,
     }
 }

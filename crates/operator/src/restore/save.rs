@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 use super::apply::{Look, claims_of, is_namespace_terminating};
-use super::start::{Ready, placement};
+use super::start::{Ready, is_our_pause, placement};
 use super::{dereference, made, undo};
 use crate::backup::apply::write_snapshot;
 use crate::backup::build::Cluster;
@@ -25,7 +25,7 @@ use crate::errors::Chain;
 use crate::jobs::{self, JobPlan, JobState, JobTask, observe};
 use crate::queue::Demand;
 use crate::quiesce::read_inventory;
-use crate::runs::advance::Order;
+use crate::runs::advance::{Order, retry_news};
 use crate::runs::{Crew, Fields, RunError};
 use crate::volumes::node_name;
 
@@ -73,7 +73,7 @@ impl Look<'_> {
         match looked {
             Ok(true) => return Box::pin(self.saved(status, started)).await,
             Ok(false) => {
-                let waits = undo::waits(&status).filter(|(reason, _)| idle && *reason != Reason::Queued);
+                let waits = undo::waits(&status).filter(|(reason, _)| idle && !is_our_pause(*reason));
                 if let Some((reason, cause)) = waits {
                     return self.blocked(status, reason, &cause, true).await;
                 }
@@ -146,14 +146,18 @@ impl Look<'_> {
                 let cluster = Cluster { name: &self.ctx.settings.cluster_name, uid: &self.ctx.cluster_uid };
                 let task = undo::task(self.restore, cluster, started, &set, component, volume);
                 let place = access.seat(node_name(&placement));
-                let plan = undo::job(self.restore, &self.run, owner, component, placement, name, left);
+                let plan = undo::job(&self.run, owner, component, placement, name, left);
                 Some(Order {
                     plan: JobPlan { pod_config: pod_config.clone(), seat: Some(place), ..plan },
                     spec: access.spec(self.run.identity(cluster.name, cluster.uid), task),
                     credentials: &access.credentials,
                 })
             };
+            let before = changed.next_attempt_time.clone();
             let end = crew.advance(&mut changed.common(), order).await?;
+            if let Some(news) = retry_news(before.as_ref(), &changed.common()) {
+                self.ctx.events.warning(self.restore, Reason::Retrying, news).await;
+            }
             if let Some(end) = end {
                 undo::ended(&mut changed, &end);
             }

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use holdfast_api::PodConfig;
-use holdfast_api::names;
 use holdfast_api::refs::ObjectRef;
 use holdfast_api::restore::RestoreComponent;
+use holdfast_api::{PodConfig, Reason, names};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -112,6 +111,11 @@ impl Look<'_> {
             .map_err(|backup::Refusal { reason, message }| RunError::PodConfig { reason, message })?;
         Ok(Ready { facts, access, pod_config })
     }
+}
+
+/// Whether a component waits for nothing that could be in the way: it stands in line, or is tried again after a pause.
+pub(super) fn is_our_pause(reason: Reason) -> bool {
+    matches!(reason, Reason::Queued | Reason::Retrying)
 }
 
 /// What the Job of a component on a claim takes a place of.

@@ -95,7 +95,6 @@ pub(super) fn refusal(undo: &Undo) -> Option<Refusal> {
 
 /// The Job that saves one claim.
 pub(super) fn job(
-    restore: &Restore,
     run: &RunRef,
     owner: OwnerReference,
     component: &BackupComponent,
@@ -116,7 +115,9 @@ pub(super) fn job(
         placement,
         pod_config: None,
         seat: None,
-        retries: restore.spec.retries,
+        // Each attempt is a Job of its own.
+        retries: 0,
+        dead_jobs: Vec::new(),
         deadline,
     }
 }

@@ -108,7 +108,7 @@ fn the_runner_saves_all_or_nothing_and_its_snapshot_is_known_for_what_it_is() {
 
     let run = RunRef::of(crate::jobs::RunKind::Restore, &restore(""));
     let (owner, deadline) = (OwnerReference::default(), Duration::from_mins(1));
-    let job = job(&restore(""), &run, owner, only, Placement::Anywhere, "j".into(), deadline);
+    let job = job(&run, owner, only, Placement::Anywhere, "j".into(), deadline);
     assert!(job.claim.unwrap().read_only);
 }
 
@@ -125,6 +125,7 @@ fn ended_with(verdict: Verdict) -> BackupComponent {
         node: None,
         started: None,
         finished: None,
+        retryable: false,
         lock_may_remain: false,
     };
     ended(&mut component, &end);

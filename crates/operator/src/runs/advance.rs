@@ -12,15 +12,20 @@ use holdfast_protocol::RunSpec;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::retry::Turn;
+use super::settle::lock_may_remain;
 use super::stop::{Stopped, abandoned, stop};
-use super::{LookAgain, lost, time_left};
+use super::{LookAgain, lost, retry, time_left};
 use crate::access::Credentials;
+use crate::backup::status::loss_reason;
 use crate::context::Ctx;
 use crate::errors::Chain;
+use crate::events::shorten;
 use crate::jobs::apply::explain_waiting;
 use crate::jobs::follow::Silence;
 use crate::jobs::{
-    self, Ended, JobError, JobPlan, JobState, JobView, RunRef, Running, Started, WaitReason, Waiting, logs,
+    self, End, Ended, JobError, JobPlan, JobState, JobView, RunRef, Running, Started, WaitReason, Waiting,
+    logs,
 };
 use crate::queue::{Answer, Asker, Demand};
 
@@ -28,6 +33,8 @@ use crate::queue::{Answer, Asker, Demand};
 const QUEUE_LOOK: Duration = Duration::from_mins(2);
 /// A wait longer than this is explained with what Kubernetes' Events say.
 const EXPLAIN_AFTER: Duration = Duration::from_secs(15);
+/// Most bytes of what an attempt failed for that are told while the next one is awaited.
+const MESSAGE_LIMIT: usize = 600;
 
 /// The fields that components of Backups and Restores share.
 pub struct Common<'a> {
@@ -41,6 +48,8 @@ pub struct Common<'a> {
     pub job: &'a mut Option<String>,
     /// How often it was tried.
     pub attempts: &'a mut Option<u32>,
+    /// When it is tried again.
+    pub next_attempt_time: &'a mut Option<Time>,
     /// When its Job began.
     pub start_time: &'a mut Option<Time>,
     /// When its Job ended.
@@ -71,6 +80,7 @@ macro_rules! fields {
                     node: &mut self.node,
                     job: &mut self.job,
                     attempts: &mut self.attempts,
+                    next_attempt_time: &mut self.next_attempt_time,
                     start_time: &mut self.start_time,
                     completion_time: &mut self.completion_time,
                     reason: &mut self.reason,
@@ -93,6 +103,7 @@ impl Common<'_> {
         *self.reason = Some(reason.into());
         *self.message = Some(message.into());
         *self.progress = None;
+        *self.next_attempt_time = None;
         self.completion_time.get_or_insert(Time(now));
     }
 
@@ -101,7 +112,16 @@ impl Common<'_> {
         *self.reason = Some(reason.to_owned());
         *self.message = Some(message.into());
         *self.progress = None;
+        *self.next_attempt_time = None;
     }
+}
+
+/// What to tell of an attempt that failed since the component was last looked at. `before` is when it was to be tried
+/// again by then.
+pub fn retry_news(before: Option<&Time>, component: &Common<'_>) -> Option<String> {
+    let is_news = component.next_attempt_time.is_some() && component.next_attempt_time.as_ref() != before;
+    let message = component.message.as_deref().filter(|_| is_news)?;
+    Some(format!("{}: {message}", component.name))
 }
 
 /// All that one look at a run's Jobs needs.
@@ -145,8 +165,8 @@ pub struct Order<'a> {
 /// The Job of a component that counts.
 #[derive(Debug)]
 enum Current<'v> {
-    /// None is there yet; the next has this number.
-    Next(u32),
+    /// The next has this number; the one before it failed for a passing reason.
+    Next(u32, Option<&'v JobView>),
     /// One before it still has a pod at work.
     Stopping,
     /// This one.
@@ -171,7 +191,24 @@ impl Crew<'_> {
 
     /// Whether the next look at a component starts a Job.
     pub fn needs_job(&self, component: &str) -> bool {
-        self.may_start && matches!(self.current(component), Current::Next(_)) && !self.is_overdue()
+        let is_due = match self.current(component) {
+            Current::Next(number, Some(failed)) => {
+                self.due(component, number, failed) <= self.now && !failed.has_live_pod()
+            }
+            Current::Next(_, None) => true,
+            Current::Stopping | Current::Job(_) | Current::UsedUp(_) => false,
+        };
+        self.may_start && is_due && !self.is_overdue()
+    }
+
+    /// When the Job with this number is due after one that failed.
+    fn due(&self, component: &str, number: u32, failed: &JobView) -> Timestamp {
+        let finished = match &failed.state {
+            JobState::Ended(ended) => ended.finished,
+            JobState::Running(_) | JobState::Waiting(_) => None,
+        };
+        let ended = finished.or_else(|| failed.created()).unwrap_or(self.now);
+        retry::due(ended, number, &format!("{}/{component}", self.run.uid))
     }
 
     /// The components among these for which the next look starts a Job, if there is a place.
@@ -214,36 +251,39 @@ impl Crew<'_> {
                 return Ok(None);
             }
             Current::Stopping => {
-                let waits = self.views_of(&name).find_map(lost::wait_for);
-                // A Restore never goes on beside a runner that may still write.
-                if self.is_overdue() && self.task == names::Task::Backup {
-                    let held_up = waits.unwrap_or_else(|| "a Job of it was still being stopped".to_owned());
-                    component.fail(
-                        Reason::DeadlineExceeded.as_str(),
-                        format!("the time of the run was up before it could be tried again: {held_up}"),
-                        self.now,
-                    );
-                    return Ok(None);
-                }
-                let message =
-                    waits.unwrap_or_else(|| "an earlier Job of this component is being stopped".to_owned());
-                component.wait("Stopping", message);
-                // The state of a node changes without a word to us.
-                self.look_again.after(Duration::from_secs(30));
+                self.stopping(component);
                 return Ok(None);
             }
             Current::Job(view) => {
                 let view = view.clone();
                 return self.follow(component, &view).await;
             }
-            Current::Next(number) => number,
+            Current::Next(number, Some(failed)) => {
+                let failed = failed.clone();
+                let due = self.due(&name, number, &failed);
+                match retry::turn(due, self.started, self.deadline, self.now) {
+                    // What it failed for tells more than that its time is up.
+                    Turn::Over => return self.follow(component, &failed).await,
+                    Turn::After(left) => {
+                        let made = self.earlier_attempts(&name, &failed).saturating_add(attempts_of(&failed));
+                        pausing(component, &failed, made, due);
+                        self.look_again.after(left);
+                        return Ok(None);
+                    }
+                    Turn::Now if failed.has_live_pod() => {
+                        self.stopping(component);
+                        return Ok(None);
+                    }
+                    Turn::Now => number,
+                }
+            }
+            Current::Next(number, None) => number,
         };
         let Some(left) = time_left(self.started, self.deadline, self.now) else {
-            component.fail(
-                Reason::DeadlineExceeded.as_str(),
-                "the time of the run was up before its Job began",
-                self.now,
-            );
+            let waited = component.message.as_deref().filter(|_| component.reason.is_some());
+            let waited = waited.map(|message| format!("; it waited for this: {message}")).unwrap_or_default();
+            let message = format!("the time of the run was up before its Job began{waited}");
+            component.fail(Reason::DeadlineExceeded.as_str(), message, self.now);
             return Ok(None);
         };
         if !self.may_start {
@@ -263,8 +303,10 @@ impl Crew<'_> {
             self.ctx.queue.give_back(self.run, &name);
             return Ok(None);
         };
-        let made = self.views_of(&name).map(attempts_of).fold(0, u32::saturating_add);
-        order.plan.retries = retries_left(order.plan.retries, made);
+        // Its runner removes what those before it left.
+        let dead = self.views_of(&name).filter(|view| !view.has_live_pod() && lock_may_remain(view));
+        order.plan.dead_jobs = dead.map(|view| view.uid().to_owned()).collect();
+        order.spec.dead_jobs.clone_from(&order.plan.dead_jobs);
         let started = jobs::start(self.ctx, &order.plan, &order.spec, order.credentials).await;
         match &started {
             Ok(Started::Job(job)) => self.ctx.queue.started(self.run, &name, job),
@@ -298,6 +340,25 @@ impl Crew<'_> {
         Ok(None)
     }
 
+    /// A Job before it still has a pod that may be at work.
+    fn stopping(&mut self, component: &mut Common<'_>) {
+        let waits = self.views_of(component.name).find_map(lost::wait_for);
+        // A Restore never goes on beside a runner that may still write.
+        if self.is_overdue() && self.task == names::Task::Backup {
+            let held_up = waits.unwrap_or_else(|| "a Job of it was still being stopped".to_owned());
+            component.fail(
+                Reason::DeadlineExceeded.as_str(),
+                format!("the time of the run was up before it could be tried again: {held_up}"),
+                self.now,
+            );
+            return;
+        }
+        let message = waits.unwrap_or_else(|| "an earlier Job of this component is being stopped".to_owned());
+        component.wait("Stopping", message);
+        // The state of a node changes without a word to us.
+        self.look_again.after(Duration::from_secs(30));
+    }
+
     async fn follow(
         &mut self,
         component: &mut Common<'_>,
@@ -318,6 +379,7 @@ impl Crew<'_> {
                 *component.attempts = Some(earlier.saturating_add(ended.attempts.max(1)));
                 component.node.clone_from(&ended.node);
                 *component.progress = None;
+                *component.next_attempt_time = None;
                 *component.completion_time = Some(Time(ended.finished.unwrap_or(self.now)));
                 if !ended.is_success()
                     && let Some(pod) = &ended.pod
@@ -383,6 +445,7 @@ impl Crew<'_> {
             Silence::Alive { look_again } => {
                 self.look_again.after(look_again);
                 *component.phase = ComponentPhase::Running;
+                *component.next_attempt_time = None;
                 *component.reason = None;
                 *component.message = None;
                 *component.progress = board.signs(&running.pod_uid).map(|signs| signs.to_progress());
@@ -412,7 +475,7 @@ fn views_of<'v>(
     views.iter().filter(ours)
 }
 
-/// The Job of a component that counts: the first one that was not given up.
+/// The Job of a component that counts: the first one that was not given up and is not followed by another.
 fn current<'v>(
     views: &'v [JobView],
     run: names::Run<'_>,
@@ -420,16 +483,17 @@ fn current<'v>(
     component: &str,
     retries: u32,
 ) -> Current<'v> {
-    let mut last = None;
+    let (mut last, mut failed) = (None, None);
     for number in 0..=retries {
         let name = names::job_name(run, task, component, number);
         let Some(view) = views_of(views, task, component).find(|view| view.name() == name) else {
-            return Current::Next(number);
+            return Current::Next(number, failed);
         };
         match abandoned(view) {
             Some(_) if view.has_live_pod() => return Current::Stopping,
-            Some(stopped) => last = Some(stopped),
+            Some(stopped) => (last, failed) = (Some(stopped), None),
             None if view.is_being_deleted() => return Current::Stopping,
+            None if may_be_tried_again(view) && number < retries => failed = Some(view),
             None => return Current::Job(view),
         }
     }
@@ -449,10 +513,30 @@ fn reason_of(waiting: WaitReason) -> Reason {
     }
 }
 
-/// How often the next Job may try again by itself: what the Jobs before it left of the retries. It is tried once in any
-/// case, for somebody has to find out what the one before it did.
-fn retries_left(allowed: u32, made: u32) -> u32 {
-    allowed.saturating_sub(made)
+/// Whether a Job failed for a reason that may pass.
+fn may_be_tried_again(view: &JobView) -> bool {
+    matches!(&view.state, JobState::Ended(ended) if ended.retryable)
+}
+
+/// Attempt number `made` failed, and the next one is not due yet. Its place is free for others meanwhile.
+fn pausing(component: &mut Common<'_>, failed: &JobView, made: u32, due: Timestamp) {
+    let (reason, message) = match &failed.state {
+        JobState::Ended(ended) => {
+            component.node.clone_from(&ended.node);
+            let reason = match &ended.end {
+                End::Lost { loss, .. } => loss_reason(*loss).as_str(),
+                End::Verdict(_) => ended.reason().unwrap_or("Failed"),
+            };
+            (reason, ended.message().unwrap_or_default())
+        }
+        JobState::Running(_) | JobState::Waiting(_) => ("Failed", ""),
+    };
+    let message = shorten(message, MESSAGE_LIMIT);
+    let message = format!("attempt {made} failed ({reason}: {message}); the next one begins at {due}");
+    *component.job = Some(failed.name().to_owned());
+    *component.attempts = Some(made);
+    component.wait(Reason::Retrying.as_str(), message);
+    *component.next_attempt_time = Some(Time(due));
 }
 
 fn attempts_of(view: &JobView) -> u32 {
@@ -501,7 +585,8 @@ status: {{conditions: [{conditions}]}}
 
     fn of(views: &[JobView], retries: u32) -> String {
         match current(views, RUN, names::Task::Backup, COMPONENT, retries) {
-            Current::Next(number) => format!("next {number}"),
+            Current::Next(number, None) => format!("next {number}"),
+            Current::Next(number, Some(failed)) => format!("next {number} after {}", failed.uid()),
             Current::Stopping => "stopping".into(),
             Current::Job(view) => format!("job {}", view.uid()),
             Current::UsedUp(stopped) => format!("used up: {}", stopped.reason),
@@ -531,14 +616,66 @@ status: {{conditions: [{conditions}]}}
         );
     }
 
+    /// A Job whose only pod ended with this exit code and without a verdict.
+    fn ended(number: u32, code: i32) -> JobView {
+        let JobView { job, .. } = view(number, "", "", None);
+        let pod: Pod = serde_saphyr::from_str(&format!(
+            r"
+metadata: {{name: p}}
+status:
+  phase: Failed
+  containerStatuses:
+    - {{name: runner, ready: false, restartCount: 0, image: i, imageID: i, state: {{terminated: {{exitCode: {code}, finishedAt: '2026-11-20T02:00:00Z'}}}}}}
+"
+        ))
+        .unwrap();
+        let pods = vec![pod];
+        JobView { state: jobs::outcome::state(&job, &pods), job, pods }
+    }
+
     #[test]
-    fn attempts_of_earlier_jobs_are_not_made_again_by_the_next() {
-        let made = |views: &[JobView]| views.iter().map(attempts_of).fold(0, u32::saturating_add);
-        let first = view(0, STOPPED, "", None);
-        assert_eq!(retries_left(2, made(&[])), 2);
-        assert_eq!(retries_left(2, made(std::slice::from_ref(&first))), 1);
-        assert_eq!(retries_left(2, made(&[first, view(1, STOPPED, "", None)])), 0);
-        assert_eq!(retries_left(2, 5), 0);
+    fn what_failed_for_a_passing_reason_is_tried_again_while_there_are_retries() {
+        assert_eq!(of(&[ended(0, 137)], 2), "next 1 after uid-0");
+        assert_eq!(of(&[ended(0, 137), ended(1, 75)], 2), "next 2 after uid-1");
+        assert_eq!(of(&[ended(0, 137), ended(1, 75)], 1), "job uid-1", "the last failure is the component's");
+        assert_eq!(of(&[ended(0, 75)], 0), "job uid-0");
+        assert_eq!(of(&[ended(0, 1)], 2), "job uid-0", "it would fail again");
+        assert_eq!(of(&[view(0, STOPPED, "", None), ended(1, 75)], 2), "next 2 after uid-1");
+        assert_eq!(of(&[ended(0, 75), view(1, STOPPED, "", None)], 2), "next 2", "the pause is over already");
+    }
+
+    #[test]
+    fn a_pause_tells_what_failed_and_when_it_goes_on_and_is_news_once() {
+        let mut component = BackupComponent { name: COMPONENT.into(), ..BackupComponent::default() };
+        let due: Timestamp = "2026-11-20T02:00:11Z".parse().unwrap();
+        pausing(&mut component.common(), &ended(0, 137), 1, due);
+        let said = component.message.clone().unwrap();
+        assert!(
+            said.starts_with("attempt 1 failed (RunnerKilled: the runner was killed (exit code 137)"),
+            "{said}"
+        );
+        assert!(said.ends_with("; the next one begins at 2026-11-20T02:00:11Z"), "{said}");
+        assert_eq!(component.phase, ComponentPhase::Pending, "nothing of it is told as done");
+        assert_eq!((component.reason.as_deref(), component.attempts), (Some("Retrying"), Some(1)));
+        let next = component.next_attempt_time.clone();
+        assert_eq!(next, Some(Time(due)));
+        let news = retry_news(None, &component.common()).unwrap();
+        assert!(news.starts_with("volume/data: attempt 1 failed"), "{news}");
+        assert_eq!(retry_news(next.as_ref(), &component.common()), None);
+        component.common().wait("Starting", "the runner's pod is being started");
+        assert_eq!(component.next_attempt_time, None);
+        assert_eq!(retry_news(next.as_ref(), &component.common()), None);
+    }
+
+    #[test]
+    fn a_long_cause_is_cut_in_a_pause() {
+        let mut component = BackupComponent::default();
+        let mut failed = ended(0, 75);
+        let verdict = holdfast_protocol::Verdict::failed("Unreachable", "x".repeat(5000), true);
+        let JobState::Ended(end) = &mut failed.state else { panic!("not ended") };
+        end.end = jobs::End::Verdict(Box::new(verdict));
+        pausing(&mut component.common(), &failed, 2, Timestamp::UNIX_EPOCH);
+        assert!(component.message.unwrap().len() < 800);
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //! a run, which leaves no pod, Secret or lock. What the Jobs do, and what follows from their results, is decided by
 //! the two reconcilers.
 //!
-//! A component may need several Jobs, one after the other: a Job that was stopped because it gave no sign of life,
-//! or whose result was lost, is followed by the next. Their names are counted ([`names::job_name`]) and the ones
+//! A component may need several Jobs, one after the other: a Job that was stopped because it gave no sign of life, or
+//! whose result was lost, is followed by the next at once, one that failed for a passing reason after a pause. Their names are counted ([`names::job_name`]) and the ones
 //! before stay until the run ends, so that no count has to be kept anywhere: what there is tells what comes next.
 
 pub mod advance;
 pub mod lost;
+pub mod retry;
 pub mod settle;
 pub mod stop;
 

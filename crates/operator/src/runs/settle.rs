@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use holdfast_api::Repository;
+use holdfast_protocol::Outcome;
 use kube::ResourceExt;
 
 use super::RunError;
@@ -11,7 +12,7 @@ use super::stop::{Stopped, stop};
 use crate::context::Ctx;
 use crate::jobs::apply::{orphaned_pods, remove_secrets};
 use crate::jobs::unlock::{Unlock, clean_up, unlock};
-use crate::jobs::{JobState, JobTask, JobView, RunRef, observe, remove};
+use crate::jobs::{ANNOTATION_DEAD_JOBS, JobState, JobTask, JobView, RunRef, observe, remove};
 use crate::volumes::consumers::is_over;
 
 /// Where the end of a run is.
@@ -75,8 +76,7 @@ pub async fn settle(
     if let Some(message) = waits {
         return Ok(Settled::NotYet { message });
     }
-    let dead: Vec<String> =
-        views.iter().filter(|view| lock_may_remain(view)).map(|view| view.uid().to_owned()).collect();
+    let dead = locks_left(&views);
     let mut warning = None;
     if let (false, Some(repository)) = (dead.is_empty(), repository) {
         match unlock(ctx, run, repository, &dead).await? {
@@ -104,11 +104,77 @@ pub async fn settle(
     Ok(Settled::Done { warning })
 }
 
+/// Uids of the Jobs that may have left a lock which nobody removed yet.
+pub fn locks_left(views: &[JobView]) -> Vec<String> {
+    let left = |view: &&JobView| {
+        lock_may_remain(view) && !views.iter().any(|later| removed_lock_of(later, view.uid()))
+    };
+    views.iter().filter(left).map(|view| view.uid().to_owned()).collect()
+}
+
+/// Whether a Job removed the lock of an earlier one that it was told of. Only one that did its work surely came so far.
+fn removed_lock_of(later: &JobView, uid: &str) -> bool {
+    let told = later.job.annotations().get(ANNOTATION_DEAD_JOBS);
+    let told = told.is_some_and(|uids| uids.split(',').any(|known| known == uid));
+    let done = match &later.state {
+        JobState::Ended(ended) => ended.verdict().is_some_and(|verdict| verdict.outcome != Outcome::Failed),
+        JobState::Running(_) | JobState::Waiting(_) => false,
+    };
+    told && done
+}
+
 /// Whether a Job without a live pod may have left a lock. A Job that never had a pod has none; of one that was
 /// stopped nobody knows how far it was, since its pods went with what they said.
 pub fn lock_may_remain(view: &JobView) -> bool {
     match &view.state {
         JobState::Ended(ended) => ended.lock_may_remain,
         JobState::Waiting(_) | JobState::Running(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_protocol::Verdict;
+    use k8s_openapi::api::batch::v1::Job;
+    use k8s_openapi::api::core::v1::Pod;
+
+    /// A Job that was told of dead ones, whose only pod ended with this code and verdict.
+    fn view(number: u32, told: &str, code: i32, verdict: Option<&Verdict>) -> JobView {
+        let job: Job = serde_saphyr::from_str(&format!(
+            r"
+metadata: {{name: j{number}, uid: uid-{number}, annotations: {{holdfast.dev/dead-jobs: '{told}'}}}}
+spec: {{backoffLimit: 0, template: {{}}}}
+"
+        ))
+        .unwrap();
+        let mut pod: Pod = serde_saphyr::from_str(&format!(
+            r"
+metadata: {{name: p}}
+status:
+  phase: Failed
+  containerStatuses:
+    - {{name: runner, ready: false, restartCount: 0, image: i, imageID: i, state: {{terminated: {{exitCode: {code}, startedAt: '2026-11-20T02:00:00Z'}}}}}}
+"
+        ))
+        .unwrap();
+        let statuses = pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap();
+        let terminated = statuses[0].state.as_mut().unwrap().terminated.as_mut().unwrap();
+        terminated.message = verdict.map(Verdict::to_termination_message);
+        let pods = vec![pod];
+        JobView { state: crate::jobs::outcome::state(&job, &pods), job, pods }
+    }
+
+    #[test]
+    fn the_lock_of_a_killed_runner_is_gone_when_the_next_one_was_told_of_it_and_did_its_work() {
+        let mut good = Verdict::failed("x", "y", false);
+        good.outcome = Outcome::Succeeded;
+        let failed = Verdict::failed("x", "y", false);
+        let killed = || view(1, "", 137, None);
+        assert_eq!(locks_left(&[killed()]), ["uid-1"]);
+        assert_eq!(locks_left(&[killed(), view(2, "uid-0,uid-1", 0, Some(&good))]), Vec::<String>::new());
+        assert_eq!(locks_left(&[killed(), view(2, "", 0, Some(&good))]), ["uid-1"], "it knew nothing of it");
+        let never = view(2, "uid-1", 1, Some(&failed));
+        assert_eq!(locks_left(&[killed(), never]), ["uid-1"], "it may not have come so far");
     }
 }

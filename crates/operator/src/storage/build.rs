@@ -28,6 +28,7 @@ pub(super) fn plan(facts: &Facts, access: &StorageAccess, owner: OwnerReference,
         seat: None,
         // The next try is ours to plan: with fresh credentials, and slower each time.
         retries: 0,
+        dead_jobs: Vec::new(),
         deadline: DEADLINE,
     }
 }

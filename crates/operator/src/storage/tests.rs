@@ -64,6 +64,7 @@ fn ended(end: End) -> Ended {
         node: None,
         started: None,
         finished: None,
+        retryable: false,
         lock_may_remain: false,
     }
 }
