@@ -122,6 +122,50 @@ fn a_named_claim_that_is_missing_is_a_failure() {
     });
 }
 
+/// By label and by opting in: what is chosen is saved, what is not says why, and a wish is no gap.
+#[test]
+fn claims_are_chosen_by_label_and_by_opting_in() {
+    let _world = together();
+    Story::tell("chosen", Story::begin, |story| {
+        let own = story.namespace.clone();
+        for name in ["db", "web", "cache"] {
+            with_data(story, name, name)?;
+            story.kubectl.run(&["-n", &own, "label", &format!("pvc/{name}"), &format!("part={name}")])?;
+        }
+        let saved = |backup: &Value| -> Vec<String> {
+            let all = backup["status"]["components"].as_array().cloned().unwrap_or_default();
+            all.iter().filter_map(|c| c["source"]["claim"].as_str().map(str::to_owned)).collect()
+        };
+        let expect = |backup: &Value, claims: &[&str]| match saved(backup) {
+            found if found == claims => Ok(()),
+            found => Err(Failure(format!("{found:?} were saved, not {claims:?}: {}", backup["status"]))),
+        };
+        let backup = story.backup(
+            "by-label",
+            "{volumes: {claims: [web], selectors: [{matchLabels: {part: db}}, {matchLabels: {part: none}}]}}",
+            "Succeeded",
+        )?;
+        expect(&backup, &["db", "web"])?;
+        expect_skip(&backup, "cache", "NotSelected")?;
+
+        // Who opts in where the namespace asks for it.
+        story.kubectl.run(&["annotate", "namespace", &own, "holdfast.dev/claims=OptIn"])?;
+        let backup = story.backup("nobody", "{}", "Skipped")?;
+        expect_skip(&backup, "db", "NotOptedIn")?;
+        story.kubectl.run(&["-n", &own, "annotate", "pvc/cache", "holdfast.dev/backup=true"])?;
+        let backup = story.backup("opted-in", "{}", "Succeeded")?;
+        expect(&backup, &["cache"])?;
+        expect_skip(&backup, "web", "NotOptedIn")?;
+        // The annotation wins over a selection, whichever way it says.
+        story.kubectl.run(&["-n", &own, "annotate", "pvc/db", "holdfast.dev/backup=false"])?;
+        let backup =
+            story.backup("both", "{volumes: {selectors: [{matchLabels: {part: db}}]}}", "Succeeded")?;
+        expect(&backup, &["cache"])?;
+        expect_skip(&backup, "db", "ExcludedByAnnotation")?;
+        story.nothing_left()
+    });
+}
+
 /// Files that the runner may not read make the run PartiallyFailed, with the list; the rest is saved.
 #[test]
 fn unreadable_files_are_listed() {

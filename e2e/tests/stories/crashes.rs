@@ -124,7 +124,8 @@ fn an_operator_killed_at_any_stage_of_a_restore_gives_the_replicas_back() {
     });
 }
 
-/// The runner is killed as the out-of-memory killer does it: the Job tries again and the run succeeds.
+/// The runner is killed as the out-of-memory killer does it: that and when the next attempt begins is told, another Job
+/// follows, and the run succeeds.
 #[test]
 fn a_killed_runner_is_tried_again() {
     let _world = together();
@@ -134,7 +135,19 @@ fn a_killed_runner_is_tried_again() {
         let pod = runner(story, "run")?;
         locked(story)?;
         story.bed.kill_container(&pod)?;
+        let first = story.until("backup", "run", |o| {
+            let component = &o["status"]["components"][0];
+            let pauses = component["reason"] == "Retrying" && component["nextAttemptTime"].is_string();
+            pauses.then(|| component.clone())
+        })?;
+        let said = first["message"].as_str().unwrap_or_default();
+        if !said.starts_with("attempt 1 failed (RunnerKilled: ") || first["phase"] != "Pending" {
+            return Err(Failure(format!("it does not say what failed: {first}")));
+        }
         let backup = story.expect_end("backup", "run", "Succeeded")?;
+        if backup["status"]["components"][0]["job"] == first["job"] {
+            return Err(Failure(format!("the same Job went on: {}", backup["status"])));
+        }
         if backup["status"]["components"][0]["attempts"].as_u64() < Some(2) {
             return Err(Failure(format!("attempts are not told: {}", backup["status"]["components"][0])));
         }

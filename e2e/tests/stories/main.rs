@@ -19,6 +19,7 @@ mod restore;
 mod restore_anywhere;
 mod restore_faults;
 mod run_as;
+mod secrets;
 mod storage;
 mod undo;
 

@@ -38,6 +38,7 @@ use crate::jobs::{self, JobPlan, JobView, RunKind, RunRef, observe};
 use crate::kubernetes;
 use crate::queue::{Answer, Asker, Demand};
 use crate::runs::advance::{Order, retry_news};
+use crate::runs::bound;
 use crate::runs::lost::leave_behind;
 use crate::runs::settle::locks_left;
 use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, named, settle, time_left};
@@ -252,7 +253,7 @@ impl Look<'_> {
         }
         ready.plan.coverage.warnings.truncate(validate::MOST_WARNINGS);
         status::begun(&mut status, &ready.plan, &repository.name_any(), self.generation, self.now);
-        self.write(&status).await?;
+        self.write(&mut status).await?;
         if nothing {
             return Box::pin(self.work(status, self.now, Some(ready))).await;
         }
@@ -301,14 +302,14 @@ impl Look<'_> {
             };
             let refusal = Refusal { reason, message };
             status::refused(&mut status, &refusal, self.generation, self.now);
-            self.write(&status).await?;
+            self.write(&mut status).await?;
             self.ctx.events.warning(self.backup, refusal.reason, &refusal.message).await;
             return Ok(Action::await_change());
         };
         let before = status.message.clone();
         let stands_in_line = status.phase == Some(BackupPhase::Queued);
         status::waiting(&mut status, refusal, self.generation, self.now);
-        self.write(&status).await?;
+        self.write(&mut status).await?;
         if refusal.reason == Reason::Queued {
             // The place in line changes all the time, which is no news.
             if !stands_in_line {
@@ -394,7 +395,7 @@ impl Look<'_> {
         }
         if status.components.iter().any(|component| !component.phase.is_terminal()) {
             status.message = Some(status::under_way(&mut status.components));
-            self.write(&status).await?;
+            self.write(&mut status).await?;
             return Ok(crew.look_again.action());
         }
         let views = crew.views;
@@ -485,7 +486,7 @@ impl Look<'_> {
         if !locks_left(&views).is_empty() {
             status.phase = Some(BackupPhase::Finishing);
             status.message = Some("waits until the locks of its runners are gone".to_owned());
-            self.write(&status).await?;
+            self.write(&mut status).await?;
             let repository = self.recorded_repository().await?;
             match settle(self.ctx, &self.run.namespace, &self.run, repository.as_ref()).await? {
                 Settled::NotYet { .. } => return Ok(Action::requeue(WAITING_LOOK)),
@@ -502,7 +503,7 @@ impl Look<'_> {
             let conclusion = status::conclude(&status.components, &coverage);
             status::concluded(&mut status, &conclusion, self.generation, self.now);
         }
-        self.write(&status).await?;
+        self.write(&mut status).await?;
         self.tell(&status).await;
         tracing::info!(
             namespace = namespace.name_any(),
@@ -546,7 +547,8 @@ impl Look<'_> {
     }
 
     /// Writes the status, if it is another one.
-    async fn write(&self, status: &BackupStatus) -> Result<(), RunError> {
+    async fn write(&self, status: &mut BackupStatus) -> Result<(), RunError> {
+        bound::saving(&mut status.components);
         if self.backup.status.as_ref() != Some(status) {
             kubernetes::apply_status(&self.ctx.client, self.backup, status).await?;
         }

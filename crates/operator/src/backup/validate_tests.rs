@@ -218,3 +218,52 @@ status:
         assert!(told(uid, phase, repository, claim).is_empty(), "{uid} {phase} {repository} {claim}");
     }
 }
+
+#[test]
+fn a_secret_that_is_gone_during_a_run_is_named_and_nothing_is_told_as_done() {
+    let gone = AccessError::NotFound {
+        kind: "Secret",
+        namespace: "backup".into(),
+        name: "holdfast-repo-1".into(),
+        purpose: "password of the repository",
+    };
+    let refusal = Refusal::of_access(&gone).unwrap();
+    assert_eq!(refusal.reason, Reason::SecretNotFound);
+    assert!(refusal.message.contains("Secret backup/holdfast-repo-1"), "{}", refusal.message);
+    let empty = AccessError::KeyMissing {
+        kind: "Secret",
+        namespace: "backup".into(),
+        name: "p".into(),
+        purpose: "password of the repository",
+        key: "password".into(),
+    };
+    assert_eq!(Refusal::of_access(&empty).unwrap().reason, Reason::SecretInvalid);
+
+    let mut components: Vec<holdfast_api::backup::BackupComponent> = serde_saphyr::from_str(
+        r"
+- {name: volume/at-work, source: {claim: at-work}, phase: Running}
+- {name: volume/next, source: {claim: next}, phase: Pending, reason: Retrying, nextAttemptTime: '2026-11-20T02:00:00Z'}
+",
+    )
+    .unwrap();
+    super::super::status::held_up(&mut components, &["volume/next"], &refusal);
+    let [at_work, next] = components.as_slice() else { panic!("two components") };
+    assert_eq!((at_work.reason.as_deref(), at_work.message.as_deref()), (None, None), "its Job has a copy");
+    assert_eq!(next.reason.as_deref(), Some("SecretNotFound"));
+    assert_eq!((next.message.as_deref(), &next.next_attempt_time), (Some(refusal.message.as_str()), &None));
+    let told = super::super::status::under_way(&mut components);
+    assert!(told.contains("0 of them done; volume/next: Secret backup/holdfast-repo-1"), "{told}");
+}
+
+#[test]
+fn two_hundred_claims_of_one_namespace_are_one_plan_with_a_component_each() {
+    let claims: String = (0..200).map(|n| bound(&format!("c{n:03}"), "{}")).collect();
+    let pods: String = (0..200).map(|n| pod(&format!("p{n:03}"), &format!("c{n:03}"), "n1")).collect();
+    let plan = validate(&backup("{}"), &facts(&claims, &pods)).unwrap();
+    assert_eq!((plan.components.len(), plan.coverage.protected), (200, 200));
+    assert!(plan.coverage.skipped.is_empty() && plan.coverage.warnings.is_empty());
+    let mut status = holdfast_api::BackupStatus::default();
+    super::super::status::begun(&mut status, &plan, "main", Some(1), jiff::Timestamp::UNIX_EPOCH);
+    let size = serde_json::to_vec(&status).unwrap().len();
+    assert!(size < 100_000, "{size}");
+}

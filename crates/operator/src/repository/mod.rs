@@ -9,7 +9,7 @@ mod validate;
 
 use std::sync::Arc;
 
-use holdfast_api::{Backup, BackupStorage, Repository, Restore, Snapshot};
+use holdfast_api::{Backup, BackupStorage, Repository, Restore, Snapshot, names};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use kube::api::{Api, PartialObjectMeta};
@@ -45,21 +45,15 @@ pub async fn run(ctx: Arc<Ctx>) {
     let client = ctx.client.clone();
     let controller = controllers::controller::<Repository>(&ctx, RunKind::Repository);
     let (by_storage, by_secret) = (controller.store(), controller.store());
-    let foreign = watcher::Config::default().labels("app.kubernetes.io/managed-by!=holdfast");
+    // Those of runs change all the time and hold copies; all others may be a password.
+    let lasting = watcher::Config::default().labels(&format!("!{}", names::LABEL_RUN_UID));
     let controller = controller
         .wakes_on(Api::<BackupStorage>::all(client.clone()), watcher::Config::default(), move |storage| {
             matching(&by_storage.state(), |repository| is_in(repository, &storage))
         })
-        .wakes_on(Api::<PartialObjectMeta<Secret>>::all(client.clone()), foreign, move |secret| {
-            let (namespace, name) = (secret.namespace(), secret.name_any());
-            matching(&by_secret.state(), |repository| {
-                repository.namespace() == namespace
-                    && repository
-                        .spec
-                        .password_secret_ref
-                        .as_ref()
-                        .is_some_and(|reference| reference.name == name)
-            })
+        .wakes_on(Api::<PartialObjectMeta<Secret>>::all(client.clone()), lasting, move |secret| {
+            let (namespace, name) = (secret.namespace().unwrap_or_default(), secret.name_any());
+            matching(&by_secret.state(), |repository| has_password_in(repository, &namespace, &name))
         })
         // A Snapshot that is deleted comes back; one that is made is counted.
         .wakes_on(Api::<Snapshot>::all(client), watcher::Config::default(), |snapshot: Snapshot| {
@@ -71,6 +65,15 @@ pub async fn run(ctx: Arc<Ctx>) {
 
 fn matching(all: &[Arc<Repository>], wanted: impl Fn(&Repository) -> bool) -> Vec<ObjectRef<Repository>> {
     all.iter().filter(|repository| wanted(repository)).map(|r| ObjectRef::from_obj(r.as_ref())).collect()
+}
+
+/// Whether a Repository's password is in this Secret, whoever made it.
+fn has_password_in(repository: &Repository, namespace: &str, name: &str) -> bool {
+    let named = repository.spec.password_secret_ref.as_ref();
+    let own = repository.metadata.namespace.as_deref() == Some(namespace);
+    let known = repository.status.as_ref().and_then(|status| status.password_secret.as_ref());
+    own && named.is_some_and(|reference| reference.name == name)
+        || known.is_some_and(|place| place.namespace == namespace && place.name == name)
 }
 
 /// Whether a Repository lies in a storage.

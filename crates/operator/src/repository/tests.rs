@@ -357,3 +357,45 @@ fn a_storage_that_moves_to_another_endpoint_keeps_the_passwords_of_its_repositor
     assert!(moved(&known("initialized: true, ", "backup", "theirs")).name.starts_with("holdfast-repo-"));
     assert_eq!(moved(&known("initialized: true, ", "shop", &before.name)).namespace, "backup");
 }
+
+#[test]
+fn a_password_that_was_changed_is_tried_before_the_next_run_meets_it() {
+    let mut facts = facts(repository("", NEW));
+    let Step::Open { job: name, .. } = validate(&facts).step else { panic!() };
+    facts.jobs = vec![job(JobTask::Init, &name, JobState::Ended(opened("aa", true, None)))];
+    let Step::JudgeOpen { inputs, .. } = validate(&facts).step else { panic!() };
+    facts.jobs = Vec::new();
+    facts.repository = repository("", READY);
+    facts.opened = Some(Attempt { inputs: inputs.clone(), at: now(), failures: 0 });
+    assert!(matches!(validate(&facts).step, Step::Rest { .. }), "it opens with this one");
+
+    facts.password = Some(Ok(b"changed".to_vec()));
+    assert!(matches!(validate(&facts).step, Step::Open { must_exist: true, .. }), "and is never made anew");
+    let wrong = judged(repository("", READY), ended(Verdict::failed("WrongPassword", "m", false)));
+    assert_eq!(ready(&wrong), ("False", "WrongPassword"));
+    assert_eq!(wrong.phase, Some(RepositoryPhase::Failed), "no Backup begins");
+
+    // The store's key is another matter: it changes for all repositories at once, and the storage tries it.
+    facts.password = Some(Ok(b"secret".to_vec()));
+    if let Some(Ok(access)) = &mut facts.access {
+        access.credentials = Credentials::default().with_password(b"rotated".to_vec());
+    }
+    assert!(matches!(validate(&facts).step, Step::Rest { .. }));
+    // Nobody remembers, after a restart of the operator.
+    facts.opened = None;
+    facts.password = Some(Ok(b"changed".to_vec()));
+    assert!(matches!(validate(&facts).step, Step::Rest { .. }));
+}
+
+#[test]
+fn a_repository_hears_of_its_password_wherever_it_is_kept() {
+    let generated = repository(
+        "",
+        "{directory: prod/shop/main-x7k2p, passwordSecret: {namespace: backup, name: holdfast-repo-1}}",
+    );
+    assert!(super::has_password_in(&generated, "backup", "holdfast-repo-1"));
+    assert!(!super::has_password_in(&generated, "shop", "holdfast-repo-1"));
+    let named = repository(", passwordSecretRef: {name: mine}", "{}");
+    assert!(super::has_password_in(&named, "shop", "mine"));
+    assert!(!super::has_password_in(&named, "backup", "mine"));
+}

@@ -12,7 +12,7 @@ use kube::ResourceExt;
 
 use super::build;
 use super::dereference::Facts;
-use crate::access::AccessError;
+use crate::access::{AccessError, Credentials};
 use crate::jobs::{Ended, JobState, JobTask, JobView, Waiting};
 use crate::usage;
 
@@ -147,7 +147,7 @@ fn step(
         Some(Err(error)) => return without_password(facts, error, password),
         None => return Step::SetDirectory,
     }
-    if needs_opening(&facts.repository) {
+    if needs_opening(&facts.repository) || has_another_password(facts, &inputs) {
         if let Some(view) = opening {
             let waiting =
                 if let JobState::Waiting(waiting) = &view.state { Some(waiting.clone()) } else { None };
@@ -240,13 +240,21 @@ fn without_password(facts: &Facts, error: &AccessError, place: Option<&Namespace
 /// Digest of all that opening depends on.
 fn opening_inputs(facts: &Facts, directory: &str) -> String {
     let generation = facts.repository.metadata.generation.unwrap_or_default();
-    let credentials = match (&facts.access, &facts.password) {
+    let (credentials, password) = match (&facts.access, &facts.password) {
         (Some(Ok(access)), Some(Ok(password))) => {
-            access.credentials.clone().with_password(password.clone()).fingerprint()
+            let alone = Credentials::default().with_password(password.clone());
+            (access.credentials.fingerprint(), alone.fingerprint())
         }
-        _ => String::new(),
+        _ => Default::default(),
     };
-    format!("{generation}/{directory}/{credentials}")
+    format!("{generation}/{directory}/{credentials}/{password}")
+}
+
+/// Whether the password is another one than that which opened it: whether it opens, too, is found out before the next run
+/// meets it. After a restart of the operator the next sync finds out.
+fn has_another_password(facts: &Facts, inputs: &str) -> bool {
+    let password = |inputs: &str| inputs.rsplit('/').next().map(str::to_owned);
+    facts.opened.as_ref().is_some_and(|attempt| password(&attempt.inputs) != password(inputs))
 }
 
 fn open_job(facts: &Facts, inputs: &str) -> String {

@@ -30,6 +30,7 @@ use crate::queue::Demand;
 use crate::quiesce::apply::{explain, reason};
 use crate::quiesce::{HoldError, Inventory, PodWatch, WorkloadId, hold_all, read_inventory, release_run};
 use crate::runs::advance::{Order, retry_news};
+use crate::runs::bound;
 use crate::runs::settle::locks_left;
 use crate::runs::stop::stop;
 use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, Stopped, named, settle, stop_all, time_left};
@@ -94,8 +95,12 @@ impl Look<'_> {
         Writer { status, generation: self.restore.metadata.generation, now: self.now }
     }
 
-    pub(super) async fn save(&self, status: &RestoreStatus) -> Result<(), RunError> {
-        if self.restore.status.as_ref() != Some(status) {
+    pub(super) async fn save(&self, status: &mut RestoreStatus) -> Result<(), RunError> {
+        bound::writing(&mut status.components);
+        if let Some(undo) = status.undo.as_mut() {
+            bound::saving(&mut undo.components);
+        }
+        if self.restore.status.as_ref() != Some(&*status) {
             kubernetes::apply_status(&self.ctx.client, self.restore, status).await?;
         }
         Ok(())
@@ -225,7 +230,7 @@ impl Look<'_> {
         let volumes = count(plan.components.len(), "volume");
         if dry_run {
             writer.phase(RestorePhase::Planning, Reason::Running, format!("looks at {volumes}"));
-            self.save(&status).await?;
+            self.save(&mut status).await?;
             return Box::pin(self.look_only(status, self.now)).await;
         }
         let workloads: Vec<String> = plan.workloads.iter().map(ToString::to_string).collect();
@@ -237,7 +242,7 @@ impl Look<'_> {
             writer.holding(&workloads);
             writer.phase(RestorePhase::Quiescing, Reason::Quiescing, text);
         }
-        self.save(&status).await?;
+        self.save(&mut status).await?;
         let note = status.message.clone().unwrap_or_default();
         self.ctx.events.normal(self.restore, "Started", note).await;
         Box::pin(self.quiesce(status, self.now)).await
@@ -277,7 +282,7 @@ impl Look<'_> {
 
     async fn refuse(&self, mut status: RestoreStatus, refusal: &Refusal) -> Result<Action, RunError> {
         self.writer(&mut status).refused(refusal);
-        self.save(&status).await?;
+        self.save(&mut status).await?;
         self.ctx.events.warning(self.restore, refusal.reason, &refusal.message).await;
         self.log_end(&status);
         Ok(Action::await_change())
@@ -307,7 +312,7 @@ impl Look<'_> {
         let before = status.message.clone();
         let stands_in_line = status.phase == Some(RestorePhase::Queued);
         self.writer(&mut status).waiting(reason, message);
-        self.save(&status).await?;
+        self.save(&mut status).await?;
         if reason == Reason::Queued {
             // The place in line changes all the time, which is no news.
             if !stands_in_line {
@@ -415,11 +420,11 @@ impl Look<'_> {
         let views = observe(&self.ctx.client, &self.run.namespace, &self.run).await?;
         let mut crew = self.crew(views, started, JobTask::Plan);
         if !Box::pin(self.advance(&mut crew, &mut status)).await? {
-            self.save(&status).await?;
+            self.save(&mut status).await?;
             return Ok(crew.look_again.action());
         }
         if !locks_left(&crew.views).is_empty() {
-            self.save(&status).await?;
+            self.save(&mut status).await?;
             let repository = self.recorded_repository(status.repository_ref.as_ref()).await?;
             if let Settled::NotYet { .. } =
                 settle(self.ctx, &self.run.namespace, &self.run, repository.as_ref()).await?
@@ -501,7 +506,7 @@ impl Look<'_> {
         }
         let message = format!("waits until pods are gone: {}", users.join(", "));
         self.writer(&mut status).phase(RestorePhase::Quiescing, Reason::Quiescing, message);
-        self.save(&status).await?;
+        self.save(&mut status).await?;
         Ok(Action::requeue(WAITING_LOOK))
     }
 
@@ -571,7 +576,7 @@ impl Look<'_> {
             self.writer(&mut status).phase(RestorePhase::Running, Reason::Running, &text);
         }
         status.message = Some(with_progress(&text, &mut status.components));
-        self.save(&status).await?;
+        self.save(&mut status).await?;
         Ok(crew.look_again.action())
     }
 
@@ -616,7 +621,7 @@ impl Look<'_> {
             }
             left => {
                 self.writer(&mut status).blocked(reason, cause);
-                self.save(&status).await?;
+                self.save(&mut status).await?;
                 Ok(Action::requeue(left.unwrap_or(BLOCKED_LOOK).min(BLOCKED_LOOK)))
             }
         }
@@ -638,7 +643,7 @@ impl Look<'_> {
         let text = "lets go of the workloads";
         self.writer(&mut status).phase(RestorePhase::Unquiescing, Reason::Unquiescing, text);
         // Written down first: from here on there is only one way, also after a crash.
-        self.save(&status).await?;
+        self.save(&mut status).await?;
         self.unquiesce(status).await
     }
 
@@ -658,7 +663,7 @@ impl Look<'_> {
         }
         if !report.refused.is_empty() {
             self.writer(&mut status).not_released(&report);
-            self.save(&status).await?;
+            self.save(&mut status).await?;
             return Ok(Action::requeue(BLOCKED_LOOK));
         }
         self.pods.stop(&self.run.uid);
@@ -671,7 +676,7 @@ impl Look<'_> {
             self.writer(&mut status).released(&report);
         }
         if !locks_left(&views).is_empty() {
-            self.save(&status).await?;
+            self.save(&mut status).await?;
             let repository = self.recorded_repository(status.repository_ref.as_ref()).await?;
             match settle(self.ctx, ns, &self.run, repository.as_ref()).await? {
                 Settled::NotYet { .. } => return Ok(Action::await_change()),
@@ -688,7 +693,7 @@ impl Look<'_> {
     async fn conclude(&self, mut status: RestoreStatus) -> Result<Action, RunError> {
         let conclusion = conclude(self.restore, &status);
         self.writer(&mut status).concluded(&conclusion);
-        self.save(&status).await?;
+        self.save(&mut status).await?;
         let events = &self.ctx.events;
         match conclusion.phase {
             RestorePhase::Succeeded | RestorePhase::Planned => {

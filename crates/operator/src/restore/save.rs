@@ -42,7 +42,7 @@ impl Look<'_> {
         undo.state = UndoState::Saving;
         let text = format!("saves what is there first: {}", count(undo.components.len(), "volume"));
         self.writer(&mut status).phase(RestorePhase::Saving, Reason::Running, text);
-        self.save(&status).await?;
+        self.save(&mut status).await?;
         Box::pin(self.save_volumes(status, started)).await
     }
 
@@ -94,7 +94,7 @@ impl Look<'_> {
             let told = with_progress(&text, &mut undo.components);
             self.writer(&mut status).phase(RestorePhase::Saving, Reason::Running, told);
         }
-        self.save(&status).await?;
+        self.save(&mut status).await?;
         Ok(crew.look_again.action())
     }
 
@@ -226,7 +226,7 @@ impl Look<'_> {
         }
         let text = format!("writes {}", count(status.components.len(), "volume"));
         self.writer(&mut status).phase(RestorePhase::Running, Reason::Running, text);
-        self.save(&status).await?;
+        self.save(&mut status).await?;
         Box::pin(self.write_volumes(status, started)).await
     }
 }

@@ -27,11 +27,15 @@ pub async fn leave_behind(
         return Ok(());
     }
     let nodes = NodeStates::new(&list_cluster::<Node>(client).await?);
-    for view in views.iter_mut().filter(|view| is_stopped(view)) {
-        view.pods.retain(|pod| !is_lost(pod, &nodes, now));
-    }
-    orphans.retain(|pod| !is_lost(pod, &nodes, now));
+    forget_lost(views, orphans, &nodes, now);
     Ok(())
+}
+
+fn forget_lost(views: &mut [JobView], orphans: &mut Vec<Pod>, nodes: &NodeStates, now: Timestamp) {
+    for view in views.iter_mut().filter(|view| is_stopped(view)) {
+        view.pods.retain(|pod| !is_lost(pod, nodes, now));
+    }
+    orphans.retain(|pod| !is_lost(pod, nodes, now));
 }
 
 /// What a stopped Job still waits for: its pod, the node of it, and what to do about a node that is gone.
@@ -93,5 +97,57 @@ mod tests {
         )
         .unwrap();
         assert!(!is_lost(&pod, &NodeStates::default(), Timestamp::MAX));
+    }
+
+    /// The Job of a runner on a dead node; `told` is what its pod was told, if anything.
+    fn on_dead_node(annotations: &str, told: &str) -> JobView {
+        let job = serde_saphyr::from_str(&format!(
+            "metadata: {{name: j, uid: u, annotations: {{{annotations}}}}}\nspec: {{backoffLimit: 0, template: {{}}}}"
+        ))
+        .unwrap();
+        let pod: Pod = serde_saphyr::from_str(&format!(
+            r"
+metadata: {{name: j-x, {told}}}
+spec: {{nodeName: dead, containers: []}}
+status:
+  phase: Running
+  conditions: [{{type: Ready, status: 'False'}}]
+  containerStatuses: [{{name: runner, ready: true, restartCount: 0, image: i, imageID: i, state: {{running: {{}}}}}}]
+"
+        ))
+        .unwrap();
+        let pods = vec![pod];
+        JobView { state: crate::jobs::outcome::state(&job, &pods), job, pods }
+    }
+
+    /// A node dies for good: its runner gives no sign of life, is stopped, and its pod is `Terminating` for ever. The
+    /// Backup goes on without it, and says before that what it waits for.
+    #[test]
+    fn a_backup_goes_on_without_a_pod_that_terminates_for_ever_on_a_dead_node() {
+        let nodes: Vec<Node> = serde_saphyr::from_str(
+            "[{metadata: {name: dead}, status: {conditions: [{type: Ready, status: Unknown}]}}]",
+        )
+        .unwrap();
+        let nodes = NodeStates::new(&nodes);
+        let now: Timestamp = "2026-11-20T02:30:00Z".parse().unwrap();
+        let stopped = r#"holdfast.dev/stopped: '{"reason":"NoSignOfLife","message":"silent"}'"#;
+        let told = "deletionTimestamp: '2026-11-20T02:20:00Z'";
+        let left = |annotations: &str, told: &str, nodes: &NodeStates| {
+            let mut views = [on_dead_node(annotations, told)];
+            let mut orphans = views[0].pods.clone();
+            forget_lost(&mut views, &mut orphans, nodes, now);
+            (views[0].has_live_pod(), orphans.len(), wait_for(&views[0]))
+        };
+        assert_eq!(left(stopped, told, &nodes), (false, 0, None));
+        let (alive, _, waits) = left(stopped, "", &nodes);
+        assert!(alive, "it was not told to end yet");
+        let waits = waits.unwrap();
+        assert!(
+            waits.contains("pod j-x on the node dead") && waits.contains("delete its Node object"),
+            "{waits}"
+        );
+        assert!(left("", told, &nodes).0, "its Job was not given up: the node may come back");
+        // Once the Node object is gone nobody can be at work there.
+        assert_eq!(left(stopped, told, &NodeStates::default()), (false, 0, None));
     }
 }

@@ -7,6 +7,7 @@
 //! before stay until the run ends, so that no count has to be kept anywhere: what there is tells what comes next.
 
 pub mod advance;
+pub mod bound;
 pub mod lost;
 pub mod retry;
 pub mod settle;
