@@ -23,6 +23,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "holdfast-operator",
             "holdfast-protocol",
             "holdfast-runner",
+            // The allocator's setting is the process's.
+            "holdfast-simd",
         ],
     ),
     (

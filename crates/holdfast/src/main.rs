@@ -60,6 +60,7 @@ enum Log {
 }
 
 fn main() -> ExitCode {
+    holdfast_simd::allocator::give_back_early();
     let Cli { role } = command_line(std::env::args_os().collect());
     let (log, level) = match &role {
         Role::Operator(_) => (Log::Json, "info"),

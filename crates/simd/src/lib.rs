@@ -1,12 +1,14 @@
 //! Code for one processor family: the parts of the engine that are several times faster with vector instructions.
 //!
 //! The only crate of the workspace with `unsafe`: calling code for instructions that were found at run time, and
-//! loading vectors from slices whose length was checked, and advice to the system about memory. It knows no files, no network and no repository.
+//! loading vectors from slices whose length was checked, and advice to the system and its allocator about memory. It knows no files, no network and no repository.
 //! Each fast form gives the same results as a portable one, which is what it is tested against: in the tests, and
 //! for about a millisecond whenever it is about to be used.
 
+pub mod allocator;
 pub mod rabin;
 pub mod scrypt;
+pub mod sha256;
 
 use std::fmt;
 use std::str::FromStr;

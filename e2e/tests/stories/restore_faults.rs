@@ -173,9 +173,10 @@ fn a_node_that_is_drained_during_a_backup_does_not_end_it() {
         story.kubectl.run(&["uncordon", "n2"])?;
         let ended = ended?;
         let pods = story.kubectl.list(&story.namespace, &["pods", "-l", "holdfast.dev/run-name=run"])?;
-        if pods.iter().any(|pod| {
-            pod["metadata"]["uid"] == evicted["metadata"]["uid"] && phase(pod) == "Succeeded"
-        }) {
+        if pods
+            .iter()
+            .any(|pod| pod["metadata"]["uid"] == evicted["metadata"]["uid"] && phase(pod) == "Succeeded")
+        {
             return Err(Failure("the first runner was not evicted".into()));
         }
         let component = &ended["status"]["components"][0];

@@ -13,7 +13,7 @@ use super::{Findings, ReadData, Tools, on_threads};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Progress};
 use crate::format::pack::{self, PackedBlob};
-use crate::id::Id;
+use crate::id::{Beside, Id};
 use crate::read::fetch::{self, Request};
 use crate::read::{BlobOpener, is_damage};
 use crate::store::{FileKind, FileName};
@@ -153,9 +153,10 @@ fn check_pack(
     findings: &Findings<'_>,
 ) -> Result<()> {
     let object = format!("pack {}", pack.id);
-    let mut again = None;
-    let bytes = match fetched {
-        Ok(bytes) if Id::hash(bytes) == pack.id => bytes,
+    let seen = fetched.as_ref().map(|bytes| (bytes, look_through(tools, blobs, bytes, opener)));
+    let again;
+    let (bytes, lost) = match seen {
+        Ok((bytes, seen)) if seen.id == pack.id => (bytes, seen.lost),
         Err(e) if !is_damage(e) => {
             return Err(Error::new(e.kind(), format!("pack {} could not be read: {}", pack.id, e.chain())));
         }
@@ -171,8 +172,9 @@ fn check_pack(
                 }
                 Err(e) => return Err(e),
             };
-            if Id::hash(&bytes) == pack.id {
-                let why = first.as_ref().map_or_else(Error::chain, |_| "damaged on the way".to_owned());
+            let seen = look_through(tools, blobs, &bytes, opener);
+            if seen.id == pack.id {
+                let why = first.err().map_or_else(|| "damaged on the way".to_owned(), Error::chain);
                 findings.note(object.clone(), format!("came whole only when it was read again ({why})"));
             } else {
                 findings.error(
@@ -180,21 +182,41 @@ fn check_pack(
                     "its bytes are not those its name stands for: it was changed or damaged",
                 );
             }
-            again.insert(bytes)
+            again = bytes;
+            (&again, seen.lost)
         }
     };
     if let Err(e) = compare_header(tools, blobs, bytes) {
         findings.error(object.clone(), e.chain());
     }
+    for what in lost {
+        findings.error(object.clone(), what);
+    }
+    Ok(())
+}
+
+/// What the bytes of a pack are.
+struct Seen {
+    /// Their digest, which is the name that they should have.
+    id: Id,
+    /// What cannot be read of the blobs, and why.
+    lost: Vec<String>,
+}
+
+/// Opens all blobs; the digest of the whole is found meanwhile, beside those of the blobs.
+fn look_through(tools: &Tools, blobs: &[PackedBlob], bytes: &[u8], opener: &mut BlobOpener) -> Seen {
+    let mut whole = Beside::new(bytes);
+    let mut lost = Vec::new();
     for blob in blobs {
         let start = blob.offset as usize;
         let sealed = bytes.get(start..start.saturating_add(blob.length as usize)).unwrap_or_default();
-        if let Err(e) = opener.open(tools.repo.key(), sealed, blob.kind, &blob.id, blob.uncompressed) {
-            let kind = blob.kind.as_str();
-            findings.error(object.clone(), format!("its {kind} blob {} is lost: {}", blob.id, e.chain()));
+        let outcome =
+            opener.open_beside(tools.repo.key(), sealed, blob.kind, &blob.id, blob.uncompressed, &mut whole);
+        if let Err(e) = outcome {
+            lost.push(format!("its {} blob {} is lost: {}", blob.kind.as_str(), blob.id, e.chain()));
         }
     }
-    Ok(())
+    Seen { id: whole.finish(), lost }
 }
 
 /// The header must list exactly the blobs that the index lists.

@@ -209,7 +209,7 @@ pub(crate) async fn run(
     // The flights bound what is on its way; the queue need not.
     let (packs, pack_queue) = mpsc::unbounded_channel();
     // Each reader may hold two and wait for a third.
-    let pool = Pool::new(2 * readers + workers + 1);
+    let pool = Pool::new((2 * readers + 1).max(readers + workers + 1));
     for _ in 0..workers {
         let (shared, jobs, packs) = (Arc::clone(&shared), job_queue.clone(), packs.clone());
         threads.start("backup-cpu", move || worker::run(shared, &jobs, packs))?;

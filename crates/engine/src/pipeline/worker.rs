@@ -116,14 +116,28 @@ impl Worker {
         match job {
             Job::Close(closed) => return self.close(closed),
             Job::Chunks(buffer, chunks) => {
-                for chunk in chunks {
-                    let data = buffer.get(chunk.range.clone()).unwrap_or_default();
-                    let id = Id::hash(data);
-                    self.store(BlobKind::Data, id, data)?;
-                    self.shared.state.counters.bytes_done.add(data.len() as u64);
-                    let close = |closed| locked(&complete).push(closed);
-                    let run = Run { state: &self.shared.state, links: &self.shared.links, close: &close };
-                    chunk.file.chunk_done(chunk.index, id, &run);
+                let content = |chunk: &Chunk| buffer.get(chunk.range.clone()).unwrap_or_default();
+                // Two at a time: their digests are found together.
+                let mut chunks = chunks.into_iter();
+                while let Some(first) = chunks.next() {
+                    let second = chunks.next();
+                    let data = content(&first);
+                    let (id, other) = second.as_ref().map_or_else(
+                        || (Id::hash(data), None),
+                        |second| {
+                            let (id, other) = Id::hash_two(data, content(second));
+                            (id, Some(other))
+                        },
+                    );
+                    for (chunk, id) in [(Some(first), Some(id)), (second, other)] {
+                        let (Some(chunk), Some(id)) = (chunk, id) else { continue };
+                        let data = content(&chunk);
+                        self.store(BlobKind::Data, id, data)?;
+                        self.shared.state.counters.bytes_done.add(data.len() as u64);
+                        let close = |closed| locked(&complete).push(closed);
+                        let run = Run { state: &self.shared.state, links: &self.shared.links, close: &close };
+                        chunk.file.chunk_done(chunk.index, id, &run);
+                    }
                 }
             }
         }

@@ -6,7 +6,7 @@ use crate::crypto::Key;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::compress::Decompressor;
 use crate::format::pack::BlobKind;
-use crate::id::Id;
+use crate::id::{Beside, Id};
 
 /// A chunk of content is at most 8 MiB in every known writer; this leaves room for other chunker settings and
 /// keeps a forged length from taking the memory.
@@ -40,8 +40,37 @@ impl BlobOpener {
         self.open_stored(key, sealed, kind, id, uncompressed).map(|(_, plain)| plain)
     }
 
+    /// As [`BlobOpener::open`]; takes other bytes along that have to be hashed too.
+    pub(crate) fn open_beside(
+        &mut self,
+        key: &Key,
+        sealed: &[u8],
+        kind: BlobKind,
+        id: &Id,
+        uncompressed: Option<u32>,
+        beside: &mut Beside<'_>,
+    ) -> Result<&[u8]> {
+        let (_, plain) = self.opened(key, sealed, kind, id, uncompressed)?;
+        compare(&beside.hash(plain), id)?;
+        Ok(plain)
+    }
+
     /// As [`BlobOpener::open`], with the bytes as they were before they were sealed: compressed or plain.
     pub(crate) fn open_stored(
+        &mut self,
+        key: &Key,
+        sealed: &[u8],
+        kind: BlobKind,
+        id: &Id,
+        uncompressed: Option<u32>,
+    ) -> Result<(&[u8], &[u8])> {
+        let (stored, plain) = self.opened(key, sealed, kind, id, uncompressed)?;
+        compare(&Id::hash(plain), id)?;
+        Ok((stored, plain))
+    }
+
+    /// The bytes before they were sealed, and plain. Their digest is still to be compared.
+    fn opened(
         &mut self,
         key: &Key,
         sealed: &[u8],
@@ -73,14 +102,15 @@ impl BlobOpener {
                 &self.plain
             }
         };
-        if Id::hash(plain) != *id {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("blob {} holds other bytes than its name says", id.short()),
-            ));
-        }
         Ok((opened, plain))
     }
+}
+
+fn compare(found: &Id, id: &Id) -> Result<()> {
+    let other = || {
+        Error::new(ErrorKind::Corrupt, format!("blob {} holds other bytes than its name says", id.short()))
+    };
+    if found == id { Ok(()) } else { Err(other()) }
 }
 
 #[cfg(test)]

@@ -2,6 +2,9 @@
 //!
 //! A file is written under a temporary name, made durable, then renamed, so that it is whole or not there.
 
+mod direct;
+mod spare;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -21,6 +24,9 @@ use crate::work_pool::WorkPool;
 /// Threads for file work: enough to keep a network file system busy.
 const THREADS: usize = 4;
 
+/// From this length on a pack is written past the page cache.
+const DIRECT_FROM: usize = 1 << 20;
+
 /// Types of file system (Linux, `statfs(2)`) of one machine alone: ext2 to ext4, XFS, btrfs, tmpfs, ZFS, F2FS, bcachefs.
 /// Not those that several machines share, nor those that programs make up (FUSE): they may answer from memory.
 const LOCAL_FILE_SYSTEMS: [u32; 7] =
@@ -34,11 +40,15 @@ pub(super) struct LocalStore {
 /// The blocking side.
 struct Files {
     base: PathBuf,
+    spare: spare::Spare,
 }
 
 impl LocalStore {
     pub(super) fn new(base: PathBuf) -> Result<Self> {
-        Ok(Self { files: Arc::new(Files { base }), pool: WorkPool::new("holdfast-file", THREADS)? })
+        Ok(Self {
+            files: Arc::new(Files { base, spare: spare::Spare::default() }),
+            pool: WorkPool::new("holdfast-file", THREADS)?,
+        })
     }
 
     async fn run<T: Send + 'static>(
@@ -121,9 +131,9 @@ impl Files {
         }
         let length = usize::try_from(range.end.saturating_sub(range.start))
             .map_err(|_| Error::new(ErrorKind::Internal, "a range is longer than memory"))?;
-        let mut bytes = vec![0; length];
-        file.read_exact_at(&mut bytes, range.start).map_err(|e| io_error("reading", &path, e))?;
-        Ok(Bytes::from(bytes))
+        self.spare
+            .filled(length, |bytes| file.read_exact_at(bytes, range.start))
+            .map_err(|e| io_error("reading", &path, e))
     }
 
     fn get_suffix(&self, name: FileName, len: u64) -> Result<Bytes> {
@@ -148,7 +158,10 @@ impl Files {
         // A lock need not outlive a crash of the machine, since its holder does not. Others could see it empty for a
         // while if they looked through another machine.
         let durable = name.kind != FileKind::Lock || !self.is_on_local_file_system();
-        let write = || write_file(&path, body, mode, file_mode, durable);
+        let past_the_cache =
+            name.kind == FileKind::Pack && body.len() >= DIRECT_FROM && self.is_on_local_file_system();
+        let how = Writing { mode, file_mode, durable, past_the_cache };
+        let write = || write_file(&path, body, how);
         match write() {
             // Old repositories lack some of the 256 directories; a deleted one comes back too.
             Err(e) if e.kind() == ErrorKind::Missing && name.kind != FileKind::Config => {
@@ -333,13 +346,23 @@ impl Drop for Temporary<'_> {
     }
 }
 
-fn write_file(path: &Path, body: &[u8], mode: PutMode, file_mode: u32, durable: bool) -> Result<()> {
+/// How a file is written.
+#[derive(Debug, Clone, Copy)]
+struct Writing {
+    mode: PutMode,
+    file_mode: u32,
+    durable: bool,
+    /// Written past the page cache where that works ([`direct`]).
+    past_the_cache: bool,
+}
+
+fn write_file(path: &Path, body: &[u8], how: Writing) -> Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut random = [0_u8; 8];
     crate::crypto::random(&mut random)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary_path = directory.join(format!("{name}-tmp-{}", data_encoding::HEXLOWER.encode(&random)));
-    let mut file = OpenOptions::new()
+    let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
@@ -353,10 +376,15 @@ fn write_file(path: &Path, body: &[u8], mode: PutMode, file_mode: u32, durable: 
     {
         return Err(io_error("reserving space for", path, e.into()));
     }
-    file.write_all(body)
+    let write = if how.past_the_cache {
+        direct::write_all
+    } else {
+        |file: &File, body: &[u8]| file.write_all_at(body, 0)
+    };
+    write(&file, body)
         .and_then(|()| file.set_len(body.len() as u64))
-        .and_then(|()| file.set_permissions(fs::Permissions::from_mode(file_mode)))
-        .and_then(|()| if durable { file.sync_all() } else { Ok(()) })
+        .and_then(|()| file.set_permissions(fs::Permissions::from_mode(how.file_mode)))
+        .and_then(|()| if how.durable { file.sync_all() } else { Ok(()) })
         .map_err(|e| io_error("writing", &temporary_path, e))?;
     let written = file.metadata().map_err(|e| io_error("looking at", &temporary_path, e))?.len();
     if written != body.len() as u64 {
@@ -365,7 +393,7 @@ fn write_file(path: &Path, body: &[u8], mode: PutMode, file_mode: u32, durable: 
             format!("{} has {written} bytes after {} were written", temporary_path.display(), body.len()),
         ));
     }
-    match mode {
+    match how.mode {
         PutMode::ContentAddressed => {
             fs::rename(&temporary_path, path).map_err(|e| io_error("renaming to", path, e))?;
             temporary.armed = false;
@@ -373,7 +401,7 @@ fn write_file(path: &Path, body: &[u8], mode: PutMode, file_mode: u32, durable: 
         PutMode::CreateNew => create_new(&temporary_path, path, body)?,
     }
     drop(temporary);
-    if durable { sync_directory(directory) } else { Ok(()) }
+    if how.durable { sync_directory(directory) } else { Ok(()) }
 }
 
 /// Gives the temporary file its name unless that is taken: by a link, or, where there are no links, by creating.
@@ -459,7 +487,11 @@ impl Store for LocalStore {
                 if let Some(parent) = path.parent() {
                     make_directory(parent, 0o700)?;
                 }
-                write_file(&path, &body, mode, 0o600, true)
+                write_file(
+                    &path,
+                    &body,
+                    Writing { mode, file_mode: 0o600, durable: true, past_the_cache: false },
+                )
             };
             match write() {
                 // Another's removal may have taken the directory along in between.

@@ -1,0 +1,107 @@
+//! Memory for what is read, used again.
+//!
+//! Fresh memory for each pack costs the kernel a fault a page, which is more than the copying from the page cache.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+/// Shorter reads come from the allocator's heap, which is quick.
+const SMALLEST: usize = 1 << 20;
+/// Longer ones are rare: what they took goes back.
+const LARGEST: usize = 20 << 20;
+/// How many pieces are kept. No more than were in use at one time anyway.
+const KEPT: usize = 3;
+
+/// Pieces that nobody uses now.
+#[derive(Clone, Default)]
+pub(super) struct Spare(Arc<Mutex<Vec<Vec<u8>>>>);
+
+/// A piece in use; comes back when it is dropped.
+struct Lent {
+    bytes: Vec<u8>,
+    spare: Spare,
+}
+
+impl Spare {
+    fn kept(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// So many bytes as `fill` leaves in a piece of that length, whose content is arbitrary before.
+    pub(super) fn filled<E>(
+        &self,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Bytes, E> {
+        if length < SMALLEST {
+            let mut bytes = vec![0; length];
+            fill(&mut bytes)?;
+            return Ok(Bytes::from(bytes));
+        }
+        let mut bytes = self.kept().pop().unwrap_or_default();
+        if bytes.capacity() < length {
+            bytes = vec![0; length];
+        } else {
+            bytes.resize(length, 0);
+        }
+        let mut lent = Lent { bytes, spare: self.clone() };
+        fill(&mut lent.bytes)?;
+        Ok(Bytes::from_owner(lent))
+    }
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        let mut kept = self.spare.kept();
+        if kept.len() < KEPT && bytes.capacity() <= LARGEST {
+            kept.push(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+    use super::*;
+
+    fn full_of(spare: &Spare, byte: u8, length: usize) -> Bytes {
+        let fill = |bytes: &mut [u8]| {
+            bytes.fill(byte);
+            Ok::<_, ()>(())
+        };
+        spare.filled(length, fill).unwrap()
+    }
+
+    #[test]
+    fn memory_is_used_again_and_never_shared() {
+        let spare = Spare::default();
+        let first = full_of(&spare, 1, 2 * SMALLEST);
+        let at = first.as_ptr();
+        let part = first.slice(5..SMALLEST);
+        drop(first);
+        let second = full_of(&spare, 2, 2 * SMALLEST);
+        assert_ne!(second.as_ptr(), at, "a part of it is still in use");
+        assert!(part.iter().all(|b| *b == 1) && second.iter().all(|b| *b == 2));
+        drop(part);
+        let third = full_of(&spare, 3, SMALLEST + 1);
+        assert_eq!((third.as_ptr(), third.len()), (at, SMALLEST + 1));
+        assert!(third.iter().all(|b| *b == 3));
+        drop((second, third));
+        for _ in 0..2 {
+            let many: Vec<_> = (0..2 * KEPT).map(|_| full_of(&spare, 4, SMALLEST)).collect();
+            drop(many);
+        }
+        assert_eq!(spare.kept().len(), KEPT);
+        drop(spare.filled(LARGEST + SMALLEST, |_| Err(())));
+        assert_eq!(spare.kept().len(), KEPT - 1, "what is too large is not kept");
+    }
+}
