@@ -51,9 +51,33 @@ pub struct BackupStorageSpec {
     /// restored on a new cluster. Without it the condition `NoRecoveryPassword` is shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery_password_secret_ref: Option<PasswordSecretRef>,
+    /// What may be done with it. `ReadWrite`: all. `ReadOnly`: only restores, and nothing is ever written to it: for
+    /// disaster recovery, migration, or a key that may only read. Backups to it fail and say so; a Restore that
+    /// overwrites data needs `undo: false`, for what is overwritten cannot be saved.
+    #[serde(default)]
+    pub access_mode: StorageAccessMode,
     /// How much of the storage runs may take at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<StorageLimits>,
+}
+
+impl BackupStorageSpec {
+    /// Whether nothing may be written to it.
+    pub fn is_read_only(&self) -> bool {
+        self.access_mode == StorageAccessMode::ReadOnly
+    }
+}
+
+text_enum! {
+    /// What may be done with a storage: `ReadWrite` or `ReadOnly`.
+    #[derive(Default)]
+    pub enum StorageAccessMode {
+        /// All.
+        #[default]
+        ReadWrite,
+        /// Only restores; nothing is written.
+        ReadOnly,
+    }
 }
 
 /// How much of a storage runs may take at a time. What is absent is not limited.

@@ -66,7 +66,7 @@ text_enum! {
         EndpointUnreachable,
         /// The key is known, but may not do what is needed.
         AccessDenied,
-        /// Reading works, writing does not.
+        /// Reading works, writing does not, or is not allowed.
         ReadOnly,
         /// A Secret that the object names does not exist.
         SecretNotFound,

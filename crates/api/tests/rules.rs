@@ -216,6 +216,7 @@ fn defaults_are_in_the_schema() {
         ("Restore", "retries", json!(2)),
         ("Restore", "dryRun", json!(false)),
         ("BackupStorage", "default", json!(false)),
+        ("BackupStorage", "accessMode", json!("ReadWrite")),
         ("BackupStorage", "usagePolicy", json!({"allowedNamespaces": {"from": "Same"}})),
     ] {
         let found = at(kind, &format!("/properties/spec/properties/{field}/default"));

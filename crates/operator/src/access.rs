@@ -265,6 +265,7 @@ impl RepositoryAccess {
             storage: self.location.clone(),
             directory: Some(self.directory.clone()),
             dead_jobs: Vec::new(),
+            read_only: self.storage.spec.is_read_only(),
             upload_bytes_per_second: pace(&self.storage, |limits| limits.upload_bytes_per_second.as_ref()),
             download_bytes_per_second: pace(&self.storage, |limits| {
                 limits.download_bytes_per_second.as_ref()

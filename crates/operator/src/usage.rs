@@ -40,6 +40,17 @@ fn matches(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool 
     Selector::try_from(selector.clone()).is_ok_and(|selector| selector.matches(labels))
 }
 
+/// Why nothing can be saved to a storage that is there for restores only.
+pub fn closed(storage: &BackupStorage) -> Option<String> {
+    storage.spec.is_read_only().then(|| {
+        format!(
+            "BackupStorage {}/{} is there for restores only (spec.accessMode: ReadOnly)",
+            storage.namespace().unwrap_or_default(),
+            storage.name_any()
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

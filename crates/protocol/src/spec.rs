@@ -20,6 +20,9 @@ pub struct RunSpec {
     /// Uids of Jobs of which the operator knows that none of their pods runs any more: their locks may go.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dead_jobs: Vec<String>,
+    /// Nothing may be written to the store: no lock, no probe object, no description, no key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
     /// Most bytes a second that the runner sends to the store; not limited when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload_bytes_per_second: Option<NonZeroU64>,

@@ -52,7 +52,18 @@ pub(crate) async fn ensure_metadata(
         cluster_uid: spec.run.cluster_uid.clone(),
         created: now.to_owned(),
     };
-    let text = write_once(store, METADATA, &ours).await?;
+    judge_metadata(store, &write_once(store, METADATA, &ours).await?)
+}
+
+/// Makes sure, without writing, that a `metadata.yaml` that is there is one that this program understands.
+pub(crate) async fn look_at_metadata(store: &dyn Store) -> Result<(), Failure> {
+    match store.get_extra(METADATA).await? {
+        Some(text) => judge_metadata(store, &text).map(drop),
+        None => Ok(()),
+    }
+}
+
+fn judge_metadata(store: &dyn Store, text: &[u8]) -> Result<Metadata, Failure> {
     let place = format!("{METADATA} in {}", store.describe());
     let foreign = || {
         Failure::fatal(
@@ -62,7 +73,7 @@ pub(crate) async fn ensure_metadata(
             ),
         )
     };
-    let Versioned { version } = parse(&text).ok_or_else(foreign)?;
+    let Versioned { version } = parse(text).ok_or_else(foreign)?;
     if version != FORMAT {
         return Err(Failure::fatal(
             "UnknownMetadata",
@@ -71,7 +82,7 @@ pub(crate) async fn ensure_metadata(
             ),
         ));
     }
-    parse(&text).ok_or_else(foreign)
+    parse(text).ok_or_else(foreign)
 }
 
 /// Makes sure that the repository has its `repository.yaml`; the result is what it says, `None` when that is

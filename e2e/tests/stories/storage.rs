@@ -1,7 +1,10 @@
 //! Storages: how a wrong one is told apart from a right one.
 
+use std::path::PathBuf;
+
 use holdfast_e2e::kubectl::{Failure, Result, condition, phase};
 use holdfast_e2e::story::{Story, storage_yaml};
+use holdfast_e2e::workload::{self, Keeper};
 
 use crate::together;
 
@@ -124,5 +127,72 @@ fn two_backends_none_and_unknown_fields_are_refused_by_the_schema() {
             "apiVersion: holdfast.dev/v1alpha1\nkind: Backup\nmetadata: {name: b}\nspec: {storageRef: {name: a}, repositoryRef: {name: b}}\n",
             "exclude each other",
         )
+    });
+}
+
+/// All files of the story's bucket, with their sizes.
+fn objects(story: &Story) -> Result<Vec<(PathBuf, u64)>> {
+    let mut found = Vec::new();
+    let mut waiting = vec![story.bed.bucket_directory(&story.bucket)];
+    while let Some(directory) = waiting.pop() {
+        for entry in std::fs::read_dir(&directory).map_err(|e| Failure(e.to_string()))?.flatten() {
+            let metadata = entry.metadata().map_err(|e| Failure(e.to_string()))?;
+            if metadata.is_dir() {
+                waiting.push(entry.path());
+            } else {
+                found.push((entry.path(), metadata.len()));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// A storage for restores only: restores work, Backups say why not, what is overwritten is not said to be saved, and the
+/// bucket stays as it is.
+#[test]
+fn a_storage_for_restores_only_is_never_written_to() {
+    let _world = together();
+    Story::tell("read-only", Story::begin, |story| {
+        let own = story.namespace.clone();
+        story.apply(&format!(
+            "{}{}",
+            workload::claim("data", "", "1Gi"),
+            workload::keeper(&Keeper::deployment("app", "data"))
+        ))?;
+        let pod = workload::ready_pod(&story.kubectl, &own, "app")?;
+        story.shell(&pod, "echo precious > /store/file")?;
+        let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
+        story.nothing_left()?;
+        let before = objects(story)?;
+        let patch = r#"{"spec":{"accessMode":"ReadOnly"}}"#;
+        story.kubectl.run(&["-n", &own, "patch", "backupstorage", "store", "--type=merge", "-p", patch])?;
+        story.until("backupstorage", "store", |o| {
+            let (_, _, message) = condition(o, "Ready")?;
+            (phase(o) == "Ready" && message.contains("nothing was written")).then_some(())
+        })?;
+
+        let refused = story.backup("second", "{}", "Failed")?;
+        let said = refused["status"]["message"].as_str().unwrap_or_default();
+        if !said.contains("accessMode: ReadOnly") || !refused["status"]["snapshotRef"].is_null() {
+            return Err(Failure(format!("the Backup does not say why: {}", refused["status"])));
+        }
+        let from = format!("from: {{snapshotRef: {{name: {snapshot}}}}}");
+        let refused = story.restore("with-undo", &format!("{{{from}}}"), "Failed")?;
+        let said = refused["status"].to_string();
+        if !said.contains("UndoNotPossible") || !said.contains("undo: false") {
+            return Err(Failure(format!("the Restore does not say why: {said}")));
+        }
+        story.shell(&pod, "rm /store/file")?;
+        story.restore("back", &format!("{{undo: false, {from}}}"), "Succeeded")?;
+        let pod = workload::ready_pod(&story.kubectl, &own, "app")?;
+        if story.shell(&pod, "cat /store/file")?.trim() != "precious" {
+            return Err(Failure("the file is not back".into()));
+        }
+        let after = objects(story)?;
+        if after != before {
+            return Err(Failure(format!("the bucket changed: {before:?} became {after:?}")));
+        }
+        story.nothing_left()
     });
 }

@@ -37,7 +37,10 @@ pub async fn repository(ctx: &Ctx, backup: &Backup, namespace: &Namespace) -> Re
             }
         },
         None => match storage(ctx, backup, namespace).await? {
-            Ok(storage) => shared_repository(&ctx.client, &own, &storage).await?,
+            Ok(storage) => match shared_repository(&ctx.client, &own, &storage).await? {
+                Ok(repository) => repository,
+                Err(refusal) => return Ok(Err(refusal)),
+            },
             Err(refusal) => return Ok(Err(refusal)),
         },
     };
@@ -134,14 +137,16 @@ pub async fn pod_config(
 }
 
 /// The repository that all Backups of a namespace to one storage share.
-async fn shared_repository(
-    client: &Client,
-    own: &str,
-    storage: &StorageRef,
-) -> Result<Repository, RequestError> {
+async fn shared_repository(client: &Client, own: &str, storage: &StorageRef) -> Result<Chosen, RequestError> {
     let name = names::default_repository_name(own, storage.namespace_or(own), &storage.name);
     if let Some(found) = kubernetes::get::<Repository>(client, own, &name).await? {
-        return Ok(found);
+        return Ok(Ok(found));
+    }
+    // None is made where none can be: the Repository would stay, and say so for ever.
+    let place = storage.namespace_or(own);
+    let there = kubernetes::get::<BackupStorage>(client, place, &storage.name).await?;
+    if let Some(refusal) = there.as_ref().and_then(Refusal::of_closed) {
+        return Ok(Err(refusal));
     }
     let labels = [(names::LABEL_MANAGED_BY.to_owned(), names::MANAGED_BY.to_owned())].into();
     let repository = Repository {
@@ -155,7 +160,7 @@ async fn shared_repository(
         spec: RepositorySpec { storage_ref: storage.clone(), ..RepositorySpec::default() },
         status: None,
     };
-    Ok(kubernetes::create(client, &repository).await?.into_inner())
+    Ok(Ok(kubernetes::create(client, &repository).await?.into_inner()))
 }
 
 /// Reads a namespace.

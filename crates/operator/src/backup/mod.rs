@@ -209,6 +209,9 @@ impl Look<'_> {
         )?;
         let repository = match chosen {
             Ok(repository) => repository,
+            Err(refusal) if refusal.reason == Reason::ReadOnly => {
+                return self.refuse(status, &refusal, &namespace).await;
+            }
             Err(refusal) => return self.wait(status, &refusal).await,
         };
         let access = match RepositoryAccess::read(client, &repository).await {
@@ -218,16 +221,16 @@ impl Look<'_> {
                 None => return Err(error.into()),
             },
         };
+        if let Some(refusal) = Refusal::of_closed(&access.storage) {
+            return self.refuse(status, &refusal, &namespace).await;
+        }
         let pod_config = match self.pod_config().await? {
             Ok(pod_config) => pod_config,
             Err(refusal) => return self.wait(status, &refusal).await,
         };
         let plan = match validate::validate(self.backup, &facts) {
             Ok(plan) => plan,
-            Err(refusal) => {
-                status::refused(&mut status, &refusal, self.generation, self.now);
-                return self.finish(status, Vec::new(), &namespace).await;
-            }
+            Err(refusal) => return self.refuse(status, &refusal, &namespace).await,
         };
         if let Some(refusal) = self.restore_at_work(&plan).await? {
             return self.wait(status, &refusal).await;
@@ -264,6 +267,17 @@ impl Look<'_> {
         );
         self.ctx.events.normal(self.backup, "Started", note).await;
         Box::pin(self.work(status, self.now, Some(ready))).await
+    }
+
+    /// Ends the run before it begins, for a reason that does not pass.
+    async fn refuse(
+        &self,
+        mut status: BackupStatus,
+        refusal: &Refusal,
+        namespace: &Namespace,
+    ) -> Result<Action, RunError> {
+        status::refused(&mut status, refusal, self.generation, self.now);
+        self.finish(status, Vec::new(), namespace).await
     }
 
     /// When the run was made.
@@ -468,6 +482,9 @@ impl Look<'_> {
                 None => return Err(error.into()),
             },
         };
+        if let Some(refusal) = Refusal::of_closed(&access.storage) {
+            return Ok(Err(refusal));
+        }
         let pod_config = match self.pod_config().await? {
             Ok(pod_config) => pod_config,
             Err(refusal) => return Ok(Err(refusal)),

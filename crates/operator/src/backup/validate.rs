@@ -7,7 +7,7 @@ use holdfast_api::names::{ANNOTATION_ALLOW_ROOT_RUNNER, volume_component};
 use holdfast_api::refs::Identity;
 use holdfast_api::restore::RestorePhase;
 use holdfast_api::tags::VolumeTags;
-use holdfast_api::{MAX_COMPONENTS, Reason, Restore};
+use holdfast_api::{BackupStorage, MAX_COMPONENTS, Reason, Restore};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::ResourceExt;
@@ -15,6 +15,7 @@ use kube::ResourceExt;
 use super::select::{self, Wish};
 use crate::access::AccessError;
 use crate::jobs::Placement;
+use crate::usage;
 use crate::volumes::identity::{Access, choose_identity};
 use crate::volumes::{Binding, ClaimView, NodeStates, Surroundings, active_pods, place};
 
@@ -101,6 +102,13 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// What makes a storage one that nothing is saved to.
+    pub fn of_closed(storage: &BackupStorage) -> Option<Self> {
+        let why = usage::closed(storage)?;
+        let message = format!("{why}: name another one in spec.storageRef, or change its accessMode");
+        Some(Self { reason: Reason::ReadOnly, message })
+    }
+
     /// What somebody has to mend before the repository can be reached; none when only asking again can help.
     pub fn of_access(error: &AccessError) -> Option<Self> {
         error.reason().map(|reason| Self { reason, message: error.to_string() })

@@ -267,3 +267,21 @@ fn two_hundred_claims_of_one_namespace_are_one_plan_with_a_component_each() {
     let size = serde_json::to_vec(&status).unwrap().len();
     assert!(size < 100_000, "{size}");
 }
+
+#[test]
+fn nothing_is_saved_to_a_storage_for_restores_only() {
+    let storage = |mode: &str| -> BackupStorage {
+        serde_saphyr::from_str(&format!(
+            "{{metadata: {{name: vault, namespace: backup}}, spec: {{backend: {{}}{mode}}}}}"
+        ))
+        .unwrap()
+    };
+    assert_eq!(Refusal::of_closed(&storage("")), None, "what older objects say");
+    assert_eq!(Refusal::of_closed(&storage(", accessMode: ReadWrite")), None);
+    let refusal = Refusal::of_closed(&storage(", accessMode: ReadOnly")).unwrap();
+    assert_eq!(refusal.reason, Reason::ReadOnly);
+    assert!(
+        refusal.message.contains("backup/vault") && refusal.message.contains("spec.storageRef"),
+        "{refusal:?}"
+    );
+}

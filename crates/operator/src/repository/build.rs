@@ -164,6 +164,7 @@ pub(super) fn spec(
         storage: access.location.clone(),
         directory: Some(directory.to_owned()),
         dead_jobs: Vec::new(),
+        read_only: access.storage.spec.is_read_only(),
         upload_bytes_per_second: None,
         download_bytes_per_second: None,
         task,

@@ -183,6 +183,16 @@ fn what_is_adopted_or_was_there_is_never_made() {
 }
 
 #[test]
+fn nothing_is_made_in_a_storage_for_restores_only() {
+    let mut facts = facts(repository("", NEW));
+    facts.storage = facts.storage.map(|mut storage| {
+        storage.spec.access_mode = holdfast_api::backup_storage::StorageAccessMode::ReadOnly;
+        storage
+    });
+    assert!(matches!(validate(&facts).step, Step::Open { must_exist: true, .. }));
+}
+
+#[test]
 fn who_may_not_be_where_it_wants_is_refused() {
     let mut all = facts(repository("", NEW));
     all.storage = Some(storage("Same", "{phase: Ready}"));

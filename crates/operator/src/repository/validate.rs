@@ -162,7 +162,8 @@ fn step(
         }
         let initialized = status.is_some_and(|status| status.initialized);
         let adopted = facts.repository.spec.password_secret_ref.is_some();
-        return Step::Open { job: open_job, must_exist: initialized || adopted };
+        let closed = facts.storage.as_ref().is_some_and(|storage| storage.spec.is_read_only());
+        return Step::Open { job: open_job, must_exist: initialized || adopted || closed };
     }
     if syncing.is_some() {
         return Step::Syncing;

@@ -26,6 +26,7 @@ use super::validate::{Plan, Refusal};
 use crate::backup::build::{Cluster, identity_tags, saved};
 use crate::backup::status as of_backup;
 use crate::jobs::{ClaimMount, End, Ended, JobPlan, JobTask, Placement, RunRef};
+use crate::usage;
 use crate::volumes::identity::{Access, runner_identity};
 
 /// How the end of every message about a refusal reads.
@@ -73,6 +74,9 @@ pub(super) fn planned(restore: &Restore, plan: &Plan, storage: &BackupStorage, p
 
 /// Why nothing can be saved to a storage.
 fn obstacle(storage: &BackupStorage) -> Option<String> {
+    if let Some(why) = usage::closed(storage) {
+        return Some(why);
+    }
     let status = storage.status.as_ref()?;
     let ready = find_condition(&status.conditions, ConditionType::Ready)?;
     let closed =

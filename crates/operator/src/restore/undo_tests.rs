@@ -90,6 +90,24 @@ fn a_storage_that_cannot_be_written_to_is_known_before_anything_is_touched() {
 }
 
 #[test]
+fn a_storage_for_restores_only_keeps_no_way_back_and_says_how_to_go_on() {
+    let read_only: BackupStorage = serde_saphyr::from_str(
+        "{metadata: {name: offsite, namespace: shop}, spec: {backend: {}, accessMode: ReadOnly}, status: {phase: Ready}}",
+    )
+    .unwrap();
+    let full = plan(vec![component("volume/data", "data", false)]);
+    let undo = planned(&restore(""), &full, &read_only, "shop");
+    let refusal = refusal(&undo).unwrap();
+    assert_eq!(refusal.reason, Reason::UndoNotPossible);
+    for needle in ["shop/offsite", "accessMode: ReadOnly", "undo: false"] {
+        assert!(refusal.message.contains(needle), "{refusal:?}");
+    }
+    let fresh = plan(vec![component("volume/logs", "fresh", true)]);
+    let undo = planned(&restore(""), &fresh, &read_only, "shop");
+    assert!(super::refusal(&undo).is_none(), "disaster recovery goes into new claims");
+}
+
+#[test]
 fn the_runner_saves_all_or_nothing_and_its_snapshot_is_known_for_what_it_is() {
     let undo = planned(&restore(""), &plan(vec![component("volume/data", "copy", false)]), &ready(), "shop");
     let only = undo.components.first().unwrap();

@@ -29,7 +29,7 @@ pub(super) fn status(facts: &Facts, step: &Step) -> Outcomes {
         Step::Unusable { reason, message } => Some((StoragePhase::Unavailable, *reason, message.clone())),
         Step::Judge { ended, .. } => {
             status.last_validation_time = Some(Time(facts.now));
-            let (phase, reason, message) = judge(ended);
+            let (phase, reason, message) = judge(ended, facts.storage.spec.is_read_only());
             if phase == StoragePhase::Ready {
                 take_found(&mut status, ended, facts.found.as_deref());
             }
@@ -70,10 +70,14 @@ pub(super) fn status(facts: &Facts, step: &Step) -> Outcomes {
     Outcomes { status, news }
 }
 
-fn judge(ended: &Ended) -> (StoragePhase, Reason, String) {
+fn judge(ended: &Ended, read_only: bool) -> (StoragePhase, Reason, String) {
     if ended.verdict().is_some_and(|verdict| verdict.outcome != Outcome::Failed) {
-        let message = "an object was written, read back, listed and deleted".to_owned();
-        return (StoragePhase::Ready, Reason::Validated, message);
+        let message = if read_only {
+            "it was listed and read; spec.accessMode is ReadOnly, so nothing was written, and only restores use it"
+        } else {
+            "an object was written, read back, listed and deleted"
+        };
+        return (StoragePhase::Ready, Reason::Validated, message.to_owned());
     }
     let said = ended.reason().unwrap_or_default();
     let message = ended.message().unwrap_or("the probe left no message; see the log of its pod").to_owned();

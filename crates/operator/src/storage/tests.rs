@@ -241,3 +241,14 @@ fn a_repository_that_was_opened_tells_its_id() {
         .collect();
     assert_eq!(ids, [Some("1234".to_owned()), None], "one that is not known any more is not claimed");
 }
+
+#[test]
+fn a_storage_for_restores_only_is_ready_and_says_so() {
+    let facts = facts(storage("Same", "accessMode: ReadOnly"));
+    let access = facts.access.as_ref().unwrap();
+    assert!(super::super::build::spec(&facts, access, "prod", "c").read_only);
+    let status = status(&facts, &judge(success())).status;
+    let (ready, reason, message) = ready(&status);
+    assert_eq!((ready.as_str(), reason.as_str()), ("True", "Validated"));
+    assert!(message.contains("nothing was written"), "{message}");
+}

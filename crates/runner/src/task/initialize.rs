@@ -87,7 +87,8 @@ impl Job {
                 return Err(Failure::fatal(
                     "NotARepository",
                     format!(
-                        "{} holds no repository, and an adopted one is never made; check its directory",
+                        "{} holds no repository, and none is made when one is adopted or the storage is read-only; \
+                         check its directory",
                         self.store.describe()
                     ),
                 ));

@@ -72,17 +72,22 @@ impl Job {
     /// Does the task.
     pub(crate) async fn perform(&self) -> Result<Verdict, Failure> {
         let token = &self.ctx.cancel;
+        let closed = self.spec.read_only;
         match &self.spec.task {
             Task::Probe { scan_limit } => Stop::bound(token, self.probe(*scan_limit)).await,
-            Task::Initialize { record, must_exist: _, read_only: true } => {
+            Task::Initialize { record, must_exist: _, read_only } if *read_only || closed => {
                 Stop::bound(token, self.open_only(record)).await
             }
-            Task::Initialize { record, must_exist, read_only: false } => {
+            Task::Initialize { record, must_exist, read_only: _ } => {
                 Stop::bound(token, self.initialize(record, *must_exist)).await
             }
             Task::Sync => Stop::bound(token, self.sync()).await,
             Task::Unlock => Stop::bound(token, self.unlock()).await,
             // These two bound their work themselves: they have a lock to release after it.
+            Task::BackupVolume(_) if closed => Err(Failure::fatal(
+                "ReadOnly",
+                format!("{} is read-only for this run, so nothing can be saved to it", self.store.describe()),
+            )),
             Task::BackupVolume(volume) => self.backup(volume).await,
             Task::RestoreVolume(volume) => self.restore(volume).await,
         }

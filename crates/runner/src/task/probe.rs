@@ -16,9 +16,14 @@ const WIDTH: usize = 10_000;
 impl Job {
     pub(super) async fn probe(&self, scan_limit: u32) -> Result<Verdict, Failure> {
         self.reporter.phase("probe");
-        store::probe(self.store.as_ref()).await?;
-        let now = jiff::Timestamp::now().to_string();
-        record::ensure_metadata(self.store.as_ref(), &self.spec, &now).await?;
+        if self.spec.read_only {
+            self.store.is_empty().await?;
+            record::look_at_metadata(self.store.as_ref()).await?;
+        } else {
+            store::probe(self.store.as_ref()).await?;
+            let now = jiff::Timestamp::now().to_string();
+            record::ensure_metadata(self.store.as_ref(), &self.spec, &now).await?;
+        }
 
         self.reporter.phase("scan");
         let limit = usize::try_from(scan_limit).unwrap_or(usize::MAX);

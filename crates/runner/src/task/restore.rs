@@ -28,8 +28,9 @@ impl Job {
         }
         let repository = Stop::bound(&self.ctx.cancel, self.open()).await?;
         Stop::bound(&self.ctx.cancel, find(&repository, volume)).await?;
-        if volume.plan_only {
-            // A plan reads only, and a repository whose lock is held for long must not keep people from planning.
+        if volume.plan_only || self.spec.read_only {
+            // A plan reads only, and a repository whose lock is held for long must not keep people from planning. Where
+            // no lock can be written, data that somebody else removes meanwhile is missed and told.
             return self.carry_out(&repository, None, &spec, volume).await;
         }
         lock::shared(&repository, &self.spec, &self.ctx, async |guard| {

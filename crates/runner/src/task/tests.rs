@@ -94,6 +94,7 @@ impl Place {
                 },
                 directory: None,
                 dead_jobs: Vec::new(),
+                read_only: false,
                 upload_bytes_per_second: None,
                 download_bytes_per_second: None,
                 task,
@@ -110,6 +111,13 @@ impl Place {
 
     async fn run(&self, task: Task) -> Result<Verdict, Failure> {
         self.job(task).0.perform().await
+    }
+
+    /// Does a task on a store that nothing may be written to.
+    async fn run_closed(&self, task: Task) -> Result<Verdict, Failure> {
+        let mut job = self.job(task).0;
+        job.spec.read_only = true;
+        job.perform().await
     }
 
     async fn initialized(&self) {
@@ -610,4 +618,33 @@ fn engine_kinds_are_the_reasons() {
     assert_eq!((failure.reason, failure.retryable), ("ClockSkew", false));
     let failure = Failure::from(holdfast_engine::Error::new(ErrorKind::Unreachable, "m"));
     assert_eq!((failure.reason, failure.retryable), ("Unreachable", true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_to_a_store_that_is_only_read() {
+    let empty = Place::new();
+    let probe = Task::Probe { scan_limit: 10 };
+    empty.run_closed(probe.clone()).await.unwrap();
+    assert_eq!(empty.run_closed(initialize("cluster-a")).await.unwrap_err().reason, "NotARepository");
+    assert_eq!(empty.content("store"), [], "no probe object, no description, no repository");
+    fs::write(empty.path("store/metadata.yaml"), "photos: 12\n").unwrap();
+    assert_eq!(empty.run_closed(probe.clone()).await.unwrap_err().reason, "ForeignContent");
+
+    let place = Place::new();
+    place.initialized().await;
+    fs::write(place.path("source/file"), "precious").unwrap();
+    let saved = backed_up(&place.run(Task::BackupVolume(place.backup())).await.unwrap());
+    let before = place.content("store");
+    place.run_closed(probe).await.unwrap();
+    let opened = initialized(place.run_closed(initialize("cluster-a")).await.unwrap());
+    assert_eq!((opened.0, opened.1), (false, true));
+    place.run_closed(Task::Sync).await.unwrap();
+    let verdict = place.run_closed(Task::RestoreVolume(place.restore(&saved))).await.unwrap();
+    assert_eq!((verdict.outcome, verdict.lock_released), (Outcome::Succeeded, true));
+    assert_eq!(fs::read(place.path("target/file")).unwrap(), b"precious");
+    let nothing = place.run_closed(Task::Unlock).await.unwrap();
+    assert_eq!(nothing.result, Some(TaskResult::Unlock { removed: 0 }));
+    let refused = place.run_closed(Task::BackupVolume(place.backup())).await.unwrap_err();
+    assert_eq!((refused.reason, refused.retryable), ("ReadOnly", false));
+    assert_eq!(place.content("store"), before);
 }

@@ -8,6 +8,10 @@ use crate::failure::{Failure, succeeded};
 
 impl Job {
     pub(super) async fn unlock(&self) -> Result<Verdict, Failure> {
+        if self.spec.read_only {
+            // No lock was taken, for none can be written.
+            return Ok(succeeded(TaskResult::Unlock { removed: 0 }));
+        }
         let repository = self.open().await?;
         self.reporter.phase("unlock");
         let removed = repository.unlock(Unlock::Jobs(self.spec.dead_jobs.clone())).await?;
