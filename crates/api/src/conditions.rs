@@ -23,6 +23,10 @@ text_enum! {
         NoRecoveryPassword,
         /// Warning: every namespace that uses the storage gets the same key, which can reach all repositories.
         CredentialsNotScoped,
+        /// Warning: the store is part of this very cluster, and would be lost with it.
+        SharedFailureDomain,
+        /// Warning: a rule of the bucket deletes or moves what is stored. Unknown where that cannot be told.
+        LifecycleRuleFound,
         /// Warning: the storage holds older repositories of the same name.
         PreviousRepositoriesFound,
         /// The Snapshot objects are those of the repository.
@@ -84,6 +88,14 @@ text_enum! {
         NotConfigured,
         /// One static key serves every namespace.
         SharedKey,
+        /// The store's address is that of a Service, a pod or a node of this cluster.
+        InCluster,
+        /// A rule of the bucket deletes objects, or moves them to where they cannot be read.
+        RuleFound,
+        /// No rule of the bucket does anything to what is stored.
+        NoRuleFound,
+        /// The store did not tell, or may not be asked.
+        CannotTell,
 
         // Repository
         /// The repository was opened, or made.

@@ -16,6 +16,8 @@ pub enum ErrorKind {
     AccessDenied,
     /// The store protects the file from being deleted or replaced until a date.
     Retained,
+    /// Reading is allowed and writing is not.
+    ReadOnly,
     /// The bucket, container or base directory does not exist.
     BucketNotFound,
     /// The certificate of the store is not trusted, or TLS failed otherwise.
@@ -97,6 +99,7 @@ impl ErrorKind {
             Self::Auth => "Auth",
             Self::AccessDenied => "AccessDenied",
             Self::Retained => "Retained",
+            Self::ReadOnly => "ReadOnly",
             Self::BucketNotFound => "BucketNotFound",
             Self::Tls => "Tls",
             Self::Unreachable => "Unreachable",

@@ -2,7 +2,7 @@
 //! would be missed after a restart.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::Events;
 use crate::jobs::follow::Board;
+use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::settings::Options;
 
@@ -32,6 +33,8 @@ pub struct Ctx {
     pub backoff: Backoff,
     /// What was tried last, by object and task.
     pub attempts: Attempts,
+    /// What Prometheus is told.
+    pub metrics: Arc<Metrics>,
     /// Cancelled when the operator stops.
     pub stop: CancellationToken,
     clock: fn() -> Timestamp,
@@ -39,7 +42,13 @@ pub struct Ctx {
 
 impl Ctx {
     /// The context of one operator.
-    pub fn new(client: Client, settings: Options, cluster_uid: String, stop: CancellationToken) -> Self {
+    pub fn new(
+        client: Client,
+        settings: Options,
+        cluster_uid: String,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> Self {
         let events = Events::new(client.clone(), &settings.pod_name);
         let board = Board::new(client.clone(), stop.clone());
         let backoff = Backoff::default();
@@ -54,6 +63,7 @@ impl Ctx {
             queue,
             backoff,
             attempts,
+            metrics,
             stop,
             clock: Timestamp::now,
         }

@@ -25,6 +25,7 @@ use crate::context::Ctx;
 use crate::errors::Chain;
 use crate::jobs::{RunKind, RunRef};
 use crate::kubernetes::{self, Namespaced};
+use crate::metrics::Observed;
 
 /// Most objects of one kind that are looked after at the same time.
 const CONCURRENCY: u16 = 32;
@@ -122,24 +123,30 @@ pub fn reference<K: Namespaced>(run: &RunRef) -> ObjectRef<K> {
 pub async fn run<K, R, F, E>(controller: Controller<K>, ctx: Arc<Ctx>, reconcile: R)
 where
     R: Fn(Arc<K>, Arc<Ctx>) -> F + Clone + Send + Sync + 'static,
-    K: Namespaced,
-    K::DynamicType: Eq + Hash + Clone + std::fmt::Debug + Unpin,
+    K: Observed,
     F: Future<Output = Result<Action, E>> + Send + 'static,
     E: Error + Send + Sync + From<kubernetes::RequestError> + 'static,
 {
+    ctx.metrics.keep(controller.store());
+    let metrics = Arc::clone(&ctx.metrics);
     let look = move |seen: Arc<K>, ctx: Arc<Ctx>| {
         let reconcile = reconcile.clone();
         async move {
             let uid = seen.uid().unwrap_or_default();
             let namespace = seen.namespace().unwrap_or_default();
+            let mut look = ctx.metrics.look::<K>();
             let Some(object) = kubernetes::get::<K>(&ctx.client, &namespace, &seen.name_any()).await? else {
                 ctx.attempts.forget(&uid);
                 ctx.backoff.reset(&uid);
                 ctx.queue.forget(&uid);
+                ctx.metrics.gone(&uid);
+                look.ended_well();
                 return Ok(Action::await_change());
             };
+            ctx.metrics.seen(&object);
             let action = reconcile(Arc::new(object), Arc::clone(&ctx)).await?;
             ctx.backoff.reset(&uid);
+            look.ended_well();
             Ok(action)
         }
     };
@@ -157,14 +164,16 @@ where
     };
     controller
         .run(look, after_error, ctx)
-        .for_each(|result| async move {
+        .for_each(move |result| {
             match result {
                 // Told where the reconciler failed, or of an object that went meanwhile.
                 Ok(_) | Err(ControllerError::ReconcilerFailed(..) | ControllerError::ObjectNotFound(_)) => {}
                 Err(error) => {
+                    metrics.watch_interrupted(&K::kind(&()));
                     tracing::warn!(kind = %K::kind(&()), error = %Chain(&error), "a watch was interrupted");
                 }
             }
+            std::future::ready(())
         })
         .await;
 }

@@ -4,7 +4,7 @@
 //! A reconciler is a folder of five files: `dereference` (the only reader), `validate` (spec and facts into one
 //! plan value, pure), `build` (plan into objects, pure), `apply` (the only writer), `status` (what came back
 //! into conditions, pure). What several of them need is in [`jobs`] (runner Jobs), [`access`] (how a repository
-//! is reached) and [`kubernetes`] (how objects are read and written).
+//! is reached) and [`kubernetes`] (how objects are read and written). [`metrics`] tell Prometheus of all of it.
 
 pub mod access;
 pub mod backup;
@@ -13,9 +13,11 @@ pub mod controllers;
 pub mod errors;
 pub mod events;
 pub mod health;
+pub mod http;
 pub mod jobs;
 pub mod kubernetes;
 pub mod leader;
+pub mod metrics;
 pub mod queue;
 pub mod quiesce;
 pub mod repository;

@@ -71,6 +71,10 @@ pub struct Options {
     #[arg(long, env = "HOLDFAST_PROBE_ADDRESS", default_value = "0.0.0.0:8081")]
     pub probe_address: std::net::SocketAddr,
 
+    /// Address of the metrics for Prometheus, `/metrics`.
+    #[arg(long, env = "HOLDFAST_METRICS_ADDRESS", default_value = "0.0.0.0:8080")]
+    pub metrics_address: std::net::SocketAddr,
+
     /// A run that gives no sign of life for so long is ended.
     #[arg(long, env = "HOLDFAST_STUCK_AFTER", default_value = "15m", value_parser = duration)]
     pub stuck_after: Duration,

@@ -13,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Ctx;
 use crate::errors::Chain;
-use crate::health::{self, Health};
+use crate::health::Health;
+use crate::http;
 use crate::leader::{Election, WIND_DOWN_WHEN_LOST};
+use crate::metrics::Metrics;
 use crate::settings::Options;
 use crate::{backup, queue, repository, restore, snapshot, storage, sweep};
 
@@ -35,6 +37,17 @@ pub enum StartError {
     /// The probes' port could not be opened.
     #[error("the address {address} of the probes cannot be opened; choose another one with --probe-address")]
     Probes {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The metrics' port could not be opened.
+    #[error(
+        "the address {address} of the metrics cannot be opened; choose another one with --metrics-address"
+    )]
+    Metrics {
         /// The address.
         address: std::net::SocketAddr,
         /// What the system said.
@@ -64,18 +77,24 @@ async fn start(options: Options) -> Result<(), StartError> {
     stop_on_signal(stop.clone())?;
     let health = Health::default();
     let address = options.probe_address;
-    let listener = health::bind(address).await.map_err(|source| StartError::Probes { address, source })?;
-    // The probes answer until the very end, also while work winds down.
-    let probes = tokio::spawn(health::serve(listener, health.clone(), CancellationToken::new()));
+    let listener = http::bind(address).await.map_err(|source| StartError::Probes { address, source })?;
+    // Probes and metrics answer until the very end, also while work winds down.
+    let answers = CancellationToken::new();
+    let _stop_answering = answers.clone().drop_guard();
+    let probed = health.clone();
+    tokio::spawn(http::serve(listener, move |path| probed.answer(path), answers.clone()));
+    let metrics = Arc::new(Metrics::new(&options.cluster_name));
+    let address = options.metrics_address;
+    let listener = http::bind(address).await.map_err(|source| StartError::Metrics { address, source })?;
+    let scraped = Arc::clone(&metrics);
+    tokio::spawn(http::serve(listener, move |path| scraped.answer(path), answers));
 
     let config = Config::infer().await.map_err(StartError::Config)?;
     let client = Client::try_from(config).map_err(StartError::Client)?;
-    let result = match prepare(&client, &health, &stop).await {
+    match prepare(&client, &health, &stop).await {
         None => Ok(()),
-        Some(cluster_uid) => lead(client, options, cluster_uid, &stop).await,
-    };
-    probes.abort();
-    result
+        Some(cluster_uid) => lead(client, options, cluster_uid, metrics, &stop).await,
+    }
 }
 
 fn stop_on_signal(stop: CancellationToken) -> Result<(), StartError> {
@@ -137,6 +156,7 @@ async fn lead(
     client: Client,
     options: Options,
     cluster_uid: String,
+    metrics: Arc<Metrics>,
     stop: &CancellationToken,
 ) -> Result<(), StartError> {
     let identity = match options.pod_name.as_str() {
@@ -155,7 +175,8 @@ async fn lead(
 
     // Work ends when the operator is told to stop, and when leadership is lost.
     let work = stop.child_token();
-    let ctx = Arc::new(Ctx::new(client, options, cluster_uid, work.clone()));
+    metrics.leads(true);
+    let ctx = Arc::new(Ctx::new(client, options, cluster_uid, Arc::clone(&metrics), work.clone()));
     let mut controllers = tokio::spawn(work_until_stopped(ctx));
     let keep = async {
         if let Some(election) = &election {
@@ -169,6 +190,8 @@ async fn lead(
         _ = &mut controllers => (true, !stop.is_cancelled()),
     };
     work.cancel();
+    // From here on another replica may know better.
+    metrics.leads(false);
     // Whoever has lost the Lease is out before the next one begins; else it would let go only after it is done.
     let wind_down = if held { WIND_DOWN } else { WIND_DOWN_WHEN_LOST };
     if !controllers.is_finished() && tokio::time::timeout(wind_down, &mut controllers).await.is_err() {
@@ -188,6 +211,7 @@ async fn lead(
 }
 
 async fn work_until_stopped(ctx: Arc<Ctx>) {
+    let (metrics, client, stop) = (Arc::clone(&ctx.metrics), ctx.client.clone(), ctx.stop.clone());
     tokio::join!(
         storage::run(Arc::clone(&ctx)),
         repository::run(Arc::clone(&ctx)),
@@ -195,6 +219,7 @@ async fn work_until_stopped(ctx: Arc<Ctx>) {
         backup::run(Arc::clone(&ctx)),
         restore::run(Arc::clone(&ctx)),
         queue::run(Arc::clone(&ctx)),
+        metrics.follow(client, stop),
         sweep::run(ctx),
     );
 }

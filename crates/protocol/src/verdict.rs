@@ -55,6 +55,9 @@ pub enum TaskResult {
         repositories: u32,
         /// More were there than the limit allowed to list.
         more: bool,
+        /// What the bucket's own rules do to what is stored in it; absent when nobody looked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lifecycle: Option<Lifecycle>,
     },
     /// The repository is there and opens.
     Initialize {
@@ -84,6 +87,26 @@ pub enum TaskResult {
     Unlock {
         /// How many.
         removed: u32,
+    },
+}
+
+/// What the rules of a bucket do to what is stored below the storage's prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Lifecycle {
+    /// No enabled rule deletes or moves anything.
+    Harmless,
+    /// Some do.
+    Found {
+        /// The first of them, in words.
+        rules: Vec<String>,
+        /// How many there are.
+        count: u32,
+    },
+    /// It cannot be told.
+    Unknown {
+        /// Why not.
+        why: String,
     },
 }
 

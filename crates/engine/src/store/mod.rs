@@ -27,6 +27,7 @@ use crate::error::Result;
 use crate::event::Ctx;
 use crate::id::Id;
 
+pub use cloud::lifecycle::{Lifecycle, LifecycleRule, lifecycle};
 pub use location::{Location, Login};
 pub use options::{AzureOptions, GcsOptions, KeySource, RestOptions, S3Identity, S3Options, StoreOptions};
 pub use pace::Pace;

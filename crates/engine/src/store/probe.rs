@@ -29,9 +29,9 @@ pub async fn probe(store: &dyn Store) -> Result<ProbeReport> {
     let body = Bytes::from(format!("holdfast probe {name}\n"));
     // A listing first: many servers answer it with the precise reason when credentials or bucket are wrong.
     store.is_empty().await?;
-    store.put_extra(&path, body.clone(), PutMode::CreateNew).await?;
+    store.put_extra(&path, body.clone(), PutMode::CreateNew).await.map_err(|e| read_only(store, e))?;
     let tried = use_object(store, &path, &name, &body).await;
-    let removed = store.delete_extra(&path).await;
+    let removed = store.delete_extra(&path).await.map_err(|e| append_only(store, e));
     let create_only = tried?;
     removed?;
     if store.get_extra(&path).await?.is_some() {
@@ -44,6 +44,30 @@ pub async fn probe(store: &dyn Store) -> Result<ProbeReport> {
         ));
     }
     Ok(ProbeReport { create_only, duration: started.elapsed() })
+}
+
+/// Listing worked: a refusal to write is no matter of keys or names.
+fn read_only(store: &dyn Store, error: Error) -> Error {
+    if error.kind() != ErrorKind::AccessDenied {
+        return error;
+    }
+    let message = format!(
+        "{} can be listed and not written to: the credentials may only read, or the store is read-only; allow them to \
+         write, or restore from it by other means",
+        store.describe()
+    );
+    Error::with_source(ErrorKind::ReadOnly, message, error)
+}
+
+fn append_only(store: &dyn Store, error: Error) -> Error {
+    if error.kind() != ErrorKind::AccessDenied {
+        return error;
+    }
+    let message = format!(
+        "{} can be written to, and nothing can be removed: locks would stay for ever; allow the credentials to delete",
+        store.describe()
+    );
+    Error::with_source(ErrorKind::AccessDenied, message, error)
 }
 
 async fn use_object(store: &dyn Store, path: &str, name: &str, body: &Bytes) -> Result<bool> {

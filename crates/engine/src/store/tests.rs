@@ -153,7 +153,7 @@ async fn probing_leaves_nothing_and_says_what_is_wrong() {
             Fault::once(Operation::List, None, Trouble::Fail(ErrorKind::BucketNotFound)),
             ErrorKind::BucketNotFound,
         ),
-        (Fault::once(Operation::Put, None, Trouble::Fail(ErrorKind::AccessDenied)), ErrorKind::AccessDenied),
+        (Fault::once(Operation::Put, None, Trouble::Fail(ErrorKind::AccessDenied)), ErrorKind::ReadOnly),
         (Fault::once(Operation::Get, None, Trouble::Flip(3)), ErrorKind::Corrupt),
         (Fault::once(Operation::Put, None, Trouble::Lose), ErrorKind::Corrupt),
         (

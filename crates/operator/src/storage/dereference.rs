@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use holdfast_api::{BackupStorage, Repository};
 use holdfast_protocol::spec::FoundRepository;
 use jiff::Timestamp;
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use kube::api::{Api, ListParams};
+use kube::{Client, Resource, ResourceExt};
 
 use super::StorageError;
+use super::domain::{self, Domain, Endpoint};
 use crate::access::{AccessError, StorageAccess};
 use crate::context::{Attempt, Ctx};
 use crate::errors::Chain;
 use crate::jobs::{self, JobState, JobTask, JobView, RunKind, RunRef};
-use crate::kubernetes;
+use crate::kubernetes::{self, RequestError};
 
 /// The facts.
 pub(super) struct Facts {
@@ -24,6 +27,8 @@ pub(super) struct Facts {
     pub probes: Vec<JobView>,
     /// What an ended probe found.
     pub found: Option<Vec<FoundRepository>>,
+    /// Whether the store is part of this cluster; looked at when a probe has ended.
+    pub domain: Option<Domain>,
     /// Ids of repositories by their directory, as far as Repository objects of this cluster have opened them.
     pub ids: BTreeMap<String, String>,
     /// The last try.
@@ -73,6 +78,15 @@ pub(super) async fn dereference(ctx: &Ctx, storage: &BackupStorage) -> Result<Fa
             }
         }
     }
+    let ended = probes.iter().any(|view| matches!(view.state, JobState::Ended(_)));
+    let domain = match &storage.spec.backend.s3 {
+        // It only warns: what cannot be looked up must not keep a good storage from being used.
+        Some(s3) if ended => Some(domain(&ctx.client, &s3.endpoint, &namespace).await.unwrap_or_else(|error| {
+            tracing::warn!(error = %Chain(&error), storage = run.name, "whether the store is in this cluster is not known");
+            Domain::Unknown
+        })),
+        _ => None,
+    };
     let all = kubernetes::list_everywhere::<Repository>(&ctx.client, "").await?;
     let ids = all
         .iter()
@@ -83,6 +97,7 @@ pub(super) async fn dereference(ctx: &Ctx, storage: &BackupStorage) -> Result<Fa
         })
         .collect();
     Ok(Facts {
+        domain,
         ids,
         attempt: ctx.attempts.last(&run.uid, JobTask::Probe.as_str()),
         storage: storage.clone(),
@@ -93,5 +108,49 @@ pub(super) async fn dereference(ctx: &Ctx, storage: &BackupStorage) -> Result<Fa
         period: ctx.settings.validation_period,
         stuck_after: ctx.settings.stuck_after,
         now: ctx.now(),
+    })
+}
+
+/// How long a name may take to be resolved.
+const RESOLVE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Whether an endpoint is part of this cluster.
+async fn domain(client: &Client, url: &str, namespace: &str) -> Result<Domain, RequestError> {
+    let Some(endpoint) = Endpoint::of(url) else { return Ok(Domain::Elsewhere) };
+    for (service, namespace) in endpoint.service_names(namespace) {
+        if let Some(service) = kubernetes::get::<Service>(client, &namespace, &service).await? {
+            return Ok(domain::is_service(&service));
+        }
+    }
+    let lookup = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
+    let Ok(Ok(found)) = tokio::time::timeout(RESOLVE, lookup).await else { return Ok(Domain::Unknown) };
+    let addresses = domain::distinct(found.map(|address| address.ip()));
+    for address in &addresses {
+        if let Some(service) =
+            matching::<Service>(client, &format!("spec.clusterIP={address}")).await?.first()
+        {
+            return Ok(domain::is_service(service));
+        }
+        if let Some(pod) = matching::<Pod>(client, &format!("status.podIP={address}")).await?.first() {
+            return Ok(domain::is_pod(pod));
+        }
+    }
+    let balanced = matching::<Service>(client, "spec.type=LoadBalancer").await?;
+    let nodes = matching::<Node>(client, "").await?;
+    Ok(domain::behind(&endpoint.host, &addresses, &balanced, &nodes))
+}
+
+async fn matching<K>(client: &Client, fields: &str) -> Result<Vec<K>, RequestError>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let params = if fields.is_empty() { ListParams::default() } else { ListParams::default().fields(fields) };
+    let list = Api::<K>::all(client.clone()).list(&params).await;
+    list.map(|list| list.items).map_err(|source| RequestError {
+        verb: "list",
+        kind: K::kind(&()).into_owned(),
+        namespace: "*".to_owned(),
+        name: fields.to_owned(),
+        source: Box::new(source),
     })
 }

@@ -4,6 +4,7 @@
 mod apply;
 mod build;
 mod dereference;
+mod domain;
 mod status;
 mod validate;
 

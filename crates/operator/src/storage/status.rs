@@ -7,10 +7,12 @@ use holdfast_api::conditions::{
     ConditionType, ConditionUpdate, Reason, find_condition, remove_condition, set_condition,
 };
 use holdfast_protocol::spec::FoundRepository as FoundRow;
+use holdfast_protocol::verdict::Lifecycle;
 use holdfast_protocol::{Outcome, TaskResult};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::dereference::Facts;
+use super::domain::Domain;
 use super::validate::Step;
 use crate::jobs::Ended;
 
@@ -51,6 +53,9 @@ pub(super) fn status(facts: &Facts, step: &Step) -> Outcomes {
         found.repository_id = facts.ids.get(&found.directory).cloned();
     }
     warnings(facts, &mut status);
+    if let Step::Judge { ended, .. } = step {
+        surroundings(facts, ended, &mut status);
+    }
     let mut news = None;
     if let Some((phase, reason, message)) = verdict {
         // A message can differ from try to try by a duration or a port; that is no news.
@@ -149,6 +154,57 @@ fn warnings(facts: &Facts, status: &mut BackupStorageStatus) {
              them; give namespaces that do not trust each other storages and keys of their own",
         ),
     );
+}
+
+/// What a probe tells about the place besides whether it works. What nobody looked at stays as it is.
+fn surroundings(facts: &Facts, ended: &Ended, status: &mut BackupStorageStatus) {
+    let (condition, generation) = (ConditionType::SharedFailureDomain, facts.storage.metadata.generation);
+    match &facts.domain {
+        Some(Domain::Here(part)) => {
+            let update = ConditionUpdate::yes(
+                condition,
+                Reason::InCluster,
+                format!(
+                    "the store is {part} of this cluster: what destroys the cluster destroys the backups with it; keep \
+                     them, or a copy of them, in a store elsewhere"
+                ),
+            );
+            set_condition(&mut status.conditions, update, generation, facts.now);
+        }
+        Some(Domain::Elsewhere) => remove_condition(&mut status.conditions, condition),
+        Some(Domain::Unknown) | None => {}
+    }
+    let lifecycle = ended.verdict().and_then(|verdict| match &verdict.result {
+        Some(TaskResult::Probe { lifecycle, .. }) => lifecycle.as_ref(),
+        _ => None,
+    });
+    let condition = ConditionType::LifecycleRuleFound;
+    let update = match lifecycle {
+        None => return,
+        Some(Lifecycle::Harmless) => ConditionUpdate::no(
+            condition,
+            Reason::NoRuleFound,
+            "no enabled rule of the bucket deletes or moves what is stored here",
+        ),
+        Some(Lifecycle::Found { rules, count }) => ConditionUpdate::yes(
+            condition,
+            Reason::RuleFound,
+            format!(
+                "{count} enabled lifecycle rules of the bucket reach what is stored here: {}; repositories need every \
+                 one of their files for as long as they exist, so remove these rules or keep them to other prefixes",
+                rules.join("; ")
+            ),
+        ),
+        Some(Lifecycle::Unknown { why }) => ConditionUpdate::unknown(
+            condition,
+            Reason::CannotTell,
+            format!(
+                "whether a rule of the bucket deletes or moves what is stored here cannot be told: {why}; allow the key \
+                 s3:GetLifecycleConfiguration, or look at the bucket's rules yourself"
+            ),
+        ),
+    };
+    set_condition(&mut status.conditions, update, generation, facts.now);
 }
 
 #[cfg(test)]

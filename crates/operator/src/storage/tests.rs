@@ -48,6 +48,7 @@ fn facts(storage: BackupStorage) -> Facts {
         access: Ok(access),
         probes: Vec::new(),
         found: None,
+        domain: None,
         ids: std::collections::BTreeMap::new(),
         attempt: None,
         period: Duration::from_mins(5),
@@ -76,7 +77,7 @@ fn failure(reason: &str) -> Ended {
 fn success() -> Ended {
     let mut verdict = Verdict::failed("", "", false);
     verdict.outcome = Outcome::Succeeded;
-    verdict.result = Some(TaskResult::Probe { repositories: 1, more: false });
+    verdict.result = Some(TaskResult::Probe { repositories: 1, more: false, lifecycle: None });
     ended(End::Verdict(Box::new(verdict)))
 }
 
@@ -159,6 +160,7 @@ fn every_fault_of_a_store_has_a_reason_of_its_own() {
         ("Unreachable", "EndpointUnreachable"),
         ("AccessDenied", "AccessDenied"),
         ("ClockSkew", "ClockSkew"),
+        ("ReadOnly", "ReadOnly"),
         ("UnknownMetadata", "ForeignContent"),
         ("Internal", "ProbeFailed"),
     ] {
@@ -221,6 +223,49 @@ fn warnings_come_and_go_with_what_they_warn_of() {
     assert!(
         !has(&calm, ConditionType::NoRecoveryPassword) && !has(&calm, ConditionType::CredentialsNotScoped)
     );
+}
+
+#[test]
+fn a_store_in_the_cluster_is_warned_of_until_it_is_elsewhere() {
+    let mut facts = facts(storage("Same", ""));
+    let condition = |facts: &Facts| {
+        let status = super::status(facts, &judge(success())).status;
+        find_condition(&status.conditions, ConditionType::SharedFailureDomain).cloned()
+    };
+    facts.domain = Some(Domain::Here("Service storage/minio".into()));
+    let warned = condition(&facts).unwrap();
+    assert_eq!((warned.status.as_str(), warned.reason.as_str()), ("True", "InCluster"));
+    assert!(warned.message.contains("storage/minio") && warned.message.contains("elsewhere"));
+    facts.storage.status = Some(super::status(&facts, &judge(success())).status);
+    facts.domain = Some(Domain::Unknown);
+    assert!(condition(&facts).is_some(), "a name that is not resolved today says nothing new");
+    facts.domain = Some(Domain::Elsewhere);
+    assert_eq!(condition(&facts), None);
+}
+
+#[test]
+fn rules_of_the_bucket_are_found_not_found_or_not_known() {
+    let facts = facts(storage("Same", ""));
+    let said = |lifecycle| {
+        let mut ended = success();
+        if let End::Verdict(verdict) = &mut ended.end {
+            verdict.result = Some(TaskResult::Probe { repositories: 0, more: false, lifecycle });
+        }
+        let status = super::status(&facts, &judge(ended)).status;
+        let found = find_condition(&status.conditions, ConditionType::LifecycleRuleFound)?.clone();
+        Some((found.status, found.reason, found.message))
+    };
+    assert_eq!(said(None), None, "a runner that did not look");
+    let (status, reason, _) = said(Some(Lifecycle::Harmless)).unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "NoRuleFound"));
+    let rules = vec!["\"tidy\" deletes objects after 30 days".to_owned()];
+    let (status, reason, message) = said(Some(Lifecycle::Found { rules, count: 1 })).unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "RuleFound"));
+    assert!(message.contains("after 30 days") && message.contains("remove"), "{message}");
+    let why = "the server answered 403 AccessDenied".to_owned();
+    let (status, reason, message) = said(Some(Lifecycle::Unknown { why })).unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("Unknown", "CannotTell"));
+    assert!(message.contains("403") && message.contains("GetLifecycleConfiguration"), "{message}");
 }
 
 #[test]

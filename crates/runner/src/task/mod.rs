@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use holdfast_engine::event::{Checkpoint, Ctx};
 use holdfast_engine::repository::Repository;
-use holdfast_engine::store::{self, Store};
+use holdfast_engine::store::{self, Location, Store, StoreOptions};
 use holdfast_protocol::{RunSpec, Task, Verdict};
 use secrecy::SecretString;
 
@@ -37,6 +37,8 @@ pub(crate) struct Job {
     pub(crate) spec: RunSpec,
     /// The storage's root, or the repository's directory where the spec names one.
     pub(crate) store: Arc<dyn Store>,
+    /// Where that is, and how it is reached: for questions about the place itself.
+    pub(crate) place: (Location, StoreOptions),
     /// Password of the repository.
     pub(crate) password: Option<SecretString>,
     /// The storage's recovery password.
@@ -55,10 +57,12 @@ pub(crate) async fn perform(mut run: Run, reporter: &Arc<Reporter>, stop: &Stop)
         run.options.retry.deadline = PROBE_PATIENCE;
     }
     let store_ctx = Ctx { cancel: stop.store().clone(), events: Arc::clone(reporter) as _ };
-    let store = store::open(&run.location(), &run.options, &store_ctx)?;
+    let location = run.location();
+    let store = store::open(&location, &run.options, &store_ctx)?;
     let job = Job {
         spec: run.spec,
         store,
+        place: (location, run.options),
         password: run.password,
         recovery_password: run.recovery_password,
         checkpoint: run.checkpoint,

@@ -1,13 +1,21 @@
 //! Probe: can the storage be used, is it ours, and which repositories lie in it.
 
+use std::time::Duration;
+
 use holdfast_engine::store;
 use holdfast_protocol::spec::FoundRepository;
+use holdfast_protocol::verdict::Lifecycle;
 use holdfast_protocol::{TaskResult, Verdict, attachment};
 
 use super::{Job, count};
 use crate::failure::{Failure, succeeded};
 use crate::record;
 
+/// How long the server may take to tell its rules.
+const LIFECYCLE_PATIENCE: Duration = Duration::from_secs(15);
+/// Most rules named, and most characters of each: a verdict is short.
+const LIFECYCLE_RULES: usize = 3;
+const LIFECYCLE_TEXT: usize = 300;
 /// Levels of directories above a repository: `<cluster>/<namespace>/<name>`.
 const LEVELS: usize = 3;
 /// Most entries looked at in one directory of those levels.
@@ -56,9 +64,31 @@ impl Job {
             }
         }
 
-        let mut verdict = succeeded(TaskResult::Probe { repositories: count(found), more });
+        let lifecycle = Some(self.lifecycle().await);
+        let mut verdict = succeeded(TaskResult::Probe { repositories: count(found), more, lifecycle });
         verdict.attachment = Some(rows.seal());
         Ok(verdict)
+    }
+
+    /// Whether the bucket's own rules delete or move what is stored in it. A storage works without the answer.
+    async fn lifecycle(&self) -> Lifecycle {
+        let short = |text: &str| text.chars().take(LIFECYCLE_TEXT).collect::<String>();
+        let (location, options) = &self.place;
+        match tokio::time::timeout(LIFECYCLE_PATIENCE, store::lifecycle(location, options)).await {
+            Ok(store::Lifecycle::Harmless) => Lifecycle::Harmless,
+            Ok(store::Lifecycle::Rules(rules)) => Lifecycle::Found {
+                count: count(rules.len()),
+                rules: rules
+                    .iter()
+                    .take(LIFECYCLE_RULES)
+                    .map(|rule| short(&format!("{:?} {}", rule.id, rule.effect)))
+                    .collect(),
+            },
+            Ok(store::Lifecycle::Unknown(why)) => Lifecycle::Unknown { why: short(&why) },
+            Err(_) => {
+                Lifecycle::Unknown { why: format!("no answer within {} s", LIFECYCLE_PATIENCE.as_secs()) }
+            }
+        }
     }
 
     /// What lies in a directory that may be a repository. Buckets are shared: what is none is passed over.

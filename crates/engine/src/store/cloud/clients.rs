@@ -4,8 +4,11 @@ use std::error::Error as StdError;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
+use object_store::aws::{
+    AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider, Checksum, S3ConditionalPut,
+};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::{HttpClient, HttpConnector as _};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{Certificate, ClientOptions, HeaderValue, ObjectStore, RetryConfig};
 use secrecy::ExposeSecret as _;
@@ -59,6 +62,9 @@ impl Checked {
     }
 }
 
+/// What most servers other than AWS take.
+const DEFAULT_REGION: &str = "us-east-1";
+
 /// The client library tries nothing again: see `store::retry`.
 fn no_retries() -> RetryConfig {
     RetryConfig { max_retries: 0, ..RetryConfig::default() }
@@ -91,18 +97,75 @@ fn not_made(location: &Location, error: object_store::Error) -> Error {
     Error::with_source(ErrorKind::Usage, format!("a client for {location} could not be made"), error)
 }
 
+/// A bucket as requests of our own reach it.
+pub(super) struct S3Bucket {
+    pub(super) http: HttpClient,
+    pub(super) credentials: AwsCredentialProvider,
+    pub(super) url: String,
+    pub(super) region: String,
+}
+
+/// For what the client library has no call for.
+pub(super) fn s3_bucket(
+    location: &Location,
+    (endpoint, bucket): (&str, &str),
+    options: &S3Options,
+    ca_pem: Option<&[u8]>,
+) -> Result<S3Bucket> {
+    let client = s3_client(location, (endpoint, bucket), options, ca_pem)?;
+    let endpoint = s3_endpoint((endpoint, bucket), options);
+    let http = Connector
+        .connect(&connection(endpoint.starts_with("http://"), ca_pem)?)
+        .map_err(|e| not_made(location, e))?;
+    Ok(S3Bucket {
+        http,
+        credentials: Arc::clone(client.store.credentials()),
+        url: if options.virtual_host { format!("{endpoint}/") } else { format!("{endpoint}/{bucket}") },
+        region: options.region.clone().unwrap_or_else(|| DEFAULT_REGION.to_owned()),
+    })
+}
+
 pub(super) fn s3(
     location: &Location,
     (endpoint, bucket, prefix): (&str, &str, &str),
     options: &S3Options,
     ca_pem: Option<&[u8]>,
 ) -> Result<Client> {
-    let keys = Keys::new(options)?.map(Arc::new);
-    let endpoint = match endpoint.split_once("://") {
+    let made = s3_client(location, (endpoint, bucket), options, ca_pem)?;
+    Ok(Client {
+        store: Arc::new(made.store),
+        checked: Some(made.checked),
+        prefix: prefix.to_owned(),
+        keys: made.keys,
+        locker: Some(made.locker),
+        suffix_ranges: true,
+    })
+}
+
+fn s3_endpoint((endpoint, bucket): (&str, &str), options: &S3Options) -> String {
+    match endpoint.split_once("://") {
         Some((scheme, host)) if options.virtual_host => format!("{scheme}://{bucket}.{host}"),
         _ => endpoint.to_owned(),
-    };
-    let region = options.region.as_deref().unwrap_or("us-east-1");
+    }
+}
+
+/// A client of a bucket, and what goes with it.
+struct S3 {
+    store: AmazonS3,
+    checked: Checked,
+    keys: Option<Arc<Keys>>,
+    locker: Locker,
+}
+
+fn s3_client(
+    location: &Location,
+    (endpoint, bucket): (&str, &str),
+    options: &S3Options,
+    ca_pem: Option<&[u8]>,
+) -> Result<S3> {
+    let keys = Keys::new(options)?.map(Arc::new);
+    let endpoint = s3_endpoint((endpoint, bucket), options);
+    let region = options.region.as_deref().unwrap_or(DEFAULT_REGION);
     let connection = connection(endpoint.starts_with("http://"), ca_pem)?;
     let address = if options.virtual_host { endpoint.clone() } else { format!("{endpoint}/{bucket}") };
     let mut builder = AmazonS3Builder::new()
@@ -147,15 +210,7 @@ pub(super) fn s3(
     let checked = Checked::new(builder.clone());
     let store = builder.build().map_err(|e| not_made(location, e))?;
     let locker = Locker::new(connection, Arc::clone(store.credentials()), region, &address);
-    let prefix = prefix.to_owned();
-    Ok(Client {
-        store: Arc::new(store),
-        checked: Some(checked),
-        prefix,
-        keys,
-        locker: Some(locker),
-        suffix_ranges: true,
-    })
+    Ok(S3 { store, checked, keys, locker })
 }
 
 pub(super) fn gcs(

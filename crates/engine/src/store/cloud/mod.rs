@@ -4,6 +4,7 @@
 
 mod clients;
 mod keys;
+pub(super) mod lifecycle;
 mod retention;
 mod watched;
 

@@ -1,0 +1,145 @@
+//! Which volume claims there are, as far as metrics need to know: a watch of their metadata only.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use futures::StreamExt;
+use holdfast_api::names::{ANNOTATION_BACKUP, ANNOTATION_BACKUP_K8UP};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::api::{Api, PartialObjectMeta};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, ResourceExt};
+use tokio_util::sync::CancellationToken;
+
+use crate::controllers::pauses;
+use crate::errors::Chain;
+
+/// Written by the volume controller when a claim has its volume.
+const BOUND: &str = "pv.kubernetes.io/bind-completed";
+
+/// A bound claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub namespace: String,
+    pub name: String,
+    /// Its owner wants no backup of it.
+    pub excluded: bool,
+}
+
+/// The claims of the cluster, as the watch has them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Claims {
+    known: Arc<RwLock<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Absent until all were listed once.
+    claims: Option<HashMap<(String, String), bool>>,
+    /// The list under way.
+    listing: HashMap<(String, String), bool>,
+}
+
+impl Claims {
+    /// All of them; `None` until all were listed.
+    pub(super) fn all(&self) -> Option<Vec<Claim>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let claims = known.claims.as_ref()?.iter().map(|((namespace, name), &excluded)| Claim {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            excluded,
+        });
+        Some(claims.collect())
+    }
+
+    /// Follows the claims until told to stop.
+    pub(super) async fn follow(self, client: Client, stop: CancellationToken) {
+        let api = Api::<PartialObjectMeta<PersistentVolumeClaim>>::all(client);
+        let mut events = pin!(watcher(api, watcher::Config::default()).backoff(pauses()));
+        loop {
+            let event = tokio::select! {
+                () = stop.cancelled() => return,
+                event = events.next() => event,
+            };
+            match event {
+                Some(Ok(event)) => self.take(event),
+                Some(Err(error)) => {
+                    tracing::warn!(error = %Chain(&error), "the watch of volume claims was interrupted");
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn take(&self, event: Event<PartialObjectMeta<PersistentVolumeClaim>>) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Init => known.listing.clear(),
+            Event::InitApply(claim) => {
+                if let Some((key, excluded)) = bound(&claim) {
+                    known.listing.insert(key, excluded);
+                }
+            }
+            Event::InitDone => known.claims = Some(std::mem::take(&mut known.listing)),
+            Event::Apply(claim) => {
+                let Some(claims) = &mut known.claims else { return };
+                match bound(&claim) {
+                    Some((key, excluded)) => claims.insert(key, excluded),
+                    None => claims.remove(&key(&claim)),
+                };
+            }
+            Event::Delete(claim) => {
+                if let Some(claims) = &mut known.claims {
+                    claims.remove(&key(&claim));
+                }
+            }
+        }
+    }
+}
+
+fn key(claim: &PartialObjectMeta<PersistentVolumeClaim>) -> (String, String) {
+    (claim.namespace().unwrap_or_default(), claim.name_any())
+}
+
+/// A claim that has a volume and is to keep it, and whether it is excluded.
+fn bound(claim: &PartialObjectMeta<PersistentVolumeClaim>) -> Option<((String, String), bool)> {
+    let annotations = claim.annotations();
+    if claim.metadata.deletion_timestamp.is_some()
+        || annotations.get(BOUND).map(String::as_str) != Some("yes")
+    {
+        return None;
+    }
+    let wish = annotations.get(ANNOTATION_BACKUP).or_else(|| annotations.get(ANNOTATION_BACKUP_K8UP));
+    Some((key(claim), wish.is_some_and(|wish| wish == "false")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(name: &str, annotations: &str) -> PartialObjectMeta<PersistentVolumeClaim> {
+        serde_saphyr::from_str(&format!(
+            "metadata: {{name: {name}, namespace: shop, annotations: {{{annotations}}}}}"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn bound_claims_are_known_once_all_were_listed_and_followed_from_there() {
+        let claims = Claims::default();
+        let yes = "pv.kubernetes.io/bind-completed: 'yes'";
+        claims.take(Event::Init);
+        claims.take(Event::InitApply(claim("data", yes)));
+        claims.take(Event::InitApply(claim("waits", "")));
+        assert_eq!(claims.all(), None, "half a list says nothing");
+        claims.take(Event::InitDone);
+        let data = Claim { namespace: "shop".into(), name: "data".into(), excluded: false };
+        assert_eq!(claims.all().unwrap(), std::slice::from_ref(&data));
+        claims.take(Event::Apply(claim("data", &format!("{yes}, holdfast.dev/backup: 'false'"))));
+        assert_eq!(claims.all().unwrap(), [Claim { excluded: true, ..data }]);
+        claims.take(Event::Delete(claim("data", yes)));
+        assert_eq!(claims.all().unwrap(), []);
+    }
+}

@@ -1,0 +1,278 @@
+//! What the objects say, as gauges: made from the watches' stores at each scrape, so that a restart forgets nothing.
+//! Pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use holdfast_api::backup::BackupPhase;
+use holdfast_api::backup_storage::StoragePhase;
+use holdfast_api::repository::RepositoryPhase;
+use holdfast_api::restore::RestorePhase;
+use holdfast_api::{Backup, BackupStorage, Repository, Restore, Snapshot};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use super::claims::Claim;
+use super::family::{Family, number};
+
+/// All that is looked at. Absent: its watch has not listed yet, so nothing is said about it.
+#[derive(Default)]
+pub(super) struct Objects {
+    pub storages: Option<Vec<Arc<BackupStorage>>>,
+    pub repositories: Option<Vec<Arc<Repository>>>,
+    pub snapshots: Option<Vec<Arc<Snapshot>>>,
+    pub backups: Option<Vec<Arc<Backup>>>,
+    pub restores: Option<Vec<Arc<Restore>>>,
+    pub claims: Option<Vec<Claim>>,
+}
+
+/// The gauges.
+pub(super) fn families(objects: &Objects, cluster: &str) -> Vec<Family> {
+    let mut all = Vec::new();
+    if let Some(found) = &objects.storages {
+        all.extend(storages(found));
+    }
+    if let Some(found) = &objects.repositories {
+        all.extend(repositories(found, objects.snapshots.as_deref().unwrap_or_default()));
+    }
+    if let Some(found) = &objects.snapshots {
+        all.extend(snapshots(found));
+    }
+    if let (Some(backups), Some(restores)) = (&objects.backups, &objects.restores) {
+        all.push(runs(backups, restores));
+    }
+    if let Some(backups) = &objects.backups {
+        all.extend(last_backups(backups));
+    }
+    if let (Some(claims), Some(snapshots)) = (&objects.claims, &objects.snapshots) {
+        all.push(protection(claims, snapshots, cluster));
+    }
+    all
+}
+
+fn namespace(object: &impl ResourceExt) -> &str {
+    object.meta().namespace.as_deref().unwrap_or_default()
+}
+
+fn name(object: &impl ResourceExt) -> &str {
+    object.meta().name.as_deref().unwrap_or_default()
+}
+
+fn seconds(time: &Time) -> f64 {
+    time.0.as_duration().as_secs_f64()
+}
+
+fn flag(on: bool) -> f64 {
+    f64::from(u8::from(on))
+}
+
+fn storages(all: &[Arc<BackupStorage>]) -> Vec<Family> {
+    let mut ready = Family::new("storage_ready", "Whether the last try of the storage succeeded");
+    let mut tried =
+        Family::new("storage_last_validation_timestamp_seconds", "When the storage was last tried");
+    let mut count = Family::new("storage_repositories", "Repositories found in the storage");
+    let mut warnings = Family::new(
+        "storage_condition",
+        "Conditions of the storage other than Ready: 1 while it is true, 0 while it is false, -1 while it cannot be told",
+    );
+    for storage in all {
+        let labels = [("namespace", namespace(&**storage)), ("storage", name(&**storage))];
+        let status = storage.status.as_ref();
+        // One that was not tried yet is neither up nor down.
+        if let Some(phase) = status.and_then(|s| s.phase).filter(|phase| *phase != StoragePhase::Pending) {
+            ready.row(labels, flag(phase == StoragePhase::Ready));
+        }
+        let Some(status) = status else { continue };
+        tried.row_if(labels, status.last_validation_time.as_ref().map(seconds));
+        let repositories = status.repository_count.and_then(|count| u64::try_from(count).ok());
+        count.row_if(labels, repositories.map(number));
+        for condition in status.conditions.iter().filter(|condition| condition.type_ != "Ready") {
+            let [storage_namespace, storage_name] = labels;
+            let value = match condition.status.as_str() {
+                "True" => 1.0,
+                "False" => 0.0,
+                _ => -1.0,
+            };
+            warnings.row([storage_namespace, storage_name, ("condition", &condition.type_)], value);
+        }
+    }
+    vec![ready, tried, count, warnings]
+}
+
+fn repositories(all: &[Arc<Repository>], snapshots: &[Arc<Snapshot>]) -> Vec<Family> {
+    let mut ready = Family::new("repository_ready", "Whether the repository can be used");
+    let mut success = Family::new(
+        "backup_last_success_timestamp_seconds",
+        "When the newest complete backup in the repository began, whatever became of the Backup object",
+    );
+    let mut newest: BTreeMap<(&str, &str), f64> = BTreeMap::new();
+    for snapshot in snapshots.iter().filter(|snapshot| is_complete(snapshot)) {
+        let key = (namespace(&**snapshot), snapshot.spec.repository_ref.name.as_str());
+        let time = seconds(&snapshot.spec.time);
+        newest.entry(key).and_modify(|known| *known = known.max(time)).or_insert(time);
+    }
+    for repository in all {
+        let key = (namespace(&**repository), name(&**repository));
+        let labels = [("namespace", key.0), ("repository", key.1)];
+        let status = repository.status.as_ref();
+        if let Some(phase) = status.and_then(|status| status.phase) {
+            ready.row(labels, flag(phase == RepositoryPhase::Ready));
+        }
+        let told = status.and_then(|status| status.last_successful_backup.as_ref()).map(seconds);
+        let last = match (told, newest.get(&key).copied()) {
+            (Some(a), Some(b)) => Some(a.max(b)),
+            (a, b) => a.or(b),
+        };
+        success.row_if(labels, last);
+    }
+    vec![ready, success]
+}
+
+fn is_complete(snapshot: &Snapshot) -> bool {
+    snapshot.status.as_ref().and_then(|status| status.complete) == Some(true)
+}
+
+fn snapshots(all: &[Arc<Snapshot>]) -> Vec<Family> {
+    struct Of {
+        complete: u64,
+        incomplete: u64,
+        newest: Option<(f64, Option<u64>)>,
+    }
+    let mut groups: BTreeMap<(&str, &str), Of> = BTreeMap::new();
+    for snapshot in all {
+        let key = (namespace(&**snapshot), snapshot.spec.repository_ref.name.as_str());
+        let group = groups.entry(key).or_insert(Of { complete: 0, incomplete: 0, newest: None });
+        if !is_complete(snapshot) {
+            group.incomplete = group.incomplete.saturating_add(1);
+            continue;
+        }
+        group.complete = group.complete.saturating_add(1);
+        let time = seconds(&snapshot.spec.time);
+        if group.newest.is_none_or(|(newest, _)| newest < time) {
+            group.newest = Some((time, snapshot.status.as_ref().and_then(|status| status.total_size)));
+        }
+    }
+    let mut count =
+        Family::new("snapshots", "Recovery points in the repository, by whether nothing is missing in them");
+    let mut size = Family::new(
+        "snapshot_newest_size_bytes",
+        "Bytes of all files in the newest complete recovery point, as they were on their volumes",
+    );
+    for ((namespace, repository), group) in groups {
+        let labels = [("namespace", namespace), ("repository", repository)];
+        let [of_namespace, of_repository] = labels;
+        count.row([of_namespace, of_repository, ("complete", "true")], number(group.complete));
+        count.row([of_namespace, of_repository, ("complete", "false")], number(group.incomplete));
+        size.row_if(labels, group.newest.and_then(|(_, size)| size).map(number));
+    }
+    vec![count, size]
+}
+
+fn runs(backups: &[Arc<Backup>], restores: &[Arc<Restore>]) -> Family {
+    let mut counts: BTreeMap<(&str, &str, &str), u64> = BTreeMap::new();
+    let backups = backups.iter().map(|backup| {
+        let phase = backup.status.as_ref().and_then(|status| status.phase).unwrap_or_default();
+        (namespace(&**backup), "Backup", phase.as_str())
+    });
+    let restores = restores.iter().map(|restore| {
+        let phase = restore.status.as_ref().and_then(|status| status.phase).unwrap_or(RestorePhase::Pending);
+        (namespace(&**restore), "Restore", phase.as_str())
+    });
+    for key in backups.chain(restores) {
+        let count = counts.entry(key).or_default();
+        *count = count.saturating_add(1);
+    }
+    let mut family = Family::new(
+        "runs",
+        "Backup and Restore objects by their phase: Pending ones wait, the last phases keep ended ones",
+    );
+    for ((namespace, kind, phase), count) in counts {
+        family.row([("namespace", namespace), ("kind", kind), ("phase", phase)], number(count));
+    }
+    family
+}
+
+/// How the last Backup into each repository ended.
+fn last_backups(all: &[Arc<Backup>]) -> Vec<Family> {
+    type Last<'a> = BTreeMap<(&'a str, &'a str), (f64, BackupPhase)>;
+    let mut last: Last<'_> = BTreeMap::new();
+    let mut newest: BTreeMap<&str, f64> = BTreeMap::new();
+    for backup in all {
+        let Some(status) = &backup.status else { continue };
+        let (Some(phase), Some(ended)) = (status.phase, status.completion_time.as_ref().map(seconds)) else {
+            continue;
+        };
+        if !phase.is_terminal() {
+            continue;
+        }
+        let repository = status.repository_ref.as_ref().map_or("", |reference| reference.name.as_str());
+        let entry = last.entry((namespace(&**backup), repository)).or_insert((ended, phase));
+        if entry.0 <= ended {
+            *entry = (ended, phase);
+        }
+        let entry = newest.entry(namespace(&**backup)).or_insert(ended);
+        *entry = entry.max(ended);
+    }
+    // A run that ended before it had a repository is of no account once a later one got further.
+    last.retain(|(namespace, repository), (ended, _)| {
+        !repository.is_empty() || newest.get(namespace).is_none_or(|newest| *newest <= *ended)
+    });
+    let mut outcome = Family::new(
+        "backup_last_outcome",
+        "1 for how the last Backup into the repository ended, 0 for the other outcomes",
+    );
+    let mut end = Family::new(
+        "backup_last_end_timestamp_seconds",
+        "When the last Backup into the repository ended, however it did",
+    );
+    for ((namespace, repository), (ended, phase)) in &last {
+        let labels = [("namespace", *namespace), ("repository", *repository)];
+        let [of_namespace, of_repository] = labels;
+        for possible in BackupPhase::ALL.iter().filter(|phase| phase.is_terminal()) {
+            outcome
+                .row([of_namespace, of_repository, ("outcome", possible.as_str())], flag(possible == phase));
+        }
+        end.row(labels, *ended);
+    }
+    vec![outcome, end]
+}
+
+/// How many claims are in a recovery point, and how many in none.
+fn protection(claims: &[Claim], snapshots: &[Arc<Snapshot>], cluster: &str) -> Family {
+    let mut saved: std::collections::BTreeSet<(&str, &str)> = std::collections::BTreeSet::new();
+    for snapshot in snapshots {
+        let own = namespace(&**snapshot);
+        // What was adopted from elsewhere protects nothing here.
+        if snapshot.spec.cluster != cluster || snapshot.spec.namespace != own {
+            continue;
+        }
+        let components =
+            snapshot.status.as_ref().map(|status| status.components.as_slice()).unwrap_or_default();
+        saved.extend(components.iter().filter_map(|component| {
+            let claim = component.source.claim.as_deref().or_else(|| component.name.strip_prefix("volume/"));
+            Some((own, claim?))
+        }));
+    }
+    let mut counts: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
+    for claim in claims {
+        let [protected, unprotected, excluded] = counts.entry(&claim.namespace).or_default();
+        let count = if saved.contains(&(claim.namespace.as_str(), claim.name.as_str())) {
+            protected
+        } else if claim.excluded {
+            excluded
+        } else {
+            unprotected
+        };
+        *count = count.saturating_add(1);
+    }
+    let mut family = Family::new(
+        "claims",
+        "Bound volume claims: protected are in a recovery point, excluded ones are in none by their own annotation, unprotected ones are in none",
+    );
+    for (namespace, counts) in counts {
+        for (state, count) in ["protected", "unprotected", "excluded"].into_iter().zip(counts) {
+            family.row([("namespace", namespace), ("state", state)], number(count));
+        }
+    }
+    family
+}

@@ -1,0 +1,228 @@
+use std::time::Duration;
+
+use super::claims::Claim;
+use super::*;
+
+fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> T {
+    serde_saphyr::from_str(text).unwrap()
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "as the objects hold them")]
+fn all<T: serde::de::DeserializeOwned>(texts: &[&str]) -> Option<Vec<Arc<T>>> {
+    Some(texts.iter().map(|text| Arc::new(yaml(text))).collect())
+}
+
+/// The objects as a scrape has them.
+fn scraped(objects: &Objects) -> String {
+    #[derive(Debug)]
+    struct Given(Vec<Family>);
+    impl Collector for Given {
+        fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+            self.0.iter().try_for_each(|family| family.encode(&mut encoder).map(drop))
+        }
+    }
+    let mut registry = Registry::with_prefix(PREFIX);
+    registry.register_collector(Box::new(Given(objects::families(objects, "prod"))));
+    let mut text = String::new();
+    prometheus_text::encode(&mut text, &registry).unwrap();
+    text
+}
+
+#[track_caller]
+fn has(text: &str, line: &str) {
+    assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
+}
+
+fn storage(status: &str) -> String {
+    format!(
+        "
+metadata: {{name: offsite, namespace: backup}}
+spec: {{backend: {{s3: {{bucket: b, endpoint: 'https://s3.example', credentialsSecretRef: {{name: keys}}}}}}}}
+status: {status}"
+    )
+}
+
+#[test]
+fn a_storage_is_up_down_or_not_yet_known() {
+    let of = |status: &str| scraped(&Objects { storages: all(&[&storage(status)]), ..Objects::default() });
+    let labels = r#"namespace="backup",storage="offsite""#;
+    let up = of(
+        "{phase: Ready, lastValidationTime: '2026-11-20T02:00:00Z', repositoryCount: 7, conditions: [\
+         {type: Ready, status: 'True', reason: R, message: '', lastTransitionTime: '2026-11-20T02:00:00Z'},\
+         {type: NoRecoveryPassword, status: 'True', reason: R, message: '', lastTransitionTime: '2026-11-20T02:00:00Z'}]}",
+    );
+    has(&up, &format!("holdfast_storage_ready{{{labels}}} 1.0"));
+    has(&up, &format!("holdfast_storage_repositories{{{labels}}} 7.0"));
+    has(&up, &format!("holdfast_storage_last_validation_timestamp_seconds{{{labels}}} 1795140000.0"));
+    has(&up, &format!(r#"holdfast_storage_condition{{{labels},condition="NoRecoveryPassword"}} 1.0"#));
+    has(&of("{phase: Unavailable}"), &format!("holdfast_storage_ready{{{labels}}} 0.0"));
+    assert!(!of("{phase: Pending}").contains("storage_ready"), "what was not tried is not down");
+}
+
+const REPOSITORY: &str = "
+metadata: {name: main, namespace: shop}
+spec: {storageRef: {name: offsite}}
+status: {phase: Ready, lastSuccessfulBackup: '2026-11-20T02:00:00Z'}";
+
+fn snapshot(cluster: &str, time: &str, complete: bool) -> String {
+    format!(
+        "
+metadata: {{name: s, namespace: shop}}
+spec: {{repositoryRef: {{name: main}}, time: '{time}', backup: {{name: b, uid: u}}, cluster: {cluster}, namespace: shop}}
+status: {{complete: {complete}, totalSize: 42, components: [{{name: volume/data, snapshotId: abc, source: {{claim: data}}}}]}}"
+    )
+}
+
+#[test]
+fn the_last_success_is_the_newest_that_the_repository_or_its_snapshots_tell() {
+    let of = |snapshots: &[&str]| {
+        scraped(&Objects {
+            repositories: all(&[REPOSITORY]),
+            snapshots: all(snapshots),
+            ..Objects::default()
+        })
+    };
+    let line = r#"holdfast_backup_last_success_timestamp_seconds{namespace="shop",repository="main"}"#;
+    has(&of(&[]), &format!("{line} 1795140000.0"));
+    let newer = snapshot("prod", "2026-11-20T03:00:00Z", true);
+    let gaps = snapshot("prod", "2026-11-20T04:00:00Z", false);
+    let text = of(&[&newer, &gaps]);
+    has(&text, &format!("{line} 1795143600.0"));
+    let labels = r#"namespace="shop",repository="main""#;
+    has(&text, &format!(r#"holdfast_snapshots{{{labels},complete="true"}} 1.0"#));
+    has(&text, &format!(r#"holdfast_snapshots{{{labels},complete="false"}} 1.0"#));
+    has(&text, &format!("holdfast_snapshot_newest_size_bytes{{{labels}}} 42.0"));
+}
+
+#[test]
+fn claims_in_no_recovery_point_of_this_cluster_are_unprotected() {
+    let claim = |name: &str, excluded| Claim { namespace: "shop".into(), name: name.into(), excluded };
+    let of = |cluster: &str| {
+        let snapshot = snapshot(cluster, "2026-11-20T03:00:00Z", true);
+        scraped(&Objects {
+            snapshots: all(&[&snapshot]),
+            claims: Some(vec![claim("data", false), claim("new", false), claim("scratch", true)]),
+            ..Objects::default()
+        })
+    };
+    let here = of("prod");
+    for state in ["protected", "unprotected", "excluded"] {
+        has(&here, &format!(r#"holdfast_claims{{namespace="shop",state="{state}"}} 1.0"#));
+    }
+    has(&of("other"), r#"holdfast_claims{namespace="shop",state="unprotected"} 2.0"#);
+}
+
+#[test]
+fn what_was_not_listed_yet_is_not_spoken_of() {
+    let claims = Some(vec![Claim { namespace: "shop".into(), name: "data".into(), excluded: false }]);
+    assert_eq!(scraped(&Objects { claims, ..Objects::default() }), "");
+}
+
+fn backup(repository: &str, ended: &str, phase: &str) -> String {
+    format!(
+        "
+metadata: {{name: b, namespace: shop, uid: u, creationTimestamp: '2026-11-20T02:00:00Z'}}
+spec: {{}}
+status: {{phase: {phase}, {repository} completionTime: '{ended}', components: [
+  {{name: volume/a, bytesProcessed: 100, bytesAdded: 10}}, {{name: volume/b, bytesProcessed: 5, bytesAdded: 1}}]}}"
+    )
+}
+
+#[test]
+fn the_last_outcome_is_of_the_run_that_ended_last() {
+    let main = "repositoryRef: {name: main},";
+    let good = backup(main, "2026-11-20T02:10:00Z", "Succeeded");
+    let bad = backup(main, "2026-11-20T03:10:00Z", "Failed");
+    let lost = backup("", "2026-11-20T02:00:00Z", "Failed");
+    let works = backup(main, "2026-11-20T04:10:00Z", "Running");
+    let text = scraped(&Objects {
+        backups: all(&[&bad, &good, &lost, &works]),
+        restores: Some(Vec::new()),
+        ..Objects::default()
+    });
+    let labels = r#"namespace="shop",repository="main""#;
+    has(&text, &format!(r#"holdfast_backup_last_outcome{{{labels},outcome="Failed"}} 1.0"#));
+    has(&text, &format!(r#"holdfast_backup_last_outcome{{{labels},outcome="Succeeded"}} 0.0"#));
+    has(&text, &format!("holdfast_backup_last_end_timestamp_seconds{{{labels}}} 1795144200.0"));
+    assert!(!text.contains(r#"repository="""#), "a later run got further");
+    has(&text, r#"holdfast_runs{namespace="shop",kind="Backup",phase="Failed"} 2.0"#);
+    has(&text, r#"holdfast_runs{namespace="shop",kind="Backup",phase="Running"} 1.0"#);
+
+    let text = scraped(&Objects { backups: all(&[&lost]), ..Objects::default() });
+    has(&text, r#"holdfast_backup_last_outcome{namespace="shop",repository="",outcome="Failed"} 1.0"#);
+}
+
+#[test]
+fn a_run_is_counted_once_and_only_when_its_end_was_seen() {
+    let metrics = Metrics::new("prod");
+    metrics.leads(true);
+    let end: Backup = yaml(&backup("", "2026-11-20T02:10:00Z", "Succeeded"));
+    metrics.seen(&end);
+    assert!(
+        !metrics.answer("/metrics").text.contains("runs_ended_total{"),
+        "it ended before this operator began"
+    );
+    metrics.seen(&yaml::<Backup>(&backup("", "2026-11-20T02:10:00Z", "Running")));
+    metrics.seen(&end);
+    metrics.seen(&end);
+    let text = metrics.answer("/metrics").text;
+    has(&text, r#"holdfast_runs_ended_total{kind="Backup",namespace="shop",outcome="Succeeded"} 1"#);
+    has(&text, r#"holdfast_run_duration_seconds_sum{kind="Backup",outcome="Succeeded"} 600.0"#);
+    has(&text, r#"holdfast_run_duration_seconds_bucket{kind="Backup",outcome="Succeeded",le="900"} 1"#);
+    has(&text, r#"holdfast_backup_read_bytes_total{namespace="shop"} 105"#);
+    has(&text, r#"holdfast_backup_added_bytes_total{namespace="shop"} 11"#);
+}
+
+#[test]
+fn a_replica_that_stands_by_says_only_that_it_does() {
+    let metrics = Metrics::new("prod");
+    metrics.look::<Backup>().ended_well();
+    let text = metrics.answer("/metrics").text;
+    has(&text, "holdfast_leader 0.0");
+    assert!(!text.contains("holdfast_reconciles"), "{text}");
+    assert!(text.contains("process_resident_memory_bytes "));
+    metrics.leads(true);
+    let text = metrics.answer("/metrics").text;
+    has(&text, "holdfast_leader 1.0");
+    has(&text, r#"holdfast_reconciles_total{kind="Backup",result="ok"} 1"#);
+    drop(metrics.look::<Backup>());
+    has(&metrics.answer("/metrics").text, r#"holdfast_reconciles_total{kind="Backup",result="error"} 1"#);
+    has(&metrics.answer("/metrics").text, r#"holdfast_reconciles_under_way{kind="Backup"} 0"#);
+    metrics.leads(false);
+    assert!(!metrics.answer("/metrics").text.contains("holdfast_reconciles"));
+    assert_eq!(metrics.answer("/").status, StatusCode::NOT_FOUND);
+}
+
+#[test]
+fn namespaces_without_end_share_one_row() {
+    let counted = Counted::new();
+    let ended = |uid: &str, namespace: &str| {
+        counted.seen("Backup", namespace, uid, &RunState::Live);
+        let end = EndedRun { outcome: "Failed", took: Some(Duration::from_secs(1)), bytes: None };
+        counted.seen("Backup", namespace, uid, &RunState::Ended(end));
+    };
+    for number in 0..2_010 {
+        ended(&number.to_string(), &format!("ns-{number}"));
+    }
+    let mut registry = Registry::with_prefix(PREFIX);
+    counted.register(&mut registry);
+    let mut text = String::new();
+    prometheus_text::encode(&mut text, &registry).unwrap();
+    has(&text, r#"holdfast_runs_ended_total{kind="Backup",namespace="_other",outcome="Failed"} 10"#);
+}
+
+#[test]
+fn rows_over_the_limit_are_left_out_and_counted() {
+    let storages: Vec<Arc<BackupStorage>> = (0..family::MAX_ROWS + 3)
+        .map(|number| {
+            let mut storage: BackupStorage = yaml(&storage("{phase: Ready}"));
+            storage.metadata.name = Some(format!("s{number}"));
+            Arc::new(storage)
+        })
+        .collect();
+    let text = scraped(&Objects { storages: Some(storages), ..Objects::default() });
+    assert_eq!(
+        text.lines().filter(|line| line.starts_with("holdfast_storage_ready{")).count(),
+        family::MAX_ROWS
+    );
+}
