@@ -13,6 +13,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, PartialObjectMeta, PostParams};
 use kube::client::Body;
 use kube::{Resource, ResourceExt};
@@ -226,12 +227,18 @@ async fn workloads(list: &Lister<'_>) -> Read<Vec<Workload>> {
 /// The workloads of a kind that carry a record of who holds them at zero.
 async fn records<K: Kind>(list: &Lister<'_>, kind: &'static str) -> Read<Vec<Workload>> {
     let all = list.metadata::<K>(&ListParams::default()).await?;
-    let held = all.iter().filter_map(|object| {
+    let held = all.iter().filter(|object| !is_below_deployment(object.meta())).filter_map(|object| {
         let quiesce = object.annotations().get(holdfast_api::names::ANNOTATION_QUIESCE)?.clone();
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         Some(Workload { kind, namespace, name, quiesce })
     });
     Ok(held.collect())
+}
+
+/// A Deployment's annotations are copied to its replica sets, and stay there when the Deployment's own are gone.
+fn is_below_deployment(metadata: &ObjectMeta) -> bool {
+    let owners = metadata.owner_references.iter().flatten();
+    owners.into_iter().any(|owner| owner.controller == Some(true) && owner.kind == "Deployment")
 }
 
 /// What the caller may do of what the commands need.
@@ -300,5 +307,24 @@ fn attributes(need: &rights::Need, namespace: Option<&str>) -> ResourceAttribute
         name: need.name.clone(),
         namespace: namespace.map(str::to_owned),
         ..ResourceAttributes::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_a_record_is_no_record() {
+        let below = |kind: &str| -> ObjectMeta {
+            serde_json::from_value(serde_json::json!({
+                "name": "app-1",
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": kind, "name": "app", "uid": "u", "controller": true}]
+            }))
+            .unwrap()
+        };
+        assert!(is_below_deployment(&below("Deployment")));
+        assert!(!is_below_deployment(&below("Rollout")), "held by itself");
+        assert!(!is_below_deployment(&ObjectMeta::default()));
     }
 }
