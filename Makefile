@@ -8,6 +8,8 @@ SHELL := /bin/bash
 
 # No home directory in some CI systems; tools are not always in the PATH of a non-interactive shell.
 export HOME := $(or $(HOME),$(shell getent passwd $$(id -u) | cut -d: -f6),/root)
+# Given on make's command line, they are meant for the script too.
+export IMAGE TOOLS_IMAGE POSTGRES_IMAGE STORAGE_CLASS S3_ENDPOINT S3_BUCKET S3_REGION S3_CA_FILE YES KEEP EXISTING REMOVE
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin:/usr/sbin:/sbin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TESTBED := $(TARGET)/release/testbed
@@ -17,8 +19,14 @@ TESTBED := $(TARGET)/release/testbed
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: prepare ## the main job on a throw-away cluster: back up, lose everything, get it back
+# CLUSTER=current: the cluster of the current kubeconfig context, which is left as it was. What it needs, it says.
+ifeq ($(CLUSTER),current)
+demo:
+	@hack/on-current demo
+else
+demo: prepare ## the main job on a throw-away cluster (CLUSTER=current: on yours): back up, lose everything, get it back
 	@hack/with-bed demo
+endif
 
 test: prepare ## everything that CI does, with a summary of what ran
 	@hack/test

@@ -61,9 +61,9 @@ impl Gate {
         // A port that is free now.
         let port =
             TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| failed("bind", e))?;
-        let server = Command::new(bed.programs().join("versitygw"))
+        let server = Command::new(bed.programs()?.join("versitygw"))
             .args(["--port", &port.to_string(), "--region", "us-east-1", "--quiet", "posix"])
-            .arg(bed.bucket_directory(""))
+            .arg(bed.bucket_directory("")?)
             .env("ROOT_ACCESS_KEY", &bed.access_key)
             .env("ROOT_SECRET_KEY", &bed.secret_key)
             .stdin(Stdio::null())

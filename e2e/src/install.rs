@@ -1,4 +1,5 @@
-//! The test bed with Holdfast installed in it, once a process: image, chart, operator ready.
+//! The test bed with Holdfast installed in it, once a process: image, chart, operator ready. Or a cluster that was there
+//! before, with Holdfast installed by `hack/on-current`, which has no daemons to kill and no disk to look at.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use holdfast_testbed::{POSTGRES_IMAGE, Progress, TOOLS_IMAGE, Testbed, archive};
 use serde_json::Value;
 
+use crate::current::Current;
 use crate::holdfast::Holdfast;
 use crate::kubectl::{Failure, Kubectl, Result, run};
 
@@ -20,7 +22,7 @@ const INSTALL: Duration = Duration::from_mins(3);
 
 /// The cluster and the S3 server, with Holdfast installed.
 pub struct Bed {
-    testbed: Testbed,
+    cluster: Cluster,
     /// `https://address:port` of the S3 server, as pods and this machine reach it.
     pub s3_endpoint: String,
     /// Its access key.
@@ -29,8 +31,17 @@ pub struct Bed {
     pub secret_key: String,
     /// Its CA as a file.
     pub ca_path: PathBuf,
-    /// Its CA as text.
+    /// Its CA as text; empty when it needs none.
     pub ca_pem: String,
+}
+
+/// Whose cluster it is.
+#[allow(clippy::large_enum_variant)] // there is one a process
+enum Cluster {
+    /// Ours, to be broken.
+    Bed(Testbed),
+    /// Somebody's.
+    Current(Current),
 }
 
 /// The bed of this process: brought up, images loaded, chart installed by whoever asks first.
@@ -47,6 +58,9 @@ fn bed_failure(error: holdfast_testbed::Error) -> Failure {
 
 impl Bed {
     fn prepare() -> Result<Self> {
+        if Current::wanted() {
+            return Self::of_current(Current::from_env()?);
+        }
         let progress = Progress::new();
         let testbed = Testbed::ensure_up(&progress).map_err(bed_failure)?;
         let s3 = testbed.env().s3.clone();
@@ -58,25 +72,76 @@ impl Bed {
             secret_key: s3.secret_key,
             ca_path: s3.ca_file,
             ca_pem,
-            testbed,
+            cluster: Cluster::Bed(testbed),
         };
         bed.install(&progress)?;
         Ok(bed)
     }
 
+    /// Somebody's cluster, in which `hack/on-current` has installed Holdfast already.
+    fn of_current(current: Current) -> Result<Self> {
+        let place = current.place.clone();
+        let ca_pem = match &place.ca_path {
+            None => String::new(),
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|e| Failure(format!("cannot read {}: {e}", path.display())))?,
+        };
+        Ok(Self {
+            s3_endpoint: place.endpoint,
+            access_key: place.access_key,
+            secret_key: place.secret_key,
+            ca_path: place.ca_path.unwrap_or_default(),
+            ca_pem,
+            cluster: Cluster::Current(current),
+        })
+    }
+
+    /// The cluster of a user's kubeconfig, when it is one.
+    pub fn current(&self) -> Option<&Current> {
+        match &self.cluster {
+            Cluster::Bed(_) => None,
+            Cluster::Current(current) => Some(current),
+        }
+    }
+
+    /// The test bed, for what only it can do.
+    fn testbed(&self) -> Result<&Testbed> {
+        match &self.cluster {
+            Cluster::Bed(testbed) => Ok(testbed),
+            Cluster::Current(current) => Err(Failure(format!(
+                "this needs the test bed (its daemons, images or S3 server), and the cluster is {}",
+                current.context
+            ))),
+        }
+    }
+
+    /// Namespace of the operator.
+    pub fn operator_namespace(&self) -> &str {
+        self.current().map_or(OPERATOR_NAMESPACE, |current| &current.operator_namespace)
+    }
+
+    /// Makes a namespace for a story.
+    pub fn make_namespace(&self, name: &str) -> Result<()> {
+        match &self.cluster {
+            Cluster::Bed(_) => self.kubectl().run(&["create", "namespace", name]).map(drop),
+            Cluster::Current(current) => current.make_namespace(name),
+        }
+    }
+
     /// Loads the images and installs or upgrades the chart, then waits until the operator leads and is ready.
     fn install(&self, progress: &Progress) -> Result<()> {
-        let layout = self.testbed.layout();
+        let testbed = self.testbed()?;
+        let layout = testbed.layout();
         let images = [TOOLS_IMAGE, POSTGRES_IMAGE]
             .iter()
             .map(|name| archive(layout, short(name), progress).map_err(bed_failure))
             .collect::<Result<Vec<_>>>()?;
-        self.testbed.load_images(&images).map_err(bed_failure)?;
-        let image = self.testbed.load_holdfast(&binary()?).map_err(bed_failure)?;
+        testbed.load_images(&images).map_err(bed_failure)?;
+        let image = testbed.load_holdfast(&binary()?).map_err(bed_failure)?;
         let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "dev"));
         let chart = repository_root().join("deploy/helm/holdfast");
         run(
-            self.testbed.helm().args(["upgrade", "--install", "holdfast"]).arg(&chart).args([
+            testbed.helm().args(["upgrade", "--install", "holdfast"]).arg(&chart).args([
                 "--namespace",
                 OPERATOR_NAMESPACE,
                 "--create-namespace",
@@ -104,69 +169,76 @@ impl Bed {
 
     /// `kubectl` as the cluster's administrator.
     pub fn kubectl(&self) -> Kubectl {
-        let env = self.testbed.env();
-        Kubectl::new(env.bin.join("kubectl"), env.kubeconfig.clone())
+        match &self.cluster {
+            Cluster::Bed(testbed) => {
+                Kubectl::new(testbed.env().bin.join("kubectl"), testbed.env().kubeconfig.clone())
+            }
+            Cluster::Current(current) => current.kubectl(),
+        }
     }
 
     /// `holdfast` as the cluster's administrator.
     pub fn holdfast(&self) -> Result<Holdfast> {
-        Ok(Holdfast::new(binary()?, self.testbed.env().kubeconfig.clone()))
+        Ok(Holdfast::new(binary()?, self.testbed()?.env().kubeconfig.clone()))
     }
 
     /// How to look around in the cluster after a demo.
     pub fn hint(&self) -> String {
-        format!("export KUBECONFIG={}", self.testbed.env().kubeconfig.display())
+        match &self.cluster {
+            Cluster::Bed(testbed) => format!("export KUBECONFIG={}", testbed.env().kubeconfig.display()),
+            Cluster::Current(current) => format!("kubectl config use-context {}", current.context),
+        }
     }
 
     /// Makes a bucket.
     pub fn make_bucket(&self, name: &str) -> Result<()> {
-        self.testbed.s3().create_bucket(name).map_err(bed_failure)
+        self.testbed()?.s3().create_bucket(name).map_err(bed_failure)
     }
 
     /// Where the S3 server keeps a bucket's objects on this machine's disk.
-    pub fn bucket_directory(&self, bucket: &str) -> PathBuf {
-        self.testbed.s3().bucket_path(bucket)
+    pub fn bucket_directory(&self, bucket: &str) -> Result<PathBuf> {
+        Ok(self.testbed()?.s3().bucket_path(bucket))
     }
 
     /// Stores an object.
     pub fn put_object(&self, bucket: &str, key: &str, body: &[u8]) -> Result<()> {
         let file = std::env::temp_dir().join(format!("holdfast-object-{}-{bucket}", std::process::id()));
         std::fs::write(&file, body).map_err(|e| Failure(format!("cannot write {}: {e}", file.display())))?;
-        let done = self.testbed.s3().put_object(bucket, key, &file).map_err(bed_failure);
+        let done = self.testbed()?.s3().put_object(bucket, key, &file).map_err(bed_failure);
         let _ = std::fs::remove_file(&file);
         done
     }
 
     /// Stops the S3 server, for everybody.
     pub fn stop_s3(&self) -> Result<()> {
-        self.testbed.s3().stop().map_err(bed_failure)
+        self.testbed()?.s3().stop().map_err(bed_failure)
     }
 
     /// Starts it again.
     pub fn start_s3(&self) -> Result<()> {
-        self.testbed.s3().start().map_err(bed_failure)
+        self.testbed()?.s3().start().map_err(bed_failure)
     }
 
     /// The unpacked stock restic of a version.
     pub fn restic(&self, version: &str) -> Result<PathBuf> {
-        holdfast_testbed::restic(self.testbed.layout(), version).map(|r| r.program).map_err(bed_failure)
+        holdfast_testbed::restic(self.testbed()?.layout(), version).map(|r| r.program).map_err(bed_failure)
     }
 
     /// The directory of the test bed's programs.
-    pub fn programs(&self) -> PathBuf {
-        self.testbed.env().bin.clone()
+    pub fn programs(&self) -> Result<PathBuf> {
+        Ok(self.testbed()?.env().bin.clone())
     }
 
     /// A node's file system, seen from this machine.
     pub fn node_root(&self, node: &str) -> Result<PathBuf> {
-        let found = self.testbed.env().nodes.iter().find(|n| n.name == node);
+        let found = self.testbed()?.env().nodes.iter().find(|n| n.name == node);
         let node = found.ok_or_else(|| Failure(format!("there is no node {node:?}")))?;
         Ok(format!("/proc/{}/root", node.init_pid).into())
     }
 
     /// Kills a daemon of the bed (`n2-kubelet`, `n1-apiserver`) and starts it again after a while.
     pub fn restart_daemon(&self, name: &str, pause: Duration) -> Result<()> {
-        self.testbed.restart_daemon(name, pause).map_err(bed_failure)
+        self.testbed()?.restart_daemon(name, pause).map_err(bed_failure)
     }
 
     /// Kills a pod's first container with SIGKILL, as the kernel's out-of-memory killer does.
@@ -175,9 +247,9 @@ impl Bed {
         let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
         let id =
             id.strip_prefix("containerd://").ok_or_else(|| Failure(format!("no container id: {id:?}")))?;
-        let ctr = self.testbed.env().bin.join("ctr");
+        let ctr = self.testbed()?.env().bin.join("ctr");
         let mut command: Command =
-            self.testbed.node_command(node, &ctr.to_string_lossy()).map_err(bed_failure)?;
+            self.testbed()?.node_command(node, &ctr.to_string_lossy()).map_err(bed_failure)?;
         command.args([
             "-a",
             "/run/containerd/containerd.sock",

@@ -4,6 +4,7 @@
 //! used, so that a story also notices when the API changes under its users. The cluster is the test bed's
 //! (`holdfast-testbed`); a story has a namespace and a bucket of its own, so stories run side by side.
 //!
+//! - [`current`]: a cluster and a bucket that were there before, for the demo;
 //! - [`holdfast`]: the command line of Holdfast, with what it prints and its exit code;
 //! - [`kubectl`]: the cluster as a command line sees it, with waiting for conditions;
 //! - [`install`]: image and chart, once a process;
@@ -18,6 +19,7 @@
 
 pub mod corpus;
 pub mod cost;
+pub mod current;
 pub mod gate;
 pub mod holdfast;
 pub mod install;

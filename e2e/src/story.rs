@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::install::{Bed, OPERATOR_NAMESPACE, bed};
+use crate::install::{Bed, bed};
 use crate::kubectl::{Failure, Kubectl, Result, phase, run};
 
 /// How long a run may take on a busy two-core machine before a story calls it stuck.
@@ -42,12 +42,21 @@ impl Story {
     /// Makes namespace and bucket; no storage yet.
     pub fn bare(name: &str) -> Result<Self> {
         let bed = bed()?;
-        let namespace = unique(name);
+        let namespace = match bed.current() {
+            None => unique(name),
+            Some(current) => unique(&format!("{name}-{}", current.suffix)),
+        };
         let kubectl = bed.kubectl();
-        kubectl.run(&["create", "namespace", &namespace])?;
+        bed.make_namespace(&namespace)?;
         kubectl.until(&namespace, "serviceaccount", "default", RUN, |_| Some(()))?;
-        bed.make_bucket(&namespace)?;
-        Ok(Self { bed, kubectl, bucket: namespace.clone(), namespace, extra_namespaces: Vec::new() })
+        let bucket = match bed.current() {
+            None => {
+                bed.make_bucket(&namespace)?;
+                namespace.clone()
+            }
+            Some(current) => current.place.bucket.clone(),
+        };
+        Ok(Self { bed, kubectl, bucket, namespace, extra_namespaces: Vec::new() })
     }
 
     /// Makes namespace, bucket, and a default BackupStorage `store` that is Ready; root runners are allowed.
@@ -73,7 +82,7 @@ impl Story {
             &self.bucket,
             &self.bed.access_key,
             &self.bed.secret_key,
-            Some(&self.bed.ca_pem),
+            Some(self.bed.ca_pem.as_str()).filter(|pem| !pem.is_empty()),
         )
     }
 
@@ -85,7 +94,7 @@ impl Story {
     /// Makes another namespace that goes with the story.
     pub fn another_namespace(&mut self, suffix: &str) -> Result<String> {
         let name = format!("{}-{suffix}", self.namespace);
-        self.kubectl.run(&["create", "namespace", &name])?;
+        self.bed.make_namespace(&name)?;
         self.kubectl.until(&name, "serviceaccount", "default", RUN, |_| Some(()))?;
         self.extra_namespaces.push(name.clone());
         Ok(name)
@@ -173,13 +182,23 @@ impl Story {
             }
         }
         let mut found = Vec::new();
-        walk(&self.bed.bucket_directory(&self.bucket), &mut found, 5);
+        if let Ok(root) = self.bed.bucket_directory(&self.bucket) {
+            walk(&root, &mut found, 5);
+        }
         found
     }
 
     /// The story's only repository, by its directory below the bucket.
     pub fn repository_directory(&self) -> Result<String> {
-        let root = self.bed.bucket_directory(&self.bucket);
+        if let Some(current) = self.bed.current() {
+            let objects = current.place.objects()?;
+            let found: Vec<_> = objects.iter().filter_map(|o| o.key.strip_suffix("/config")).collect();
+            return match found.as_slice() {
+                [one] => Ok((*one).to_owned()),
+                _ => Err(Failure(format!("{} repositories in the bucket, not one: {found:?}", found.len()))),
+            };
+        }
+        let root = self.bed.bucket_directory(&self.bucket)?;
         let found = self.repositories_on_disk();
         match found.as_slice() {
             [one] => Ok(one.strip_prefix(&root).unwrap_or(one).to_string_lossy().into_owned()),
@@ -188,15 +207,20 @@ impl Story {
     }
 
     /// Names of the lock files in all repositories of the story.
-    pub fn locks(&self) -> Vec<String> {
-        self.repositories_on_disk()
+    pub fn locks(&self) -> Result<Vec<String>> {
+        if let Some(current) = self.bed.current() {
+            let objects = current.place.objects()?;
+            return Ok(objects.into_iter().map(|o| o.key).filter(|key| key.contains("/locks/")).collect());
+        }
+        Ok(self
+            .repositories_on_disk()
             .iter()
             .flat_map(|repository| {
                 std::fs::read_dir(repository.join("locks")).into_iter().flatten().flatten()
             })
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .filter(|name| name.len() == 64)
-            .collect()
+            .collect())
     }
 
     /// The password of the story's only repository, as an administrator finds it in the storage's namespace.
@@ -222,16 +246,23 @@ impl Story {
     pub fn restic(&self, version: &str, args: &[&str]) -> Result<String> {
         let repository =
             format!("s3:{}/{}/{}", self.bed.s3_endpoint, self.bucket, self.repository_directory()?);
+        let (program, region) = match self.bed.current() {
+            None => (self.bed.restic(version)?, "us-east-1"),
+            // Theirs, whatever its version.
+            Some(current) => ("restic".into(), current.place.region.as_str()),
+        };
+        let mut restic = Command::new(program);
+        if !self.bed.ca_pem.is_empty() {
+            restic.arg("--cacert").arg(&self.bed.ca_path);
+        }
         let out = run(
-            Command::new(self.bed.restic(version)?)
-                .args(["--no-cache", "--cacert"])
-                .arg(&self.bed.ca_path)
-                .args(["-r", &repository])
+            restic
+                .args(["--no-cache", "-r", &repository])
                 .args(args)
                 .env("RESTIC_PASSWORD", self.repository_password()?)
                 .env("AWS_ACCESS_KEY_ID", &self.bed.access_key)
                 .env("AWS_SECRET_ACCESS_KEY", &self.bed.secret_key)
-                .env("AWS_DEFAULT_REGION", "us-east-1"),
+                .env("AWS_DEFAULT_REGION", region),
             b"",
         )?;
         Ok(String::from_utf8_lossy(&out).into_owned())
@@ -247,7 +278,7 @@ impl Story {
     }
 
     fn leftovers(&self) -> Result<Vec<String>> {
-        let mut left: Vec<String> = self.locks().iter().map(|l| format!("lock {l}")).collect();
+        let mut left: Vec<String> = self.locks()?.iter().map(|l| format!("lock {l}")).collect();
         let name = |o: &Value| o["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         for secret in self.kubectl.list(&self.namespace, &["secrets", "-l", "holdfast.dev/run-uid"])? {
             left.push(format!("secret {}", name(&secret)));
@@ -270,7 +301,7 @@ impl Story {
         self.kubectl
             .run(&[
                 "-n",
-                OPERATOR_NAMESPACE,
+                self.bed.operator_namespace(),
                 "delete",
                 "pod",
                 "-l",
@@ -297,7 +328,14 @@ impl Story {
         show("runner logs", &["-n", n, "logs", "-l", "holdfast.dev/run-uid", "--tail=15", "--prefix"]);
         show(
             "operator",
-            &["-n", OPERATOR_NAMESPACE, "logs", "-l", "app.kubernetes.io/component=operator", "--tail=60"],
+            &[
+                "-n",
+                self.bed.operator_namespace(),
+                "logs",
+                "-l",
+                "app.kubernetes.io/component=operator",
+                "--tail=60",
+            ],
         );
     }
 
@@ -353,9 +391,13 @@ pub fn storage_yaml(
     }
     let reference = reference.replace("NAME", name);
     let endpoint = &bed.s3_endpoint;
+    // On somebody's cluster a story has a part of somebody's bucket.
+    let part = bed.current().map_or(String::new(), |current| {
+        format!("      prefix: {}\n      region: {}\n", current.place.prefix, current.place.region)
+    });
     let _ = write!(
         yaml,
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}-recovery}}\nstringData: {{password: 'recovery of {bucket}'}}\n---\napiVersion: holdfast.dev/v1alpha1\nkind: BackupStorage\nmetadata: {{name: {name}}}\nspec:\n  default: true\n  backend:\n    s3:\n      endpoint: {endpoint}\n      bucket: {bucket}\n      credentialsSecretRef: {{name: {name}-s3}}{reference}\n  recoveryPasswordSecretRef: {{name: {name}-recovery}}\n"
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}-recovery}}\nstringData: {{password: 'recovery of {bucket}'}}\n---\napiVersion: holdfast.dev/v1alpha1\nkind: BackupStorage\nmetadata: {{name: {name}}}\nspec:\n  default: true\n  backend:\n    s3:\n      endpoint: {endpoint}\n      bucket: {bucket}\n{part}      credentialsSecretRef: {{name: {name}-s3}}{reference}\n  recoveryPasswordSecretRef: {{name: {name}-recovery}}\n"
     );
     yaml
 }

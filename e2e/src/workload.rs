@@ -35,25 +35,27 @@ pub struct Keeper<'a> {
     pub node: &'a str,
     /// User that it runs as.
     pub user: u32,
+    /// Image with a shell.
+    pub image: &'a str,
 }
 
 impl<'a> Keeper<'a> {
     /// One replica of a Deployment, as root, anywhere.
     pub fn deployment(name: &'a str, claim: &'a str) -> Self {
-        Self { kind: "Deployment", name, claim, replicas: 1, node: "", user: 0 }
+        Self { kind: "Deployment", name, claim, replicas: 1, node: "", user: 0, image: TOOLS }
     }
 }
 
 /// A workload that mounts a claim at `/store` and waits.
 pub fn keeper(k: &Keeper<'_>) -> String {
-    let Keeper { kind, name, claim, replicas, node, user } = k;
+    let Keeper { kind, name, claim, replicas, node, user, image } = k;
     let node = if node.is_empty() {
         String::new()
     } else {
         format!("nodeSelector: {{kubernetes.io/hostname: {node}}}, ")
     };
     let pod = format!(
-        "{{{node}terminationGracePeriodSeconds: 1, securityContext: {{runAsUser: {user}, runAsGroup: {user}}}, containers: [{{name: app, image: '{TOOLS}', command: [sh, -c, 'trap \"exit 0\" TERM; while :; do sleep 1; done'], volumeMounts: [{{name: store, mountPath: /store}}]}}], volumes: [{{name: store, persistentVolumeClaim: {{claimName: {claim}}}}}]}}"
+        "{{{node}terminationGracePeriodSeconds: 1, securityContext: {{runAsUser: {user}, runAsGroup: {user}}}, containers: [{{name: app, image: '{image}', command: [sh, -c, 'trap \"exit 0\" TERM; while :; do sleep 1; done'], volumeMounts: [{{name: store, mountPath: /store}}]}}], volumes: [{{name: store, persistentVolumeClaim: {{claimName: {claim}}}}}]}}"
     );
     if *kind == "Pod" {
         return format!(
@@ -66,14 +68,23 @@ pub fn keeper(k: &Keeper<'_>) -> String {
     )
 }
 
-/// A one-replica PostgreSQL with its data on the claim.
+/// A one-replica PostgreSQL of the test bed's image with its data on the claim.
 pub fn postgres(name: &str, claim: &str) -> String {
+    postgres_of(POSTGRES, name, claim)
+}
+
+/// A one-replica PostgreSQL of an image that takes the variables of the official one, with its data on the claim, in a
+/// directory below: a volume with a file system of its own is not empty when it is new.
+pub fn postgres_of(image: &str, name: &str, claim: &str) -> String {
+    let data =
+        if image == POSTGRES { "" } else { ", {name: PGDATA, value: /var/lib/postgresql/data/pgdata}" };
     format!(
-        "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: {name}}}\nspec:\n  serviceName: {name}\n  replicas: 1\n  selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      containers:\n      - name: postgres\n        image: {POSTGRES}\n        env: [{{name: POSTGRES_PASSWORD, value: demo}}, {{name: POSTGRES_DB, value: shop}}]\n        readinessProbe: {{exec: {{command: [pg_isready, -h, /tmp, -U, postgres]}}, periodSeconds: 1}}\n        volumeMounts: [{{name: data, mountPath: /var/lib/postgresql/data}}]\n      volumes: [{{name: data, persistentVolumeClaim: {{claimName: {claim}}}}}]\n---\n"
+        "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: {name}}}\nspec:\n  serviceName: {name}\n  replicas: 1\n  selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      containers:\n      - name: postgres\n        image: '{image}'\n        env: [{{name: POSTGRES_PASSWORD, value: demo}}, {{name: POSTGRES_DB, value: shop}}, {{name: PGPASSWORD, value: demo}}{data}]\n        readinessProbe: {{exec: {{command: [pg_isready, -h, 127.0.0.1, -U, postgres]}}, periodSeconds: 1}}\n        volumeMounts: [{{name: data, mountPath: /var/lib/postgresql/data}}]\n      volumes: [{{name: data, persistentVolumeClaim: {{claimName: {claim}}}}}]\n---\n"
     )
 }
 
-/// Runs SQL in the PostgreSQL pod; the plain rows.
+/// Runs SQL in the PostgreSQL pod; the plain rows. By TCP: a server that an image starts for its first set-up listens on
+/// a socket only, and is not to be taken for the real one.
 pub fn sql(kubectl: &Kubectl, namespace: &str, pod: &str, statement: &str) -> Result<String> {
     kubectl.run(&[
         "-n",
@@ -83,7 +94,7 @@ pub fn sql(kubectl: &Kubectl, namespace: &str, pod: &str, statement: &str) -> Re
         "--",
         "psql",
         "-h",
-        "/tmp",
+        "127.0.0.1",
         "-U",
         "postgres",
         "-d",

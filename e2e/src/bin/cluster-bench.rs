@@ -128,7 +128,7 @@ fn big() -> Result<Big> {
     let story = Story::begin("bench-big")?;
     let files = with_claim(&story, "data")?;
     say("big: copying the files into the claim");
-    let holds = corpus::big(&files, &story.bed.programs())?;
+    let holds = corpus::big(&files, &story.bed.programs()?)?;
     run(&mut Command::new("sync"), b"")?;
     say(&format!("big: {} files, {} bytes", holds.files, holds.bytes));
     let first = timed(&story, "backup", "first", "{}")?;

@@ -7,6 +7,8 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use holdfast_e2e::current::{Current, Place};
+use holdfast_e2e::install::Bed;
 use holdfast_e2e::kubectl::{Failure, Result, phase};
 use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
@@ -17,6 +19,13 @@ use serde_json::Value;
 const FILES: u32 = 20_000;
 
 fn main() -> ExitCode {
+    // `hack/on-current` cleans up with the same hands that looked.
+    match std::env::args().nth(1).as_deref() {
+        None => {}
+        Some("look-at-bucket") => return report(look_at_bucket()),
+        Some("empty-bucket") => return report(empty_bucket()),
+        Some(other) => return report(Err(Failure(format!("there is no argument {other:?}")))),
+    }
     let mut teller = Teller::new();
     match tell(&mut teller) {
         Ok(()) => ExitCode::SUCCESS,
@@ -25,6 +34,40 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn report(done: Result<String>) -> ExitCode {
+    match done {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether the bucket answers, and the prefix of this run is not in use.
+fn look_at_bucket() -> Result<String> {
+    let place = Place::from_env()?;
+    let found = place.objects()?.len();
+    if found > 0 {
+        return Err(Failure(format!("{found} objects are below {}/{} already", place.bucket, place.prefix)));
+    }
+    Ok(match place.versioned() {
+        Some(true) => "it is versioned: old versions of what is removed stay, as its rules say".into(),
+        Some(false) => "it answers, and nothing is there".into(),
+        None => "it answers, and nothing is there; it does not say whether it keeps old versions".into(),
+    })
+}
+
+/// Removes what is below the prefix of this run.
+fn empty_bucket() -> Result<String> {
+    let place = Place::from_env()?;
+    let removed = place.remove()?;
+    Ok(format!("{removed} objects removed, none is left below {}/{}", place.bucket, place.prefix))
 }
 
 /// Prints the story as it goes.
@@ -71,15 +114,27 @@ fn say(text: &str) {
 }
 
 /// Files and database as a user would deploy them.
-fn applications() -> String {
-    format!(
-        "{}{}{}{}",
-        workload::claim("files", "", "4Gi"),
-        workload::keeper(&Keeper { node: "n1", replicas: 2, ..Keeper::deployment("web", "files") }),
-        workload::claim("database", "", "2Gi"),
-        workload::postgres("db", "database"),
-    )
+fn applications(bed: &Bed) -> String {
+    let keeper = Keeper::deployment("web", "files");
+    let (class, web, database) = match bed.current() {
+        None => (
+            "",
+            Keeper { node: "n1", replicas: WEB_REPLICAS, ..keeper },
+            workload::postgres("db", "database"),
+        ),
+        // Nobody knows on which node two pods could share a volume there.
+        Some(current) => (
+            current.storage_class.as_str(),
+            Keeper { image: &current.tools_image, ..keeper },
+            workload::postgres_of(&current.postgres_image, "db", "database"),
+        ),
+    };
+    let (files, data) = (workload::claim("files", class, "4Gi"), workload::claim("database", class, "2Gi"));
+    format!("{files}{}{data}{database}", workload::keeper(&web))
 }
+
+/// Replicas of the web server, where two pods can share a volume.
+const WEB_REPLICAS: u32 = 2;
 
 /// What the database is asked before and after.
 const QUESTION: &str = "select count(*) || ' orders, sum ' || sum(amount) || ', digest ' || md5(string_agg(item || at::text, ',' order by id)) from orders";
@@ -97,17 +152,28 @@ fn seconds(object: &Value) -> String {
 #[allow(clippy::too_many_lines)] // a story is told in one go
 fn tell(t: &mut Teller) -> Result<()> {
     println!("{}", t.paint("1", "Holdfast: back up a namespace's volumes, lose them, get them back."));
-    t.chapter("A real Kubernetes of two nodes, a real S3 server with TLS, Holdfast from its Helm chart");
+    if !Current::wanted() {
+        t.chapter("A real Kubernetes of two nodes, a real S3 server with TLS, Holdfast from its Helm chart");
+    }
     let bed = install::bed()?;
+    if let Some(current) = bed.current() {
+        t.chapter(&format!(
+            "The cluster of context {}, a prefix of bucket {}",
+            current.context, current.place.bucket
+        ));
+    }
     let story = Story::bare("shop")?;
     story.allow_root()?;
     t.show(&story, &["get", "nodes"])?;
-    t.show(&story, &["-n", install::OPERATOR_NAMESPACE, "get", "pods"])?;
+    t.show(&story, &["-n", bed.operator_namespace(), "get", "pods"])?;
 
     t.chapter("An application: PostgreSQL, and a web server with 20,000 files of all sorts");
-    story.apply(&applications())?;
+    story.apply(&applications(bed))?;
     let web = ready(&story)?;
-    story.shell(&web, &format!("cd /store\n{}", tree::fill_script(FILES)))?;
+    story.shell(
+        &web,
+        &format!("cd /store\n{}{}", without_attributes(&story, &web)?, tree::fill_script(FILES)),
+    )?;
     workload::sql(
         &story.kubectl,
         &story.namespace,
@@ -156,7 +222,7 @@ fn tell(t: &mut Teller) -> Result<()> {
     t.show(&story, &["get", "pods,pvc"])?;
 
     t.chapter("The applications are deployed again: empty");
-    story.apply(&applications())?;
+    story.apply(&applications(bed))?;
     let web = ready(&story)?;
     let empty = story.shell(&web, "ls -A /store | wc -l")?;
     say(&format!("files on the new volume: {}", empty.trim()));
@@ -189,30 +255,60 @@ fn tell(t: &mut Teller) -> Result<()> {
 
     t.chapter("Nothing is missing");
     let web = ready(&story)?;
-    story.until("deployment", "web", |o| (o["status"]["readyReplicas"] == 2).then_some(()))?;
-    t.good("the web server runs with the 2 replicas that it had, the database with its 1");
+    let replicas = if bed.current().is_some() { 1 } else { WEB_REPLICAS };
+    story.until("deployment", "web", |o| (o["status"]["readyReplicas"] == replicas).then_some(()))?;
+    t.good(&format!(
+        "the web server runs with the replicas that it had ({replicas}), the database with its 1"
+    ));
     tree::same(&files, &tree::describe(&story.kubectl, &story.namespace, &web, "/store")?)?;
-    t.good("every file is as it was: content, owner, mode, time to the nanosecond, links, attributes, holes");
+    t.good("every file is as it was: content, owner, mode, time to the nanosecond, links, attributes it had, holes");
     let again = workload::sql(&story.kubectl, &story.namespace, "db-0", QUESTION)?;
     if again != rows {
         return Err(Failure(format!("the database answers {again}, before it was {rows}")));
     }
     t.good(&format!("the database answers as before: {}", again.trim()));
 
-    t.chapter("Stock restic reads the bucket, without Holdfast");
-    for version in ["0.14.0", "0.18.0", "0.19.1"] {
-        let said = story.restic(version, &["check", "--read-data"])?;
-        t.good(&format!("restic {version} check --read-data: {}", said.lines().last().unwrap_or_default()));
-    }
+    let restic_ran = stock_restic(t, &story)?;
     story.nothing_left()?;
 
-    summary(t, &story, &backup, &restore);
-    if std::env::var_os("HOLDFAST_DEMO_KEEP").is_none() {
+    summary(t, &story, &backup, &restore, restic_ran)?;
+    if bed.current().is_some() {
+        // `hack/on-current` removes it, with all the rest.
+    } else if std::env::var_os("HOLDFAST_DEMO_KEEP").is_none() {
         story.kubectl.run(&["delete", "namespace", &story.namespace, "--wait=false"])?;
     } else {
         say(&format!("kept for you: namespace {}; `{}`", story.namespace, bed.hint()));
     }
     Ok(())
+}
+
+/// Stock restic on the bucket: of three versions on the test bed, the one that is installed elsewhere. Whether it ran.
+fn stock_restic(t: &mut Teller, story: &Story) -> Result<bool> {
+    t.chapter("Stock restic reads the bucket, without Holdfast");
+    let versions: &[&str] = match story.bed.current() {
+        None => &["0.14.0", "0.18.0", "0.19.1"],
+        Some(_) if std::process::Command::new("restic").arg("version").output().is_ok() => &["of yours"],
+        Some(_) => {
+            say("left out: there is no restic in PATH on this machine");
+            return Ok(false);
+        }
+    };
+    for version in versions {
+        let said = story.restic(version, &["check", "--read-data"])?;
+        t.good(&format!("restic {version} check --read-data: {}", said.lines().last().unwrap_or_default()));
+    }
+    Ok(true)
+}
+
+/// A line of shell before the filling script, where the image cannot set extended attributes; said aloud.
+fn without_attributes(story: &Story, pod: &str) -> Result<&'static str> {
+    let Some(current) = story.bed.current() else { return Ok("") };
+    let can = story.shell(pod, "command -v setfattr getfattr | wc -l")?;
+    if can.trim() == "2" {
+        return Ok("");
+    }
+    say(&format!("left out: extended attributes, for {} has no setfattr and getfattr", current.tools_image));
+    Ok("setfattr() { :; }\n")
 }
 
 /// Shows the phase and progress of a run until it ends.
@@ -241,7 +337,7 @@ fn follow(story: &Story, kind: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn summary(t: &Teller, story: &Story, backup: &Value, restore: &Value) {
+fn summary(t: &Teller, story: &Story, backup: &Value, restore: &Value, restic_ran: bool) -> Result<()> {
     let sum = |object: &Value, field: &str| -> u64 {
         object["status"]["components"]
             .as_array()
@@ -251,7 +347,10 @@ fn summary(t: &Teller, story: &Story, backup: &Value, restore: &Value) {
             .sum()
     };
     let mib = |bytes: u64| format!("{}.{} MiB", bytes / (1 << 20), bytes % (1 << 20) * 10 / (1 << 20));
-    let stored: u64 = story.repositories_on_disk().iter().map(|dir| directory_size(dir)).sum();
+    let stored: u64 = match story.bed.current() {
+        None => story.repositories_on_disk().iter().map(|dir| directory_size(dir)).sum(),
+        Some(current) => current.place.objects()?.iter().map(|object| object.size).sum(),
+    };
     println!(
         "\n{}",
         t.paint("1;32", "   ── What you have seen ──────────────────────────────────────────────")
@@ -264,8 +363,12 @@ fn summary(t: &Teller, story: &Story, backup: &Value, restore: &Value) {
         sum(restore, "filesRestored"),
         mib(sum(restore, "bytesWritten"))
     ));
-    say("proved     checksums, owners, modes, times, links, attributes, database rows, stock restic");
+    let restic = if restic_ran { ", stock restic" } else { "" };
+    // What an image of somebody's could not make was said when it was left out.
+    let attributes = if story.bed.current().is_none() { ", attributes" } else { "" };
+    say(&format!("proved     checksums, owners, modes, times, links{attributes}, database rows{restic}"));
     say(&format!("in all     {} s", t.begun.elapsed().as_secs()));
+    Ok(())
 }
 
 /// Bytes of all files below a directory.

@@ -38,7 +38,7 @@ pub(crate) fn runner(story: &Story, run: &str) -> Result<Value> {
 
 /// Waits until the run has written its lock into the repository.
 pub(crate) fn locked(story: &Story) -> Result<()> {
-    story.kubectl.until_true("a lock in the repository", RUN, || Ok(!story.locks().is_empty()))
+    story.kubectl.until_true("a lock in the repository", RUN, || Ok(!story.locks()?.is_empty()))
 }
 
 pub(crate) fn sound(story: &Story) -> Result<()> {
@@ -220,9 +220,9 @@ fn a_deleted_backup_leaves_no_lock() {
             "--wait=true",
             "--timeout=60s",
         ])?;
-        story
-            .kubectl
-            .until_true("no lock within seconds", Duration::from_secs(20), || Ok(story.locks().is_empty()))?;
+        story.kubectl.until_true("no lock within seconds", Duration::from_secs(20), || {
+            Ok(story.locks()?.is_empty())
+        })?;
         story.nothing_left()?;
         story.backup("next", "{}", "Succeeded")?;
         sound(story)

@@ -43,7 +43,7 @@ fn a_wrong_password_is_a_condition_and_never_a_new_repository() {
         app(story)?;
         story.backup("first", "{}", "Succeeded")?;
         let directory = story.repository_directory()?;
-        let config = story.bed.bucket_directory(&story.bucket).join(&directory).join("config");
+        let config = story.bed.bucket_directory(&story.bucket)?.join(&directory).join("config");
         let before = std::fs::read(&config).map_err(|e| Failure(e.to_string()))?;
         story.apply(
             "apiVersion: v1\nkind: Secret\nmetadata: {name: guess}\nstringData: {password: wrong}\n",
@@ -80,7 +80,7 @@ fn a_directory_that_holds_something_else_is_left_alone() {
     let _world = together();
     Story::tell("foreign", Story::begin, |story| {
         let directory = format!("testbed/{}/mine", story.namespace);
-        let place = story.bed.bucket_directory(&story.bucket).join(&directory);
+        let place = story.bed.bucket_directory(&story.bucket)?.join(&directory);
         story.bed.put_object(
             &story.bucket,
             &format!("{directory}/photos/holiday.jpg"),

@@ -92,7 +92,7 @@ fn a_missing_secret_is_named() {
 fn a_storage_leaves_one_file_in_the_bucket_and_lists_what_it_finds() {
     let _world = together();
     Story::tell("describes", Story::begin, |story| {
-        let root = story.bed.bucket_directory(&story.bucket);
+        let root = story.bed.bucket_directory(&story.bucket)?;
         let names: Vec<_> = std::fs::read_dir(&root)
             .map_err(|e| Failure(e.to_string()))?
             .flatten()
