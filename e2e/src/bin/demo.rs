@@ -303,7 +303,7 @@ fn stock_restic(t: &mut Teller, story: &Story) -> Result<bool> {
 /// A line of shell before the filling script, where the image cannot set extended attributes; said aloud.
 fn without_attributes(story: &Story, pod: &str) -> Result<&'static str> {
     let Some(current) = story.bed.current() else { return Ok("") };
-    let can = story.shell(pod, "command -v setfattr getfattr | wc -l")?;
+    let can = story.shell(pod, "for t in setfattr getfattr; do command -v $t; done | wc -l")?;
     if can.trim() == "2" {
         return Ok("");
     }
