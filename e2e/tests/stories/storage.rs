@@ -133,7 +133,7 @@ fn two_backends_none_and_unknown_fields_are_refused_by_the_schema() {
 /// All files of the story's bucket, with their sizes.
 fn objects(story: &Story) -> Result<Vec<(PathBuf, u64)>> {
     let mut found = Vec::new();
-    let mut waiting = vec![story.bed.bucket_directory(&story.bucket)];
+    let mut waiting = vec![story.bed.bucket_directory(&story.bucket)?];
     while let Some(directory) = waiting.pop() {
         for entry in std::fs::read_dir(&directory).map_err(|e| Failure(e.to_string()))?.flatten() {
             let metadata = entry.metadata().map_err(|e| Failure(e.to_string()))?;
