@@ -171,6 +171,8 @@ fn the_doctor_finds_what_is_wrong_and_nothing_else() {
             return Err(Failure(format!("the planted record is not found: {planted}")));
         }
         story.kubectl.run(&["-n", &n, "annotate", "deployment/app", "holdfast.dev/quiesce-"])?;
+        // Kubernetes copied it down, and leaves it there; the operator takes off only what it wrote itself.
+        story.kubectl.run(&["-n", &n, "annotate", "replicasets", "--all", "holdfast.dev/quiesce-"])?;
 
         let poor = with_few_rights(story, &holdfast)?;
         poor.expect(&["snapshots", "-n", &n], 0, &["first"])?;
