@@ -287,6 +287,39 @@ async fn the_bucket_may_stand_in_the_hosts_name() {
 }
 
 /// There is no server to be had that speaks Google's XML interface, so this holds what is sent against its documentation.
+/// What a server with this answer says of the rules of its bucket.
+async fn rules(answer: String) -> store::Lifecycle {
+    let player = Player::start(vec![answer]);
+    let s3 = S3Options {
+        access_key_id: Some("key".to_owned()),
+        secret_access_key: Some("secret".to_owned().into()),
+        ..S3Options::default()
+    };
+    let location = format!("s3:http://127.0.0.1:{}/bucket/prod", player.port).parse().unwrap();
+    let found = store::lifecycle(&location, &StoreOptions { s3, ..StoreOptions::default() }).await;
+    let heard = player.heard.lock().unwrap()[0].clone();
+    assert!(heard.starts_with("GET /bucket/?lifecycle= ") && heard.contains("AWS4-HMAC-SHA256"), "{heard}");
+    found
+}
+
+#[tokio::test]
+async fn a_bucket_without_rules_is_harmless_and_one_that_does_not_tell_is_not() {
+    let none = refusal("404 Not Found", "NoSuchLifecycleConfiguration");
+    assert_eq!(rules(none).await, store::Lifecycle::Harmless);
+    let month = "<LifecycleConfiguration><Rule><ID>month</ID><Status>Enabled</Status>\
+        <Expiration><Days>30</Days></Expiration></Rule></LifecycleConfiguration>";
+    let store::Lifecycle::Rules(found) = rules(answer("200 OK", "", month)).await else { panic!("no rule") };
+    assert_eq!((found[0].id.as_str(), found[0].effect.as_str()), ("month", "deletes objects after 30 days"));
+    for (status, code) in [
+        ("403 Forbidden", "AccessDenied"),
+        ("404 Not Found", "NoSuchBucket"),
+        ("501 Not Implemented", "NotImplemented"),
+    ] {
+        let store::Lifecycle::Unknown(why) = rules(refusal(status, code)).await else { panic!("{code}") };
+        assert!(why.contains("because") || why.contains(code), "{why}");
+    }
+}
+
 #[tokio::test]
 async fn google_is_asked_by_its_xml_interface_with_a_token() {
     let list = format!(

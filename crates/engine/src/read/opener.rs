@@ -50,9 +50,8 @@ impl BlobOpener {
         uncompressed: Option<u32>,
         beside: &mut Beside<'_>,
     ) -> Result<&[u8]> {
-        let (_, plain) = self.opened(key, sealed, kind, id, uncompressed)?;
-        compare(&beside.hash(plain), id)?;
-        Ok(plain)
+        self.open_hashed(key, sealed, kind, (id, |plain| beside.hash(plain)), uncompressed)
+            .map(|(_, plain)| plain)
     }
 
     /// As [`BlobOpener::open`], with the bytes as they were before they were sealed: compressed or plain.
@@ -64,18 +63,16 @@ impl BlobOpener {
         id: &Id,
         uncompressed: Option<u32>,
     ) -> Result<(&[u8], &[u8])> {
-        let (stored, plain) = self.opened(key, sealed, kind, id, uncompressed)?;
-        compare(&Id::hash(plain), id)?;
-        Ok((stored, plain))
+        self.open_hashed(key, sealed, kind, (id, Id::hash), uncompressed)
     }
 
-    /// The bytes before they were sealed, and plain. Their digest is still to be compared.
-    fn opened(
+    /// The digest that `hash` finds must be `id`.
+    fn open_hashed(
         &mut self,
         key: &Key,
         sealed: &[u8],
         kind: BlobKind,
-        id: &Id,
+        (id, hash): (&Id, impl FnOnce(&[u8]) -> Id),
         uncompressed: Option<u32>,
     ) -> Result<(&[u8], &[u8])> {
         // One huge directory must not be remembered by its memory.
@@ -102,15 +99,14 @@ impl BlobOpener {
                 &self.plain
             }
         };
+        if hash(plain) != *id {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("blob {} holds other bytes than its name says", id.short()),
+            ));
+        }
         Ok((opened, plain))
     }
-}
-
-fn compare(found: &Id, id: &Id) -> Result<()> {
-    let other = || {
-        Error::new(ErrorKind::Corrupt, format!("blob {} holds other bytes than its name says", id.short()))
-    };
-    if found == id { Ok(()) } else { Err(other()) }
 }
 
 #[cfg(test)]

@@ -4,17 +4,14 @@ use std::error::Error as StdError;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use object_store::aws::{
-    AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider, Checksum, S3ConditionalPut,
-};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::client::{HttpClient, HttpConnector as _};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{Certificate, ClientOptions, HeaderValue, ObjectStore, RetryConfig};
 use secrecy::ExposeSecret as _;
 
+use super::bucket::Bucket;
 use super::keys::Keys;
-use super::retention::Locker;
 use super::watched::Connector;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{AzureOptions, GcsOptions, Location, S3Identity, S3Options};
@@ -28,7 +25,7 @@ pub(super) struct Client {
     /// Keys that can be read again.
     pub(super) keys: Option<Arc<Keys>>,
     /// For S3's object lock.
-    pub(super) locker: Option<Locker>,
+    pub(super) bucket: Option<Bucket>,
     /// The server understands "the last n bytes".
     pub(super) suffix_ranges: bool,
 }
@@ -62,9 +59,6 @@ impl Checked {
     }
 }
 
-/// What most servers other than AWS take.
-const DEFAULT_REGION: &str = "us-east-1";
-
 /// The client library tries nothing again: see `store::retry`.
 fn no_retries() -> RetryConfig {
     RetryConfig { max_retries: 0, ..RetryConfig::default() }
@@ -97,32 +91,14 @@ fn not_made(location: &Location, error: object_store::Error) -> Error {
     Error::with_source(ErrorKind::Usage, format!("a client for {location} could not be made"), error)
 }
 
-/// A bucket as requests of our own reach it.
-pub(super) struct S3Bucket {
-    pub(super) http: HttpClient,
-    pub(super) credentials: AwsCredentialProvider,
-    pub(super) url: String,
-    pub(super) region: String,
-}
-
-/// For what the client library has no call for.
+/// A bucket, for what the client library has no call for.
 pub(super) fn s3_bucket(
     location: &Location,
-    (endpoint, bucket): (&str, &str),
+    place: (&str, &str),
     options: &S3Options,
     ca_pem: Option<&[u8]>,
-) -> Result<S3Bucket> {
-    let client = s3_client(location, (endpoint, bucket), options, ca_pem)?;
-    let endpoint = s3_endpoint((endpoint, bucket), options);
-    let http = Connector
-        .connect(&connection(endpoint.starts_with("http://"), ca_pem)?)
-        .map_err(|e| not_made(location, e))?;
-    Ok(S3Bucket {
-        http,
-        credentials: Arc::clone(client.store.credentials()),
-        url: if options.virtual_host { format!("{endpoint}/") } else { format!("{endpoint}/{bucket}") },
-        region: options.region.clone().unwrap_or_else(|| DEFAULT_REGION.to_owned()),
-    })
+) -> Result<Bucket> {
+    s3_client(location, place, options, ca_pem).map(|made| made.bucket)
 }
 
 pub(super) fn s3(
@@ -137,16 +113,9 @@ pub(super) fn s3(
         checked: Some(made.checked),
         prefix: prefix.to_owned(),
         keys: made.keys,
-        locker: Some(made.locker),
+        bucket: Some(made.bucket),
         suffix_ranges: true,
     })
-}
-
-fn s3_endpoint((endpoint, bucket): (&str, &str), options: &S3Options) -> String {
-    match endpoint.split_once("://") {
-        Some((scheme, host)) if options.virtual_host => format!("{scheme}://{bucket}.{host}"),
-        _ => endpoint.to_owned(),
-    }
 }
 
 /// A client of a bucket, and what goes with it.
@@ -154,7 +123,7 @@ struct S3 {
     store: AmazonS3,
     checked: Checked,
     keys: Option<Arc<Keys>>,
-    locker: Locker,
+    bucket: Bucket,
 }
 
 fn s3_client(
@@ -164,8 +133,11 @@ fn s3_client(
     ca_pem: Option<&[u8]>,
 ) -> Result<S3> {
     let keys = Keys::new(options)?.map(Arc::new);
-    let endpoint = s3_endpoint((endpoint, bucket), options);
-    let region = options.region.as_deref().unwrap_or(DEFAULT_REGION);
+    let endpoint = match endpoint.split_once("://") {
+        Some((scheme, host)) if options.virtual_host => format!("{scheme}://{bucket}.{host}"),
+        _ => endpoint.to_owned(),
+    };
+    let region = options.region.as_deref().unwrap_or("us-east-1");
     let connection = connection(endpoint.starts_with("http://"), ca_pem)?;
     let address = if options.virtual_host { endpoint.clone() } else { format!("{endpoint}/{bucket}") };
     let mut builder = AmazonS3Builder::new()
@@ -209,8 +181,8 @@ fn s3_client(
     }
     let checked = Checked::new(builder.clone());
     let store = builder.build().map_err(|e| not_made(location, e))?;
-    let locker = Locker::new(connection, Arc::clone(store.credentials()), region, &address);
-    Ok(S3 { store, checked, keys, locker })
+    let requests = Bucket::new(connection, Arc::clone(store.credentials()), region, &address);
+    Ok(S3 { store, checked, keys, bucket: requests })
 }
 
 pub(super) fn gcs(
@@ -247,7 +219,7 @@ pub(super) fn gcs(
         prefix: prefix.to_owned(),
         keys: None,
         checked: None,
-        locker: None,
+        bucket: None,
         suffix_ranges: true,
     })
 }
@@ -305,7 +277,7 @@ pub(super) fn azure(
         prefix: prefix.to_owned(),
         keys: None,
         checked: None,
-        locker: None,
+        bucket: None,
         suffix_ranges: false,
     })
 }

@@ -3,11 +3,12 @@
 //!
 //! Source: Amazon S3 API reference, `GetBucketLifecycleConfiguration`.
 
-use object_store::aws::AwsAuthorizer;
-use object_store::client::{HttpRequest, HttpRequestBody};
+use bytes::Bytes;
+use http::Method;
 use serde::Deserialize;
 
-use super::clients::{self, S3Bucket};
+use super::bucket::{Bucket, is};
+use super::clients;
 use crate::store::answer::{Answer, find, innermost};
 use crate::store::{Location, StoreOptions};
 
@@ -43,52 +44,20 @@ pub async fn lifecycle(location: &Location, options: &StoreOptions) -> Lifecycle
     }
 }
 
-async fn ask(bucket: &S3Bucket, prefix: &str) -> Lifecycle {
-    let text = match get(bucket).await {
-        Ok(text) => text,
-        Err(Refusal::NoRules) => return Lifecycle::Harmless,
-        Err(Refusal::Other(why)) => return Lifecycle::Unknown(why),
+async fn ask(bucket: &Bucket, prefix: &str) -> Lifecycle {
+    let answer = match bucket.send(Method::GET, "", "lifecycle", Bytes::new()).await {
+        Ok(answer) => answer,
+        Err(error) if is(&error, &["NoSuchLifecycleConfiguration"]) => return Lifecycle::Harmless,
+        Err(error) => {
+            let said = find::<Answer>(&error).map(ToString::to_string);
+            return Lifecycle::Unknown(said.unwrap_or_else(|| innermost(&error)));
+        }
     };
-    match judge(&text, prefix) {
+    match judge(&String::from_utf8_lossy(&answer), prefix) {
         Ok(rules) if rules.is_empty() => Lifecycle::Harmless,
         Ok(rules) => Lifecycle::Rules(rules),
         Err(why) => Lifecycle::Unknown(format!("the server's answer cannot be read: {why}")),
     }
-}
-
-enum Refusal {
-    NoRules,
-    Other(String),
-}
-
-async fn get(bucket: &S3Bucket) -> Result<String, Refusal> {
-    let other = |what: &str, error: &(dyn std::error::Error + 'static)| {
-        Refusal::Other(format!("{what}: {}", innermost(error)))
-    };
-    let credential =
-        bucket.credentials.get_credential().await.map_err(|e| other("the keys could not be had", &e))?;
-    let mut request = HttpRequest::new(HttpRequestBody::empty());
-    *request.uri_mut() =
-        format!("{}?lifecycle", bucket.url).parse().map_err(|e| other("the address is none", &e))?;
-    AwsAuthorizer::new(&credential, "s3", &bucket.region)
-        .try_authorize(&mut request, None)
-        .map_err(|e| other("the request could not be signed", &e))?;
-    let response = match bucket.http.execute(request).await {
-        Ok(response) => response,
-        Err(error) => {
-            return Err(match find::<Answer>(&error) {
-                Some(answer) if answer.code == "NoSuchLifecycleConfiguration" => Refusal::NoRules,
-                Some(answer) => Refusal::Other(answer.to_string()),
-                None => other("the server could not be asked", &error),
-            });
-        }
-    };
-    // The watched client hands on a 404 without a code, which is no answer to this question.
-    if !response.status().is_success() {
-        return Err(Refusal::Other(format!("the server answered {}", response.status())));
-    }
-    let body = response.into_body().bytes().await.map_err(|e| other("the answer broke off", &e))?;
-    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 #[derive(Debug, Deserialize)]

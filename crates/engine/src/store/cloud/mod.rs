@@ -2,6 +2,7 @@
 //!
 //! The client library's own retries are off (see `retry`), and its view of failures is sharpened (see `watched`).
 
+mod bucket;
 mod clients;
 mod keys;
 pub(super) mod lifecycle;
@@ -23,10 +24,10 @@ use super::answer::{Answer, STALL, Stalled, find, innermost};
 use super::{Entry, FileKind, FileName, Location, ObjectLock, PutMode, Retention, Store, StoreOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Id;
+use bucket::Bucket;
 use clients::Checked;
 pub(super) use clients::bad_ca;
 use keys::Keys;
-use retention::Locker;
 
 /// Above this a file is sent in parts: some servers take no more in one request, and a broken connection then
 /// costs one part.
@@ -39,7 +40,7 @@ pub(super) struct CloudStore {
     checked: Option<Checked>,
     keys: Option<Arc<Keys>>,
     /// Where the cloud knows object lock.
-    locker: Option<Locker>,
+    bucket: Option<Bucket>,
     suffix_ranges: bool,
     prefix: Vec<String>,
     description: String,
@@ -85,7 +86,7 @@ impl CloudStore {
             client: client.store,
             checked: client.checked,
             keys: client.keys,
-            locker: client.locker,
+            bucket: client.bucket,
             suffix_ranges: client.suffix_ranges,
             prefix: client.prefix.split('/').filter(|p| !p.is_empty()).map(str::to_owned).collect(),
             description: location.to_string(),
@@ -206,8 +207,8 @@ impl CloudStore {
         parts.finish().await.map(|_| ()).map_err(|e| self.refused(what, e))
     }
 
-    fn locker(&self) -> Result<&Locker> {
-        self.locker.as_ref().ok_or_else(|| super::retention::not_offered(&self.description))
+    fn bucket(&self) -> Result<&Bucket> {
+        self.bucket.as_ref().ok_or_else(|| super::retention::not_offered(&self.description))
     }
 
     async fn exists(&self, what: &str, path: &Path) -> Result<bool> {
@@ -333,19 +334,18 @@ impl Store for CloudStore {
     }
 
     async fn object_lock(&self) -> Result<Option<ObjectLock>> {
-        let locker = self.locker()?;
-        locker.configuration().await.map_err(|e| self.error("asking for the bucket's object lock", e))
+        self.bucket()?.configuration().await.map_err(|e| self.error("asking for the bucket's object lock", e))
     }
 
     async fn retention(&self, name: FileName) -> Result<Option<Retention>> {
         let path = self.path(&name.path())?;
-        let found = self.locker()?.get(&path).await;
+        let found = self.bucket()?.get(&path).await;
         found.map_err(|e| self.error(&format!("asking until when {name} is protected"), e))
     }
 
     async fn retain(&self, name: FileName, retention: Retention) -> Result<()> {
         let path = self.path(&name.path())?;
-        let done = self.locker()?.put(&path, retention).await;
+        let done = self.bucket()?.put(&path, retention).await;
         done.map_err(|e| self.error(&format!("protecting {name}"), e))
     }
 
