@@ -25,7 +25,7 @@ use crate::context::Ctx;
 use crate::errors::Chain;
 use crate::jobs::{RunKind, RunRef};
 use crate::kubernetes::{self, Namespaced};
-use crate::metrics::Observed;
+use crate::metrics::{Metrics, Observed};
 
 /// Most objects of one kind that are looked after at the same time.
 const CONCURRENCY: u16 = 32;
@@ -52,6 +52,7 @@ pub trait Wakes<K: Resource> {
     #[must_use]
     fn wakes_on<O, I>(
         self,
+        metrics: &Arc<Metrics>,
         api: Api<O>,
         config: watcher::Config,
         concerns: impl Fn(O) -> I + Send + 'static,
@@ -70,6 +71,7 @@ where
 {
     fn wakes_on<O, I>(
         self,
+        metrics: &Arc<Metrics>,
         api: Api<O>,
         config: watcher::Config,
         concerns: impl Fn(O) -> I + Send + 'static,
@@ -81,9 +83,12 @@ where
         I::IntoIter: Send,
     {
         let kind = O::kind(&O::DynamicType::default()).into_owned();
+        let metrics = Arc::clone(metrics);
         let touched = watcher(api, config).backoff(pauses()).touched_objects().filter_map(move |touched| {
-            let touched = touched
-                .inspect_err(|error| tracing::warn!(kind, error = %Chain(error), "a watch was interrupted"));
+            let touched = touched.inspect_err(|error| {
+                metrics.watch_interrupted(&kind);
+                tracing::warn!(kind, error = %Chain(error), "a watch was interrupted");
+            });
             ready(touched.ok())
         });
         self.reconcile_on(touched.flat_map(move |object| stream::iter(concerns(object))))
@@ -101,8 +106,8 @@ where
     Controller::new(Api::<K>::all(client.clone()), watcher::Config::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
         .trigger_backoff(pauses())
-        .wakes_on(Api::<Job>::all(client.clone()), of_kind.clone(), |job| run_of::<K>(&job))
-        .wakes_on(Api::<Pod>::all(client.clone()), of_kind, |pod| run_of::<K>(&pod))
+        .wakes_on(&ctx.metrics, Api::<Job>::all(client.clone()), of_kind.clone(), |job| run_of::<K>(&job))
+        .wakes_on(&ctx.metrics, Api::<Pod>::all(client.clone()), of_kind, |pod| run_of::<K>(&pod))
         .reconcile_on(ctx.board.words(kind).map(|run| reference(&run)))
         .graceful_shutdown_on(ctx.stop.clone().cancelled_owned())
 }

@@ -63,23 +63,41 @@ pub async fn run(ctx: Arc<Ctx>) {
     let of_config = controller.store();
     let client = &ctx.client;
     let controller = controller
-        .wakes_on(Api::<Repository>::all(client.clone()), watcher::Config::default(), move |repository| {
-            let namespace = repository.namespace();
-            waiting_backups(&of_repository, |backup| backup.namespace() == namespace)
-        })
-        .wakes_on(Api::<BackupStorage>::all(client.clone()), watcher::Config::default(), move |_| {
-            waiting_backups(&of_storage, |_| true)
-        })
-        .wakes_on(Api::<PodConfig>::all(client.clone()), watcher::Config::default(), move |config| {
-            let namespace = config.namespace();
-            waiting_backups(&of_config, |backup| {
-                backup.namespace() == namespace && backup.spec.pod_config_ref.is_some()
-            })
-        })
-        .wakes_on(Api::<Restore>::all(client.clone()), watcher::Config::default(), move |restore| {
-            let namespace = restore.namespace();
-            waiting_backups(&of_restore, |backup| backup.namespace() == namespace)
-        })
+        .wakes_on(
+            &ctx.metrics,
+            Api::<Repository>::all(client.clone()),
+            watcher::Config::default(),
+            move |repository| {
+                let namespace = repository.namespace();
+                waiting_backups(&of_repository, |backup| backup.namespace() == namespace)
+            },
+        )
+        .wakes_on(
+            &ctx.metrics,
+            Api::<BackupStorage>::all(client.clone()),
+            watcher::Config::default(),
+            move |_| waiting_backups(&of_storage, |_| true),
+        )
+        .wakes_on(
+            &ctx.metrics,
+            Api::<PodConfig>::all(client.clone()),
+            watcher::Config::default(),
+            move |config| {
+                let namespace = config.namespace();
+                waiting_backups(&of_config, |backup| {
+                    backup.namespace() == namespace && backup.spec.pod_config_ref.is_some()
+                })
+            },
+        )
+        .wakes_on(
+            &ctx.metrics,
+            Api::<Restore>::all(client.clone()),
+            watcher::Config::default(),
+            move |restore| {
+                let namespace = restore.namespace();
+                waiting_backups(&of_restore, |backup| backup.namespace() == namespace)
+            },
+        )
         .reconcile_on(ctx.queue.words(RunKind::Backup).map(|run| controllers::reference(&run)));
     controllers::run(controller, ctx, reconcile).await;
 }

@@ -48,18 +48,31 @@ pub async fn run(ctx: Arc<Ctx>) {
     // Those of runs change all the time and hold copies; all others may be a password.
     let lasting = watcher::Config::default().labels(&format!("!{}", names::LABEL_RUN_UID));
     let controller = controller
-        .wakes_on(Api::<BackupStorage>::all(client.clone()), watcher::Config::default(), move |storage| {
-            matching(&by_storage.state(), |repository| is_in(repository, &storage))
-        })
-        .wakes_on(Api::<PartialObjectMeta<Secret>>::all(client.clone()), lasting, move |secret| {
-            let (namespace, name) = (secret.namespace().unwrap_or_default(), secret.name_any());
-            matching(&by_secret.state(), |repository| has_password_in(repository, &namespace, &name))
-        })
+        .wakes_on(
+            &ctx.metrics,
+            Api::<BackupStorage>::all(client.clone()),
+            watcher::Config::default(),
+            move |storage| matching(&by_storage.state(), |repository| is_in(repository, &storage)),
+        )
+        .wakes_on(
+            &ctx.metrics,
+            Api::<PartialObjectMeta<Secret>>::all(client.clone()),
+            lasting,
+            move |secret| {
+                let (namespace, name) = (secret.namespace().unwrap_or_default(), secret.name_any());
+                matching(&by_secret.state(), |repository| has_password_in(repository, &namespace, &name))
+            },
+        )
         // A Snapshot that is deleted comes back; one that is made is counted.
-        .wakes_on(Api::<Snapshot>::all(client), watcher::Config::default(), |snapshot: Snapshot| {
-            let namespace = snapshot.namespace().unwrap_or_default();
-            Some(ObjectRef::new(&snapshot.spec.repository_ref.name).within(&namespace))
-        });
+        .wakes_on(
+            &ctx.metrics,
+            Api::<Snapshot>::all(client),
+            watcher::Config::default(),
+            |snapshot: Snapshot| {
+                let namespace = snapshot.namespace().unwrap_or_default();
+                Some(ObjectRef::new(&snapshot.spec.repository_ref.name).within(&namespace))
+            },
+        );
     controllers::run(controller, ctx, reconcile).await;
 }
 

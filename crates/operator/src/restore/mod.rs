@@ -56,27 +56,44 @@ pub async fn run(ctx: Arc<Ctx>) {
     let (of_storage, of_config) = (controller.store(), controller.store());
     let client = &ctx.client;
     let controller = controller
-        .wakes_on(Api::<Repository>::all(client.clone()), watcher::Config::default(), move |repository| {
-            waiting_restores(&of_repository, repository.metadata.namespace.as_deref(), None)
-        })
         .wakes_on(
+            &ctx.metrics,
+            Api::<Repository>::all(client.clone()),
+            watcher::Config::default(),
+            move |repository| {
+                waiting_restores(&of_repository, repository.metadata.namespace.as_deref(), None)
+            },
+        )
+        .wakes_on(
+            &ctx.metrics,
             Api::<PersistentVolumeClaim>::all(client.clone()),
             watcher::Config::default(),
             move |claim| waiting_restores(&of_claim, claim.metadata.namespace.as_deref(), None),
         )
-        .wakes_on(Api::<PodConfig>::all(client.clone()), watcher::Config::default(), move |config| {
-            waiting_restores(&of_config, config.metadata.namespace.as_deref(), None)
-        })
-        .wakes_on(Api::<BackupStorage>::all(client.clone()), watcher::Config::default(), move |storage| {
-            waiting_for_storage(&of_storage, &storage)
-        })
-        .wakes_on(Api::<Restore>::all(client.clone()), watcher::Config::default(), move |restore| {
-            waiting_restores(
-                &of_restore,
-                restore.metadata.namespace.as_deref(),
-                restore.metadata.uid.as_deref(),
-            )
-        })
+        .wakes_on(
+            &ctx.metrics,
+            Api::<PodConfig>::all(client.clone()),
+            watcher::Config::default(),
+            move |config| waiting_restores(&of_config, config.metadata.namespace.as_deref(), None),
+        )
+        .wakes_on(
+            &ctx.metrics,
+            Api::<BackupStorage>::all(client.clone()),
+            watcher::Config::default(),
+            move |storage| waiting_for_storage(&of_storage, &storage),
+        )
+        .wakes_on(
+            &ctx.metrics,
+            Api::<Restore>::all(client.clone()),
+            watcher::Config::default(),
+            move |restore| {
+                waiting_restores(
+                    &of_restore,
+                    restore.metadata.namespace.as_deref(),
+                    restore.metadata.uid.as_deref(),
+                )
+            },
+        )
         .reconcile_on(woken)
         .reconcile_on(ctx.queue.words(RunKind::Restore).map(|run| controllers::reference(&run)));
     let reconcile = move |restore: Arc<Restore>, ctx: Arc<Ctx>| {

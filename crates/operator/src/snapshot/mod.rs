@@ -42,6 +42,7 @@ pub async fn run(ctx: Arc<Ctx>) {
         .graceful_shutdown_on(ctx.stop.clone().cancelled_owned());
     let snapshots = controller.store();
     let controller = controller.wakes_on(
+        &ctx.metrics,
         Api::<Repository>::all(client),
         watcher::Config::default(),
         move |repository: Repository| {

@@ -47,13 +47,19 @@ pub async fn run(ctx: Arc<Ctx>) {
     // Our own Secrets change with every run and are never named by a storage.
     let foreign = watcher::Config::default().labels("app.kubernetes.io/managed-by!=holdfast");
     let controller = controller
-        .wakes_on(Api::<PartialObjectMeta<Secret>>::all(client.clone()), foreign, move |secret| {
-            naming(&by_secret.state(), |storage| {
-                names_secret(storage, secret.namespace().as_deref(), &secret.name_any())
-            })
-        })
+        .wakes_on(
+            &ctx.metrics,
+            Api::<PartialObjectMeta<Secret>>::all(client.clone()),
+            foreign,
+            move |secret| {
+                naming(&by_secret.state(), |storage| {
+                    names_secret(storage, secret.namespace().as_deref(), &secret.name_any())
+                })
+            },
+        )
         // One that was opened tells its id.
         .wakes_on(
+            &ctx.metrics,
             Api::<Repository>::all(client.clone()),
             watcher::Config::default(),
             |repository: Repository| {
@@ -63,11 +69,16 @@ pub async fn run(ctx: Arc<Ctx>) {
                 opened.then(|| ObjectRef::new(&reference.name).within(reference.namespace_or(&own)))
             },
         )
-        .wakes_on(Api::<PartialObjectMeta<ConfigMap>>::all(client), watcher::Config::default(), move |map| {
-            naming(&by_map.state(), |storage| {
-                names_config_map(storage, map.namespace().as_deref(), &map.name_any())
-            })
-        });
+        .wakes_on(
+            &ctx.metrics,
+            Api::<PartialObjectMeta<ConfigMap>>::all(client),
+            watcher::Config::default(),
+            move |map| {
+                naming(&by_map.state(), |storage| {
+                    names_config_map(storage, map.namespace().as_deref(), &map.name_any())
+                })
+            },
+        );
     controllers::run(controller, ctx, reconcile).await;
 }
 
