@@ -2,9 +2,10 @@
 //! installed, handed on in the environment; and the prefix of a bucket, reached with signed requests of `curl`.
 
 use std::path::PathBuf;
-use std::process::Command;
 
-use crate::kubectl::{Failure, Kubectl, Result, run};
+use holdfast_testbed::{Signer, encode};
+
+use crate::kubectl::{Failure, Kubectl, Result};
 
 /// Label of every namespace that is made on such a cluster; the value is the random suffix of this run. `hack/on-current`
 /// finds by it what is to be removed.
@@ -125,9 +126,9 @@ impl Place {
         loop {
             // Sorted by name, as the signature wants them.
             let mut query =
-                token.map_or(String::new(), |t: String| format!("continuation-token={}&", encode(&t)));
+                token.map_or(String::new(), |t: String| format!("continuation-token={}&", encode_value(&t)));
             query.push_str("list-type=2&prefix=");
-            query.push_str(&encode(&format!("{}/", self.prefix)));
+            query.push_str(&encode_value(&format!("{}/", self.prefix)));
             let page = self.request("GET", &format!("{}?{query}", self.bucket))?;
             objects.extend(elements(&page, "Contents").filter_map(|one| {
                 let key = elements(one, "Key").next()?;
@@ -146,8 +147,7 @@ impl Place {
     pub fn remove(&self) -> Result<usize> {
         let objects = self.objects()?;
         for object in &objects {
-            let path: Vec<String> = object.key.split('/').map(encode).collect();
-            self.request("DELETE", &format!("{}/{}", self.bucket, path.join("/")))?;
+            self.request("DELETE", &format!("{}/{}", self.bucket, encode(&object.key)))?;
         }
         match self.objects()?.as_slice() {
             [] => Ok(objects.len()),
@@ -166,39 +166,17 @@ impl Place {
 
     /// A signed request; what was answered.
     fn request(&self, method: &str, path_and_query: &str) -> Result<String> {
-        let Self { endpoint, region, access_key, secret_key, .. } = self;
-        let mut curl = Command::new("curl");
-        curl.args([
-            "--config",
-            "-",
-            "-sS",
-            "--fail-with-body",
-            "-m",
-            "60",
-            "--retry",
-            "3",
-            "--request",
-            method,
-        ]);
-        curl.arg("--aws-sigv4").arg(format!("aws:amz:{region}:s3"));
-        curl.args(["--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]);
-        if let Some(ca) = &self.ca_path {
-            curl.arg("--cacert").arg(ca);
-        }
-        curl.arg(format!("{endpoint}/{path_and_query}"));
-        // Keys go in by stdin: a command line can be read by every user of the machine.
-        let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
-        let config = format!("user = \"{}:{}\"\n", quoted(access_key), quoted(secret_key));
-        let out = run(&mut curl, config.as_bytes())
-            .map_err(|e| Failure(format!("{method} {endpoint}/{path_and_query}: {e}")))?;
-        Ok(String::from_utf8_lossy(&out).into_owned())
+        let Self { endpoint, region, access_key, secret_key, ca_path, .. } = self;
+        let signer = Signer { endpoint, region, access_key, secret_key, ca_file: ca_path.as_deref() };
+        signer
+            .request(method, path_and_query, &[])
+            .map_err(|e| Failure(format!("{method} {endpoint}/{path_and_query}: {e}")))
     }
 }
 
-/// Percent-encodes one part of a path, or a value of a query, as the signature wants it.
-fn encode(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+/// Percent-encodes a value of a query, as the signature wants it.
+fn encode_value(text: &str) -> String {
+    encode(text).replace('/', "%2F")
 }
 
 /// What stands in the elements of this name. They do not nest in an answer of S3.
@@ -221,7 +199,7 @@ fn unescape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{elements, encode, unescape};
+    use super::{elements, encode_value, unescape};
 
     #[test]
     fn a_listing_is_read() {
@@ -229,7 +207,7 @@ mod tests {
         let keys: Vec<_> =
             elements(page, "Contents").filter_map(|one| elements(one, "Key").next()).map(unescape).collect();
         assert_eq!(keys, ["p/a&amp;b", "p/locks/c"]);
-        let token = elements(page, "NextContinuationToken").next().map(encode);
+        let token = elements(page, "NextContinuationToken").next().map(encode_value);
         assert_eq!(token.as_deref(), Some("x%2B%2F%3D"));
         assert_eq!(elements(page, "Status").next(), None);
     }

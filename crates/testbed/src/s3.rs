@@ -212,23 +212,54 @@ impl S3 {
     }
 }
 
-impl S3Env {
-    /// A signed request to the server; what it answered.
-    pub(crate) fn request(&self, method: &str, path: &str, more: &[&Path]) -> Result<String> {
-        let S3Env { endpoint, region, access_key, secret_key, ca_file, .. } = self;
+/// How requests to some S3 server are signed and trusted.
+#[derive(Debug, Clone, Copy)]
+pub struct Signer<'a> {
+    /// URL of the server, without a `/` at its end.
+    pub endpoint: &'a str,
+    /// Region that it signs for.
+    pub region: &'a str,
+    /// The key.
+    pub access_key: &'a str,
+    /// Its secret.
+    pub secret_key: &'a str,
+    /// An authority to trust besides the well-known ones.
+    pub ca_file: Option<&'a Path>,
+}
+
+impl Signer<'_> {
+    /// A signed request for `path`, which is [encoded](encode) and may have a query; what was answered. `more` are
+    /// arguments of `curl`.
+    pub fn request(&self, method: &str, path: &str, more: &[&Path]) -> Result<String> {
+        let Self { endpoint, region, access_key, secret_key, ca_file } = self;
         // Keys go in by stdin: a command line can be read by every user of the machine.
-        let config = format!("user = \"{access_key}:{secret_key}\"\n");
-        let mut curl =
-            command("curl", &["--config", "-", "-sS", "--fail-with-body", "-m", "60", "--request", method]);
-        curl.arg("--aws-sigv4").arg(format!("aws:amz:{region}:s3")).arg("--cacert").arg(ca_file);
+        let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+        let config = format!("user = \"{}:{}\"\n", quoted(access_key), quoted(secret_key));
+        let mut curl = command(
+            "curl",
+            &["--config", "-", "-sS", "--fail-with-body", "-m", "60", "--retry", "3", "--request", method],
+        );
+        curl.arg("--aws-sigv4").arg(format!("aws:amz:{region}:s3"));
         curl.args(["--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]);
-        curl.args(more).arg(format!("{endpoint}/{}", encode(path)));
+        if let Some(ca) = ca_file {
+            curl.arg("--cacert").arg(ca);
+        }
+        curl.args(more).arg(format!("{endpoint}/{path}"));
         output_with_input(&mut curl, config.as_bytes())
     }
 }
 
+impl S3Env {
+    /// A signed request to the server; what it answered.
+    pub(crate) fn request(&self, method: &str, path: &str, more: &[&Path]) -> Result<String> {
+        let S3Env { endpoint, region, access_key, secret_key, ca_file, .. } = self;
+        let signer = Signer { endpoint, region, access_key, secret_key, ca_file: Some(ca_file) };
+        signer.request(method, &encode(path), more)
+    }
+}
+
 /// Percent-encodes a key as `SigV4` wants it, but for the slashes.
-fn encode(path: &str) -> String {
+pub fn encode(path: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~/".contains(&b);
     path.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
