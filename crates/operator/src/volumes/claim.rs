@@ -122,8 +122,11 @@ impl<'a> ClaimView<'a> {
 /// is no quantity. Source: the grammar in the Kubernetes API reference, "Quantity".
 pub fn quantity_bytes(quantity: &Quantity) -> Option<u64> {
     let value = quantity_value(quantity)?;
-    // Checked there: not negative, below 2^64. Sizes beyond 2^53 lose their last digits, which no claim has.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked there: not negative, below 2^64; sizes beyond 2^53 lose their last digits, which no claim has"
+    )]
     Some(value as u64)
 }
 

@@ -85,6 +85,32 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_is_on_the_disk_and_not_in_the_page_cache() {
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let kind = rustix::fs::statfs(directory.path()).unwrap().f_type;
+        // Others may keep a copy, or have no disk.
+        if ![0xEF53, 0x5846_5342].contains(&kind) {
+            return;
+        }
+        let cached = |path: &std::path::Path| {
+            let mut byte = [0];
+            let mut into = [io::IoSliceMut::new(&mut byte)];
+            // A read that may not wait gives what is in the cache (preadv2(2), `RWF_NOWAIT`).
+            let read = rustix::io::preadv2(
+                File::open(path).unwrap(),
+                &mut into,
+                0,
+                rustix::io::ReadWriteFlags::NOWAIT,
+            );
+            read.map(|count| count == 1)
+        };
+        let (direct, usual) = (directory.path().join("direct"), directory.path().join("usual"));
+        write_all(&File::create(&direct).unwrap(), &vec![7; 2 * PIECE]).unwrap();
+        fs::write(&usual, vec![7; 2 * PIECE]).unwrap();
+        assert_eq!((cached(&direct), cached(&usual)), (Err(Errno::AGAIN), Ok(true)));
+    }
+
+    #[test]
     fn a_file_that_cannot_be_written_directly_is_written_all_the_same() {
         // Memory files have no direct way before Linux 6.6, and one that changes nothing since.
         let file = File::from(rustix::fs::memfd_create("direct", rustix::fs::MemfdFlags::empty()).unwrap());
