@@ -36,12 +36,11 @@ pub struct Bed {
 }
 
 /// Whose cluster it is.
-#[allow(clippy::large_enum_variant)] // there is one a process
 enum Cluster {
     /// Ours, to be broken.
-    Bed(Testbed),
+    Bed(Box<Testbed>),
     /// Somebody's.
-    Current(Current),
+    Current(Box<Current>),
 }
 
 /// The bed of this process: brought up, images loaded, chart installed by whoever asks first.
@@ -72,7 +71,7 @@ impl Bed {
             secret_key: s3.secret_key,
             ca_path: s3.ca_file,
             ca_pem,
-            cluster: Cluster::Bed(testbed),
+            cluster: Cluster::Bed(Box::new(testbed)),
         };
         bed.install(&progress)?;
         Ok(bed)
@@ -92,7 +91,7 @@ impl Bed {
             secret_key: place.secret_key,
             ca_path: place.ca_path.unwrap_or_default(),
             ca_pem,
-            cluster: Cluster::Current(current),
+            cluster: Cluster::Current(Box::new(current)),
         })
     }
 
