@@ -169,15 +169,12 @@ fn a_node_that_is_drained_during_a_backup_does_not_end_it() {
         let evicted = runner(story, "run")?;
         let selector = "--pod-selector=holdfast.dev/run-name=run";
         let drained = story.kubectl.run(&["drain", "n2", "--force", "--ignore-daemonsets", selector]);
-        let ended = drained.and_then(|_| story.expect_end("backup", "run", "Succeeded"));
+        let ended = drained.and_then(|said| Ok((said, story.expect_end("backup", "run", "Succeeded")?)));
         story.kubectl.run(&["uncordon", "n2"])?;
-        let ended = ended?;
-        let pods = story.kubectl.list(&story.namespace, &["pods", "-l", "holdfast.dev/run-name=run"])?;
-        if pods
-            .iter()
-            .any(|pod| pod["metadata"]["uid"] == evicted["metadata"]["uid"] && phase(pod) == "Succeeded")
-        {
-            return Err(Failure("the first runner was not evicted".into()));
+        let (said, ended) = ended?;
+        let name = evicted["metadata"]["name"].as_str().unwrap_or_default();
+        if !said.contains(&format!("pod/{name} evicted")) {
+            return Err(Failure(format!("the runner was not evicted: {said}")));
         }
         let component = &ended["status"]["components"][0];
         if component["node"] != "n2" {
