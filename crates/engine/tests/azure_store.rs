@@ -93,8 +93,8 @@ async fn promises(store: &dyn Store, above: &dyn Store) {
     assert_eq!(store.list(FileKind::Pack).await.unwrap(), []);
     let body = Bytes::from(vec![b'x'; 3 << 20]);
     let name = FileName { kind: FileKind::Pack, id: Id::hash(&body) };
-    store.put(name, body.clone(), PutMode::ContentAddressed).await.unwrap();
-    store.put(name, body.clone(), PutMode::ContentAddressed).await.unwrap();
+    store.put(name, body.clone().into(), PutMode::ContentAddressed).await.unwrap();
+    store.put(name, body.clone().into(), PutMode::ContentAddressed).await.unwrap();
     assert_eq!(store.get(name, None).await.unwrap(), body);
     assert_eq!(store.get(name, Some(5..1_000_005)).await.unwrap(), body[5..1_000_005]);
     assert_eq!(store.get_suffix(name, 651).await.unwrap().len(), 651);

@@ -383,6 +383,29 @@ async fn content_that_the_index_lost_is_stored_again() {
 
 /// ext4 has it in the root of each file system, for root alone: a runner that is not root would call it unreadable.
 #[tokio::test(flavor = "multi_thread")]
+async fn the_parents_directories_are_read_many_at_a_time() {
+    let scene = Scene::new().await;
+    // Wide and deep, as people have it.
+    for outer in 0..20 {
+        for inner in 0..20 {
+            let directory = scene.source().join(format!("d{outer}/e{inner}/f"));
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join("file"), format!("{outer} {inner}")).unwrap();
+        }
+    }
+    // Long enough ago that no file could have changed after the parent has read it.
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let first = scene.back_up(&scene.spec()).await.unwrap();
+    assert!(first.dirs_new > 800, "{first:?}");
+    let before = scene.faults.count(Operation::Get, FileKind::Pack);
+    let second = scene.back_up(&scene.spec()).await.unwrap();
+    let requests = scene.faults.count(Operation::Get, FileKind::Pack) - before;
+    assert_eq!((second.files_unmodified, second.files_changed), (412, 0), "{second:?}");
+    assert!(requests < 20, "{requests} requests for {} directories", first.dirs_new);
+    scene.assert_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_mkfs_put_into_the_root_is_left_out_on_demand_unless_fsck_filled_it() {
     let scene = Scene::new().await;
     let lost = scene.source().join("lost+found");

@@ -28,7 +28,7 @@ use holdfast_engine::backup::{BackupSpec, backup};
 use holdfast_engine::format::pack::BlobKind;
 use holdfast_engine::lock::{Holder, LockMode};
 use holdfast_engine::restore::{RestoreSpec, restore};
-use holdfast_engine::store::{Entry, FileKind, FileName, PutMode, Store};
+use holdfast_engine::store::{Body, Entry, FileKind, FileName, PutMode, Store};
 use holdfast_engine::{Ctx, Event, EventSink, Id, Repository, Result};
 use restoring::{back_up, check_all, check_structure, init, open, run_clean, scratch, spec, store_at};
 use stock::{PASSWORD, Restic, assert_same, noise, settle};
@@ -142,9 +142,9 @@ impl Store for DeadlyStore {
         self.inner.size(name).await
     }
 
-    async fn put(&self, name: FileName, body: Bytes, mode: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()> {
         if self.point.reached(&format!("within put {}", name_of(name.kind))) {
-            self.tear(name, &body);
+            self.tear(name, &body.in_one_piece());
         }
         self.around("put", name.kind, self.inner.put(name, body, mode)).await
     }

@@ -68,8 +68,8 @@ async fn a_server_keeps_what_a_store_promises() {
     assert!(store.is_empty().await.unwrap());
     let body = Bytes::from(vec![b'x'; 3 << 20]);
     let name = named(FileKind::Pack, &body);
-    store.put(name, body.clone(), PutMode::ContentAddressed).await.unwrap();
-    store.put(name, body.clone(), PutMode::ContentAddressed).await.unwrap();
+    store.put(name, body.clone().into(), PutMode::ContentAddressed).await.unwrap();
+    store.put(name, body.clone().into(), PutMode::ContentAddressed).await.unwrap();
     assert_eq!(store.get(name, None).await.unwrap(), body);
     assert_eq!(store.get(name, Some(5..1_000_005)).await.unwrap(), body[5..1_000_005]);
     assert_eq!(store.get_suffix(name, 651).await.unwrap().len(), 651);

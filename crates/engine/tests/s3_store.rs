@@ -66,8 +66,8 @@ async fn a_bucket_keeps_what_a_store_promises() {
     assert_eq!(store.list(FileKind::Pack).await.unwrap(), []);
     let body = Bytes::from(vec![b'x'; 3 << 20]);
     let name = pack(&body);
-    store.put(name, body.clone(), PutMode::ContentAddressed).await.unwrap();
-    store.put(name, body.clone(), PutMode::ContentAddressed).await.unwrap();
+    store.put(name, body.clone().into(), PutMode::ContentAddressed).await.unwrap();
+    store.put(name, body.clone().into(), PutMode::ContentAddressed).await.unwrap();
     assert_eq!(store.get(name, None).await.unwrap(), body);
     assert_eq!(store.get(name, Some(5..1_000_005)).await.unwrap(), body[5..1_000_005]);
     assert_eq!(store.get_suffix(name, 651).await.unwrap().len(), 651);
@@ -114,7 +114,7 @@ async fn listings_of_several_pages_are_whole() {
     for number in 0..1100_u32 {
         let name = pack(&number.to_le_bytes());
         names.push(name.id);
-        store.put(name, Bytes::from_static(b"x"), PutMode::ContentAddressed).await.unwrap();
+        store.put(name, "x".into(), PutMode::ContentAddressed).await.unwrap();
     }
     let mut listed: Vec<Id> = store.list(FileKind::Pack).await.unwrap().into_iter().map(|e| e.id).collect();
     names.sort();
@@ -262,7 +262,7 @@ async fn a_file_too_long_for_one_request_goes_in_parts() {
     let store = open(&server.location("bucket"), &options(&server));
     let body = Bytes::from(stock::noise(7, (64 << 20) + 5));
     let name = pack(&body);
-    store.put(name, body.clone(), PutMode::ContentAddressed).await.unwrap();
+    store.put(name, body.clone().into(), PutMode::ContentAddressed).await.unwrap();
     assert_eq!(store.size(name).await.unwrap(), body.len() as u64);
     let end = body.len() as u64;
     assert_eq!(store.get(name, Some(end - 20..end)).await.unwrap(), body[body.len() - 20..]);

@@ -105,7 +105,7 @@ pub async fn unforget(repo: &Repository, lock: &LockGuard, these: &[Forgotten], 
     for forgotten in these {
         ctx.check()?;
         let name = FileName { kind: FileKind::Snapshot, id: forgotten.id };
-        repo.store().put(name, forgotten.sealed.clone(), PutMode::ContentAddressed).await?;
+        repo.store().put(name, forgotten.sealed.clone().into(), PutMode::ContentAddressed).await?;
     }
     // Our lock kept every sweep away; without it the data may have gone meanwhile.
     lock.confirm().await?;

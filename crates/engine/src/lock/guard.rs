@@ -58,7 +58,7 @@ impl Shared {
         let (id, sealed) = self.repo.seal_unpacked(&json)?;
         self.files().push(id);
         let name = FileName { kind: FileKind::Lock, id };
-        self.repo.store().put(name, sealed, crate::store::PutMode::ContentAddressed).await?;
+        self.repo.store().put(name, sealed.into(), crate::store::PutMode::ContentAddressed).await?;
         Ok(id)
     }
 

@@ -2,9 +2,14 @@
 //!
 //! Their number bounds the memory between reading and compressing, and makes a slow store slow the readers down.
 
+use std::ops::Range;
+
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::chunk::MAX_SIZE;
+
+/// A buffer that was filled further is not kept: chunks so large are rare, and each buffer comes to one in time.
+const KEPT_FILLED: usize = 2 << 20;
 
 /// Hands out buffers and takes them back.
 #[derive(Clone)]
@@ -16,6 +21,8 @@ pub(crate) struct Pool {
 /// A buffer of [`MAX_SIZE`] bytes; goes back to its pool when dropped. What it holds is left from its last use.
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
+    /// How far it was filled by whoever has it.
+    filled: usize,
     back: Sender<Vec<u8>>,
 }
 
@@ -39,7 +46,7 @@ impl Pool {
             // Untouched zeroed memory costs nothing until it is written to.
             bytes = vec![0; MAX_SIZE];
         }
-        Buffer { bytes, back: self.back.clone() }
+        Buffer { bytes, filled: 0, back: self.back.clone() }
     }
 }
 
@@ -51,14 +58,17 @@ impl std::ops::Deref for Buffer {
     }
 }
 
-impl std::ops::DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+impl Buffer {
+    /// A part of it to be filled; empty where it does not reach.
+    pub(crate) fn place(&mut self, range: Range<usize>) -> &mut [u8] {
+        self.filled = self.filled.max(range.end);
+        self.bytes.get_mut(range).unwrap_or_default()
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let _ = self.back.try_send(std::mem::take(&mut self.bytes));
+        let bytes = std::mem::take(&mut self.bytes);
+        let _ = self.back.try_send(if self.filled > KEPT_FILLED { Vec::new() } else { bytes });
     }
 }

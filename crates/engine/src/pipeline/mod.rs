@@ -222,7 +222,7 @@ pub(crate) async fn run(
                 roots,
                 (plan.parent, plan.resume.map(|(tree, _)| tree)),
                 Handle::current(),
-            ));
+            )?);
             for _ in 0..readers {
                 let reader = Reader::new(Arc::clone(&shared), pool.clone(), jobs.clone());
                 let queue = file_queue.clone();

@@ -1,11 +1,12 @@
 //! Packs being filled: two of data and one of trees.
 //!
 //! Each data blob goes to a random one of two open packs, so that the order and sizes of blobs in a pack do not
-//! tell which known files were stored (restic 0.18 does the same). Not here: writing packs to the store (`upload`).
+//! tell which known files were stored (restic 0.18 does the same). A pack is sent in the pieces that it was filled in, so
+//! that it never takes its memory twice. Not here: writing packs to the store (`upload`).
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -16,20 +17,21 @@ use crate::crypto::{Key, OVERHEAD};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{BlobKind, LENGTH_FIELD, PackedBlob, encode_header};
 use crate::id::{Id, IdHasher};
+use crate::store::Body;
 
 /// A pack is closed when it reaches this size, in bytes.
 pub(crate) const TARGET_SIZE: usize = 16 << 20;
 
 /// What an open pack's memory grows by, in bytes.
 const SEGMENT: usize = 256 << 10;
-/// When the two open data packs have more than this together, the fuller one is filled up: at most one and a half
+/// When the two open data packs have more than this together, the fuller one is filled up: at most one and a quarter
 /// times the target is held, and a blob. Two packs that fill up side by side would hold twice the target.
-const OPEN_DATA: usize = TARGET_SIZE;
+const OPEN_DATA: usize = TARGET_SIZE / 2;
 
 /// A pack that takes blobs. Its bytes lie in segments, so that it takes no more memory than it has bytes.
 #[derive(Default)]
 pub(crate) struct OpenPack {
-    segments: Vec<Vec<u8>>,
+    segments: Vec<Segment>,
     length: usize,
     blobs: Vec<PackedBlob>,
     header: usize,
@@ -39,43 +41,48 @@ pub(crate) struct OpenPack {
 pub(crate) struct FullPack {
     open: OpenPack,
     flight: OwnedSemaphorePermit,
-    memory: Arc<Memory>,
 }
 
 /// Memory that is used again: neither given back to the allocator nor left to it to find again. As much as was in
 /// use at the same time.
 #[derive(Default)]
 struct Memory {
-    segments: Mutex<Vec<Vec<u8>>>,
-    /// Whole packs, one a flight.
-    bodies: Mutex<Vec<Vec<u8>>>,
+    spare: Mutex<Vec<Vec<u8>>>,
+}
+
+/// A part of a pack, at most [`SEGMENT`] bytes. Its memory goes back when the last who refers to it is done.
+struct Segment {
+    bytes: Vec<u8>,
+    home: Weak<Memory>,
+}
+
+impl AsRef<[u8]> for Segment {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.upgrade() {
+            let mut bytes = std::mem::take(&mut self.bytes);
+            bytes.clear();
+            locked(&home.spare).push(bytes);
+        }
+    }
 }
 
 impl Memory {
-    fn segment(&self) -> Vec<u8> {
-        let spare = locked(&self.segments).pop();
-        spare.unwrap_or_else(|| Vec::with_capacity(SEGMENT))
-    }
-
-    fn put_back(&self, mut segment: Vec<u8>) {
-        segment.clear();
-        locked(&self.segments).push(segment);
-    }
-
-    fn body(&self, length: usize) -> Vec<u8> {
-        let mut body = locked(&self.bodies).pop().unwrap_or_default();
-        if body.capacity() < length {
-            // A little more than this pack has: the next may be larger, and what is not used is not touched.
-            body = Vec::with_capacity(length.max(TARGET_SIZE + TARGET_SIZE / 8));
-        }
-        body
+    fn segment(self: &Arc<Self>) -> Segment {
+        let spare = locked(&self.spare).pop();
+        Segment { bytes: spare.unwrap_or_else(|| Vec::with_capacity(SEGMENT)), home: Arc::downgrade(self) }
     }
 }
 
 /// A finished pack file.
 pub(crate) struct SealedPack {
     pub(crate) id: Id,
-    pub(crate) body: Bytes,
+    pub(crate) body: Body,
     pub(crate) blobs: Vec<PackedBlob>,
     /// Given back when the pack has arrived.
     pub(crate) flight: OwnedSemaphorePermit,
@@ -95,7 +102,7 @@ impl OpenPack {
         self.length + self.header + OVERHEAD + LENGTH_FIELD
     }
 
-    fn add(&mut self, blob: &SealedBlob<'_>, memory: &Memory) -> Result<()> {
+    fn add(&mut self, blob: &SealedBlob<'_>, memory: &Arc<Memory>) -> Result<()> {
         let length = to_u32(blob.sealed.len())?;
         let offset = to_u32(self.length)?;
         let entry =
@@ -106,13 +113,13 @@ impl OpenPack {
         Ok(())
     }
 
-    fn append(&mut self, mut bytes: &[u8], memory: &Memory) {
+    fn append(&mut self, mut bytes: &[u8], memory: &Arc<Memory>) {
         self.length += bytes.len();
         while !bytes.is_empty() {
             match self.segments.last_mut() {
-                Some(last) if last.len() < SEGMENT => {
-                    let (now, later) = bytes.split_at(bytes.len().min(SEGMENT - last.len()));
-                    last.extend_from_slice(now);
+                Some(last) if last.bytes.len() < SEGMENT => {
+                    let (now, later) = bytes.split_at(bytes.len().min(SEGMENT - last.bytes.len()));
+                    last.bytes.extend_from_slice(now);
                     bytes = later;
                 }
                 _ => self.segments.push(memory.segment()),
@@ -121,11 +128,10 @@ impl OpenPack {
     }
 
     /// Appends all blobs of another pack of the same kind.
-    fn merge(&mut self, other: Self, memory: &Memory) -> Result<()> {
+    fn merge(&mut self, other: Self, memory: &Arc<Memory>) -> Result<()> {
         let before = to_u32(self.length)?;
         for segment in other.segments {
-            self.append(&segment, memory);
-            memory.put_back(segment);
+            self.append(&segment.bytes, memory);
         }
         for blob in other.blobs {
             let offset = to_u32(before as usize + blob.offset as usize)?;
@@ -139,21 +145,15 @@ impl OpenPack {
 impl FullPack {
     /// Writes the header behind the blobs and names the file by its digest.
     pub(crate) fn seal(self, key: &Key) -> Result<SealedPack> {
-        let Self { open, flight, memory } = self;
+        let Self { open, flight } = self;
         let mut end = key.seal(&encode_header(&open.blobs))?;
         let length = to_u32(end.len())?;
         end.extend_from_slice(&length.to_le_bytes());
-        let mut body = memory.body(open.length + end.len());
         let mut digest = IdHasher::new();
-        for segment in open.segments {
-            body.extend_from_slice(&segment);
-            // While it is in the cache.
-            digest.update(&segment);
-            memory.put_back(segment);
-        }
-        body.extend_from_slice(&end);
+        open.segments.iter().for_each(|segment| digest.update(&segment.bytes));
         digest.update(&end);
-        Ok(SealedPack { id: digest.finish(), body: Bytes::from(body), blobs: open.blobs, flight })
+        let pieces = open.segments.into_iter().map(Bytes::from_owner).chain([Bytes::from(end)]);
+        Ok(SealedPack { id: digest.finish(), body: pieces.collect(), blobs: open.blobs, flight })
     }
 }
 
@@ -184,15 +184,6 @@ impl OpenPacks {
     /// Lets nobody wait any more: the run has stopped.
     pub(crate) fn give_up(&self) {
         self.flights.close();
-    }
-
-    /// Takes the memory of a pack that has arrived, when nobody else refers to it.
-    pub(crate) fn take_back(&self, body: Bytes) {
-        if body.is_unique() {
-            let mut body = Vec::from(body);
-            body.clear();
-            locked(&self.memory.bodies).push(body);
-        }
     }
 
     /// Adds a blob; returns the pack that it filled. Waits while too many packs are on their way, and keeps those
@@ -226,7 +217,7 @@ impl OpenPacks {
 
     /// A closed pack with the right to be on its way.
     pub(crate) fn fly(&self, open: OpenPack, flight: OwnedSemaphorePermit) -> FullPack {
-        FullPack { open, flight, memory: Arc::clone(&self.memory) }
+        FullPack { open, flight }
     }
 
     /// Closes every open pack that holds something, full or not, and hands it over. Waits while too many packs are on
@@ -307,17 +298,18 @@ mod tests {
         for open in rest {
             // Only one at a time may be on its way: the second has to wait until the first is gone.
             let pack = packs.fly(open, packs.flight().await.unwrap()).seal(&key).unwrap();
-            assert_eq!(pack.id, Id::hash(&pack.body));
-            assert_eq!(pack_size(&pack.blobs), pack.body.len() as u64);
-            let last = pack.body.last_chunk::<4>().unwrap();
-            let length = header_length(*last, pack.body.len() as u64).unwrap();
-            let end = pack.body.len() - 4;
-            let header = key.open(&pack.body[end - length..end]).unwrap();
+            let body = pack.body.in_one_piece();
+            assert_eq!(pack.id, Id::hash(&body));
+            assert_eq!(pack_size(&pack.blobs), body.len() as u64);
+            let last = body.last_chunk::<4>().unwrap();
+            let length = header_length(*last, body.len() as u64).unwrap();
+            let end = body.len() - 4;
+            let header = key.open(&body[end - length..end]).unwrap();
             let read = decode_header(&header).unwrap();
             assert_eq!(read, pack.blobs);
             for entry in &read {
                 let from = entry.offset as usize;
-                let content = &pack.body[from..from + entry.length as usize];
+                let content = &body[from..from + entry.length as usize];
                 assert_eq!(Id::hash(content), entry.id);
             }
             let kinds: std::collections::HashSet<_> = read.iter().map(|b| b.kind).collect();
@@ -339,17 +331,16 @@ mod tests {
             if let Some(pack) = packs.add(&blob(BlobKind::Data, &content), number % 2 == 0).unwrap() {
                 let pack = pack.seal(&key).unwrap();
                 assert!(pack.body.len() >= TARGET_SIZE, "no pack is closed early");
-                packs.take_back(pack.body);
                 full += 1;
             }
             let open: usize = packs.data.iter().map(|pack| locked(pack).length).sum();
             assert!(open <= bound, "{open}");
         }
         assert!(full >= 11, "{full}");
-        let rest: usize = packs.take_rest().unwrap().iter().map(|pack| pack.segments.len()).sum();
-        let segments = locked(&packs.memory.segments).len() + rest;
+        let rest = packs.take_rest().unwrap();
+        let rest: usize = rest.iter().map(|pack| pack.segments.len()).sum();
+        let segments = locked(&packs.memory.spare).len() + rest;
         assert!(segments * SEGMENT <= bound + content.len() + 2 * SEGMENT, "{segments}");
-        assert_eq!(locked(&packs.memory.bodies).len(), 1);
     }
 
     #[tokio::test(flavor = "multi_thread")]

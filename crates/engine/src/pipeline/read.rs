@@ -141,7 +141,7 @@ impl Reader {
         // Files of the kernel's own making say that they are empty and are not.
         let wanted =
             if open.stat.size == 0 { MIN_SIZE } else { usize::try_from(open.stat.size).unwrap_or(MIN_SIZE) };
-        let place = buffer.get_mut(used..used + wanted).unwrap_or_default();
+        let place = buffer.place(used..used + wanted);
         let length = match source::read_full(open.fd.as_fd(), place, 0) {
             Ok(length) => length,
             Err(e) => {
@@ -191,7 +191,7 @@ impl Reader {
             }
             // Up to the smallest chunk there is nothing to look for.
             let wanted = MIN_SIZE.saturating_sub(filled).max(PIECE).min(MAX_SIZE - filled);
-            let place = buffer.get_mut(filled..filled + wanted).unwrap_or_default();
+            let place = buffer.place(filled..filled + wanted);
             let count = content.read(place)?;
             filled += count;
             if count < wanted {
@@ -202,8 +202,8 @@ impl Reader {
             {
                 let rest = filled - cut;
                 let mut next = self.pool.get();
-                if let (Some(to), Some(from)) = (next.get_mut(..rest), buffer.get(cut..filled)) {
-                    to.copy_from_slice(from);
+                if let Some(from) = buffer.get(cut..filled) {
+                    next.place(0..rest).copy_from_slice(from);
                 }
                 let chunk =
                     Chunk { file: Arc::clone(&open.file), index: open.file.next_chunk(), range: 0..cut };
@@ -235,7 +235,7 @@ impl Reader {
             return;
         }
         let mut buffer = self.pool.get();
-        let zeros = buffer.get_mut(..MIN_SIZE).unwrap_or_default();
+        let zeros = buffer.place(0..MIN_SIZE);
         zeros.fill(0);
         let id = Id::hash(zeros);
         let chunk = Chunk { file: Arc::clone(file), index: file.next_chunk(), range: 0..MIN_SIZE };

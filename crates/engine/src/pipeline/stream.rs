@@ -192,7 +192,7 @@ impl Feeder<'_> {
         let mut cursor = Cursor::default();
         loop {
             let wanted = MIN_SIZE.saturating_sub(filled).max(PIECE).min(MAX_SIZE - filled);
-            let place = buffer.get_mut(filled..filled + wanted).unwrap_or_default();
+            let place = buffer.place(filled..filled + wanted);
             let Some(count) = input.fill(place).await? else { return Ok(false) };
             filled += count;
             while let Some(cut) =
@@ -200,8 +200,8 @@ impl Feeder<'_> {
             {
                 let rest = filled - cut;
                 let mut next = self.pool.get();
-                if let (Some(to), Some(from)) = (next.get_mut(..rest), buffer.get(cut..filled)) {
-                    to.copy_from_slice(from);
+                if let Some(from) = buffer.get(cut..filled) {
+                    next.place(0..rest).copy_from_slice(from);
                 }
                 self.send(std::mem::replace(&mut buffer, next), cut);
                 filled = rest;

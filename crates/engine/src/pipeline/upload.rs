@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::index_file::{IndexFile, IndexedPack, MAX_BLOBS};
 use crate::id::Id;
 use crate::repository::Repository;
-use crate::store::{FileKind, FileName, PutMode, Store};
+use crate::store::{Body, FileKind, FileName, PutMode, Store};
 
 /// An index file is written at the latest this long after its first pack.
 const FLUSH_AFTER: Duration = Duration::from_mins(1);
@@ -138,11 +138,7 @@ impl Uploads<'_> {
         self.outstanding.insert(pack.id);
         self.flying.spawn(async move {
             let SealedPack { id, body, blobs, flight } = pack;
-            put_pack(&shared.repository, id, body, |body| {
-                shared.packs.take_back(body);
-                drop(flight);
-            })
-            .await?;
+            put_pack(&shared.repository, id, body, || drop(flight)).await?;
             Ok(IndexedPack { id, blobs, marked: false })
         });
     }
@@ -224,18 +220,13 @@ impl PendingIndex {
     }
 }
 
-/// Writes a pack and looks whether it arrived whole. `sent` takes the bytes back in between: the next pack need not
-/// wait for the look.
-pub(crate) async fn put_pack(
-    repository: &Repository,
-    id: Id,
-    body: Bytes,
-    sent: impl FnOnce(Bytes),
-) -> Result<()> {
+/// Writes a pack and looks whether it arrived whole. `sent` is called in between, when the pack's memory is free again:
+/// the next one need not wait for the look.
+pub(crate) async fn put_pack(repository: &Repository, id: Id, body: Body, sent: impl FnOnce()) -> Result<()> {
     let name = FileName { kind: FileKind::Pack, id };
     let size = body.len() as u64;
-    repository.store().put(name, body.clone(), PutMode::ContentAddressed).await?;
-    sent(body);
+    repository.store().put(name, body, PutMode::ContentAddressed).await?;
+    sent();
     check_size(repository.store().as_ref(), name, size).await
 }
 
@@ -276,7 +267,7 @@ impl Proved {
     pub(crate) async fn write(self, repository: &Repository) -> Result<Written> {
         let Self { name, sealed } = self;
         let size = sealed.len() as u64;
-        repository.store().put(name, sealed, PutMode::ContentAddressed).await?;
+        repository.store().put(name, sealed.into(), PutMode::ContentAddressed).await?;
         Ok(Written { name, size })
     }
 }

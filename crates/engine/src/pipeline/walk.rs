@@ -31,8 +31,7 @@ use crate::format::pack::BlobKind;
 use crate::format::time::Time;
 use crate::format::tree::Tree;
 use crate::id::Id;
-use crate::index::Index;
-use crate::repository::Repository;
+use crate::read::TreeReader;
 
 /// Trees of the parent that are loaded ahead, at most. Each waits in memory until its directory's turn.
 const PREFETCH: usize = 32;
@@ -92,7 +91,7 @@ struct Known<T> {
 /// An earlier tree of a directory.
 struct Previous {
     id: Id,
-    loading: Option<(JoinHandle<Result<Tree>>, OwnedSemaphorePermit)>,
+    loading: Option<(JoinHandle<Result<Arc<Tree>>>, OwnedSemaphorePermit)>,
 }
 
 /// Directories that wait to be listed.
@@ -109,6 +108,8 @@ pub(crate) struct Walk {
     rules: Rules,
     frontier: Mutex<Frontier>,
     more: Condvar,
+    /// Reads what there is to compare with.
+    trees: Arc<TreeReader>,
     prefetch: Arc<Semaphore>,
     runtime: Handle,
 }
@@ -131,7 +132,7 @@ impl Walk {
         roots: Roots,
         (parent, resumed): (Option<Id>, Option<Id>),
         runtime: Handle,
-    ) -> Self {
+    ) -> Result<Self> {
         let previous = |id| Previous { id, loading: None };
         let before = Before { parent: parent.map(previous), resumed: resumed.map(previous) };
         let dir = Dir::new(None, PathBuf::from("/"), None);
@@ -143,14 +144,16 @@ impl Walk {
             Roots::Here => Place::Above(PathBuf::from("/"), BTreeMap::new()),
         };
         let first = DirTask { dir, place, before, device: None, is_root };
-        Self {
+        let trees = TreeReader::for_one_walk(shared.repository.clone(), Arc::clone(&shared.index))?;
+        Ok(Self {
             shared,
             rules,
             frontier: Mutex::new(Frontier { waiting: vec![first], busy: 0 }),
             more: Condvar::new(),
+            trees: Arc::new(trees),
             prefetch: Arc::new(Semaphore::new(PREFETCH)),
             runtime,
-        }
+        })
     }
 
     /// Walks until nothing is left or the run stops. Called by each walking thread.
@@ -217,7 +220,7 @@ impl Walk {
                     let what = "loading a directory of the parent snapshot was broken off";
                     Err(Error::with_source(ErrorKind::Internal, what, e))
                 }),
-                None => load_tree(&self.shared.repository, &self.shared.index, previous.id).await,
+                None => self.trees.load(&previous.id).await,
             }
         };
         // A store that hangs must not keep a run that was stopped.
@@ -229,7 +232,8 @@ impl Walk {
             }
         })?;
         match loaded {
-            Ok(tree) => Some(tree),
+            // Nobody else has it.
+            Ok(tree) => Some(Arc::unwrap_or_clone(tree)),
             // The parent only saves work: without this tree everything below is read again, and so mended.
             Err(e) if matches!(e.kind(), ErrorKind::Missing | ErrorKind::Corrupt) => {
                 tracing::warn!(tree = %previous.id, error = e.chain(), "a directory of the parent snapshot cannot be read");
@@ -253,16 +257,11 @@ impl Walk {
 
     fn prefetch(&self, id: Id) -> Previous {
         let loading = Arc::clone(&self.prefetch).try_acquire_owned().ok().map(|permit| {
-            let repository = self.shared.repository.clone();
-            let index = Arc::clone(&self.shared.index);
-            (self.runtime.spawn(async move { load_tree(&repository, &index, id).await }), permit)
+            let trees = Arc::clone(&self.trees);
+            (self.runtime.spawn(async move { trees.load(&id).await }), permit)
         });
         Previous { id, loading }
     }
-}
-
-async fn load_tree(repository: &Repository, index: &Index, id: Id) -> Result<Tree> {
-    repository.load_tree(index, &id).await
 }
 
 impl Walker<'_> {

@@ -60,6 +60,8 @@ impl Claims {
 
 /// Bytes of a buffer for verifying that are kept for the next blob.
 const SCRATCH_KEPT: usize = 1 << 20;
+/// Memory for sealed blobs is kept when no more than so many bytes of it were used.
+const SEALED_KEPT: usize = 2 << 20;
 
 /// One worker's own tools.
 pub(super) struct Worker {
@@ -191,6 +193,9 @@ impl Worker {
             let pack = full.seal(shared.repository.key())?;
             // An error means that the uploader gave up and said why.
             let _ = self.packs.send(pack);
+        }
+        if self.sealed.len() > SEALED_KEPT {
+            self.sealed = Vec::new();
         }
         Ok(())
     }

@@ -285,15 +285,11 @@ impl Uploader {
                 }
                 pack = queue.recv(), if feeding => match pack {
                     Some(pack) => {
-                        let (repo, open) = (self.repo.clone(), Arc::clone(&self.open));
+                        let repo = self.repo.clone();
                         flying.spawn(async move {
                             let SealedPack { id, body, blobs, flight } = pack;
                             let size = body.len() as u64;
-                            pipeline::put_pack(&repo, id, body, |body| {
-                                open.take_back(body);
-                                drop(flight);
-                            })
-                            .await?;
+                            pipeline::put_pack(&repo, id, body, || drop(flight)).await?;
                             Ok((IndexedPack { id, blobs, marked: false }, size))
                         });
                     }

@@ -1,16 +1,18 @@
 //! Directories of one snapshot after the other, without a request for each.
 //!
 //! The directories of a snapshot lie close together in a few packs. So what is around a wanted one is read with
-//! it and kept, sealed, for those that follow. Not here: the order in which they are wanted.
+//! it and kept, sealed, for those that follow; who wants one of the same stretch meanwhile waits for the same
+//! request. Not here: the order in which they are wanted.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::{OnceCell, Semaphore};
 
 use super::BlobOpener;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::node::Node;
 use crate::format::pack::BlobKind;
 use crate::format::tree::Tree;
@@ -20,53 +22,75 @@ use crate::repository::Repository;
 use crate::store::{FileKind, FileName};
 
 /// What is read at a time.
-const STRETCH: u64 = 2 << 20;
+const STRETCH: u64 = 1 << 20;
 /// How many such stretches are kept.
-const STRETCHES: usize = 4;
+const STRETCHES: usize = 8;
+/// How many are read at the same time: each takes its memory.
+const READS: usize = 4;
 /// Parsed directories are kept up to about this many bytes, so that a further walk through an ordinary snapshot
 /// costs nothing. What comes after is opened again.
 const KEPT_BYTES: usize = 12 << 20;
+/// After so many bytes it is asked whether reading what lies around is worth it.
+const TRIAL: u64 = 16 << 20;
+/// It is not when less than this part of what was read was wanted.
+const WANTED_PART: u64 = 64;
 
 /// Reads directories.
 pub(crate) struct TreeReader {
     repo: Repository,
     index: Arc<Index>,
+    /// Parsed directories are kept up to about this many bytes.
+    keep: usize,
+    reads: Semaphore,
+    /// As many as were ever needed at a time.
+    openers: Mutex<Vec<BlobOpener>>,
     state: Mutex<State>,
 }
 
+#[derive(Default)]
 struct State {
-    opener: BlobOpener,
     /// The most recently used at the back.
-    stretches: VecDeque<Stretch>,
+    stretches: VecDeque<Arc<Stretch>>,
     kept: HashMap<Id, Arc<Tree>>,
     kept_bytes: usize,
+    /// Bytes that were read of packs.
+    read: u64,
+    /// Bytes of them that were wanted.
+    wanted: u64,
 }
 
+/// A part of a pack that is read with one request.
 struct Stretch {
     pack: u32,
-    start: u64,
-    bytes: Bytes,
+    range: Range<u64>,
+    bytes: OnceCell<Bytes>,
 }
 
 impl Stretch {
-    fn slice(&self, place: &BlobLocation) -> Option<&[u8]> {
-        if self.pack != place.pack_number {
-            return None;
-        }
-        let start = usize::try_from(u64::from(place.offset).checked_sub(self.start)?).ok()?;
-        self.bytes.get(start..start.checked_add(place.length as usize)?)
+    fn holds(&self, place: &BlobLocation) -> bool {
+        let start = u64::from(place.offset);
+        self.pack == place.pack_number
+            && self.range.start <= start
+            && start.saturating_add(place.length.into()) <= self.range.end
+    }
+
+    fn slice<'a>(&self, bytes: &'a Bytes, place: &BlobLocation) -> Option<&'a [u8]> {
+        let start = usize::try_from(u64::from(place.offset).checked_sub(self.range.start)?).ok()?;
+        bytes.get(start..start.checked_add(place.length as usize)?)
     }
 }
 
 impl TreeReader {
+    /// For walks that may come to the same directory several times.
     pub(crate) fn new(repo: Repository, index: Arc<Index>) -> Result<Self> {
-        let state = State {
-            opener: BlobOpener::new()?,
-            stretches: VecDeque::new(),
-            kept: HashMap::new(),
-            kept_bytes: 0,
-        };
-        Ok(Self { repo, index, state: Mutex::new(state) })
+        let openers = Mutex::new(vec![BlobOpener::new()?]);
+        let (reads, state) = (Semaphore::new(READS), Mutex::default());
+        Ok(Self { repo, index, keep: KEPT_BYTES, reads, openers, state })
+    }
+
+    /// For one walk that comes to each directory once: none is kept after it was handed out.
+    pub(crate) fn for_one_walk(repo: Repository, index: Arc<Index>) -> Result<Self> {
+        Ok(Self { keep: 0, ..Self::new(repo, index)? })
     }
 
     /// The index it reads by.
@@ -74,83 +98,100 @@ impl TreeReader {
         &self.index
     }
 
-    /// One directory.
+    /// One directory. Several may be loaded at the same time.
     pub(crate) async fn load(&self, id: &Id) -> Result<Arc<Tree>> {
         if let Some(tree) = self.state().kept.get(id) {
             return Ok(Arc::clone(tree));
         }
-        if let Some(place) = self.index.find(BlobKind::Tree, id) {
-            if let Some(tree) = self.open(id, &place) {
-                return Ok(tree);
-            }
-            let range = self.around(&place);
-            let name = FileName { kind: FileKind::Pack, id: place.pack };
-            let start = range.start;
-            if let Ok(bytes) = self.repo.store().get(name, Some(range)).await {
-                {
-                    let mut state = self.state();
-                    if state.stretches.len() >= STRETCHES {
-                        state.stretches.pop_front();
-                    }
-                    state.stretches.push_back(Stretch { pack: place.pack_number, start, bytes });
-                }
-                if let Some(tree) = self.open(id, &place) {
-                    return Ok(tree);
-                }
-            }
-        }
-        // Whatever went wrong: this tries all copies, and has the right words for what is wrong.
-        let tree = Arc::new(self.repo.load_tree(&self.index, id).await?);
-        self.state().keep(id, &tree);
+        let found = match self.index.find(BlobKind::Tree, id) {
+            Some(place) => self.load_with_neighbours(id, &place).await,
+            None => None,
+        };
+        let tree = match found {
+            Some(tree) => Arc::new(tree),
+            // Whatever went wrong: this tries all copies, and has the right words for what is wrong.
+            None => Arc::new(self.repo.load_tree(&self.index, id).await?),
+        };
+        self.state().keep(id, &tree, self.keep);
         Ok(tree)
+    }
+
+    /// From what was or is read around it; none when that is damaged or cannot be read.
+    async fn load_with_neighbours(&self, id: &Id, place: &BlobLocation) -> Option<Tree> {
+        let stretch = self.stretch(place);
+        let bytes = stretch.bytes.get_or_try_init(|| self.read(place, &stretch.range)).await;
+        let tree = bytes.ok().and_then(|bytes| self.open(id, place, stretch.slice(bytes, place)?).ok());
+        if tree.is_none() {
+            // What was damaged on the way may come whole the next time.
+            self.state().stretches.retain(|kept| !Arc::ptr_eq(kept, &stretch));
+        }
+        tree
+    }
+
+    async fn read(&self, place: &BlobLocation, range: &Range<u64>) -> Result<Bytes> {
+        // The semaphore is never closed; and should it be, more memory is the lesser evil.
+        let _permit = self.reads.acquire().await;
+        let name = FileName { kind: FileKind::Pack, id: place.pack };
+        let bytes = self.repo.store().get(name, Some(range.clone())).await?;
+        let mut state = self.state();
+        state.read = state.read.saturating_add(bytes.len() as u64);
+        Ok(bytes)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The stretch of the pack to read for a blob.
-    fn around(&self, place: &BlobLocation) -> Range<u64> {
+    /// The stretch that holds a blob: one that is kept, or a new one that is still to be read.
+    fn stretch(&self, place: &BlobLocation) -> Arc<Stretch> {
+        let mut state = self.state();
+        state.wanted = state.wanted.saturating_add(place.length.into());
+        let found = state.stretches.iter().position(|stretch| stretch.holds(place));
+        let stretch = found.and_then(|at| state.stretches.remove(at)).unwrap_or_else(|| {
+            let range = self.around(place, state.is_worth_it());
+            Arc::new(Stretch { pack: place.pack_number, range, bytes: OnceCell::new() })
+        });
+        if state.stretches.len() >= STRETCHES {
+            state.stretches.pop_front();
+        }
+        state.stretches.push_back(Arc::clone(&stretch));
+        stretch
+    }
+
+    /// The part of the pack to read for a blob.
+    fn around(&self, place: &BlobLocation, with_neighbours: bool) -> Range<u64> {
         let offset = u64::from(place.offset);
         let end = offset.saturating_add(place.length.into());
+        if !with_neighbours {
+            return offset..end;
+        }
         let size = self.index.packs().get(place.pack_number as usize).map_or(end, |p| p.size);
         let start = offset.checked_div(STRETCH).unwrap_or(0).saturating_mul(STRETCH);
         start..start.saturating_add(STRETCH).min(size).max(end)
     }
 
-    /// Opens it from what was read before.
-    fn open(&self, id: &Id, place: &BlobLocation) -> Option<Arc<Tree>> {
-        let mut guard = self.state();
-        let State { opener, stretches, .. } = &mut *guard;
-        let found = stretches.iter().position(|s| s.slice(place).is_some())?;
-        let stretch = stretches.remove(found)?;
-        let opened = stretch
-            .slice(place)
-            .ok_or(())
-            .and_then(|sealed| {
-                let key = self.repo.key();
-                opener.open(key, sealed, BlobKind::Tree, id, place.uncompressed).map_err(drop)
-            })
-            .and_then(|json| Tree::parse(json).map_err(|_: Error| ()));
-        match opened {
-            Ok(mut tree) => {
-                stretches.push_back(stretch);
-                // A list that grew while it was parsed has room for up to twice as many.
-                tree.nodes.shrink_to_fit();
-                let tree = Arc::new(tree);
-                guard.keep(id, &tree);
-                Some(tree)
-            }
-            // Read again what may have been damaged on the way.
-            Err(()) => None,
-        }
+    fn open(&self, id: &Id, place: &BlobLocation, sealed: &[u8]) -> Result<Tree> {
+        let spare = self.openers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut opener = spare.map_or_else(BlobOpener::new, Ok)?;
+        let mut tree = opener
+            .open(self.repo.key(), sealed, BlobKind::Tree, id, place.uncompressed)
+            .and_then(|json| Tree::parse(json))?;
+        self.openers.lock().unwrap_or_else(PoisonError::into_inner).push(opener);
+        // A list that grew while it was parsed has room for up to twice as many.
+        tree.nodes.shrink_to_fit();
+        Ok(tree)
     }
 }
 
 impl State {
-    fn keep(&mut self, id: &Id, tree: &Arc<Tree>) {
+    /// Whether directories lie so close together that reading what is around one saves requests.
+    fn is_worth_it(&self) -> bool {
+        self.read < TRIAL || self.wanted >= self.read / WANTED_PART
+    }
+
+    fn keep(&mut self, id: &Id, tree: &Arc<Tree>, limit: usize) {
         let bytes = tree.nodes.iter().map(footprint).fold(0, usize::saturating_add);
-        if self.kept_bytes.saturating_add(bytes) <= KEPT_BYTES {
+        if self.kept_bytes.saturating_add(bytes) <= limit {
             self.kept_bytes = self.kept_bytes.saturating_add(bytes);
             self.kept.insert(*id, Arc::clone(tree));
         }

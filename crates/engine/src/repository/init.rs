@@ -123,7 +123,7 @@ impl Repository {
             Error::with_source(ErrorKind::Internal, "the config could not be written as JSON", e)
         })?;
         let sealed = Bytes::from(master.seal(&json)?);
-        let written = match store.put(CONFIG, sealed.clone(), PutMode::CreateNew).await {
+        let written = match store.put(CONFIG, sealed.clone().into(), PutMode::CreateNew).await {
             // Some servers do not know "only if absent" and write over; what lies there decides.
             Ok(()) => store.get(CONFIG, None).await.map(|stored| stored == sealed),
             Err(e) if e.kind() == ErrorKind::AlreadyInitialized => Ok(false),

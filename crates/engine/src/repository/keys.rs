@@ -289,6 +289,6 @@ pub(super) fn make_key(
 /// Stores a key file under its digest.
 pub(super) async fn save_key(store: &dyn Store, file: Bytes) -> Result<Id> {
     let id = Id::hash(&file);
-    store.put(FileName { kind: FileKind::Key, id }, file, PutMode::ContentAddressed).await?;
+    store.put(FileName { kind: FileKind::Key, id }, file.into(), PutMode::ContentAddressed).await?;
     Ok(id)
 }

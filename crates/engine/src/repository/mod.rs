@@ -220,7 +220,7 @@ impl Repository {
     #[cfg(test)]
     pub(crate) async fn save_unpacked(&self, kind: FileKind, json: &[u8]) -> Result<Id> {
         let (id, sealed) = self.seal_unpacked(json)?;
-        self.inner.store.put(FileName { kind, id }, sealed, PutMode::ContentAddressed).await?;
+        self.inner.store.put(FileName { kind, id }, sealed.into(), PutMode::ContentAddressed).await?;
         Ok(id)
     }
 

@@ -3,6 +3,7 @@
 //! Not here: what the files mean (see `format`), or when to try again (see `store::retry`).
 
 mod answer;
+mod body;
 mod cloud;
 pub mod fault;
 mod local;
@@ -27,6 +28,7 @@ use crate::error::Result;
 use crate::event::Ctx;
 use crate::id::Id;
 
+pub use body::Body;
 pub use cloud::lifecycle::{Lifecycle, LifecycleRule, lifecycle};
 pub use location::{Location, Login};
 pub use options::{AzureOptions, GcsOptions, KeySource, RestOptions, S3Identity, S3Options, StoreOptions};
@@ -167,7 +169,7 @@ pub trait Store: Send + Sync {
     async fn size(&self, name: FileName) -> Result<u64>;
 
     /// Writes a whole file durably; it is visible under its name only when complete.
-    async fn put(&self, name: FileName, body: Bytes, mode: PutMode) -> Result<()>;
+    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()>;
 
     /// Removes a file; `Ok` when it was not there.
     async fn delete(&self, name: FileName) -> Result<()>;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Entry, FileKind, FileName, ObjectLock, PutMode, Retention, Store};
+use super::{Body, Entry, FileKind, FileName, ObjectLock, PutMode, Retention, Store};
 use crate::error::Result;
 use crate::event::Ctx;
 
@@ -119,7 +119,7 @@ impl Store for PacedStore {
         self.inner.size(name).await
     }
 
-    async fn put(&self, name: FileName, body: Bytes, mode: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()> {
         if name.kind != FileKind::Lock {
             self.wait(self.upload.as_ref(), body.len() as u64).await?;
         }

@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 
 use super::answer::{Answer, STALL, Stalled, find, innermost, patience};
-use super::{Entry, FileKind, FileName, Login, PutMode, Store, StoreOptions};
+use super::{Body, Entry, FileKind, FileName, Login, PutMode, Store, StoreOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Id;
 
@@ -295,10 +295,11 @@ impl Store for RestStore {
         })
     }
 
-    async fn put(&self, name: FileName, body: Bytes, mode: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()> {
         let what = format!("writing {name}");
         let size = body.len();
-        let request = self.request(Method::POST, &self.url(name)).body(body);
+        let sent = reqwest::Body::wrap(body.streamed());
+        let request = self.request(Method::POST, &self.url(name)).body(sent);
         match self.send(&what, request, size).await {
             Ok(_) => Ok(()),
             // Servers of this protocol never replace a file, and say so with 403, as they do for other reasons.

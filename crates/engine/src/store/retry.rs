@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::answer::transfer;
-use super::{Entry, FileKind, FileName, ObjectLock, PutMode, Retention, Store};
+use super::{Body, Entry, FileKind, FileName, ObjectLock, PutMode, Retention, Store};
 use crate::error::{Class, Error, ErrorKind, Result};
 use crate::event::{Ctx, Event};
 
@@ -239,7 +239,7 @@ impl Store for RetryStore {
             .await
     }
 
-    async fn put(&self, name: FileName, body: Bytes, mode: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()> {
         let attempt = |number| {
             let body = body.clone();
             async move {
@@ -247,7 +247,7 @@ impl Store for RetryStore {
                 match result {
                     // An earlier attempt may have got through although its answer did not.
                     Err(e) if number > 0 && e.kind() == ErrorKind::AlreadyInitialized => {
-                        if self.inner.get(name, None).await? == body { Ok(()) } else { Err(e) }
+                        if body == self.inner.get(name, None).await?[..] { Ok(()) } else { Err(e) }
                     }
                     other => other,
                 }

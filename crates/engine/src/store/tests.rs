@@ -31,8 +31,8 @@ async fn files_come_back_whole_or_in_exact_parts() {
     store.prepare().await.unwrap();
     let body = Bytes::from_static(b"0123456789");
     let pack = name(FileKind::Pack, &body);
-    store.put(pack, body.clone(), PutMode::ContentAddressed).await.unwrap();
-    store.put(pack, body.clone(), PutMode::ContentAddressed).await.unwrap();
+    store.put(pack, body.clone().into(), PutMode::ContentAddressed).await.unwrap();
+    store.put(pack, body.clone().into(), PutMode::ContentAddressed).await.unwrap();
     assert_eq!(store.get(pack, None).await.unwrap(), body);
     assert_eq!(store.get(pack, Some(2..5)).await.unwrap(), "234");
     assert_eq!(store.get_suffix(pack, 3).await.unwrap(), "789");
@@ -391,7 +391,7 @@ impl Store for Odd {
     async fn size(&self, name: FileName) -> Result<u64> {
         self.inner.size(name).await
     }
-    async fn put(&self, name: FileName, body: Bytes, mode: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()> {
         self.inner.put(name, body, mode).await
     }
     async fn delete(&self, name: FileName) -> Result<()> {
@@ -503,7 +503,7 @@ async fn a_limited_line_keeps_its_average_and_lets_locks_pass() {
     store.prepare().await.unwrap();
     let put = async |kind: FileKind, fill: u8| {
         let body = Bytes::from(vec![fill; 1000]);
-        store.put(name(kind, &body), body, PutMode::ContentAddressed).await
+        store.put(name(kind, &body), body.into(), PutMode::ContentAddressed).await
     };
     let begin = std::time::Instant::now();
     for fill in 0..3 {

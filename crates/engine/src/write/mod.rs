@@ -157,7 +157,7 @@ impl PackWriter {
                 .await??;
             let name = FileName { kind: FileKind::Pack, id };
             let size = body.len() as u64;
-            repo.store().put(name, body, PutMode::ContentAddressed).await?;
+            repo.store().put(name, body.into(), PutMode::ContentAddressed).await?;
             check_size(repo.store().as_ref(), name, size).await?;
             Ok(IndexedPack { id, blobs, marked: false })
         });
@@ -166,8 +166,17 @@ impl PackWriter {
 
     async fn land(&mut self) -> Result<()> {
         let Some(done) = self.flying.join_next().await else { return Ok(()) };
-        let pack =
-            done.map_err(|e| Error::with_source(ErrorKind::Internal, "an upload was broken off", e))??;
+        let done = done
+            .map_err(|e| Error::with_source(ErrorKind::Internal, "an upload was broken off", e))
+            .and_then(|landed| landed);
+        let pack = match done {
+            Ok(pack) => pack,
+            Err(error) => {
+                // The caller gives up now, and its lock: nothing may still be on its way to the store then.
+                while self.flying.join_next().await.is_some() {}
+                return Err(error);
+            }
+        };
         self.arrived_blobs += pack.blobs.len();
         self.arrived.push(pack);
         // A run that is killed leaves its work to the next.
@@ -228,8 +237,48 @@ pub(crate) async fn commit_snapshot(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::repository::testing::fixture;
+    use crate::store::fault::{Fault, Operation, Trouble};
+
+    /// Blobs of 1 MiB that do not compress, sealed.
+    fn blobs(repo: &Repository, count: u32) -> Vec<NewBlob> {
+        let mut sealer = Sealer::new().unwrap();
+        let content = |n: u32| {
+            (0..1_u32 << 18).flat_map(move |i| (i ^ n << 20).wrapping_mul(2_654_435_761).to_le_bytes())
+        };
+        (0..count)
+            .map(|n| {
+                let plain: Vec<u8> = content(n).collect();
+                sealer.seal(repo, BlobKind::Data, Id::hash(&plain), &plain).unwrap()
+            })
+            .collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn when_a_pack_cannot_be_written_nothing_is_on_its_way_any_more_after_it_was_said() {
+        let f = fixture().await;
+        let put = |trouble| Fault::once(Operation::Put, FileKind::Pack, trouble);
+        f.faults.add(put(Trouble::Fail(ErrorKind::Full)));
+        f.faults.add(put(Trouble::Delay(Duration::from_millis(300))));
+        let mut writer = PackWriter::new(&f.repo);
+        // Two packs: the one that fails, and the one that takes its time.
+        let mut failed = None;
+        for blob in blobs(&f.repo, 64) {
+            if let Err(error) = writer.add(&blob).await {
+                failed = Some(error);
+                break;
+            }
+        }
+        let failed = match failed {
+            Some(error) => error,
+            None => writer.flush().await.unwrap_err(),
+        };
+        assert_eq!(failed.kind(), ErrorKind::Full);
+        assert_eq!(f.repo.store().list(FileKind::Pack).await.unwrap().len(), 1, "the other one has arrived");
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_was_handed_in_is_found_by_the_index_after_a_flush() {

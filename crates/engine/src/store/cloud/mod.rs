@@ -21,7 +21,7 @@ use object_store::{
 };
 
 use super::answer::{Answer, STALL, Stalled, find, innermost};
-use super::{Entry, FileKind, FileName, Location, ObjectLock, PutMode, Retention, Store, StoreOptions};
+use super::{Body, Entry, FileKind, FileName, Location, ObjectLock, PutMode, Retention, Store, StoreOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Id;
 use bucket::Bucket;
@@ -148,7 +148,7 @@ impl CloudStore {
         self.checked.as_ref().and_then(Checked::get).unwrap_or(&self.client)
     }
 
-    async fn write(&self, what: &str, path: &Path, body: Bytes, mode: PutMode) -> Result<()> {
+    async fn write(&self, what: &str, path: &Path, body: Body, mode: PutMode) -> Result<()> {
         let failure = match self.write_once(what, path, body.clone(), mode).await {
             Err(Refused::NoChecksum(e)) => e,
             Err(Refused::Other(e)) => return Err(e),
@@ -159,7 +159,7 @@ impl CloudStore {
         self.write_once(what, path, body, mode).await.map_err(Refused::into)
     }
 
-    async fn write_once(&self, what: &str, path: &Path, body: Bytes, mode: PutMode) -> Result<(), Refused> {
+    async fn write_once(&self, what: &str, path: &Path, body: Body, mode: PutMode) -> Result<(), Refused> {
         let mode = match mode {
             PutMode::ContentAddressed => object_store::PutMode::Overwrite,
             PutMode::CreateNew => object_store::PutMode::Create,
@@ -174,16 +174,13 @@ impl CloudStore {
             return self.write_parts(what, path, body).await;
         }
         let options = PutOptions { mode, ..PutOptions::default() };
-        let payload = PutPayload::from(body.clone());
-        match self.writer().put_opts(path, payload, options).await {
+        let payload = || body.pieces().iter().cloned().collect::<PutPayload>();
+        match self.writer().put_opts(path, payload(), options).await {
             Ok(_) => Ok(()),
             // The server does not know conditional writes; the look beforehand has to do.
-            Err(e) if create && find::<Answer>(&e).is_some_and(|a| a.status == 501) => self
-                .writer()
-                .put(path, PutPayload::from(body))
-                .await
-                .map(|_| ())
-                .map_err(|e| self.refused(what, e)),
+            Err(e) if create && find::<Answer>(&e).is_some_and(|a| a.status == 501) => {
+                self.writer().put(path, payload()).await.map(|_| ()).map_err(|e| self.refused(what, e))
+            }
             Err(e) => Err(self.refused(what, e)),
         }
     }
@@ -199,10 +196,10 @@ impl CloudStore {
     }
 
     /// The object appears when the last part is confirmed; a failure leaves none.
-    async fn write_parts(&self, what: &str, path: &Path, body: Bytes) -> Result<(), Refused> {
+    async fn write_parts(&self, what: &str, path: &Path, body: Body) -> Result<(), Refused> {
         let upload = self.writer().put_multipart(path).await.map_err(|e| self.refused(what, e))?;
         let mut parts = WriteMultipart::new_with_chunk_size(upload, PART);
-        parts.put(body);
+        body.pieces().iter().for_each(|piece| parts.put(piece.clone()));
         // Ends the upload on the server's side too when a part fails.
         parts.finish().await.map(|_| ()).map_err(|e| self.refused(what, e))
     }
@@ -283,7 +280,7 @@ impl Store for CloudStore {
         Ok(meta.size)
     }
 
-    async fn put(&self, name: FileName, body: Bytes, mode: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()> {
         let path = self.path(&name.path())?;
         self.write(&format!("writing {name}"), &path, body, mode).await
     }
@@ -312,7 +309,7 @@ impl Store for CloudStore {
     }
 
     async fn put_extra(&self, path: &str, body: Bytes, mode: PutMode) -> Result<()> {
-        self.write(&format!("writing {path}"), &self.path(path)?, body, mode).await
+        self.write(&format!("writing {path}"), &self.path(path)?, body.into(), mode).await
     }
 
     async fn delete_extra(&self, path: &str) -> Result<()> {

@@ -13,10 +13,12 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use crate::store::Body;
+
 /// A multiple of every block size in use.
 const BLOCK: usize = 4096;
 
-/// What is written at once.
+/// What is written at once, a multiple of [`BLOCK`].
 const PIECE: usize = 1 << 20;
 
 thread_local! {
@@ -25,41 +27,45 @@ thread_local! {
 }
 
 /// Writes all of `body` from the file's beginning. The file may be longer afterwards, by less than a block of zeros.
-/// Where the file system does not take it the rest goes through the page cache.
-pub(super) fn write_all(file: &File, body: &[u8]) -> io::Result<()> {
+/// Where the file system does not take it all goes through the page cache.
+pub(super) fn write_all(file: &File, body: &Body) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(file)?;
     if rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
-        return file.write_all_at(body, 0);
+        return super::write_all(file, body);
     }
-    let (written, result) = BUFFER.with_borrow_mut(|buffer| write_pieces(file, body, buffer));
+    let result = BUFFER.with_borrow_mut(|buffer| write_blocks(file, body, buffer));
     rustix::fs::fcntl_setfl(file, flags)?;
     match result {
-        // Also what is left of a piece of which only some bytes were taken does not begin on a block.
-        Err(e) if Errno::from_io_error(&e) == Some(Errno::INVAL) => {
-            file.write_all_at(body.get(written..).unwrap_or_default(), written as u64)
-        }
+        // Also what is left when only some bytes were taken does not begin on a block.
+        Err(e) if Errno::from_io_error(&e) == Some(Errno::INVAL) => super::write_all(file, body),
         result => result,
     }
 }
 
-/// Writes pieces until one fails; how many bytes those have that did not.
-fn write_pieces(file: &File, body: &[u8], buffer: &mut Vec<u8>) -> (usize, io::Result<()>) {
+/// Gathers the body in the buffer, which begins on a block, and writes that whenever it is full.
+fn write_blocks(file: &File, body: &Body, buffer: &mut Vec<u8>) -> io::Result<()> {
     buffer.resize(PIECE + BLOCK, 0);
     let start = buffer.as_ptr().align_offset(BLOCK);
-    let mut written = 0;
-    for piece in body.chunks(PIECE) {
-        let Some(aligned) = buffer.get_mut(start..start + piece.len().next_multiple_of(BLOCK)) else {
-            return (written, Err(Errno::INVAL.into()));
-        };
-        let (content, rest) = aligned.split_at_mut(piece.len());
-        content.copy_from_slice(piece);
-        rest.fill(0);
-        if let Err(e) = file.write_all_at(aligned, written as u64) {
-            return (written, Err(e));
+    let Some(aligned) = buffer.get_mut(start..start + PIECE) else { return Err(Errno::INVAL.into()) };
+    let (mut filled, mut written) = (0, 0);
+    for mut piece in body.pieces().iter().map(|piece| &piece[..]) {
+        while !piece.is_empty() {
+            let (now, later) = piece.split_at(piece.len().min(PIECE - filled));
+            if let Some(place) = aligned.get_mut(filled..filled + now.len()) {
+                place.copy_from_slice(now);
+            }
+            (filled, piece) = (filled + now.len(), later);
+            if filled == PIECE {
+                file.write_all_at(aligned, written)?;
+                (filled, written) = (0, written + PIECE as u64);
+            }
         }
-        written += piece.len();
     }
-    (written, Ok(()))
+    let end = filled.next_multiple_of(BLOCK);
+    if let Some(zeros) = aligned.get_mut(filled..end) {
+        zeros.fill(0);
+    }
+    file.write_all_at(aligned.get(..end).unwrap_or_default(), written)
 }
 
 #[cfg(test)]
@@ -77,9 +83,12 @@ mod tests {
         for length in [1, BLOCK - 1, BLOCK, BLOCK + 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 777] {
             let body: Vec<u8> = (0..=250).cycle().take(length).collect();
             let file = File::create(&path).unwrap();
-            write_all(&file, &body).unwrap();
-            file.set_len(length as u64).unwrap();
-            assert!(fs::read(&path).unwrap() == body, "{length}");
+            for piece in [length, 999_983, 4096] {
+                let pieces = body.chunks(piece).map(bytes::Bytes::copy_from_slice);
+                write_all(&file, &pieces.collect()).unwrap();
+                file.set_len(length as u64).unwrap();
+                assert!(fs::read(&path).unwrap() == body, "{length} in pieces of {piece}");
+            }
             assert!(!rustix::fs::fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
         }
     }
@@ -105,7 +114,7 @@ mod tests {
             read.map(|count| count == 1)
         };
         let (direct, usual) = (directory.path().join("direct"), directory.path().join("usual"));
-        write_all(&File::create(&direct).unwrap(), &vec![7; 2 * PIECE]).unwrap();
+        write_all(&File::create(&direct).unwrap(), &vec![7; 2 * PIECE].into()).unwrap();
         fs::write(&usual, vec![7; 2 * PIECE]).unwrap();
         assert_eq!((cached(&direct), cached(&usual)), (Err(Errno::AGAIN), Ok(true)));
     }
@@ -115,7 +124,7 @@ mod tests {
         // Memory files have no direct way before Linux 6.6, and one that changes nothing since.
         let file = File::from(rustix::fs::memfd_create("direct", rustix::fs::MemfdFlags::empty()).unwrap());
         let body = vec![7; PIECE + 5];
-        write_all(&file, &body).unwrap();
+        write_all(&file, &body.clone().into()).unwrap();
         let mut read = vec![0; body.len()];
         file.read_exact_at(&mut read, 0).unwrap();
         assert!(read == body);
@@ -124,7 +133,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_told() {
         let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let error = write_all(&full, &vec![1; PIECE]).unwrap_err();
+        let error = write_all(&full, &vec![1; PIECE].into()).unwrap_err();
         assert_eq!(Errno::from_io_error(&error), Some(Errno::NOSPC));
     }
 }

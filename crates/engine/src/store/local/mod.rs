@@ -6,7 +6,7 @@ mod direct;
 mod spare;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use rustix::io::Errno;
 
-use super::{Entry, FileKind, FileName, PutMode, Store};
+use super::{Body, Entry, FileKind, FileName, PutMode, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Id;
 use crate::work_pool::WorkPool;
@@ -152,7 +152,7 @@ impl Files {
         fs::metadata(&path).map(|m| m.len()).map_err(|e| io_error("looking at", &path, e))
     }
 
-    fn put(&self, name: FileName, body: &[u8], mode: PutMode) -> Result<()> {
+    fn put(&self, name: FileName, body: &Body, mode: PutMode) -> Result<()> {
         let path = self.path(name);
         let (directory_mode, file_mode) = self.modes();
         // A lock need not outlive a crash of the machine, since its holder does not. Others could see it empty for a
@@ -356,7 +356,7 @@ struct Writing {
     past_the_cache: bool,
 }
 
-fn write_file(path: &Path, body: &[u8], how: Writing) -> Result<()> {
+fn write_file(path: &Path, body: &Body, how: Writing) -> Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut random = [0_u8; 8];
     crate::crypto::random(&mut random)?;
@@ -376,11 +376,7 @@ fn write_file(path: &Path, body: &[u8], how: Writing) -> Result<()> {
     {
         return Err(io_error("reserving space for", path, e.into()));
     }
-    let write = if how.past_the_cache {
-        direct::write_all
-    } else {
-        |file: &File, body: &[u8]| file.write_all_at(body, 0)
-    };
+    let write = if how.past_the_cache { direct::write_all } else { write_all };
     write(&file, body)
         .and_then(|()| file.set_len(body.len() as u64))
         .and_then(|()| file.set_permissions(fs::Permissions::from_mode(how.file_mode)))
@@ -404,8 +400,18 @@ fn write_file(path: &Path, body: &[u8], how: Writing) -> Result<()> {
     if how.durable { sync_directory(directory) } else { Ok(()) }
 }
 
+/// Writes all bytes from the file's beginning.
+fn write_all(file: &File, body: &Body) -> io::Result<()> {
+    let mut offset = 0;
+    for piece in body.pieces() {
+        file.write_all_at(piece, offset)?;
+        offset += piece.len() as u64;
+    }
+    Ok(())
+}
+
 /// Gives the temporary file its name unless that is taken: by a link, or, where there are no links, by creating.
-fn create_new(temporary: &Path, path: &Path, body: &[u8]) -> Result<()> {
+fn create_new(temporary: &Path, path: &Path, body: &Body) -> Result<()> {
     let taken = |e: io::Error| {
         if e.kind() == io::ErrorKind::AlreadyExists {
             Error::with_source(
@@ -420,9 +426,9 @@ fn create_new(temporary: &Path, path: &Path, body: &[u8]) -> Result<()> {
     match fs::hard_link(temporary, path) {
         Ok(()) => Ok(()),
         Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::PERM | Errno::NOTSUP | Errno::NOSYS)) => {
-            let mut file =
+            let file =
                 OpenOptions::new().write(true).create_new(true).mode(0o400).open(path).map_err(taken)?;
-            file.write_all(body).and_then(|()| file.sync_all()).map_err(|e| io_error("writing", path, e))
+            write_all(&file, body).and_then(|()| file.sync_all()).map_err(|e| io_error("writing", path, e))
         }
         Err(e) => Err(taken(e)),
     }
@@ -454,7 +460,7 @@ impl Store for LocalStore {
         self.run(move |f| f.size(name)).await
     }
 
-    async fn put(&self, name: FileName, body: Bytes, mode: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()> {
         self.run(move |f| f.put(name, &body, mode)).await
     }
 
@@ -482,6 +488,7 @@ impl Store for LocalStore {
 
     async fn put_extra(&self, path: &str, body: Bytes, mode: PutMode) -> Result<()> {
         let path = self.files.extra_path(path)?;
+        let body = Body::from(body);
         self.run(move |_| {
             let write = || {
                 if let Some(parent) = path.parent() {
