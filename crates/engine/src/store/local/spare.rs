@@ -34,10 +34,24 @@ impl Spare {
         length: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<Bytes, E> {
+        self.filled_aligned(length, 1, fill)
+    }
+
+    /// The same, beginning at an address that is a multiple of `alignment`.
+    pub(super) fn filled_aligned<E>(
+        &self,
+        length: usize,
+        alignment: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Bytes, E> {
+        let wanted = length;
+        // Room to begin anywhere.
+        let length = length + alignment - 1;
         if length < SMALLEST {
             let mut bytes = vec![0; length];
-            fill(&mut bytes)?;
-            return Ok(Bytes::from(bytes));
+            let start = bytes.as_ptr().align_offset(alignment);
+            fill(bytes.get_mut(start..start + wanted).unwrap_or_default())?;
+            return Ok(Bytes::from(bytes).slice(start..start + wanted));
         }
         let mut bytes = self.kept().pop().unwrap_or_default();
         if bytes.capacity() < length {
@@ -46,8 +60,9 @@ impl Spare {
             bytes.resize(length, 0);
         }
         let mut lent = Lent { bytes, spare: self.clone() };
-        fill(&mut lent.bytes)?;
-        Ok(Bytes::from_owner(lent))
+        let start = lent.bytes.as_ptr().align_offset(alignment);
+        fill(lent.bytes.get_mut(start..start + wanted).unwrap_or_default())?;
+        Ok(Bytes::from_owner(lent).slice(start..start + wanted))
     }
 }
 
