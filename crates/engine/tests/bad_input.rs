@@ -20,10 +20,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_engine::backup::{BackupReport, BackupSpec, backup};
+use holdfast_engine::format::compress::{Compression, Compressor};
 use holdfast_engine::lock::{Holder, LockMode};
 use holdfast_engine::repository::InitOptions;
-use holdfast_engine::store::FileKind;
-use holdfast_engine::{Ctx, Id, Repository, browse};
+use holdfast_engine::store::{FileKind, FileName, PutMode};
+use holdfast_engine::{Ctx, ErrorKind, Id, Repository, browse};
 use memory::{Actor, Call, Hook, Memory};
 use restoring::{check_all, init, open, run_clean, scratch, spec};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -239,4 +240,43 @@ async fn a_directory_of_a_hundred_thousand_entries_is_one_tree() {
 #[ignore = "a million files: some minutes, and a gigabyte of inodes"]
 async fn a_directory_of_a_million_entries_is_one_tree() {
     one_wide_directory(1_000_000).await;
+}
+
+/// One key seals everything. Somebody who puts files on a volume and can write to the store, but does not know the key,
+/// must not be able to pass off a sealed chunk as a file of the repository.
+#[tokio::test]
+async fn a_files_chunk_is_no_snapshot_when_it_is_put_among_them() {
+    let dir = scratch();
+    let (at, source) = (dir.path().join("repo"), dir.path().join("source"));
+    let repo = init(&at).await;
+    let store = restoring::store_at(&at);
+    let json =
+        format!(r#"{{"time":"2026-01-01T00:00:00Z","tree":"{}","paths":["/x"]}}"#, Id::hash(b"forged"));
+    let mut packed = vec![2];
+    Compressor::new(Compression::Auto).unwrap().append(json.as_bytes(), &mut packed).unwrap();
+    let mut planted = 0;
+    // The first does not become shorter by compression.
+    for content in [packed, json.into_bytes()] {
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("upload"), &content).unwrap();
+        let before: Vec<Id> = store.list(FileKind::Pack).await.unwrap().iter().map(|e| e.id).collect();
+        back_up(&repo, &source).await;
+        fs::remove_dir_all(&source).unwrap();
+        for entry in store.list(FileKind::Pack).await.unwrap() {
+            if before.contains(&entry.id) {
+                continue;
+            }
+            let pack = store.get(FileName { kind: FileKind::Pack, id: entry.id }, None).await.unwrap();
+            // Its length is tried: only the right one has a fitting MAC.
+            for length in 33..pack.len().min(content.len() + 64) {
+                let piece = pack.slice(..length);
+                let name = FileName { kind: FileKind::Snapshot, id: Id::hash(&piece) };
+                store.put(name, piece, PutMode::ContentAddressed).await.unwrap();
+                let error = repo.load_snapshot(&name.id).await.unwrap_err();
+                planted += u32::from(error.kind() == ErrorKind::Format);
+                store.delete(name).await.unwrap();
+            }
+        }
+    }
+    assert!(planted >= 2, "chunks were found, and opened, and were no snapshots");
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Wanted;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::pack::BlobKind;
+use crate::format::pack::{BlobKind, may_be_raw};
 use crate::index::Index;
 use crate::read::fetch::Request;
 use crate::read::{BlobOpener, is_damage};
@@ -89,7 +89,7 @@ fn reseal(
     }
     // What a compressing source stored raw did not become smaller then and will not now; its directories, and all of
     // a source of version 1, are still to be tried.
-    let tried = blob.kind == BlobKind::Data && source.version() >= 2;
+    let tried = blob.kind == BlobKind::Data && source.version() >= 2 && may_be_raw(plain);
     if compresses && !tried {
         return writer.seal(target, blob.kind, blob.id, plain);
     }

@@ -80,6 +80,16 @@ pub fn pack_size<'a>(blobs: impl IntoIterator<Item = &'a PackedBlob>) -> u64 {
         .saturating_add(FRAME_OVERHEAD)
 }
 
+/// Whether content may be sealed as it is, without compression.
+///
+/// One key seals everything, and nothing sealed says what it is but its first byte: a JSON document, a compressed file
+/// outside packs (2), the header of a pack (the types of its first blob). Whoever can both put a file on a volume and write
+/// to the store could otherwise cut its sealed chunk out of a pack and pass it off as a snapshot, an index or the config. A
+/// zstd frame begins with none of these. In format version 1 there is no such way out.
+pub(crate) fn may_be_raw(plain: &[u8]) -> bool {
+    !matches!(plain.first(), Some(0..=3 | b'{' | b'['))
+}
+
 /// The plain bytes of the header for blobs that lie one after the other.
 pub fn encode_header(blobs: &[PackedBlob]) -> Vec<u8> {
     let mut out = Vec::with_capacity(blobs.iter().map(PackedBlob::entry_length).sum());

@@ -18,7 +18,7 @@ use crate::backup::Verify;
 use crate::crypto::{IV_LENGTH, OVERHEAD};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::compress::{Compression, Compressor, Decompressor};
-use crate::format::pack::BlobKind;
+use crate::format::pack::{BlobKind, may_be_raw};
 use crate::format::tree::TreeWriter;
 use crate::id::Id;
 
@@ -205,11 +205,10 @@ impl Worker {
         self.sealed.clear();
         self.sealed.extend_from_slice(&[0; IV_LENGTH]);
         let mut uncompressed = None;
-        if self.shared.repository.version() >= 2
-            && (kind == BlobKind::Tree || self.shared.compression != Compression::Off)
-        {
+        let always = kind == BlobKind::Tree || !may_be_raw(plain);
+        if self.shared.repository.version() >= 2 && (always || self.shared.compression != Compression::Off) {
             let length = self.compressor.append(plain, &mut self.sealed)?;
-            if length < plain.len() || kind == BlobKind::Tree {
+            if length < plain.len() || always {
                 uncompressed = u32::try_from(plain.len()).ok();
             } else {
                 self.sealed.truncate(IV_LENGTH);

@@ -3,7 +3,7 @@
 use crate::crypto::{IV_LENGTH, OVERHEAD};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::compress::{Compression, Compressor};
-use crate::format::pack::BlobKind;
+use crate::format::pack::{BlobKind, may_be_raw};
 use crate::id::Id;
 use crate::repository::Repository;
 
@@ -39,7 +39,7 @@ impl Sealer {
             let mut frame = Vec::new();
             let length = self.compressor.append(plain, &mut frame)?;
             // The format wants directories compressed whether it helps or not.
-            if length < plain.len() || kind == BlobKind::Tree {
+            if length < plain.len() || kind == BlobKind::Tree || !may_be_raw(plain) {
                 return seal_stored(repo, kind, id, &frame, u32::try_from(plain.len()).ok());
             }
         }
