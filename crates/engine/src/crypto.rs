@@ -250,14 +250,24 @@ impl KdfParams {
     pub const RANDOM_PASSWORD: Self = Self { n: 1 << 15, r: 8, p: 1 };
     /// For passwords that people choose: about 0.5 s.
     pub const CHOSEN_PASSWORD: Self = Self { n: 1 << 15, r: 8, p: 5 };
-    /// Most memory a key file may ask for.
+    /// Most memory a key file may ask for: scrypt takes 128·r·(n + p) bytes.
     pub const MAX_MEMORY: u64 = 256 << 20;
+    /// Most work a key file may ask for, n·r·p: some three seconds.
+    const MAX_WORK: u64 = 1 << 23;
+
+    /// What deriving a key costs in time, n·r·p.
+    pub fn work(&self) -> u64 {
+        self.n.saturating_mul(self.r.into()).saturating_mul(self.p.into())
+    }
 
     /// Refuses values that would eat the machine's memory or time; key files come from the store.
     pub fn check(&self) -> Result<()> {
-        let memory = self.n.checked_mul(u64::from(self.r)).and_then(|m| m.checked_mul(128));
-        let fits = memory.is_some_and(|m| m <= Self::MAX_MEMORY);
-        if !fits || !self.n.is_power_of_two() || self.n < 2 || self.r == 0 || self.p == 0 || self.p > 64 {
+        let blocks = self.n.saturating_add(self.p.into());
+        let memory = blocks.saturating_mul(self.r.into()).saturating_mul(128);
+        // The table, and the blocks that are mixed one after the other with it: a little more than a power of two.
+        let fits = memory <= Self::MAX_MEMORY.saturating_add(Self::MAX_MEMORY >> 4);
+        let quick = self.work() <= Self::MAX_WORK;
+        if !fits || !quick || !self.n.is_power_of_two() || self.n < 2 || self.r == 0 || self.p == 0 {
             return Err(Error::new(
                 ErrorKind::Format,
                 format!(
@@ -405,12 +415,21 @@ mod tests {
             KdfParams { n: u64::MAX, r: u32::MAX, p: 1 },
             KdfParams { n: 1000, r: 8, p: 1 },
             KdfParams { n: 1 << 15, r: 0, p: 1 },
+            KdfParams { n: 1 << 15, r: 8, p: 0 },
+            // 8 GiB of blocks beside a table of 256 MiB; a minute's work in a table of that size.
+            KdfParams { n: 2, r: 1 << 20, p: 64 },
+            KdfParams { n: 1 << 18, r: 8, p: 64 },
+            KdfParams { n: 2, r: 1, p: u32::MAX },
         ] {
             assert!(params.check().is_err(), "{params:?}");
         }
-        for params in
-            [KdfParams::RANDOM_PASSWORD, KdfParams::CHOSEN_PASSWORD, KdfParams { n: 1 << 17, r: 8, p: 1 }]
-        {
+        for params in [
+            KdfParams::RANDOM_PASSWORD,
+            KdfParams::CHOSEN_PASSWORD,
+            KdfParams { n: 1 << 17, r: 8, p: 1 },
+            KdfParams { n: 1 << 18, r: 8, p: 1 },
+            KdfParams { n: 1 << 15, r: 8, p: 32 },
+        ] {
             params.check().unwrap();
         }
     }

@@ -70,6 +70,11 @@ impl KeyFile {
             .map_err(|e| Error::with_source(ErrorKind::Corrupt, "a key file is not readable", e))
     }
 
+    /// What trying a password on it costs.
+    pub fn params(&self) -> KdfParams {
+        KdfParams { n: self.n, r: self.r, p: self.p }
+    }
+
     /// The file's bytes.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self)
@@ -97,7 +102,7 @@ impl KeyFile {
             ));
         }
         let mut data = zeroize::Zeroizing::new(decode(&self.data)?);
-        let key = crypto::derive_key(password, &salt, KdfParams { n: self.n, r: self.r, p: self.p })?;
+        let key = crypto::derive_key(password, &salt, self.params())?;
         match key.open_in_place(&mut data) {
             Ok(json) => Key::from_json(json).map(Some),
             Err(_) => Ok(None),

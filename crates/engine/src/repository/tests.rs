@@ -329,3 +329,35 @@ mod blobs {
         assert_eq!(unknown.kind(), ErrorKind::Missing);
     }
 }
+
+/// Key files are not sealed: whoever can write to the store can put any number of them there.
+#[tokio::test]
+async fn planted_key_files_neither_delay_nor_prevent_opening() {
+    let fixture = fixture().await;
+    let store = fixture.repo.store();
+    let own = FileName { kind: FileKind::Key, id: fixture.repo.key_id() };
+    let good: serde_json::Value = serde_json::from_slice(&store.get(own, None).await.unwrap()).unwrap();
+    let forged = |n: u64, r: u32, p: u32| {
+        let mut file = good.clone();
+        (file["N"], file["r"], file["p"]) = (n.into(), r.into(), p.into());
+        file
+    };
+    // As costly as is allowed, then more memory than there is, then a file too long to be read.
+    let mut planted: Vec<Vec<u8>> = (0..30)
+        .map(|number| {
+            let mut file = forged(1 << 18, 8, 4);
+            file["hostname"] = number.to_string().into();
+            serde_json::to_vec(&file).unwrap()
+        })
+        .collect();
+    planted.push(serde_json::to_vec(&forged(2, 1 << 20, 64)).unwrap());
+    planted.push(vec![b' '; 2 << 20]);
+    for file in planted {
+        let name = FileName { kind: FileKind::Key, id: Id::hash(&file) };
+        store.put(name, file.into(), PutMode::ContentAddressed).await.unwrap();
+    }
+    let (password, ctx) = (password(), Ctx::default());
+    let opening = Repository::open(Arc::clone(store), &password, &ctx);
+    let opened = tokio::time::timeout(std::time::Duration::from_secs(30), opening).await;
+    assert_eq!(opened.expect("the costly ones were tried first").unwrap().id(), fixture.repo.id());
+}
