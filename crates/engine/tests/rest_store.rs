@@ -266,3 +266,19 @@ async fn passing_troubles_are_overcome_and_others_are_named() {
         assert_eq!(error.kind(), ErrorKind::Listing, "{}", error.chain());
     }
 }
+
+#[tokio::test]
+async fn no_more_is_read_than_any_such_file_has() {
+    let name = FileName { kind: FileKind::Key, id: Id::from_bytes([1; 32]) };
+    let announced = |status: &str, bytes: u64| {
+        answer(status, "content").replace("Length: 7", &format!("Length: {bytes}"))
+    };
+    for (bytes, range) in [(2 << 20, None), (998, Some(3..7)), (2 << 20, Some(3..7))] {
+        let partial = range.is_some() && bytes == 998;
+        let (location, asked) =
+            player(vec![announced(if partial { "206 Partial Content" } else { "200 OK" }, bytes)]);
+        let error = open(&location).get(name, range).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.chain());
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+}

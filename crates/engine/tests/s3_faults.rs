@@ -396,3 +396,16 @@ async fn a_server_that_falls_silent_is_given_up() {
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Timeout);
     drop(listener);
 }
+
+#[tokio::test]
+async fn no_more_is_read_than_any_such_file_has() {
+    // A terabyte is announced.
+    let huge = answer("200 OK", "", "content").replace("Length: 7", "Length: 1099511627776");
+    assert!(huge.contains("1099511627776"));
+    let player = Player::start(vec![huge.clone()]);
+    let error = player.store("http").get(NAME, None).await.unwrap_err();
+    assert_eq!((error.kind(), player.asked()), (ErrorKind::Corrupt, 1), "{}", error.chain());
+    let player = Player::start(vec![huge]);
+    let error = player.store("http").get_extra("repository.yaml").await.unwrap_err();
+    assert_eq!((error.kind(), player.asked()), (ErrorKind::Corrupt, 1), "{}", error.chain());
+}

@@ -99,8 +99,22 @@ pub(crate) async fn read_record(
     store: &dyn Store,
     directory: &str,
 ) -> Result<Option<RepositoryRecord>, Failure> {
-    let text = store.get_extra(&format!("{directory}/{REPOSITORY}")).await?;
+    let text = small_extra(store, &format!("{directory}/{REPOSITORY}")).await?;
     Ok(text.and_then(|text| parse(&text)))
+}
+
+/// Whether a directory holds a file `config`, which every repository does. One that is longer than any is somebody
+/// else's: buckets are shared.
+pub(crate) async fn has_config(store: &dyn Store, directory: &str) -> Result<bool, Failure> {
+    Ok(small_extra(store, &format!("{directory}/config")).await?.is_some())
+}
+
+/// A file that may be ours; `None` also for one that is longer than any of ours.
+async fn small_extra(store: &dyn Store, path: &str) -> Result<Option<Bytes>, Failure> {
+    match store.get_extra(path).await {
+        Err(e) if e.kind() == ErrorKind::Corrupt => Ok(None),
+        other => Ok(other?),
+    }
 }
 
 /// Writes the file unless it is there, and returns what is then there. Of several that write at once one wins and
@@ -151,6 +165,25 @@ mod tests {
         let text = serde_saphyr::to_string(&record).unwrap();
         assert!(text.contains("clusterUid:"), "{text}");
         assert_eq!(parse::<RepositoryRecord>(text.as_bytes()).unwrap(), record);
+    }
+
+    #[test]
+    fn yaml_that_is_deep_or_grows_is_no_record() {
+        let name = |value: &str| format!("version: 1\ncreatedBy: {value}\nclusterUid: u\ncreated: t\n");
+        assert!(parse::<Metadata>(name("c").as_bytes()).is_some());
+        for open in ["[", "{a: ", "- ", "? "] {
+            let deep = open.repeat((MAX_LENGTH - 100) / open.len());
+            assert!(parse::<Metadata>(name(&deep).as_bytes()).is_none());
+            assert!(parse::<Metadata>(format!("extra: {deep}").as_bytes()).is_none());
+        }
+        let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for level in 1..30 {
+            let below = format!("*a{},", level - 1).repeat(10);
+            bomb.push_str(&format!("a{level}: &a{level} [{below}]\n"));
+        }
+        let began = std::time::Instant::now();
+        let _ = parse::<Metadata>(format!("{bomb}{}", name("c")).as_bytes());
+        assert!(began.elapsed().as_secs() < 5);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Answer {
         if code.is_empty() {
             header.unwrap_or_default().clone_into(&mut code);
         }
-        Self { status, code, message: message.chars().take(300).collect() }
+        Self { status, code: told(&code, 100), message: told(&message, 300) }
     }
 
     /// What the providers' codes mean ("Error responses" of the S3 API reference, "Blob service error codes" of
@@ -120,6 +120,12 @@ impl Answer {
             },
         }
     }
+}
+
+/// What a server says, fit to be repeated in logs, status and on a terminal: so many characters at most, none of which is
+/// obeyed instead of shown.
+pub(super) fn told(text: &str, most: usize) -> String {
+    text.trim().chars().take(most).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// The text of the first XML element of this name.
@@ -212,6 +218,23 @@ mod tests {
             "<Error><Code>AuthenticationFailed</Code><Message>Request date header too old</Message></Error>";
         assert_eq!(read(None, late).2, ErrorKind::ClockSkew);
         assert_eq!(read(None, r#"{"error":{"code":404,"message":"gone"}}"#).1, "gone");
+    }
+
+    #[test]
+    fn what_a_server_says_is_short_and_harmless() {
+        let long = format!(
+            "<Error><Code>\u{1b}[2J{}</Code><Message>a\r\nb{}</Message></Error>",
+            "c".repeat(1 << 20),
+            "m".repeat(1 << 20)
+        );
+        for answer in [
+            Answer::new(400, None, long.as_bytes()),
+            Answer::new(400, Some(&"h".repeat(10_000)), b""),
+            Answer::new(400, None, format!(r#"{{"error":"{}"}}"#, "e".repeat(10_000)).as_bytes()),
+        ] {
+            let said = answer.to_string();
+            assert!(said.len() < 600 && !said.contains(char::is_control), "{said:?}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::Ctx;
 use crate::id::Id;
 
@@ -36,6 +36,19 @@ pub use pace::Pace;
 pub use probe::{ProbeReport, probe};
 pub use retention::{ObjectLock, Retention, RetentionMode};
 pub use retry::RetryPolicy;
+
+/// The longest file beside the repository's own that is read, in bytes.
+const LONGEST_EXTRA: u64 = 80 << 20;
+
+/// The error for a file that is longer than any of its kind, of which nothing was read.
+fn too_long(what: &str, length: u64, most: u64) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!(
+            "{what}: it has {length} bytes and no such file has more than {most}; somebody else put it there"
+        ),
+    )
+}
 
 /// Opens a store, with the layer that tries again, and the one that goes easy on the line where that is asked for.
 pub fn open(location: &Location, options: &StoreOptions, ctx: &Ctx) -> Result<Arc<dyn Store>> {
@@ -94,6 +107,17 @@ impl FileKind {
 }
 
 impl FileKind {
+    /// The longest such file that is read whole, in bytes: many times what any client writes. Whoever can write to the
+    /// store could otherwise have every run die of a single file, for nothing can be told of one before it is read.
+    pub(crate) fn longest(self) -> u64 {
+        match self {
+            Self::Config | Self::Key | Self::Lock => 1 << 20,
+            Self::Snapshot => 64 << 20,
+            Self::Index => 256 << 20,
+            Self::Pack => 4 << 30,
+        }
+    }
+
     /// One of them, in words.
     pub fn singular(self) -> &'static str {
         match self {

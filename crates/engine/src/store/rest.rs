@@ -12,7 +12,7 @@ use reqwest::{Client, Method, RequestBuilder, Response};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 
-use super::answer::{Answer, STALL, Stalled, find, innermost, patience};
+use super::answer::{Answer, STALL, Stalled, find, innermost, patience, told};
 use super::{Body, Entry, FileKind, FileName, Login, PutMode, Store, StoreOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Id;
@@ -21,8 +21,6 @@ use crate::id::Id;
 const VERSION_2: &str = "application/vnd.x.restic.rest.v2";
 /// The longest listing that is read: about three million packs.
 const MAX_LISTING: u64 = 256 << 20;
-/// The longest whole file (an index, a pack) that is read into memory.
-const MAX_FILE: u64 = 4 << 30;
 /// The most that is read of a refusal.
 const MAX_REFUSAL: u64 = 64 << 10;
 
@@ -104,7 +102,7 @@ impl RestStore {
         let body = self.collect(what, response, MAX_REFUSAL).await.unwrap_or_default();
         let mut answer = Answer::new(status.as_u16(), None, &body);
         if answer.message.is_empty() {
-            answer.message = String::from_utf8_lossy(&body).trim().chars().take(300).collect();
+            answer.message = told(&String::from_utf8_lossy(&body), 300);
         }
         Err(self.refused(what, answer))
     }
@@ -157,6 +155,18 @@ impl RestStore {
     /// An answer's body, whole, and no longer than announced or than `most`.
     async fn collect(&self, what: &str, mut response: Response, most: u64) -> Result<Bytes> {
         let announced = response.content_length();
+        let too_long = || {
+            Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "{what} in {} failed; more than {most} bytes come, which is too much",
+                    self.description
+                ),
+            )
+        };
+        if announced.is_some_and(|length| length > most) {
+            return Err(too_long());
+        }
         let mut bytes =
             BytesMut::with_capacity(usize::try_from(announced.unwrap_or(0).min(64 << 20)).unwrap_or(0));
         while let Some(chunk) = tokio::time::timeout(STALL, response.chunk())
@@ -166,10 +176,7 @@ impl RestStore {
         {
             bytes.extend_from_slice(&chunk);
             if bytes.len() as u64 > most {
-                return Err(Error::new(
-                    ErrorKind::Corrupt,
-                    format!("{what} in {} failed; the answer is far too long", self.description),
-                ));
+                return Err(too_long());
             }
         }
         if announced.is_some_and(|n| n != bytes.len() as u64) {
@@ -181,11 +188,13 @@ impl RestStore {
         Ok(bytes.freeze())
     }
 
-    async fn ranged(&self, what: &str, name: FileName, range: String) -> Result<(Bytes, bool)> {
+    /// The stretch asked for, or the whole file (`false`) where the server ignores what was asked.
+    async fn ranged(&self, what: &str, name: FileName, range: String, wanted: u64) -> Result<(Bytes, bool)> {
         let request = self.request(Method::GET, &self.url(name)).header(RANGE, range);
         let response = self.send(what, request, 0).await?;
         let partial = response.status().as_u16() == 206 || response.headers().contains_key(CONTENT_RANGE);
-        Ok((self.collect(what, response, MAX_FILE).await?, partial))
+        let most = if partial { wanted } else { name.kind.longest() };
+        Ok((self.collect(what, response, most).await?, partial))
     }
 
     fn no_extras(&self, path: &str) -> Error {
@@ -248,11 +257,12 @@ impl Store for RestStore {
         let what = format!("reading {name}");
         let Some(range) = range else {
             let response = self.send(&what, self.request(Method::GET, &self.url(name)), 0).await?;
-            return self.collect(&what, response, MAX_FILE).await;
+            return self.collect(&what, response, name.kind.longest()).await;
         };
         let last = range.end.saturating_sub(1);
-        let (bytes, partial) = self.ranged(&what, name, format!("bytes={}-{last}", range.start)).await?;
         let wanted = range.end.saturating_sub(range.start);
+        let (bytes, partial) =
+            self.ranged(&what, name, format!("bytes={}-{last}", range.start), wanted).await?;
         // A server may answer with the whole file instead.
         let bytes = if partial {
             bytes
@@ -274,11 +284,8 @@ impl Store for RestStore {
 
     async fn get_suffix(&self, name: FileName, len: u64) -> Result<Bytes> {
         let what = format!("reading the end of {name}");
-        let (bytes, partial) = self.ranged(&what, name, format!("bytes=-{len}")).await?;
+        let (bytes, _) = self.ranged(&what, name, format!("bytes=-{len}"), len).await?;
         let surplus = bytes.len().saturating_sub(usize::try_from(len).unwrap_or(usize::MAX));
-        if partial && surplus > 0 {
-            return Err(Error::new(ErrorKind::Corrupt, format!("{what}: more came than was asked for")));
-        }
         Ok(bytes.slice(surplus..))
     }
 

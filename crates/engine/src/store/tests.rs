@@ -518,3 +518,26 @@ async fn a_limited_line_keeps_its_average_and_lets_locks_pass() {
     cancel.cancel.cancel();
     assert_eq!(put(FileKind::Pack, 4).await.unwrap_err().kind(), ErrorKind::Cancelled);
 }
+
+#[tokio::test]
+async fn files_longer_than_any_of_their_kind_are_not_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = local(directory.path());
+    store.prepare().await.unwrap();
+    // Holes: what would be read would be there.
+    let put = |path: &str, length: u64| {
+        let path = directory.path().join(path);
+        std::fs::File::create(path).unwrap().set_len(length).unwrap();
+    };
+    for kind in [FileKind::Config, FileKind::Key, FileKind::Lock, FileKind::Snapshot, FileKind::Index] {
+        let name = name(kind, b"planted");
+        put(&name.path(), kind.longest() + 1);
+        let error = store.get(name, None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.chain());
+        assert_eq!(store.get(name, Some(5..9)).await.unwrap().len(), 4);
+        put(&name.path(), 1 << 20);
+        assert_eq!(store.get(name, None).await.unwrap().len(), 1 << 20);
+    }
+    put("repository.yaml", LONGEST_EXTRA + 1);
+    assert_eq!(store.get_extra("repository.yaml").await.unwrap_err().kind(), ErrorKind::Corrupt);
+}

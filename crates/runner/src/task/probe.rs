@@ -94,7 +94,7 @@ impl Job {
     /// What lies in a directory that may be a repository. Buckets are shared: what is none is passed over.
     async fn look_at(&self, directory: String) -> Result<Option<FoundRepository>, Failure> {
         let record = record::read_record(self.store.as_ref(), &directory).await?;
-        if record.is_none() && self.store.get_extra(&format!("{directory}/config")).await?.is_none() {
+        if record.is_none() && !record::has_config(self.store.as_ref(), &directory).await? {
             return Ok(None);
         }
         Ok(Some(FoundRepository { directory, record }))

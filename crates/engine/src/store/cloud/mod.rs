@@ -116,13 +116,22 @@ impl CloudStore {
         Path::parse(parts.join("/")).map_err(|e| usage(e.to_string()))
     }
 
-    async fn read(&self, what: &str, path: &Path, range: Option<GetRange>) -> Result<(Range<u64>, Bytes)> {
+    /// Reads an object or a stretch of it, nothing at all when that has more than `most` bytes.
+    async fn read(
+        &self,
+        what: &str,
+        path: &Path,
+        range: Option<GetRange>,
+        most: u64,
+    ) -> Result<(Range<u64>, Bytes)> {
         let options = GetOptions { range, ..GetOptions::default() };
         let result = self.client.get_opts(path, options).await.map_err(|e| self.error(what, e))?;
         let range = result.range.clone();
-        let length = usize::try_from(range.end.saturating_sub(range.start)).map_err(|_| {
-            Error::new(ErrorKind::Corrupt, format!("{what}: the object is larger than memory"))
-        })?;
+        let announced = range.end.saturating_sub(range.start);
+        let length = usize::try_from(announced)
+            .ok()
+            .filter(|_| announced <= most)
+            .ok_or_else(|| super::too_long(what, announced, most))?;
         let mut stream = result.into_stream();
         let mut bytes = BytesMut::with_capacity(length.min(64 << 20));
         loop {
@@ -253,7 +262,8 @@ impl Store for CloudStore {
         let path = self.path(&name.path())?;
         let what = format!("reading {name}");
         let wanted = range.clone();
-        let (got, bytes) = self.read(&what, &path, range.map(GetRange::Bounded)).await?;
+        let most = range.as_ref().map_or(name.kind.longest(), |range| range.end.saturating_sub(range.start));
+        let (got, bytes) = self.read(&what, &path, range.map(GetRange::Bounded), most).await?;
         match wanted {
             Some(wanted) if wanted != got => Err(Error::new(
                 ErrorKind::Corrupt,
@@ -270,7 +280,7 @@ impl Store for CloudStore {
         }
         let path = self.path(&name.path())?;
         let (_, bytes) =
-            self.read(&format!("reading the end of {name}"), &path, Some(GetRange::Suffix(len))).await?;
+            self.read(&format!("reading the end of {name}"), &path, Some(GetRange::Suffix(len)), len).await?;
         Ok(bytes)
     }
 
@@ -301,7 +311,7 @@ impl Store for CloudStore {
     }
 
     async fn get_extra(&self, path: &str) -> Result<Option<Bytes>> {
-        match self.read(&format!("reading {path}"), &self.path(path)?, None).await {
+        match self.read(&format!("reading {path}"), &self.path(path)?, None, super::LONGEST_EXTRA).await {
             Ok((_, bytes)) => Ok(Some(bytes)),
             Err(e) if e.kind() == ErrorKind::Missing => Ok(None),
             Err(e) => Err(e),

@@ -118,12 +118,8 @@ impl Files {
 
     fn get(&self, name: FileName, range: Option<Range<u64>>) -> Result<Bytes> {
         let path = self.path(name);
-        let mut file = File::open(&path).map_err(|e| io_error("opening", &path, e))?;
-        let Some(range) = range else {
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).map_err(|e| io_error("reading", &path, e))?;
-            return Ok(Bytes::from(bytes));
-        };
+        let file = File::open(&path).map_err(|e| io_error("opening", &path, e))?;
+        let Some(range) = range else { return read_whole(file, &path, name.kind.longest()) };
         // The range comes from an index, which may say anything: no memory before the file is known to have it.
         let size = file.metadata().map_err(|e| io_error("looking at", &path, e))?.len();
         if range.end > size {
@@ -281,6 +277,18 @@ impl Files {
         names.sort_unstable();
         Ok(names)
     }
+}
+
+/// All of a file that has `most` bytes or fewer.
+fn read_whole(file: File, path: &Path, most: u64) -> Result<Bytes> {
+    let length = file.metadata().map_err(|e| io_error("looking at", path, e))?.len();
+    if length > most {
+        return Err(super::too_long(&format!("reading {}", path.display()), length, most));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    // It may be growing.
+    file.take(most).read_to_end(&mut bytes).map_err(|e| io_error("reading", path, e))?;
+    Ok(Bytes::from(bytes))
 }
 
 /// `<id>-tmp-<random>`, or the same for the config.
@@ -488,8 +496,8 @@ impl Store for LocalStore {
 
     async fn get_extra(&self, path: &str) -> Result<Option<Bytes>> {
         let path = self.files.extra_path(path)?;
-        self.run(move |_| match fs::read(&path) {
-            Ok(bytes) => Ok(Some(Bytes::from(bytes))),
+        self.run(move |_| match File::open(&path) {
+            Ok(file) => read_whole(file, &path, super::LONGEST_EXTRA).map(Some),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(io_error("reading", &path, e)),
         })
