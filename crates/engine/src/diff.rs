@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Ctx;
 use crate::format::node::{Node, NodeType};
 use crate::format::pack::BlobKind;
+use crate::format::tree::{MAX_DEPTH, too_deep};
 use crate::id::Id;
 use crate::index::Index;
 use crate::read::TreeReader;
@@ -105,6 +106,9 @@ pub async fn diff(
             continue;
         }
         if left.is_some() || right.is_some() {
+            if stack.len() > MAX_DEPTH {
+                return Err(too_deep(&path));
+            }
             stack.push(Frame {
                 left: ctx.run(load(&trees, left)).await?,
                 right: ctx.run(load(&trees, right)).await?,

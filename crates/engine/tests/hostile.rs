@@ -18,16 +18,20 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use holdfast_engine::copy::copy;
 use holdfast_engine::crypto::Key;
+use holdfast_engine::diff::diff;
 use holdfast_engine::format::index_file::{IndexFile, IndexedPack};
 use holdfast_engine::format::key_file::KeyFile;
 use holdfast_engine::format::node::{Node, NodeType, go_mode};
 use holdfast_engine::format::pack::{self, BlobKind, PackedBlob};
 use holdfast_engine::format::time::Time;
+use holdfast_engine::lock::{Holder, LockMode};
 use holdfast_engine::restore::{Ownership, RestoreReport, RestoreSpec};
 use holdfast_engine::store::{FileKind, FileName, PutMode, Store};
-use holdfast_engine::{ErrorKind, Id, Repository};
+use holdfast_engine::{Ctx, ErrorKind, Id, Repository, browse};
 use restoring::{check_all, init, run, scratch, spec, store_at};
 use stock::PASSWORD;
 
@@ -338,7 +342,8 @@ async fn lengths_that_lie_cost_their_file_and_no_memory() {
 async fn depth_is_bounded_and_needs_no_stack() {
     let scratch = scratch();
     let mut forger = Forger::new(&scratch.path().join("repo")).await;
-    let mut tree = forger.tree(&[]);
+    let top = forger.tree(&[]);
+    let mut tree = top;
     for _ in 0..5_000 {
         tree = forger.tree(&[dir(b"d", tree)]);
     }
@@ -347,6 +352,17 @@ async fn depth_is_bounded_and_needs_no_stack() {
     let report = forger.restore(snapshot, &target).await;
     assert_eq!(report.faults.total, 1, "{:?}", report.faults.first);
     assert!(report.faults.first[0].error.contains("deep"));
+    // A walk that keeps each path on the way would need memory by the square of the depth.
+    let (ctx, loaded) = (Ctx::default(), forger.repo.load_snapshot(&snapshot).await.unwrap());
+    let index = forger.repo.load_index(&ctx).await.unwrap();
+    let errors = [
+        browse::ls(&forger.repo, &index, &loaded, "/", true, |_, _| Ok(())).await.unwrap_err(),
+        diff(&forger.repo, &index, (loaded.tree, top), false, &ctx, |_| Ok(())).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.chain().contains("deep") && error.chain().len() < 300, "{}", error.chain());
+    }
     // Deeper than any path the kernel takes: removing it must work too.
     let empty = forger.tree(&[file(b"only", &[])]);
     let empty = forger.snapshot(empty).await;
@@ -406,4 +422,36 @@ async fn a_second_copy_stands_in_for_a_damaged_one() {
     let check = check_all(&forger.repo).await;
     assert_eq!(check.errors, 1, "{:?}", check.findings);
     assert!(check.findings.iter().any(|f| f.text.contains("more than once")));
+}
+
+/// Content that begins like a file of the repository is stored so that its chunk cannot be taken for one. Another program
+/// may have stored it otherwise; a copy mends that.
+#[tokio::test]
+async fn a_copy_leaves_no_chunk_that_could_pass_for_another_file() {
+    let dir = scratch();
+    let mut forger = Forger::new(&dir.path().join("repo")).await;
+    let contents: Vec<Vec<u8>> =
+        [b'{', b'[', 0, 1, 2, 3, b'x'].iter().map(|first| vec![*first, 0xa5, 0x17, 0xff]).collect();
+    let ids: Vec<Id> = contents.iter().map(|c| forger.blob(BlobKind::Data, c)).collect();
+    let chunks: Vec<(Id, usize)> = ids.iter().map(|id| (*id, 4)).collect();
+    let tree = forger.tree(&[file(b"f", &chunks)]);
+    forger.snapshot(tree).await;
+    let target = init(&dir.path().join("target")).await;
+    let ctx = Ctx::default();
+    let holder = Holder {
+        hostname: "test".to_owned(),
+        username: "test".to_owned(),
+        pid: std::process::id(),
+        cluster: None,
+        job_uid: None,
+    };
+    let lock = target.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &ctx).await.unwrap();
+    let snapshots = forger.repo.snapshots().await.unwrap();
+    copy(&forger.repo, &target, &lock, &snapshots, &ctx).await.unwrap();
+    lock.release().await.unwrap();
+    let index = target.load_index(&ctx).await.unwrap();
+    let compressed: Vec<bool> =
+        ids.iter().map(|id| index.find(BlobKind::Data, id).unwrap().uncompressed.is_some()).collect();
+    assert_eq!(compressed, [true, true, true, true, true, true, false]);
+    check_all(&target).await;
 }

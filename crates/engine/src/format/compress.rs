@@ -114,7 +114,7 @@ impl Decompressor {
     /// Decompresses a frame that must give exactly `length` bytes. `length` comes from a header or index;
     /// the caller has bounded it.
     pub fn exact(&mut self, frame: &[u8], length: usize) -> Result<Vec<u8>> {
-        let mut out = Vec::with_capacity(length);
+        let mut out = Vec::new();
         self.exact_into(frame, length, &mut out)?;
         Ok(out)
     }
@@ -311,6 +311,8 @@ mod tests {
             decompressor.bounded(&frame[..frame.len() - 1], 1 << 20).unwrap_err().kind(),
             ErrorKind::Corrupt
         );
+        // More than there is address space for, unless the frame is asked first.
+        assert_eq!(decompressor.exact(&frame, usize::MAX >> 1).unwrap_err().kind(), ErrorKind::Corrupt);
         let mut out = Vec::new();
         let claimed = decompressor.exact_into(&frame, 2 << 30, &mut out).unwrap_err();
         assert_eq!((claimed.kind(), out.capacity()), (ErrorKind::Corrupt, 0), "no memory for a mere claim");

@@ -6,6 +6,17 @@ use super::node::Node;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Id;
 
+/// Directories nested deeper than this are refused: no path that the kernel takes whole has more names. A walk keeps the
+/// path of each directory that it is in, so that without a limit a long enough chain would take all memory.
+pub(crate) const MAX_DEPTH: usize = 2048;
+
+/// The error for a directory that lies deeper.
+pub(crate) fn too_deep(path: &std::path::Path) -> Error {
+    // The path itself has thousands of names.
+    let begin: String = path.to_string_lossy().chars().take(100).collect();
+    Error::new(ErrorKind::Corrupt, format!("directories are nested more than {MAX_DEPTH} deep at {begin}…"))
+}
+
 /// A directory's entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tree {

@@ -12,7 +12,7 @@ use crate::event::{Ctx, Event, Fault};
 use crate::format::node::{Node, NodeType};
 use crate::format::pack::BlobKind;
 use crate::format::snapshot::Snapshot;
-use crate::format::tree::{Tree, TreeWriter};
+use crate::format::tree::{MAX_DEPTH, Tree, TreeWriter, too_deep};
 use crate::id::Id;
 use crate::index::Index;
 use crate::lock::LockGuard;
@@ -145,9 +145,13 @@ impl Run<'_> {
         };
         let mut stack = vec![frame(PathBuf::from("/"), root, None, &tree)];
         loop {
+            let depth = stack.len();
             let Some(top) = stack.last_mut() else {
                 return Err(Error::new(ErrorKind::Internal, "a walk ended without its root"));
             };
+            if depth > MAX_DEPTH {
+                return Err(too_deep(&top.path));
+            }
             if let Some(mut node) = top.rest.pop() {
                 let path = top.path.join(std::ffi::OsStr::from_bytes(&node.name));
                 match node.kind {

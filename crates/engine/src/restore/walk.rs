@@ -16,14 +16,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Fault;
 use crate::format::node::{Node, NodeType};
 use crate::format::pack::BlobKind;
-use crate::format::tree::Tree;
+use crate::format::tree::{MAX_DEPTH, Tree};
 use crate::id::Id;
 use crate::index::Index;
 use crate::read::{TreeReader, is_damage};
 use crate::repository::Repository;
-
-/// Directories nested deeper than this are refused: no path the kernel takes whole has more names.
-const MAX_DEPTH: usize = 2048;
 
 /// Reads directories for code that runs on a thread of its own.
 pub(crate) struct TreeSource {
