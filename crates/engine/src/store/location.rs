@@ -142,8 +142,12 @@ impl FromStr for Location {
             _ => parse_local(text),
         };
         parsed.map_err(|why| {
-            // Only what stands before a login may be repeated.
-            let shown = if scheme == Some("rest") && text.contains('@') { "rest:…" } else { text };
+            // Only what stands before a login may be repeated, whatever the store.
+            let shown = match (text.contains('@'), scheme) {
+                (false, _) => text.to_owned(),
+                (true, Some(scheme)) if !scheme.contains('@') => format!("{scheme}:…"),
+                (true, _) => "…".to_owned(),
+            };
             Error::new(
                 ErrorKind::Usage,
                 format!(
@@ -213,6 +217,13 @@ fn parse_rest(rest: &str) -> Result<Location, String> {
     };
     if host.is_empty() || host.contains([' ', '?', '#']) {
         return Err("the host is missing or malformed".to_owned());
+    }
+    // What follows a colon would be the port: with a / in a password that is half of the password, and the other half
+    // would be shown with the path.
+    let name_end = host.rfind(']').map_or(0, |bracket| bracket.saturating_add(1));
+    let port = host.get(name_end..).and_then(|rest| rest.split_once(':')).map(|(_, port)| port);
+    if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return Err("the port is no number (in a login, write / as %2F)".to_owned());
     }
     if path.contains(['?', '#']) || climbs(path) {
         return Err("the path holds one of ? # . ..".to_owned());
@@ -315,8 +326,26 @@ mod tests {
         assert_eq!(location.join("c").to_string(), "rest:https://host:8000/a/b/c/");
         let plain: Location = "rest:http://host".parse().unwrap();
         assert_eq!(plain, Location::Rest { url: "http://host/".into(), login: None });
-        let error = "rest:https://me:secret%@host/".parse::<Location>().unwrap_err();
-        assert!(!error.chain().contains("secret"), "{}", error.chain());
+        for bad in [
+            "rest:https://me:secret%@host/",
+            "rest:https://me:half/secret@host/",
+            "s3:https://key:secret@host/bucket",
+            "s3:key:secret@host/bucket",
+            "gs:key:secret@/../x",
+            "https://me:secret@host/",
+            "sftp:me:secret@host:/repo",
+        ] {
+            let error = bad.parse::<Location>().unwrap_err();
+            assert!(!error.chain().contains("secret"), "{}", error.chain());
+        }
+        for good in [
+            "rest:https://host:8000/a",
+            "rest:https://[::1]:8000/a",
+            "rest:https://[::1]/a",
+            "rest:https://me:p@[::1]/a",
+        ] {
+            assert!(good.parse::<Location>().is_ok(), "{good}");
+        }
     }
 
     #[test]
