@@ -207,7 +207,8 @@ impl Verdict {
         }
     }
 
-    /// The verdict as JSON of at most [`VERDICT_LIMIT`] bytes: samples go first, then the message is cut.
+    /// The verdict as JSON of at most [`VERDICT_LIMIT`] bytes: samples go first, then the message and other texts are
+    /// cut. Longer it would be cut by Kubernetes, and nobody could read it.
     pub fn to_termination_message(&self) -> String {
         let mut verdict = self.clone();
         loop {
@@ -215,7 +216,7 @@ impl Verdict {
             if text.len() <= VERDICT_LIMIT {
                 return text;
             }
-            if !verdict.drop_one_sample() && !verdict.cut_message() {
+            if !verdict.drop_one_sample() && !verdict.cut_message() && !verdict.cut_result() {
                 return text;
             }
         }
@@ -235,17 +236,62 @@ impl Verdict {
     }
 
     fn cut_message(&mut self) -> bool {
-        let Some(message) = &mut self.message else { return false };
-        let keep: String = message.chars().take(message.chars().count() / 2).collect();
-        let shorter = keep.len() < message.len();
-        *message = keep;
-        shorter
+        self.message.as_mut().is_some_and(halve)
     }
+
+    /// Halves the texts of the result that somebody else wrote: into the bucket, or as its rules.
+    fn cut_result(&mut self) -> bool {
+        match &mut self.result {
+            Some(
+                TaskResult::Initialize { foreign_record: Some(text), .. }
+                | TaskResult::Probe { lifecycle: Some(Lifecycle::Unknown { why: text }), .. },
+            ) => halve(text),
+            Some(TaskResult::Probe { lifecycle: Some(Lifecycle::Found { rules, .. }), .. }) => {
+                rules.iter_mut().max_by_key(|rule| rule.len()).is_some_and(halve)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Leaves the first half of the characters; `false` when there are none.
+fn halve(text: &mut String) -> bool {
+    let keep: String = text.chars().take(text.chars().count() / 2).collect();
+    let shorter = keep.len() < text.len();
+    *text = keep;
+    shorter
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_of_a_stranger_in_the_result_are_cut_too() {
+        let vile = "\u{1}ü".repeat(20_000);
+        let rules = vec![vile.clone(); 3];
+        let probe =
+            |lifecycle| TaskResult::Probe { repositories: 1, more: false, lifecycle: Some(lifecycle) };
+        for result in [
+            TaskResult::Initialize {
+                repository_id: "ab".repeat(32),
+                created: false,
+                format_version: 2,
+                recovery_key: true,
+                foreign_record: Some(vile.clone()),
+            },
+            probe(Lifecycle::Found { rules, count: 3 }),
+            probe(Lifecycle::Unknown { why: vile.clone() }),
+        ] {
+            let mut verdict = Verdict::failed("", "", false);
+            (verdict.outcome, verdict.result) = (Outcome::Succeeded, Some(result));
+            let text = verdict.to_termination_message();
+            assert!(text.len() <= VERDICT_LIMIT, "{}", text.len());
+            let back = Verdict::from_termination_message(&text).unwrap();
+            assert_eq!(std::mem::discriminant(&back.result), std::mem::discriminant(&verdict.result));
+            assert_eq!(back.outcome, Outcome::Succeeded);
+        }
+    }
 
     #[test]
     fn a_long_verdict_is_cut_to_the_limit_and_keeps_its_counts() {
