@@ -271,7 +271,7 @@ async fn a_files_chunk_is_no_snapshot_when_it_is_put_among_them() {
             for length in 33..pack.len().min(content.len() + 64) {
                 let piece = pack.slice(..length);
                 let name = FileName { kind: FileKind::Snapshot, id: Id::hash(&piece) };
-                store.put(name, piece, PutMode::ContentAddressed).await.unwrap();
+                store.put(name, piece.into(), PutMode::ContentAddressed).await.unwrap();
                 let error = repo.load_snapshot(&name.id).await.unwrap_err();
                 planted += u32::from(error.kind() == ErrorKind::Format);
                 store.delete(name).await.unwrap();
