@@ -44,8 +44,10 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let kind = error.kind();
+        // That nothing is there says it all: how each store words it (S3: a page of XML) only frightens.
+        let cause = if kind == ErrorKind::NotARepository { error.to_string() } else { error.chain() };
         Self {
-            cause: one_line(&error.chain()),
+            cause: one_line(&cause),
             advice: advice(kind).map(str::to_owned),
             kind: kind.as_str(),
             code: if kind == ErrorKind::Cancelled { exit::INTERRUPTED } else { exit::FATAL },
@@ -118,6 +120,14 @@ mod tests {
         assert_eq!(failure.cause, "list keys in s3:https://h/b: connection refused");
         assert!(failure.advice.is_some_and(|a| !a.contains('\n')));
         assert_eq!(failure.code, exit::FATAL);
+    }
+
+    #[test]
+    fn a_place_without_a_repository_is_told_in_our_words_alone() {
+        let answer = std::io::Error::other("404 Not Found: <?xml version=\"1.0\"?><Error>…</Error>");
+        let error =
+            Error::with_source(ErrorKind::NotARepository, "there is no repository at s3:https://h/b", answer);
+        assert_eq!(Failure::from(error).cause, "there is no repository at s3:https://h/b");
     }
 
     #[test]

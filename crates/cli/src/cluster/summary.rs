@@ -85,6 +85,12 @@ pub(super) fn restore(restore: &Restore, now: Timestamp) -> String {
             &component.metadata_failures_sample,
         );
     }
+    let warnings = status.compatibility.map(|compatibility| compatibility.warnings).unwrap_or_default();
+    for (n, warning) in warnings.iter().enumerate() {
+        let gap = if n == 0 { "\n" } else { "" };
+        // Writing to a string cannot fail.
+        let _ = writeln!(page, "{gap}! {}", safe(warning));
+    }
     page
 }
 
@@ -237,6 +243,7 @@ status:
   startTime: 2026-11-20T02:00:00Z
   completionTime: 2026-11-20T02:00:04Z
   snapshotRef: {name: first-ae1540cc}
+  compatibility: {compatible: true, warnings: [owners cannot be restored, another class]}
   components:
   - {name: volume/data, phase: Succeeded, node: n1, filesRestored: 7, filesUnchanged: 1200, filesDeleted: 2, bytesWritten: 2048, verified: true}
 ",
@@ -249,6 +256,9 @@ status:
 
 COMPONENT    PHASE      TIME  NODE  RESULT
 volume/data  Succeeded  -     n1    7 files written, 2.0 KiB, 1,200 as they were, 2 deleted, verified
+
+! owners cannot be restored
+! another class
 "
         );
         assert_eq!(object.view().exit_code(), crate::exit::OK);

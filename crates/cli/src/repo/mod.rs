@@ -19,6 +19,7 @@ mod interrupt;
 mod key;
 mod list;
 mod ls;
+mod nearby;
 mod prompt;
 mod protect;
 mod prune;

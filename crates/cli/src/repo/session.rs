@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{Access, Resolved, process_environment};
 use super::interrupt::{Interrupt, interrupted};
+use super::nearby;
 use super::select::Filter;
 use crate::failure::{Failure, Result};
 use crate::ui::Ui;
@@ -78,7 +79,19 @@ impl<'a> Session<'a> {
     pub(super) async fn open(&self) -> Result<Repository> {
         let store = self.store()?;
         let password = self.password(false)?;
-        self.bound(Repository::open(store, &password, &self.ctx)).await
+        let opened = self.bound(Repository::open(store, &password, &self.ctx)).await;
+        match opened {
+            Err(failure) if nearby::applies(&failure) => Err(self.look_around(failure).await),
+            other => other,
+        }
+    }
+
+    /// Says where there are repositories instead, as far as that is seen soon enough.
+    async fn look_around(&self, failure: Failure) -> Failure {
+        let open = |place: &Location| store::open(place, &self.resolved.options, &self.ctx);
+        let look = nearby::named(failure.clone(), &self.location, open);
+        let bound = tokio::time::timeout(nearby::PATIENCE, look);
+        self.ctx.cancel.run_until_cancelled(bound).await.and_then(std::result::Result::ok).unwrap_or(failure)
     }
 
     /// The snapshots that a person named, or all that the filter lets through; oldest first, each once.

@@ -1,6 +1,6 @@
 //! Reads all that a Restore depends on, and makes the Repository object for a directory that it names. Decides nothing.
 
-use holdfast_api::backup_storage::StoragePhase;
+use holdfast_api::backup_storage::{FoundRepository, StoragePhase};
 use holdfast_api::conditions::{ConditionType, find_condition};
 use holdfast_api::restore::FromRepository;
 use holdfast_api::{BackupStorage, Reason, Repository, Restore, Snapshot, names};
@@ -68,11 +68,11 @@ pub async fn snapshot(ctx: &Ctx, restore: &Restore) -> Result<Found, RequestErro
         let all = kubernetes::list::<Snapshot>(client, place, "").await?;
         return Ok(source::choose(&wanted, &all).into());
     };
-    let repository = match found_repository(client, restore, from).await? {
-        Ok(repository) => repository,
+    let (repository, beside) = match found_repository(client, restore, from).await? {
+        Ok(found) => found,
         Err(found) => return Ok(found),
     };
-    if let Some((reason, message)) = source::not_listed(&repository) {
+    if let Some((reason, message)) = source::not_listed(&repository, &beside) {
         return Ok(Found::NotYet { reason, message });
     }
     let name = repository.name_any();
@@ -90,12 +90,13 @@ fn gone(namespace: &str, name: &str) -> Refusal {
     Refusal::plain(Reason::SnapshotNotFound, text)
 }
 
-/// The Repository object that leads to a directory of a storage: one that is there, else one that is made now.
+/// The Repository object that leads to a directory of a storage: one that is there, else one that is made now. With it,
+/// what the storage lists.
 async fn found_repository(
     client: &Client,
     restore: &Restore,
     from: &FromRepository,
-) -> Result<Result<Repository, Found>, RequestError> {
+) -> Result<Result<(Repository, Vec<FoundRepository>), Found>, RequestError> {
     let own = restore.namespace().unwrap_or_default();
     let reference = &from.storage_ref;
     let place = reference.namespace_or(&own);
@@ -120,16 +121,17 @@ async fn found_repository(
         Ok(directory) => directory,
         Err(refusal) => return Ok(Err(Found::Refused(refusal))),
     };
+    let listed = status.map(|status| status.repositories.clone()).unwrap_or_default();
     let all = kubernetes::list::<Repository>(client, &own, "").await?;
     if let Some(known) = source::known(&all, reference, &directory, &own) {
-        return Ok(Ok(known.clone()));
+        return Ok(Ok((known.clone(), listed)));
     }
     let password = match source::password(from, &storage, &own) {
         Ok(password) => password,
         Err(refusal) => return Ok(Err(Found::Refused(refusal))),
     };
     let wanted = source::repository(restore, reference, directory, password);
-    Ok(Ok(kubernetes::create(client, &wanted).await?.into_inner()))
+    Ok(Ok((kubernetes::create(client, &wanted).await?.into_inner(), listed)))
 }
 
 /// Why the storage of a repository in another namespace cannot be used from this one: its key would get here.

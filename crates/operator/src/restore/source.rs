@@ -198,19 +198,23 @@ pub(super) fn directory(
         (ours, all) => {
             let several: Vec<&FoundRepository> =
                 if ours.is_empty() { all.iter().collect() } else { ours.to_vec() };
-            let listed: Vec<&str> =
-                several.iter().take(LISTED).map(|found| found.directory.as_str()).collect();
-            let more = several.len().saturating_sub(LISTED);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             let text = format!(
-                "BackupStorage {} holds several repositories that could be meant: name one of them in \
-                 spec.from.repository.directory: {}{more}",
+                "BackupStorage {} holds several repositories that could be meant: make another Restore that names one \
+                 of them in spec.from.repository.directory: {}",
                 storage.name_any(),
-                listed.join(", ")
+                directories(&several)
             );
             Err(Refusal::plain(Reason::AmbiguousSource, text))
         }
     }
+}
+
+/// The first directories of these, and how many more there are.
+fn directories(found: &[&FoundRepository]) -> String {
+    let listed: Vec<&str> = found.iter().take(LISTED).map(|found| found.directory.as_str()).collect();
+    let more = found.len().saturating_sub(LISTED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", listed.join(", "))
 }
 
 /// The password to open a directory with.
@@ -310,7 +314,8 @@ pub(super) fn known<'r>(
 }
 
 /// What a Repository still lacks before one of its Snapshots can be chosen; none when it has been opened and listed.
-pub(super) fn not_listed(repository: &Repository) -> Option<(Reason, String)> {
+/// `found` is what its storage lists.
+pub(super) fn not_listed(repository: &Repository, found: &[FoundRepository]) -> Option<(Reason, String)> {
     let name = repository.name_any();
     let status = repository.status.as_ref();
     let told = |condition: ConditionType| {
@@ -329,12 +334,47 @@ pub(super) fn not_listed(repository: &Repository) -> Option<(Reason, String)> {
         }
         Some(RepositoryPhase::Failed | RepositoryPhase::Pending) => {
             let said = told(ConditionType::Ready).unwrap_or_default();
-            Some((Reason::RepositoryNotReady, format!("Repository {name} is not ready: {said}")))
+            let text = format!("Repository {name} is not ready: {said}{}", what_to_do(repository, found));
+            Some((Reason::RepositoryNotReady, text))
         }
         Some(RepositoryPhase::Initializing) | None => {
             Some((Reason::Initializing, format!("opens the repository (Repository {name})")))
         }
     }
+}
+
+/// What to do about a repository that cannot be opened, where it is the Restore that named it wrongly.
+fn what_to_do(repository: &Repository, found: &[FoundRepository]) -> String {
+    let status = repository.status.as_ref();
+    let failed = |reason: Reason| {
+        status
+            .and_then(|status| find_condition(&status.conditions, ConditionType::Ready))
+            .is_some_and(|ready| ready.reason == reason.as_str())
+    };
+    if failed(Reason::WrongPassword) {
+        return repository.spec.password_secret_ref.as_ref().map_or_else(String::new, |secret| {
+            format!(
+                "; put the repository's password, or the recovery password that its storage had when it was made, into \
+                 the key {} of Secret {}: it is tried again by itself",
+                secret.key, secret.name
+            )
+        });
+    }
+    let directory = repository
+        .spec
+        .directory
+        .as_deref()
+        .or_else(|| status.and_then(|status| status.directory.as_deref()));
+    let missing = failed(Reason::InitFailed) || failed(Reason::RepositoryMissing);
+    if !missing || found.is_empty() || found.iter().any(|found| Some(found.directory.as_str()) == directory) {
+        return String::new();
+    }
+    format!(
+        "; the storage holds {}: name one of them in spec.from.repository.directory of another Restore, and delete this \
+         one and Repository {}",
+        directories(&found.iter().collect::<Vec<_>>()),
+        repository.name_any()
+    )
 }
 
 #[cfg(test)]

@@ -162,13 +162,48 @@ fn nothing_is_chosen_before_everything_is_listed() {
         ))
         .unwrap()
     };
-    assert_eq!(not_listed(&with("{}")).unwrap().0, Reason::Initializing);
-    assert_eq!(not_listed(&with("{phase: Ready}")).unwrap().0, Reason::Initializing);
-    assert_eq!(not_listed(&with("{phase: Ready, lastSyncTime: '2026-11-20T02:00:00Z'}")), None);
+    assert_eq!(not_listed(&with("{}"), &[]).unwrap().0, Reason::Initializing);
+    assert_eq!(not_listed(&with("{phase: Ready}"), &[]).unwrap().0, Reason::Initializing);
+    assert_eq!(not_listed(&with("{phase: Ready, lastSyncTime: '2026-11-20T02:00:00Z'}"), &[]), None);
     let wrong = "{phase: Failed, conditions: [{type: Ready, status: 'False', reason: WrongPassword, message: no key opens, lastTransitionTime: '2026-11-20T02:00:00Z'}]}";
-    let (reason, message) = not_listed(&with(wrong)).unwrap();
+    let (reason, message) = not_listed(&with(wrong), &[]).unwrap();
     assert_eq!(reason, Reason::RepositoryNotReady);
     assert!(message.contains("no key opens"), "{message}");
+}
+
+#[test]
+fn a_repository_that_was_named_wrongly_is_told_with_what_to_do() {
+    let failed = |reason: &str| -> Repository {
+        serde_saphyr::from_str(&format!(
+            "
+metadata: {{name: main-1234, namespace: shop}}
+spec: {{storageRef: {{name: s}}, directory: old/shop/main-typo, passwordSecretRef: {{name: recovery, key: word}}}}
+status: {{phase: Failed, conditions: [{{type: Ready, status: 'False', reason: {reason}, message: it is not, lastTransitionTime: '2026-11-20T02:00:00Z'}}]}}
+"
+        ))
+        .unwrap()
+    };
+    let storage =
+        storage("{directory: old/web/main-aaaaa, namespace: web}, {directory: old/shop/main-bbbbb}");
+    let found = storage.status.unwrap().repositories;
+    let told = |reason: &str, found: &[FoundRepository]| not_listed(&failed(reason), found).unwrap().1;
+
+    let password = told("WrongPassword", &found);
+    assert!(password.contains("the key word of Secret recovery: it is tried again by itself"), "{password}");
+    for reason in ["InitFailed", "RepositoryMissing"] {
+        let text = told(reason, &found);
+        assert!(
+            text.contains("the storage holds old/web/main-aaaaa, old/shop/main-bbbbb: name one"),
+            "{text}"
+        );
+        assert!(text.contains("another Restore, and delete this one and Repository main-1234"), "{text}");
+    }
+    // What is there, or cannot be known, is not told to be elsewhere; nor is a store that does not answer.
+    let mut there = found.clone();
+    there.push(FoundRepository { directory: "old/shop/main-typo".into(), ..found[0].clone() });
+    for text in [told("InitFailed", &there), told("InitFailed", &[]), told("EndpointUnreachable", &found)] {
+        assert_eq!(text, "Repository main-1234 is not ready: it is not");
+    }
 }
 
 #[test]

@@ -461,7 +461,20 @@ pub fn conclude(restore: &Restore, status: &RestoreStatus) -> Conclusion {
         }
         unchanged => (unchanged.0, reason),
     };
+    if done > 0 && !restore.spec.dry_run {
+        parts.extend(warned(status));
+    }
     Conclusion { phase, reason, message: parts.join("; ") }
+}
+
+/// What was warned of before, such as owners that this runner cannot set: nobody is told that all is well without it.
+fn warned(status: &RestoreStatus) -> Option<String> {
+    let all = status.compatibility.as_ref().map(|compatibility| compatibility.warnings.as_slice())?;
+    let first = all.first()?;
+    Some(match all.len() {
+        1 => format!("but: {first}"),
+        n => format!("but: {first}; {} more in status.compatibility.warnings", n.saturating_sub(1)),
+    })
 }
 
 fn summary(components: &[RestoreComponent], done: usize) -> String {

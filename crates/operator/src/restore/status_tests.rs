@@ -121,6 +121,23 @@ fn the_plan_is_filled_from_what_the_runner_found() {
     assert_eq!((volume.create, volume.delete, volume.bytes_to_write), (Some(5), Some(1), Some(10)));
 }
 
+#[test]
+fn a_success_does_not_hide_what_was_warned_of() {
+    let with = |warnings: &[&str]| {
+        let warnings = warnings.iter().map(|&text| text.to_owned()).collect();
+        let compatibility =
+            Some(holdfast_api::restore::Compatibility { compatible: true, warnings, ..Default::default() });
+        let status = RestoreStatus { components: vec![good()], compatibility, ..RestoreStatus::default() };
+        let end = conclude(&restore("r", "1", ""), &status);
+        assert_eq!(end.phase, RestorePhase::Succeeded);
+        end.message
+    };
+    assert!(with(&[]).ends_with(", verified"));
+    assert!(with(&["no owners"]).ends_with(", verified; but: no owners"));
+    let several = with(&["no owners", "another class", "small"]);
+    assert!(several.ends_with("; but: no owners; 2 more in status.compatibility.warnings"), "{several}");
+}
+
 fn used_by(consumers: &[&str]) -> RestoreStatus {
     let consumers = consumers.iter().map(|&name| name.to_owned()).collect();
     let volumes = vec![VolumePlan { consumers, ..VolumePlan::default() }];
