@@ -9,6 +9,7 @@
 #![expect(clippy::duplicated_attributes, reason = "each printer column says again what it is")]
 #![expect(clippy::doc_markdown, reason = "comments on fields are the plain text of `kubectl explain`")]
 
+pub mod backend;
 pub mod backup;
 pub mod backup_storage;
 pub mod conditions;

@@ -196,7 +196,7 @@ pub fn found_repository_name(storage_namespace: &str, storage_name: &str, direct
 
 /// Name of the Secret with a generated repository password, in the storage's namespace:
 /// `holdfast-repo-<20 hexadecimal digits of the location's hash>`. See
-/// [`S3Backend::location`](crate::backup_storage::S3Backend::location).
+/// [`Backend::location`](crate::backend::Backend::location).
 pub fn repository_password_secret_name(location: &str) -> String {
     format!("{REPOSITORY_PASSWORD_SECRET_PREFIX}{}", hash(&[location], 20))
 }

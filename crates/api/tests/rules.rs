@@ -44,10 +44,117 @@ fn s3() -> Value {
     json!({"bucket": "backups", "endpoint": "https://s3.example", "credentialsSecretRef": {"name": "key"}})
 }
 
+fn gcs() -> Value {
+    json!({"bucket": "backups", "credentialsSecretRef": {"name": "key"}})
+}
+
+fn azure() -> Value {
+    json!({"account": "acct", "container": "backups", "credentialsSecretRef": {"name": "key"}})
+}
+
 #[test]
 fn a_storage_has_exactly_one_backend() {
     accepts("BackupStorage", &json!({"backend": {"s3": s3()}}));
-    refuses("BackupStorage", &json!({"backend": {}}), None, "exactly one backend");
+    accepts("BackupStorage", &json!({"backend": {"gcs": gcs()}}));
+    accepts("BackupStorage", &json!({"backend": {"azure": azure()}}));
+    for backend in [
+        json!({}),
+        json!({"s3": s3(), "gcs": gcs()}),
+        json!({"gcs": gcs(), "azure": azure()}),
+        json!({"s3": s3(), "gcs": gcs(), "azure": azure()}),
+    ] {
+        refuses("BackupStorage", &json!({"backend": backend}), None, "exactly one backend");
+    }
+}
+
+#[test]
+fn no_store_is_reached_without_keys() {
+    for (kind, store) in [("s3", s3()), ("gcs", gcs()), ("azure", azure())] {
+        let place = format!("/properties/spec/properties/backend/properties/{kind}/required");
+        let required = schema("BackupStorage").pointer(&place).cloned().unwrap();
+        assert!(required.as_array().unwrap().contains(&json!("credentialsSecretRef")), "{kind}: {required}");
+        let mut keyless = store;
+        keyless.as_object_mut().unwrap().remove("credentialsSecretRef");
+        let spec = json!({"backend": {kind: keyless}});
+        assert!(serde_json::from_value::<holdfast_api::BackupStorageSpec>(spec).is_err(), "{kind}");
+    }
+}
+
+#[test]
+fn a_bucket_in_the_hosts_name_needs_a_host_with_a_name() {
+    let with = |endpoint: &str, addressing: &str| {
+        let mut s3 = s3();
+        s3["endpoint"] = json!(endpoint);
+        s3["addressing"] = json!(addressing);
+        json!({"backend": {"s3": s3}})
+    };
+    for address in ["https://10.0.0.7:9000", "http://10.0.0.7/", "https://[fd00::1]:9000"] {
+        refuses("BackupStorage", &with(address, "VirtualHost"), None, "no IP address");
+        accepts("BackupStorage", &with(address, "Path"));
+    }
+    for name in ["https://s3.example", "https://10.example:9000/"] {
+        accepts("BackupStorage", &with(name, "VirtualHost"));
+    }
+    let mut aws = with("", "VirtualHost");
+    aws["backend"]["s3"].as_object_mut().unwrap().remove("endpoint");
+    accepts("BackupStorage", &aws);
+}
+
+#[test]
+fn an_azure_account_has_one_address() {
+    let with = |field: &str, value: &str| {
+        let mut azure = azure();
+        azure[field] = json!(value);
+        azure
+    };
+    let suffix = with("endpointSuffix", "core.chinacloudapi.cn");
+    accepts("BackupStorage", &json!({"backend": {"azure": suffix}}));
+    let mut both = with("endpoint", "https://host:10000/acct");
+    accepts("BackupStorage", &json!({"backend": {"azure": both}}));
+    both["endpointSuffix"] = json!("core.windows.net");
+    refuses("BackupStorage", &json!({"backend": {"azure": both}}), None, "exclude each other");
+}
+
+/// A storage as release 0.1 could be given one, without what came later.
+#[test]
+fn a_storage_of_an_older_release_means_the_same() {
+    let old = json!({"backend": {"s3": s3()}});
+    let spec: holdfast_api::BackupStorageSpec = serde_json::from_value(old).unwrap();
+    let s3 = spec.backend.s3.as_ref().unwrap();
+    assert_eq!(s3.addressing, holdfast_api::backend::Addressing::Path);
+    assert_eq!((s3.url().as_str(), s3.region.as_str()), ("https://s3.example", "us-east-1"));
+    assert_eq!(spec.backend.location("c/n/r"), "s3:https://s3.example/backups/c/n/r");
+}
+
+/// All that an example says is understood, and nothing that a field's name is misspelled for.
+#[test]
+fn the_examples_of_storages_are_accepted_whole() {
+    fn within(given: &Value, read: &Value, at: &str) {
+        match (given, read) {
+            (Value::Object(given), Value::Object(read)) => {
+                for (key, value) in given {
+                    within(value, read.get(key).unwrap_or(&Value::Null), &format!("{at}.{key}"));
+                }
+            }
+            (given, read) => assert_eq!(given, read, "{at}"),
+        }
+    }
+    let mut kinds = Vec::new();
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/examples");
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let documents = text.split("\n---\n").map(|text| serde_saphyr::from_str::<Value>(text).unwrap());
+        for document in documents.filter(|document| document["kind"] == "BackupStorage") {
+            let spec = &document["spec"];
+            accepts("BackupStorage", spec);
+            let read: holdfast_api::BackupStorageSpec = serde_json::from_value(spec.clone()).unwrap();
+            within(spec, &serde_json::to_value(&read).unwrap(), &path.display().to_string());
+            kinds.extend(spec["backend"].as_object().unwrap().keys().cloned());
+        }
+    }
+    kinds.sort();
+    assert_eq!(kinds, ["azure", "gcs", "s3"]);
 }
 
 #[test]

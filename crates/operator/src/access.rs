@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 
-use holdfast_api::backup_storage::{CaBundleKind, S3Backend, StorageLimits};
+use holdfast_api::backend::{Addressing, AzureBackend, Backend, CaBundleKind, GcsBackend, S3Backend};
+use holdfast_api::backup_storage::StorageLimits;
 use holdfast_api::conditions::Reason;
 use holdfast_api::{BackupStorage, Repository};
 use holdfast_protocol::spec::{RunIdentity, StorageAccess as StorageLocation};
@@ -34,7 +35,9 @@ pub enum AccessError {
         name: String,
     },
     /// The storage has no backend that this version knows.
-    #[error("the storage sets no backend that this version of Holdfast knows; set spec.backend.s3")]
+    #[error(
+        "the storage sets no backend that this version of Holdfast knows; set one of spec.backend.s3, gcs and azure"
+    )]
     NoBackend,
     /// A Secret or ConfigMap is not there.
     #[error("{kind} {namespace}/{name} ({purpose}) does not exist; create it")]
@@ -62,6 +65,18 @@ pub enum AccessError {
         /// The key.
         key: String,
     },
+    /// What a Secret holds under a key cannot be what it has to be.
+    #[error("Secret {namespace}/{name} ({CREDENTIALS_PURPOSE}), key {key}: {why}")]
+    KeyInvalid {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it, and what to do. Nothing of the content.
+        why: &'static str,
+    },
     /// The repository has no directory or password yet.
     #[error("Repository {namespace}/{name} is not initialised yet")]
     RepositoryNotReady {
@@ -81,7 +96,7 @@ impl AccessError {
             Self::NoBackend => Some(Reason::InvalidSpec),
             Self::NotFound { purpose: CA_PURPOSE, .. } => Some(Reason::CaBundleNotFound),
             Self::NotFound { .. } => Some(Reason::SecretNotFound),
-            Self::KeyMissing { .. } => Some(Reason::SecretInvalid),
+            Self::KeyMissing { .. } | Self::KeyInvalid { .. } => Some(Reason::SecretInvalid),
             Self::RepositoryNotReady { .. } => Some(Reason::RepositoryNotReady),
         }
     }
@@ -99,6 +114,39 @@ pub struct Credentials {
 }
 
 impl Credentials {
+    /// Those of a store, out of the Secret that the storage names.
+    pub fn of_store(backend: &Backend, secret: &Secret) -> Result<Self, AccessError> {
+        let has = |key| key_of(secret, key, CREDENTIALS_PURPOSE).is_ok();
+        let mut wanted = Vec::new();
+        if backend.s3.is_some() {
+            wanted.push((files::ACCESS_KEY_ID, S3Backend::ACCESS_KEY_ID));
+            wanted.push((files::SECRET_ACCESS_KEY, S3Backend::SECRET_ACCESS_KEY));
+            if has(S3Backend::SESSION_TOKEN) {
+                wanted.push((files::SESSION_TOKEN, S3Backend::SESSION_TOKEN));
+            }
+        } else if backend.gcs.is_some() {
+            wanted.push((files::GOOGLE_SERVICE_ACCOUNT, GcsBackend::SERVICE_ACCOUNT));
+        } else if has(AzureBackend::ACCOUNT_KEY) {
+            wanted.push((files::AZURE_ACCOUNT_KEY, AzureBackend::ACCOUNT_KEY));
+        } else if has(AzureBackend::ACCOUNT_SAS) {
+            wanted.push((files::AZURE_ACCOUNT_SAS, AzureBackend::ACCOUNT_SAS));
+        } else if has(AzureBackend::CLIENT_ID) || has(AzureBackend::CLIENT_SECRET) {
+            wanted.push((files::AZURE_CLIENT_ID, AzureBackend::CLIENT_ID));
+            wanted.push((files::AZURE_TENANT_ID, AzureBackend::TENANT_ID));
+            wanted.push((files::AZURE_CLIENT_SECRET, AzureBackend::CLIENT_SECRET));
+        } else {
+            return Err(KeyMistake { key: AzureBackend::ACCOUNT_KEY, why: NO_AZURE_KEY }.of(secret));
+        }
+        let mut found = BTreeMap::new();
+        for (file, key) in wanted {
+            // Keys are often made with `echo`, and a line end is no part of any of them.
+            let content = key_of(secret, key, CREDENTIALS_PURPOSE)?.trim_ascii().to_vec();
+            check_key(backend, key, &content).map_err(|why| KeyMistake { key, why }.of(secret))?;
+            found.insert(file, content);
+        }
+        Ok(Self { files: found })
+    }
+
     /// Adds the repository's password.
     #[must_use]
     pub fn with_password(mut self, password: Vec<u8>) -> Self {
@@ -157,21 +205,11 @@ impl StorageAccess {
     /// Reads all that the storage names.
     pub async fn read(client: &Client, storage: BackupStorage) -> Result<Self, AccessError> {
         let namespace = storage.namespace().unwrap_or_default();
-        let s3 = s3(&storage)?;
-        let mut files = BTreeMap::new();
-
-        let secret = secret(client, &namespace, &s3.credentials_secret_ref.name, CREDENTIALS_PURPOSE).await?;
-        for (file, key) in [
-            (files::ACCESS_KEY_ID, S3Backend::ACCESS_KEY_ID),
-            (files::SECRET_ACCESS_KEY, S3Backend::SECRET_ACCESS_KEY),
-        ] {
-            files.insert(file, key_of(&secret, key, CREDENTIALS_PURPOSE)?);
-        }
-        // Keys are often made with `echo`, and a line end is no part of any of them.
-        for content in files.values_mut() {
-            *content = content.trim_ascii().to_vec();
-        }
-        if let Some(reference) = &s3.ca_bundle_ref {
+        let backend = &storage.spec.backend;
+        let (location, keys) = (location(backend)?, backend.credentials().ok_or(AccessError::NoBackend)?);
+        let secret = secret(client, &namespace, &keys.name, CREDENTIALS_PURPOSE).await?;
+        let Credentials { mut files } = Credentials::of_store(backend, &secret)?;
+        if let Some(reference) = backend.ca_bundle() {
             let content = match reference.kind {
                 CaBundleKind::Secret => {
                     let secret = self::secret(client, &namespace, &reference.name, CA_PURPOSE).await?;
@@ -187,7 +225,6 @@ impl StorageAccess {
             let secret = self::secret(client, &namespace, &reference.name, RECOVERY_PURPOSE).await?;
             files.insert(files::RECOVERY_PASSWORD, password_of(&secret, &reference.key, RECOVERY_PURPOSE)?);
         }
-        let location = location(s3);
         Ok(Self { storage, location, credentials: Credentials { files } })
     }
 
@@ -300,18 +337,94 @@ pub async fn repository_password(
     password_of(&secret(client, namespace, name, PASSWORD_PURPOSE).await?, key, PASSWORD_PURPOSE)
 }
 
-/// The S3 backend of a storage.
-pub fn s3(storage: &BackupStorage) -> Result<&S3Backend, AccessError> {
-    storage.spec.backend.s3.as_ref().ok_or(AccessError::NoBackend)
+/// Where a storage is, as runners are told.
+fn location(backend: &Backend) -> Result<StorageLocation, AccessError> {
+    if let Some(s3) = &backend.s3 {
+        Ok(StorageLocation::S3 {
+            endpoint: s3.url(),
+            bucket: s3.bucket.clone(),
+            prefix: s3.prefix.clone().unwrap_or_default(),
+            region: s3.region.clone(),
+            virtual_host: s3.addressing == Addressing::VirtualHost,
+        })
+    } else if let Some(gcs) = &backend.gcs {
+        let prefix = gcs.prefix.clone().unwrap_or_default();
+        Ok(StorageLocation::Gcs { bucket: gcs.bucket.clone(), prefix })
+    } else if let Some(azure) = &backend.azure {
+        Ok(StorageLocation::Azure {
+            account: azure.account.clone(),
+            container: azure.container.clone(),
+            prefix: azure.prefix.clone().unwrap_or_default(),
+            endpoint_suffix: azure.endpoint_suffix.clone(),
+            endpoint: azure.endpoint.as_ref().map(|url| url.trim_end_matches('/').to_owned()),
+        })
+    } else {
+        Err(AccessError::NoBackend)
+    }
 }
 
-fn location(s3: &S3Backend) -> StorageLocation {
-    StorageLocation::S3 {
-        endpoint: s3.endpoint.trim_end_matches('/').to_owned(),
-        bucket: s3.bucket.clone(),
-        prefix: s3.prefix.clone().unwrap_or_default(),
-        region: s3.region.clone(),
+/// A key of a credentials Secret that cannot be used.
+struct KeyMistake {
+    key: &'static str,
+    why: &'static str,
+}
+
+impl KeyMistake {
+    fn of(self, secret: &Secret) -> AccessError {
+        let (namespace, name) = (secret.namespace().unwrap_or_default(), secret.name_any());
+        AccessError::KeyInvalid { namespace, name, key: self.key, why: self.why }
     }
+}
+
+const NO_AZURE_KEY: &str = "it is not there, nor are its alternatives: set AZURE_ACCOUNT_KEY, or AZURE_ACCOUNT_SAS, or \
+    AZURE_CLIENT_ID with AZURE_TENANT_ID and AZURE_CLIENT_SECRET";
+
+/// What would fail in a runner with words that help less, or would send a secret where it must not go.
+fn check_key(backend: &Backend, key: &str, content: &[u8]) -> Result<(), &'static str> {
+    match key {
+        GcsBackend::SERVICE_ACCOUNT => check_service_account(content),
+        AzureBackend::ACCOUNT_KEY => match data_encoding::BASE64.decode(content) {
+            Ok(_) => Ok(()),
+            Err(_) => Err("it is not in base64, as the keys of storage accounts are; copy it again"),
+        },
+        AzureBackend::ACCOUNT_SAS | AzureBackend::CLIENT_SECRET => {
+            let plain = backend.azure.as_ref().and_then(|azure| azure.endpoint.as_deref());
+            if plain.is_some_and(|url| url.starts_with("http://")) {
+                return Err(
+                    "over http it, or a token that it is exchanged for, could be read on the wire; use an https \
+                            endpoint, or AZURE_ACCOUNT_KEY, which only signs",
+                );
+            }
+            let text = String::from_utf8_lossy(content);
+            if key == AzureBackend::ACCOUNT_SAS && !text.contains("sig=") {
+                return Err("it is no shared access signature, which has the form sv=…&sig=…; copy it again");
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Only what Google hands out for a service account: a person's own login does not belong into a cluster, and what
+/// names another server in the file would store data elsewhere than the storage says.
+fn check_service_account(json: &[u8]) -> Result<(), &'static str> {
+    let parsed: serde_json::Value = serde_json::from_slice(json)
+        .map_err(|_| "it is not the JSON file of a service account's key; copy the whole file")?;
+    if parsed.get("type").and_then(serde_json::Value::as_str) != Some("service_account") {
+        return Err(
+            "its \"type\" is not \"service_account\": make a key of a service account in Google's console and \
+                    copy the whole file",
+        );
+    }
+    if ["private_key", "private_key_id", "client_email"].iter().any(|field| parsed.get(field).is_none()) {
+        return Err("private_key, private_key_id or client_email is missing in it; copy the whole file");
+    }
+    if ["gcs_base_url", "disable_oauth"].iter().any(|field| parsed.get(field).is_some()) {
+        return Err(
+            "gcs_base_url and disable_oauth are not allowed in it: data goes to Google Cloud Storage only",
+        );
+    }
+    Ok(())
 }
 
 async fn secret(
@@ -378,6 +491,95 @@ mod tests {
             shown.contains("password") && !shown.contains("hunter2") && !shown.contains("104"),
             "{shown}"
         );
+    }
+
+    fn keys(backend: &str, secret: &str) -> Result<Vec<(&'static str, String)>, AccessError> {
+        let backend: Backend = serde_saphyr::from_str(backend).unwrap();
+        let data: BTreeMap<String, String> = serde_saphyr::from_str(secret).unwrap();
+        let data = data.into_iter().map(|(key, value)| (key, ByteString(value.into_bytes()))).collect();
+        let secret = Secret { data: Some(data), ..Secret::default() };
+        let files = Credentials::of_store(&backend, &secret)?.files;
+        Ok(files.into_iter().map(|(file, text)| (file, String::from_utf8(text).unwrap())).collect())
+    }
+
+    const S3: &str = "{s3: {bucket: b, credentialsSecretRef: {name: keys}}}";
+    const GCS: &str = "{gcs: {bucket: b, credentialsSecretRef: {name: keys}}}";
+    const AZURE: &str = "{azure: {account: acct, container: box, credentialsSecretRef: {name: keys}}}";
+    const PLAIN_AZURE: &str = "{azure: {account: acct, container: box, endpoint: 'http://host/acct', credentialsSecretRef: {name: keys}}}";
+    const ACCOUNT: &str =
+        r#"{"type": "service_account", "private_key": "k", "private_key_id": "i", "client_email": "e"}"#;
+
+    #[test]
+    fn each_store_takes_the_keys_that_it_knows() {
+        let pair = "AWS_ACCESS_KEY_ID: \"id\\n\", AWS_SECRET_ACCESS_KEY: key";
+        let two = [("access-key-id", "id".to_owned()), ("secret-access-key", "key".to_owned())];
+        assert_eq!(keys(S3, &format!("{{{pair}}}")).unwrap(), two);
+        let temporary = keys(S3, &format!("{{{pair}, AWS_SESSION_TOKEN: token}}")).unwrap();
+        assert!(temporary.contains(&("session-token", "token".to_owned())), "{temporary:?}");
+        let json = keys(GCS, &format!("{{GOOGLE_SERVICE_ACCOUNT_JSON_KEY: '{ACCOUNT}'}}")).unwrap();
+        assert_eq!(json, [("google-service-account.json", ACCOUNT.to_owned())]);
+        let application = "{AZURE_CLIENT_ID: c, AZURE_TENANT_ID: t, AZURE_CLIENT_SECRET: s}";
+        for (backend, secret, files) in [
+            (AZURE, "{AZURE_ACCOUNT_KEY: a2V5}", vec!["azure-account-key"]),
+            (AZURE, "{AZURE_ACCOUNT_KEY: a2V5, AZURE_ACCOUNT_SAS: '?sv=1&sig=x'}", vec!["azure-account-key"]),
+            (AZURE, "{AZURE_ACCOUNT_SAS: '?sv=1&sig=x'}", vec!["azure-account-sas"]),
+            (AZURE, application, vec!["azure-client-id", "azure-client-secret", "azure-tenant-id"]),
+            (PLAIN_AZURE, "{AZURE_ACCOUNT_KEY: a2V5}", vec!["azure-account-key"]),
+        ] {
+            let found = keys(backend, secret).unwrap();
+            assert_eq!(found.into_iter().map(|(file, _)| file).collect::<Vec<_>>(), files, "{secret}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_cannot_work_is_named_without_its_content() {
+        let google = |text: &str| format!("{{GOOGLE_SERVICE_ACCOUNT_JSON_KEY: '{text}'}}");
+        for (backend, secret, said) in [
+            (S3, "{AWS_ACCESS_KEY_ID: hidden}".to_owned(), "AWS_SECRET_ACCESS_KEY"),
+            (S3, "{AWS_SESSION_TOKEN: hidden}".to_owned(), "AWS_ACCESS_KEY_ID"),
+            (GCS, "{other: hidden}".to_owned(), "GOOGLE_SERVICE_ACCOUNT_JSON_KEY"),
+            (GCS, google("hidden"), "not the JSON file"),
+            (GCS, google(r#"{"type": "authorized_user", "refresh_token": "hidden"}"#), "service_account"),
+            (GCS, google(r#"{"type": "service_account", "private_key": "hidden"}"#), "client_email"),
+            (GCS, google(&ACCOUNT.replace('}', r#", "gcs_base_url": "http://hidden"}"#)), "gcs_base_url"),
+            (AZURE, "{other: hidden}".to_owned(), "AZURE_ACCOUNT_SAS"),
+            (AZURE, "{AZURE_CLIENT_ID: hidden, AZURE_CLIENT_SECRET: hidden}".to_owned(), "AZURE_TENANT_ID"),
+            (AZURE, "{AZURE_ACCOUNT_KEY: 'hidden!'}".to_owned(), "base64"),
+            (AZURE, "{AZURE_ACCOUNT_SAS: hidden}".to_owned(), "shared access signature"),
+            (PLAIN_AZURE, "{AZURE_ACCOUNT_SAS: 'sv=1&sig=hidden'}".to_owned(), "https"),
+        ] {
+            let error = keys(backend, &secret).unwrap_err();
+            let text = format!("{error} {error:?}");
+            assert!(text.contains(said) && !text.contains("hidden"), "{secret} gave {text}");
+            assert_eq!(error.reason(), Some(Reason::SecretInvalid), "{text}");
+        }
+    }
+
+    #[test]
+    fn runners_are_told_where_each_store_is() {
+        let of =
+            |text: &str| serde_json::to_string(&location(&serde_saphyr::from_str(text).unwrap()).unwrap());
+        let hosted =
+            S3.replace("bucket: b", "bucket: b, prefix: p, addressing: VirtualHost, region: eu-west-1");
+        for (backend, expected) in [
+            (
+                S3,
+                r#"{"s3":{"endpoint":"https://s3.us-east-1.amazonaws.com","bucket":"b","prefix":"","region":"us-east-1"}}"#,
+            ),
+            (
+                hosted.as_str(),
+                r#"{"s3":{"endpoint":"https://s3.eu-west-1.amazonaws.com","bucket":"b","prefix":"p","region":"eu-west-1","virtualHost":true}}"#,
+            ),
+            (GCS, r#"{"gcs":{"bucket":"b","prefix":""}}"#),
+            (AZURE, r#"{"azure":{"account":"acct","container":"box","prefix":""}}"#),
+            (
+                PLAIN_AZURE,
+                r#"{"azure":{"account":"acct","container":"box","prefix":"","endpoint":"http://host/acct"}}"#,
+            ),
+        ] {
+            assert_eq!(of(backend).unwrap(), expected);
+        }
+        assert_eq!(location(&Backend::default()).unwrap_err().reason(), Some(Reason::InvalidSpec));
     }
 
     #[test]

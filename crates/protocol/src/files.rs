@@ -12,6 +12,18 @@ pub const ACCESS_KEY_ID: &str = "access-key-id";
 pub const SECRET_ACCESS_KEY: &str = "secret-access-key";
 /// S3 session token, where the credentials are temporary.
 pub const SESSION_TOKEN: &str = "session-token";
+/// Key of a Google service account, as JSON.
+pub const GOOGLE_SERVICE_ACCOUNT: &str = "google-service-account.json";
+/// Key of an Azure storage account.
+pub const AZURE_ACCOUNT_KEY: &str = "azure-account-key";
+/// Shared access signature for an Azure storage account.
+pub const AZURE_ACCOUNT_SAS: &str = "azure-account-sas";
+/// Id of an application in Azure.
+pub const AZURE_CLIENT_ID: &str = "azure-client-id";
+/// Directory that the application belongs to.
+pub const AZURE_TENANT_ID: &str = "azure-tenant-id";
+/// The application's secret.
+pub const AZURE_CLIENT_SECRET: &str = "azure-client-secret";
 /// Certificates (PEM) that the store's certificate is checked against, beside the system's.
 pub const CA: &str = "ca.crt";
 

@@ -51,7 +51,7 @@ pub struct RunIdentity {
     pub cluster_uid: String,
 }
 
-/// Where a storage is. Exactly one kind today; credentials are files of the run's Secret.
+/// Where a storage is. Credentials are files of the run's Secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum StorageAccess {
@@ -67,6 +67,35 @@ pub enum StorageAccess {
         prefix: String,
         /// Region for request signing.
         region: String,
+        /// The bucket is named in the host (`https://bucket.host`), not in the path.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        virtual_host: bool,
+    },
+    /// Google Cloud Storage.
+    #[serde(rename_all = "camelCase")]
+    Gcs {
+        /// Bucket name.
+        bucket: String,
+        /// Path within the bucket under which all of the storage lies; empty = the whole bucket.
+        #[serde(default)]
+        prefix: String,
+    },
+    /// Azure Blob Storage.
+    #[serde(rename_all = "camelCase")]
+    Azure {
+        /// Storage account.
+        account: String,
+        /// Container name.
+        container: String,
+        /// Path within the container under which all of the storage lies; empty = the whole container.
+        #[serde(default)]
+        prefix: String,
+        /// End of the host's name in another cloud than the public one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint_suffix: Option<String>,
+        /// Whole URL of the account instead.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<String>,
     },
 }
 

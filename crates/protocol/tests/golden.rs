@@ -60,7 +60,9 @@ fn every_task_of_an_older_operator_is_understood() {
     assert!(matches!(unlock.task, Task::Unlock) && unlock.dead_jobs.len() == 1);
 
     let backup = spec("backup");
-    let StorageAccess::S3 { bucket, prefix, .. } = &backup.storage;
+    let StorageAccess::S3 { bucket, prefix, virtual_host: false, .. } = &backup.storage else {
+        panic!("no S3")
+    };
     assert_eq!((bucket.as_str(), prefix.as_str()), ("backups", "prod"));
     let Task::BackupVolume(volume) = backup.task else { panic!("no backup") };
     assert_eq!((volume.path.as_str(), volume.on_unreadable), ("/data/data", OnUnreadable::PartiallyFail));

@@ -5,7 +5,7 @@ use std::io::ErrorKind as IoErrorKind;
 use std::path::Path;
 
 use holdfast_engine::event::Checkpoint;
-use holdfast_engine::store::{KeySource, Location, Pace, S3Options, StoreOptions};
+use holdfast_engine::store::{AzureOptions, KeySource, Location, Pace, S3Options, StoreOptions};
 use holdfast_protocol::spec::StorageAccess;
 use holdfast_protocol::{RunSpec, VERSION, files};
 use secrecy::SecretString;
@@ -35,24 +35,12 @@ impl Run {
         if let Some(repository) = &spec.directory {
             check_directory(repository)?;
         }
-        let StorageAccess::S3 { region, .. } = &spec.storage;
-        let s3 = S3Options {
-            access_key_id: optional(directory, files::ACCESS_KEY_ID)?,
-            secret_access_key: optional(directory, files::SECRET_ACCESS_KEY)?.map(SecretString::from),
-            session_token: optional(directory, files::SESSION_TOKEN)?.map(SecretString::from),
-            // Who rotates keys while a long run goes on renews the Secret; the mounted files follow it.
-            keys_from: Some(KeySource::Files {
-                access_key_id: directory.join(files::ACCESS_KEY_ID),
-                secret_access_key: directory.join(files::SECRET_ACCESS_KEY),
-                session_token: directory.join(files::SESSION_TOKEN),
-            }),
-            region: Some(region.clone()).filter(|r| !r.is_empty()),
-            ..S3Options::default()
-        };
-        let pace = Pace { upload: spec.upload_bytes_per_second, download: spec.download_bytes_per_second };
-        let ca_pem = optional(directory, files::CA)?.map(String::into_bytes);
+        let mut options = store_options(&spec.storage, directory)?;
+        options.pace =
+            Pace { upload: spec.upload_bytes_per_second, download: spec.download_bytes_per_second };
+        options.ca_pem = optional(directory, files::CA)?.map(String::into_bytes);
         Ok(Self {
-            options: StoreOptions { s3, ca_pem, pace, ..StoreOptions::default() },
+            options,
             password: optional(directory, files::PASSWORD)?.map(SecretString::from),
             recovery_password: optional(directory, files::RECOVERY_PASSWORD)?.map(SecretString::from),
             spec,
@@ -62,10 +50,82 @@ impl Run {
 
     /// Where the storage, or the repository within it, lies.
     pub(crate) fn location(&self) -> Location {
-        let StorageAccess::S3 { endpoint, bucket, prefix, .. } = &self.spec.storage;
-        let root = Location::S3 { endpoint: endpoint.clone(), bucket: bucket.clone(), prefix: String::new() };
+        let (root, prefix) = match &self.spec.storage {
+            StorageAccess::S3 { endpoint, bucket, prefix, .. } => {
+                let (endpoint, bucket) = (endpoint.clone(), bucket.clone());
+                (Location::S3 { endpoint, bucket, prefix: String::new() }, prefix)
+            }
+            StorageAccess::Gcs { bucket, prefix } => {
+                (Location::Gcs { bucket: bucket.clone(), prefix: String::new() }, prefix)
+            }
+            StorageAccess::Azure { container, prefix, .. } => {
+                (Location::Azure { container: container.clone(), prefix: String::new() }, prefix)
+            }
+        };
         root.join(prefix).join(self.spec.directory.as_deref().unwrap_or_default())
     }
+
+    /// Whether the store's keys end by themselves.
+    pub(crate) fn has_temporary_keys(&self) -> bool {
+        self.options.s3.session_token.is_some() || self.options.azure.signature.is_some()
+    }
+}
+
+/// How the store is reached, by the credentials in the run's Secret and by nothing else: what a cloud gives to a pod or
+/// a node of its own accord is not the storage's to use (`docs/decisions/0032-stores-are-reached-with-keys.md`).
+fn store_options(storage: &StorageAccess, directory: &Path) -> Result<StoreOptions, Failure> {
+    let secret = |name: &str| optional(directory, name).map(|text| text.map(SecretString::from));
+    let mut options = StoreOptions::default();
+    match storage {
+        StorageAccess::S3 { region, virtual_host, .. } => {
+            options.s3 = S3Options {
+                access_key_id: optional(directory, files::ACCESS_KEY_ID)?,
+                secret_access_key: secret(files::SECRET_ACCESS_KEY)?,
+                session_token: secret(files::SESSION_TOKEN)?,
+                // Who rotates keys while a long run goes on renews the Secret; the mounted files follow it.
+                keys_from: Some(KeySource::Files {
+                    access_key_id: directory.join(files::ACCESS_KEY_ID),
+                    secret_access_key: directory.join(files::SECRET_ACCESS_KEY),
+                    session_token: directory.join(files::SESSION_TOKEN),
+                }),
+                region: Some(region.clone()).filter(|r| !r.is_empty()),
+                virtual_host: *virtual_host,
+                ..S3Options::default()
+            };
+        }
+        StorageAccess::Gcs { .. } => {
+            // Without a file the client library would ask for the node's identity.
+            required(directory, files::GOOGLE_SERVICE_ACCOUNT)?;
+            options.gcs.credentials_file = Some(directory.join(files::GOOGLE_SERVICE_ACCOUNT));
+        }
+        StorageAccess::Azure { account, endpoint_suffix, endpoint, .. } => {
+            let azure = AzureOptions {
+                account: Some(account.clone()),
+                key: secret(files::AZURE_ACCOUNT_KEY)?,
+                signature: secret(files::AZURE_ACCOUNT_SAS)?,
+                endpoint_suffix: endpoint_suffix.clone(),
+                endpoint: endpoint.clone(),
+                client_id: optional(directory, files::AZURE_CLIENT_ID)?,
+                tenant_id: optional(directory, files::AZURE_TENANT_ID)?,
+                client_secret: secret(files::AZURE_CLIENT_SECRET)?,
+                federated_token_file: None,
+            };
+            let application =
+                azure.client_id.is_some() && azure.tenant_id.is_some() && azure.client_secret.is_some();
+            // Here too, of the node.
+            if azure.key.is_none() && azure.signature.is_none() && !application {
+                return Err(Failure::fatal(
+                    "BadSpec",
+                    format!(
+                        "{} holds no credentials for Azure: the run's Secret is incomplete",
+                        directory.display()
+                    ),
+                ));
+            }
+            options.azure = azure;
+        }
+    }
+    Ok(options)
 }
 
 /// The checkpoint in this directory. One that cannot be read only costs the work that it would have saved.
@@ -209,6 +269,88 @@ mod tests {
         assert_eq!(read(SPEC), Pace::default());
         let paced = SPEC.replace(r#""directory""#, r#""uploadBytesPerSecond": 1000, "directory""#);
         assert_eq!(read(&paced).upload.map(std::num::NonZeroU64::get), Some(1000));
+    }
+
+    fn options(storage: &str, files: &[(&str, &str)]) -> Result<StoreOptions, Failure> {
+        store_options(&serde_json::from_str(storage).unwrap(), mounted(files).path())
+    }
+
+    const GCS: &str = r#"{"gcs": {"bucket": "b", "prefix": "p"}}"#;
+    const AZURE: &str =
+        r#"{"azure": {"account": "acct", "container": "box", "endpointSuffix": "core.example"}}"#;
+
+    #[test]
+    fn temporary_keys_and_buckets_in_the_hosts_name_are_told_to_the_engine() {
+        let keys = [
+            (files::ACCESS_KEY_ID, "id"),
+            (files::SECRET_ACCESS_KEY, "key"),
+            (files::SESSION_TOKEN, "token\n"),
+        ];
+        let storage =
+            r#"{"s3": {"endpoint": "https://s3", "bucket": "b", "region": "eu", "virtualHost": true}}"#;
+        let s3 = options(storage, &keys).map_err(|f| f.message).unwrap().s3;
+        assert_eq!(s3.session_token.unwrap().expose_secret(), "token");
+        assert!(s3.virtual_host && s3.identity.is_none());
+        let mut files = vec![(files::SPEC, SPEC)];
+        assert!(!Run::read(mounted(&files).path()).map_err(|f| f.message).unwrap().has_temporary_keys());
+        files.extend(keys);
+        let run = Run::read(mounted(&files).path()).map_err(|f| f.message).unwrap();
+        assert!(run.has_temporary_keys() && !run.options.s3.virtual_host);
+        let old =
+            r#"{"s3": {"endpoint": "https://s3:9000", "bucket": "b", "prefix": "/prod/", "region": "eu"}}"#;
+        let signed = [(files::SPEC, &*SPEC.replace(old, AZURE)), (files::AZURE_ACCOUNT_SAS, "sv=1&sig=x")];
+        assert!(Run::read(mounted(&signed).path()).map_err(|f| f.message).unwrap().has_temporary_keys());
+    }
+
+    #[test]
+    fn google_and_azure_take_the_keys_of_the_secret() {
+        let gcs = options(GCS, &[(files::GOOGLE_SERVICE_ACCOUNT, "{}")]).map_err(|f| f.message).unwrap().gcs;
+        assert!(gcs.credentials_file.unwrap().ends_with(files::GOOGLE_SERVICE_ACCOUNT));
+
+        let azure = |files: &[(&str, &str)]| options(AZURE, files).map_err(|f| f.message).unwrap().azure;
+        let key = azure(&[(files::AZURE_ACCOUNT_KEY, "a2V5")]);
+        assert_eq!(key.key.unwrap().expose_secret(), "a2V5");
+        assert_eq!(
+            (key.account.as_deref(), key.endpoint_suffix.as_deref()),
+            (Some("acct"), Some("core.example"))
+        );
+        let signature = azure(&[(files::AZURE_ACCOUNT_SAS, "sv=1&sig=x")]).signature.unwrap();
+        assert_eq!(signature.expose_secret(), "sv=1&sig=x");
+        let application = azure(&[
+            (files::AZURE_CLIENT_ID, "client"),
+            (files::AZURE_TENANT_ID, "tenant"),
+            (files::AZURE_CLIENT_SECRET, "secret"),
+        ]);
+        assert_eq!(
+            (application.client_id.as_deref(), application.tenant_id.as_deref()),
+            (Some("client"), Some("tenant"))
+        );
+        assert_eq!(application.client_secret.unwrap().expose_secret(), "secret");
+    }
+
+    #[test]
+    fn without_keys_the_identity_of_the_node_is_not_used() {
+        let half = [(files::AZURE_CLIENT_ID, "client"), (files::AZURE_TENANT_ID, "tenant")];
+        for (storage, files) in [(GCS, [].as_slice()), (AZURE, &[]), (AZURE, &half)] {
+            let failure = options(storage, files).unwrap_err();
+            assert_eq!((failure.reason, failure.retryable), ("BadSpec", false), "{storage}");
+        }
+    }
+
+    #[test]
+    fn each_kind_of_store_has_its_location() {
+        let old =
+            r#"{"s3": {"endpoint": "https://s3:9000", "bucket": "b", "prefix": "/prod/", "region": "eu"}}"#;
+        assert!(SPEC.contains(old));
+        for (storage, key, location) in [
+            (GCS, files::GOOGLE_SERVICE_ACCOUNT, "gs:b:/p/c/shop/main-x"),
+            (AZURE, files::AZURE_ACCOUNT_KEY, "azure:box:/c/shop/main-x"),
+        ] {
+            let directory = mounted(&[(files::SPEC, &SPEC.replace(old, storage)), (key, "{}")]);
+            let run = Run::read(directory.path()).map_err(|f| f.message).unwrap();
+            assert!(!run.has_temporary_keys());
+            assert_eq!(run.location().to_string(), location);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 // Looking up a key in a JSON value gives null when it is absent; it never panics.
 #![allow(clippy::indexing_slicing)]
 
+mod azure;
 mod backup;
 mod command_line;
 mod crashes;

@@ -182,10 +182,13 @@ fn storage(object: &BackupStorage, now: Timestamp) -> String {
     let mut page = head(object, now);
     let status = object.status.clone().unwrap_or_default();
     fact(&mut page, "phase", status.phase.unwrap_or_default().as_str());
-    if let Some(s3) = &object.spec.backend.s3 {
-        fact(&mut page, "place", &s3.location(""));
+    let backend = &object.spec.backend;
+    fact(&mut page, "place", &backend.location(""));
+    if let Some(s3) = &backend.s3 {
         fact(&mut page, "region", &s3.region);
-        fact(&mut page, "credentials", &format!("Secret {}", s3.credentials_secret_ref.name));
+    }
+    if let Some(credentials) = backend.credentials() {
+        fact(&mut page, "credentials", &format!("Secret {}", credentials.name));
     }
     fact(&mut page, "default", if object.spec.default { "yes" } else { "no" });
     fact(&mut page, "used by", object.spec.usage_policy.allowed_namespaces.from.as_str());

@@ -46,6 +46,54 @@ fn plan(identity: Identity, placement: Placement) -> JobPlan {
     }
 }
 
+#[test]
+fn keys_of_every_store_are_files_of_the_secret_and_nowhere_else() {
+    let account = r#"{"type":"service_account","private_key":"HIDDEN1","private_key_id":"HIDDEN2","client_email":"HIDDEN3"}"#;
+    let secret_of = |data: &[(&str, &str)]| Secret {
+        data: Some(
+            data.iter().map(|&(key, text)| (key.to_owned(), ByteString(text.as_bytes().to_vec()))).collect(),
+        ),
+        ..Secret::default()
+    };
+    for (backend, keys) in [
+        (
+            "{s3: {bucket: b, credentialsSecretRef: {name: keys}}}",
+            vec![
+                ("AWS_ACCESS_KEY_ID", "HIDDEN"),
+                ("AWS_SECRET_ACCESS_KEY", "HIDDEN"),
+                ("AWS_SESSION_TOKEN", "HIDDEN"),
+            ],
+        ),
+        (
+            "{gcs: {bucket: b, credentialsSecretRef: {name: keys}}}",
+            vec![("GOOGLE_SERVICE_ACCOUNT_JSON_KEY", account)],
+        ),
+        (
+            "{azure: {account: acct, container: box, credentialsSecretRef: {name: keys}}}",
+            vec![
+                ("AZURE_CLIENT_ID", "HIDDEN"),
+                ("AZURE_TENANT_ID", "HIDDEN"),
+                ("AZURE_CLIENT_SECRET", "HIDDEN"),
+            ],
+        ),
+    ] {
+        let backend = serde_saphyr::from_str(backend).unwrap();
+        let credentials = Credentials::of_store(&backend, &secret_of(&keys)).unwrap();
+        let plan = plan(Identity::Unprivileged, Placement::Anywhere);
+        let data = secret(&plan, "{}", &credentials).data.unwrap();
+        assert_eq!(data.len(), keys.len() + 1, "the spec and each key");
+        let job = job(&plan, &settings());
+        assert!(!serde_json::to_string(&job).unwrap().contains("HIDDEN"));
+        assert!(!format!("{credentials:?}").contains("HIDDEN"));
+        let pod = spec_of(&job);
+        assert_eq!((pod.automount_service_account_token, pod.service_account_name), (Some(false), None));
+        assert!(
+            pod.volumes.unwrap().iter().all(|volume| volume.projected.is_none()),
+            "no token of the cluster"
+        );
+    }
+}
+
 fn spec_of(job: &Job) -> PodSpec {
     job.spec.clone().unwrap().template.spec.unwrap()
 }

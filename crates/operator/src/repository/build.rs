@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::ResourceExt;
 
 use super::dereference::Facts;
-use crate::access::{StorageAccess, s3};
+use crate::access::StorageAccess;
 use crate::jobs::{Identity, JobPlan, JobTask, Placement};
 
 /// Opening takes seconds; a store that does not answer is tried again later.
@@ -63,7 +63,10 @@ pub(super) fn password_place(
     if let Some(known) = known {
         return Some(known.clone());
     }
-    let location = s3(storage).ok()?.location(directory);
+    let location = storage.spec.backend.location(directory);
+    if location.is_empty() {
+        return None;
+    }
     Some(NamespacedRef { namespace, name: names::repository_password_secret_name(&location) })
 }
 
@@ -83,7 +86,7 @@ pub(super) fn password_secret(
     place: &NamespacedRef,
     password: String,
 ) -> Secret {
-    let location = s3(storage).map(|s3| s3.location(directory)).unwrap_or_default();
+    let location = storage.spec.backend.location(directory);
     let of = format!("{}/{}", repository.namespace().unwrap_or_default(), repository.name_any());
     Secret {
         metadata: ObjectMeta {

@@ -60,6 +60,7 @@ fn facts(repository: Repository) -> Facts {
             bucket: "b".into(),
             prefix: String::new(),
             region: "us-east-1".into(),
+            virtual_host: false,
         },
         credentials: Credentials::default(),
     };
@@ -352,7 +353,7 @@ fn a_storage_that_moves_to_another_endpoint_keeps_the_passwords_of_its_repositor
     let moved = |status: &str| {
         let mut facts = facts(repository("", status));
         let s3 = facts.storage.as_mut().and_then(|storage| storage.spec.backend.s3.as_mut()).unwrap();
-        s3.endpoint = "https://moved.example".into();
+        s3.endpoint = Some("https://moved.example".into());
         validate(&facts).password.unwrap()
     };
     let before = validate(&facts(repository("", READY))).password.unwrap();

@@ -79,13 +79,15 @@ pub(super) async fn dereference(ctx: &Ctx, storage: &BackupStorage) -> Result<Fa
         }
     }
     let ended = probes.iter().any(|view| matches!(view.state, JobState::Ended(_)));
-    let domain = match &storage.spec.backend.s3 {
+    let domain = match storage.spec.backend.own_endpoint() {
+        _ if !ended => None,
         // It only warns: what cannot be looked up must not keep a good storage from being used.
-        Some(s3) if ended => Some(domain(&ctx.client, &s3.endpoint, &namespace).await.unwrap_or_else(|error| {
+        Some(endpoint) => Some(domain(&ctx.client, endpoint, &namespace).await.unwrap_or_else(|error| {
             tracing::warn!(error = %Chain(&error), storage = run.name, "whether the store is in this cluster is not known");
             Domain::Unknown
         })),
-        _ => None,
+        // A cloud's own address.
+        None => Some(Domain::Elsewhere),
     };
     let all = kubernetes::list_everywhere::<Repository>(&ctx.client, "").await?;
     let ids = all

@@ -10,7 +10,7 @@ mod validate;
 
 use std::sync::Arc;
 
-use holdfast_api::backup_storage::CaBundleKind;
+use holdfast_api::backend::CaBundleKind;
 use holdfast_api::{BackupStorage, Repository};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
@@ -90,17 +90,17 @@ fn naming(
 }
 
 fn names_secret(storage: &BackupStorage, namespace: Option<&str>, name: &str) -> bool {
-    let Some(s3) = &storage.spec.backend.s3 else { return false };
+    let backend = &storage.spec.backend;
     let recovery = storage.spec.recovery_password_secret_ref.as_ref();
-    let ca = s3.ca_bundle_ref.as_ref().filter(|ca| ca.kind == CaBundleKind::Secret);
+    let ca = backend.ca_bundle().filter(|ca| ca.kind == CaBundleKind::Secret);
     storage.namespace().as_deref() == namespace
-        && (s3.credentials_secret_ref.name == name
+        && (backend.credentials().is_some_and(|keys| keys.name == name)
             || recovery.is_some_and(|r| r.name == name)
             || ca.is_some_and(|ca| ca.name == name))
 }
 
 fn names_config_map(storage: &BackupStorage, namespace: Option<&str>, name: &str) -> bool {
-    let ca = storage.spec.backend.s3.as_ref().and_then(|s3| s3.ca_bundle_ref.as_ref());
+    let ca = storage.spec.backend.ca_bundle();
     storage.namespace().as_deref() == namespace
         && ca.is_some_and(|ca| ca.kind == CaBundleKind::ConfigMap && ca.name == name)
 }
@@ -136,5 +136,17 @@ spec:
         assert!(names_secret(&storage, here, "keys") && names_secret(&storage, here, "recovery"));
         assert!(!names_secret(&storage, here, "ca") && !names_secret(&storage, None, "keys"));
         assert!(names_config_map(&storage, here, "ca") && !names_config_map(&storage, here, "keys"));
+        for backend in [
+            "{gcs: {bucket: b, credentialsSecretRef: {name: cloud}}}",
+            "{azure: {account: acct, container: box, credentialsSecretRef: {name: cloud}, caBundleRef: {name: ca}}}",
+        ] {
+            let mut storage = storage.clone();
+            storage.spec.backend = serde_saphyr::from_str(backend).unwrap();
+            assert!(
+                names_secret(&storage, here, "cloud") && !names_secret(&storage, here, "keys"),
+                "{backend}"
+            );
+            assert_eq!(names_secret(&storage, here, "ca"), backend.contains("azure"), "{backend}");
+        }
     }
 }

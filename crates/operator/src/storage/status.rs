@@ -2,6 +2,7 @@
 
 use holdfast_api::BackupStorageStatus;
 use holdfast_api::MAX_LISTED_REPOSITORIES;
+use holdfast_api::backend::Backend;
 use holdfast_api::backup_storage::{FoundRepository, NamespacesFrom, StoragePhase};
 use holdfast_api::conditions::{
     ConditionType, ConditionUpdate, Reason, find_condition, remove_condition, set_condition,
@@ -27,6 +28,8 @@ pub(super) fn status(facts: &Facts, step: &Step) -> Outcomes {
     let mut status = facts.storage.status.clone().unwrap_or_default();
     let generation = facts.storage.metadata.generation;
     status.observed_generation = generation;
+    let location = facts.storage.spec.backend.location("");
+    status.location = (!location.is_empty()).then_some(location);
     let verdict = match step {
         Step::Unusable { reason, message } => Some((StoragePhase::Unavailable, *reason, message.clone())),
         Step::Judge { ended, .. } => {
@@ -199,12 +202,23 @@ fn surroundings(facts: &Facts, ended: &Ended, status: &mut BackupStorageStatus) 
             condition,
             Reason::CannotTell,
             format!(
-                "whether a rule of the bucket deletes or moves what is stored here cannot be told: {why}; allow the key \
-                 s3:GetLifecycleConfiguration, or look at the bucket's rules yourself"
+                "whether a rule of the bucket deletes or moves what is stored here cannot be told: {why}; {}",
+                rules_advice(&facts.storage.spec.backend)
             ),
         ),
     };
     set_condition(&mut status.conditions, update, generation, facts.now);
+}
+
+/// What to do where the rules of the store could not be read.
+fn rules_advice(backend: &Backend) -> &'static str {
+    if backend.gcs.is_some() {
+        "look at the bucket's lifecycle rules and its soft delete yourself"
+    } else if backend.azure.is_some() {
+        "look at the lifecycle management of the storage account yourself"
+    } else {
+        "allow the key s3:GetLifecycleConfiguration, or look at the bucket's rules yourself"
+    }
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ fn facts(storage: BackupStorage) -> Facts {
             bucket: "b".into(),
             prefix: String::new(),
             region: "us-east-1".into(),
+            virtual_host: false,
         },
         credentials: Credentials::default().with_password(b"a".to_vec()),
     };
@@ -266,6 +267,39 @@ fn rules_of_the_bucket_are_found_not_found_or_not_known() {
     let (status, reason, message) = said(Some(Lifecycle::Unknown { why })).unwrap();
     assert_eq!((status.as_str(), reason.as_str()), ("Unknown", "CannotTell"));
     assert!(message.contains("403") && message.contains("GetLifecycleConfiguration"), "{message}");
+}
+
+#[test]
+fn of_other_clouds_than_s3_it_is_told_what_nobody_looks_at() {
+    for (backend, location, advice) in [
+        ("{gcs: {bucket: b, prefix: p, credentialsSecretRef: {name: k}}}", "gs:b:/p", "soft delete"),
+        (
+            "{azure: {account: acct, container: box, credentialsSecretRef: {name: k}}}",
+            "azure:acct/box:/",
+            "lifecycle management",
+        ),
+    ] {
+        let mut storage = storage("Same", "");
+        storage.spec.backend = serde_saphyr::from_str(backend).unwrap();
+        let mut facts = facts(storage);
+        facts.domain = Some(Domain::Elsewhere);
+        let mut ended = success();
+        if let End::Verdict(verdict) = &mut ended.end {
+            let lifecycle = Some(Lifecycle::Unknown { why: "not S3".to_owned() });
+            verdict.result = Some(TaskResult::Probe { repositories: 0, more: false, lifecycle });
+        }
+        let status = super::status(&facts, &judge(ended)).status;
+        assert_eq!(
+            status.phase,
+            Some(StoragePhase::Ready),
+            "an unknown warning keeps nothing from being used"
+        );
+        assert_eq!(status.location.as_deref(), Some(location));
+        let found = find_condition(&status.conditions, ConditionType::LifecycleRuleFound).unwrap();
+        assert_eq!(found.status, "Unknown");
+        assert!(found.message.contains(advice) && !found.message.contains("s3:"), "{}", found.message);
+        assert!(find_condition(&status.conditions, ConditionType::SharedFailureDomain).is_none());
+    }
 }
 
 #[test]

@@ -91,6 +91,7 @@ impl Place {
                     bucket: String::new(),
                     prefix: String::new(),
                     region: String::new(),
+                    virtual_host: false,
                 },
                 directory: None,
                 dead_jobs: Vec::new(),

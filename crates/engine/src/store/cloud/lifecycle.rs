@@ -35,7 +35,7 @@ pub struct LifecycleRule {
 /// Reads the rules of the bucket that a location lies in. Never an error: what cannot be read is told as such.
 pub async fn lifecycle(location: &Location, options: &StoreOptions) -> Lifecycle {
     let Location::S3 { endpoint, bucket, prefix } = location else {
-        return Lifecycle::Unknown("rules are read from S3 servers only".to_owned());
+        return Lifecycle::Unknown("Holdfast reads such rules of S3 servers only".to_owned());
     };
     let made = clients::s3_bucket(location, (endpoint, bucket), &options.s3, options.ca_pem.as_deref());
     match made {
