@@ -21,7 +21,7 @@ pub struct Backend {
     pub gcs: Option<GcsBackend>,
     /// A container of Azure Blob Storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub azure: Option<AzureBackend>,
+    pub azure: Option<Box<AzureBackend>>,
 }
 
 impl Backend {
@@ -334,7 +334,7 @@ mod tests {
                 endpoint_suffix: suffix.map(str::to_owned),
                 ..AzureBackend::default()
             };
-            Backend { azure: Some(azure), ..Backend::default() }.location("d")
+            Backend { azure: Some(Box::new(azure)), ..Backend::default() }.location("d")
         };
         assert_eq!(azure(None, None), "azure:acct/box:/d");
         assert_eq!(azure(None, Some("core.chinacloudapi.cn")), "azure:core.chinacloudapi.cn/acct/box:/d");

@@ -21,9 +21,13 @@ use serde_json::{Value, json};
 /// The account and key that every Azure emulator knows (Microsoft's documentation of Azurite).
 const ACCOUNT: &str = "devstoreaccount1";
 const KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
-/// A shared access signature made with that key, good until the year 2099.
-const SAS: &str = "sv=2018-11-09&ss=b&srt=sco&sp=rwdlac&se=2099-01-01T00%3A00%3A00Z\
+/// A shared access signature for the account made with that key, good until the year 2099: for making the container. The
+/// emulator does not take it for removing.
+const ACCOUNT_SAS: &str = "sv=2018-11-09&ss=b&srt=sco&sp=rwdlac&se=2099-01-01T00%3A00%3A00Z\
     &sig=CPoOux8rQhR0b5pwICKRhVPCypVOv2XSgLfWcXpc32c%3D";
+/// One for the container, as a careful administrator gives it.
+const SAS: &str = "sv=2018-11-09&sr=c&sp=racwdl&se=2099-01-01T00%3A00%3A00Z\
+    &sig=llXkdpeM73nvwvY4FUnpmnKo6kkWQO0%2FHRc3SpspLVU%3D";
 
 /// An emulator with the container `box`; it ends when dropped.
 struct Emulator {
@@ -62,7 +66,7 @@ impl Emulator {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         write!(
             stream,
-            "PUT /{ACCOUNT}/box?restype=container&{SAS} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Length: 0\r\n\
+            "PUT /{ACCOUNT}/box?restype=container&{ACCOUNT_SAS} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Length: 0\r\n\
              Connection: close\r\n\r\n",
             self.port
         )
@@ -141,7 +145,7 @@ fn a_runner_works_on_azure_with_a_key_and_with_a_signature() {
     let (verdict, said) = server.run("box", &probe, &[("azure-account-key", "d3Jvbmc=")]);
     assert!(verdict["reason"] == "Auth" && verdict["retryable"] != true, "{said}");
     assert!(!said.contains("d3Jvbmc"), "{said}");
-    let wrong = SAS.replace("CPoOux8r", "WRONGWRO");
+    let wrong = SAS.replace("llXkdpeM", "WRONGWRO");
     let (verdict, said) = server.run("box", &probe, &[("azure-account-sas", &wrong)]);
     assert!(verdict["reason"] == "Auth" && verdict["retryable"] == true, "{said}");
     assert!(!said.contains("WRONGWRO") && !said.contains("sig="), "{said}");

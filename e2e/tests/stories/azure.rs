@@ -15,9 +15,13 @@ use crate::together;
 /// The account and key that every Azure emulator knows (Microsoft's documentation of Azurite).
 const ACCOUNT: &str = "devstoreaccount1";
 const KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
-/// A shared access signature made with that key, good until the year 2099.
-const SAS: &str = "sv=2018-11-09&ss=b&srt=sco&sp=rwdlac&se=2099-01-01T00%3A00%3A00Z\
+/// A shared access signature for the account made with that key, good until the year 2099: for making the container. The
+/// emulator does not take it for removing.
+const ACCOUNT_SAS: &str = "sv=2018-11-09&ss=b&srt=sco&sp=rwdlac&se=2099-01-01T00%3A00%3A00Z\
     &sig=CPoOux8rQhR0b5pwICKRhVPCypVOv2XSgLfWcXpc32c%3D";
+/// One for the container, as a careful administrator gives it.
+const SAS: &str = "sv=2018-11-09&sr=c&sp=racwdl&se=2099-01-01T00%3A00%3A00Z\
+    &sig=u5e%2F8vV4nKFHjyZ%2Ff%2B5WG8ogiXQh4agCPrtQq5ZS8Yo%3D";
 /// Where it listens, beside the S3 server.
 const PORT: u16 = 9020;
 
@@ -52,7 +56,7 @@ impl Emulator {
             .map_err(|e| Failure(format!("cannot start the emulator: {e}")))?;
         let endpoint = format!("https://{host}:{PORT}/{ACCOUNT}");
         let emulator = Self { child, directory, endpoint };
-        let container = format!("{}/backups?restype=container&{SAS}", emulator.endpoint);
+        let container = format!("{}/backups?restype=container&{ACCOUNT_SAS}", emulator.endpoint);
         let mut curl = Command::new("curl");
         // It takes a while until it listens.
         curl.args(["-sS", "--fail-with-body", "-m", "60", "--retry", "30", "--retry-delay", "1"])

@@ -65,6 +65,8 @@ impl Answer {
             // Azure and Google tell a wrong clock by their words only.
             "AuthenticationFailed" if self.message.contains("date header") => ErrorKind::ClockSkew,
             "invalid_grant" if self.message.contains("iat") => ErrorKind::ClockSkew,
+            // Of Azure's emulator; Azure itself has a code for it, and uses this one for its firewall.
+            "AuthorizationFailure" if self.message.contains("failed to authenticate") => ErrorKind::Auth,
             "InvalidAccessKeyId"
             | "SignatureDoesNotMatch"
             | "InvalidToken"
@@ -181,6 +183,10 @@ mod tests {
         assert_eq!(answer(403, "InvalidAccessKeyId"), ErrorKind::Auth);
         assert_eq!(answer(403, "SignatureDoesNotMatch"), ErrorKind::Auth);
         assert_eq!(answer(403, "AuthenticationFailed"), ErrorKind::Auth);
+        assert_eq!(answer(403, "AuthorizationFailure"), ErrorKind::AccessDenied);
+        let message = "Server failed to authenticate the request. Make sure …".to_owned();
+        let emulated = Answer { status: 403, code: "AuthorizationFailure".into(), message };
+        assert_eq!(emulated.kind(), ErrorKind::Auth);
         assert_eq!(answer(403, "RequestTimeTooSkewed"), ErrorKind::ClockSkew);
         assert_eq!(answer(403, "AccessDenied"), ErrorKind::AccessDenied);
         assert_eq!(answer(403, ""), ErrorKind::AccessDenied);
