@@ -81,7 +81,9 @@ impl Writer {
 
 /// Reads all rows out of a log and checks them against the verdict's seal.
 pub fn read<T: DeserializeOwned>(log: &str, seal: &Seal) -> Result<Vec<T>, AttachmentError> {
+    // Each row is parsed at once: kept as text they would take as much memory again as the log.
     let mut rows = Vec::new();
+    let mut broken = None;
     let mut state = FNV_OFFSET;
     let mut next = 0_u32;
     for line in log.lines() {
@@ -89,6 +91,7 @@ pub fn read<T: DeserializeOwned>(log: &str, seal: &Seal) -> Result<Vec<T>, Attac
         // A retried container starts at part 0 again: what came before is another attempt's.
         if part == 0 {
             rows.clear();
+            broken = None;
             state = FNV_OFFSET;
             next = 0;
         }
@@ -97,17 +100,17 @@ pub fn read<T: DeserializeOwned>(log: &str, seal: &Seal) -> Result<Vec<T>, Attac
         }
         next = next.saturating_add(1);
         state = fold(state, &row);
-        rows.push(row);
+        match serde_json::from_str(&row) {
+            Ok(value) => rows.push(value),
+            Err(e) => {
+                broken.get_or_insert(AttachmentError::Row { row: part as usize, reason: e.to_string() });
+            }
+        }
     }
     if next != seal.parts || format!("{state:016x}") != seal.digest {
         return Err(AttachmentError::Cut { found: next, expected: seal.parts });
     }
-    rows.iter()
-        .enumerate()
-        .map(|(row, text)| {
-            serde_json::from_str(text).map_err(|e| AttachmentError::Row { row, reason: e.to_string() })
-        })
-        .collect()
+    broken.map_or(Ok(rows), Err)
 }
 
 #[cfg(test)]
@@ -145,6 +148,14 @@ mod tests {
         let (first, _) = sent(&["old"]);
         let (second, seal) = sent(&["a", "b"]);
         assert_eq!(read::<String>(&format!("{first}\n{second}"), &seal).unwrap(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_row_that_is_something_else_is_named_unless_rows_are_missing() {
+        let (log, seal) = sent(&["1", "b", "c"]);
+        assert!(matches!(read::<u32>(&log, &seal), Err(AttachmentError::Row { row: 0, .. })));
+        let first: String = log.lines().take(2).collect::<Vec<_>>().join("\n");
+        assert!(matches!(read::<u32>(&first, &seal), Err(AttachmentError::Cut { found: 2, expected: 3 })));
     }
 
     #[test]

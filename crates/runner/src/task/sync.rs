@@ -1,11 +1,23 @@
 //! Sync: all snapshots of the repository as rows.
 
+use holdfast_engine::Id;
+use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::store::FileKind;
 use holdfast_protocol::spec::SnapshotRow;
 use holdfast_protocol::{TaskResult, Verdict, attachment};
 
 use super::{Job, count};
 use crate::failure::{Failure, succeeded};
+
+/// Most snapshots told of. The operator holds all rows of a repository at once, beside those of others.
+const SNAPSHOTS: usize = 100_000;
+/// Most tags and paths of a snapshot, most bytes of one of them, and most bytes of all: many times what Holdfast writes.
+/// Whoever has the repository's key may write a snapshot of any size, and must not be able to fill the operator's memory.
+const TEXTS: usize = 64;
+const TEXT: usize = 4096;
+const ALL_TEXTS: usize = 16 << 10;
+/// How tags begin that mean something to the operator.
+const OURS: &str = "holdfast.dev/";
 
 impl Job {
     pub(super) async fn sync(&self) -> Result<Verdict, Failure> {
@@ -16,17 +28,19 @@ impl Job {
         // By their names alone: how many there are must not depend on whether all can be read.
         let locks = self.store.list(FileKind::Lock).await?;
 
+        if snapshots.len() > SNAPSHOTS {
+            return Err(Failure::fatal(
+                "TooManySnapshots",
+                format!(
+                    "{} holds {} snapshots and at most {SNAPSHOTS} can be told of; forget some, or begin another repository",
+                    self.store.describe(),
+                    snapshots.len()
+                ),
+            ));
+        }
         let mut rows = attachment::Writer::default();
         for (id, snapshot) in &snapshots {
-            let row = SnapshotRow {
-                id: id.to_hex(),
-                time: snapshot.time.timestamp.to_string(),
-                host: snapshot.hostname.clone(),
-                paths: snapshot.paths.clone(),
-                tags: snapshot.tags.clone(),
-                files: snapshot.summary.as_ref().map(|s| s.total_files_processed),
-                bytes: snapshot.summary.as_ref().map(|s| s.total_bytes_processed),
-            };
+            let row = row(id, snapshot);
             let event = rows
                 .row(&row)
                 .map_err(|e| Failure::fatal("Internal", format!("put snapshot {id} into a row: {e}")))?;
@@ -37,5 +51,76 @@ impl Job {
             succeeded(TaskResult::Sync { snapshots: count(snapshots.len()), locks: count(locks.len()) });
         verdict.attachment = Some(rows.seal());
         Ok(verdict)
+    }
+}
+
+/// What the operator is told of a snapshot.
+fn row(id: &Id, snapshot: &Snapshot) -> SnapshotRow {
+    SnapshotRow {
+        id: id.to_hex(),
+        time: snapshot.time.timestamp.to_string(),
+        host: snapshot.hostname.chars().take(TEXT / 4).collect(),
+        paths: short(&snapshot.paths),
+        tags: short(&snapshot.tags),
+        files: snapshot.summary.as_ref().map(|s| s.total_files_processed),
+        bytes: snapshot.summary.as_ref().map(|s| s.total_bytes_processed),
+    }
+}
+
+/// The texts without those that are too long or too many; Holdfast's own tags come first.
+fn short(texts: &[String]) -> Vec<String> {
+    let mut left = ALL_TEXTS;
+    let (ours, theirs): (Vec<&String>, Vec<&String>) =
+        texts.iter().filter(|text| text.len() <= TEXT).partition(|text| text.starts_with(OURS));
+    ours.into_iter()
+        .chain(theirs)
+        .take(TEXTS)
+        .take_while(|text| {
+            let fits = text.len() <= left;
+            left = left.saturating_sub(text.len());
+            fits
+        })
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(change: impl FnOnce(&mut serde_json::Value)) -> Snapshot {
+        let mut json = serde_json::json!({"time": "2026-01-01T00:00:00Z", "tree": "ab".repeat(32)});
+        change(&mut json);
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_row_stays_short_whatever_the_snapshot_holds() {
+        let ours = "holdfast.dev/run=x";
+        let vile = ["t".repeat(1 << 20), "\u{1}".repeat(TEXT), String::new()];
+        for text in vile {
+            let many: Vec<&str> = std::iter::repeat_n(text.as_str(), 1000).chain([ours]).collect();
+            let snapshot = snapshot(|json| {
+                (json["tags"], json["paths"], json["hostname"]) =
+                    (many.clone().into(), many.into(), text.clone().into());
+            });
+            let row = row(&Id::hash(b"s"), &snapshot);
+            assert_eq!(row.tags[0], ours);
+            assert!(row.tags.len() <= TEXTS && row.paths.len() <= TEXTS);
+            // An escape takes six bytes where the character takes one.
+            assert!(serde_json::to_string(&row).unwrap().len() < 256 << 10);
+        }
+    }
+
+    #[test]
+    fn an_honest_row_is_whole() {
+        let tags: Vec<String> =
+            (0..30).map(|n| format!("holdfast.dev/key-{n}={}", "v".repeat(300))).collect();
+        let snapshot = snapshot(|json| {
+            (json["tags"], json["paths"], json["hostname"]) =
+                (tags.clone().into(), vec!["/data/a"].into(), "shop".into());
+        });
+        let row = row(&Id::hash(b"s"), &snapshot);
+        assert_eq!((row.tags, row.paths, row.host), (tags, vec!["/data/a".to_owned()], "shop".to_owned()));
     }
 }
