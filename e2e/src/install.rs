@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use holdfast_testbed::{POSTGRES_IMAGE, Progress, TOOLS_IMAGE, Testbed, archive};
+use holdfast_testbed::{POSTGRES_IMAGE, Progress, S3Env, TOOLS_IMAGE, Testbed, archive};
 use serde_json::Value;
 
 use crate::current::Current;
@@ -216,6 +216,14 @@ impl Bed {
     /// Starts it again.
     pub fn start_s3(&self) -> Result<()> {
         self.testbed()?.s3().start().map_err(bed_failure)
+    }
+
+    /// Starts the second S3 server, which hands out temporary keys as the first does not, and makes a bucket in it.
+    pub fn second_s3(&self, bucket: &str) -> Result<S3Env> {
+        let minio = self.testbed()?.minio();
+        minio.start(&Progress::new()).map_err(bed_failure)?;
+        minio.create_bucket(bucket).map_err(bed_failure)?;
+        minio.env().map_err(bed_failure)
     }
 
     /// The unpacked stock restic of a version.

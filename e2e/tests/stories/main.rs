@@ -22,6 +22,7 @@ mod restore_faults;
 mod run_as;
 mod secrets;
 mod storage;
+mod temporary_keys;
 mod undo;
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

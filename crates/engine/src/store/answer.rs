@@ -70,6 +70,9 @@ impl Answer {
             "InvalidAccessKeyId"
             | "SignatureDoesNotMatch"
             | "InvalidToken"
+            // MinIO's, of a session token that is wrong or has ended.
+            | "InvalidTokenId"
+            | "InvalidClientTokenId"
             | "ExpiredToken"
             | "ExpiredTokenException"
             | "InvalidIdentityToken"
@@ -183,6 +186,7 @@ mod tests {
         assert_eq!(answer(403, "InvalidAccessKeyId"), ErrorKind::Auth);
         assert_eq!(answer(403, "SignatureDoesNotMatch"), ErrorKind::Auth);
         assert_eq!(answer(403, "AuthenticationFailed"), ErrorKind::Auth);
+        assert_eq!(answer(403, "InvalidTokenId"), ErrorKind::Auth);
         assert_eq!(answer(403, "AuthorizationFailure"), ErrorKind::AccessDenied);
         let message = "Server failed to authenticate the request. Make sure …".to_owned();
         let emulated = Answer { status: 403, code: "AuthorizationFailure".into(), message };
