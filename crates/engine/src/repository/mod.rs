@@ -39,6 +39,16 @@ pub use snapshots::SnapshotFilter;
 
 /// The most plain bytes a file outside packs may decompress to; an index of 50,000 blobs has about 10 MB.
 const MAX_UNPACKED: usize = 1 << 30;
+
+/// The same for files of which many are read at once. A list of unreadable files is opened as a snapshot and may have
+/// some 64 MiB.
+fn most_plain(kind: FileKind) -> usize {
+    match kind {
+        FileKind::Lock => 1 << 20,
+        FileKind::Snapshot => 128 << 20,
+        _ => MAX_UNPACKED,
+    }
+}
 /// How many small files are fetched at a time.
 const PARALLEL: usize = 8;
 /// In front of a compressed file outside packs.
@@ -158,7 +168,7 @@ impl Repository {
         match self.open_seal(kind, id, sealed)? {
             Opened::Json(plain) => Ok(plain),
             Opened::Frame(frame) => self
-                .with_decompressor(|d| d.bounded(frame.get(1..).unwrap_or_default(), MAX_UNPACKED))
+                .with_decompressor(|d| d.bounded(frame.get(1..).unwrap_or_default(), most_plain(kind)))
                 .map_err(|e| self.damaged(kind, id, e)),
         }
     }

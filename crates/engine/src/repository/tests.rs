@@ -361,3 +361,18 @@ async fn planted_key_files_neither_delay_nor_prevent_opening() {
     let opened = tokio::time::timeout(std::time::Duration::from_secs(30), opening).await;
     assert_eq!(opened.expect("the costly ones were tried first").unwrap().id(), fixture.repo.id());
 }
+
+/// A few kilobytes can give any number of bytes, to whoever has the key.
+#[tokio::test]
+async fn locks_and_snapshots_that_grow_beyond_any_are_damaged() {
+    let fixture = fixture().await;
+    for (kind, most) in [(FileKind::Lock, 1 << 20), (FileKind::Snapshot, 128 << 20)] {
+        let mut json = vec![b' '; most];
+        json[0] = b'{';
+        let id = fixture.repo.save_unpacked(kind, &json).await.unwrap();
+        assert_eq!(fixture.repo.load_unpacked(kind, &id).await.unwrap().len(), most);
+        json.push(b' ');
+        let id = fixture.repo.save_unpacked(kind, &json).await.unwrap();
+        assert_eq!(fixture.repo.load_unpacked(kind, &id).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}
