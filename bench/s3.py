@@ -47,7 +47,7 @@ class Server:
         self.log = self.directory / "requests.log"
         behind, self.port = free_port(), free_port()
         self.start([
-            self.versitygw, "--quiet", "--access", ACCESS, "--secret", SECRET, "--port", f"127.0.0.1:{behind}",
+            self.versitygw, "--quiet", "--keep-alive", "--access", ACCESS, "--secret", SECRET, "--port", f"127.0.0.1:{behind}",
             "--access-log", str(self.log), "--iam-dir", str(self.directory / "iam"),
             "posix", "--sidecar", str(self.directory / "meta"), str(self.directory / "data"),
         ])  # fmt: skip

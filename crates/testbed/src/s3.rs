@@ -123,6 +123,8 @@ impl S3 {
                 "--health".to_owned(),
                 "/healthz".to_owned(),
                 "--quiet".to_owned(),
+                // Closes each connection after one answer otherwise, which no real server does.
+                "--keep-alive".to_owned(),
                 "posix".to_owned(),
                 "--versioning-dir".to_owned(),
                 path("versions"),

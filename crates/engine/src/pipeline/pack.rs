@@ -127,6 +127,11 @@ impl OpenPack {
         }
     }
 
+    /// Closed, with the right to be on its way.
+    pub(crate) fn fly(self, flight: OwnedSemaphorePermit) -> FullPack {
+        FullPack { open: self, flight }
+    }
+
     /// Appends all blobs of another pack of the same kind.
     fn merge(&mut self, other: Self, memory: &Arc<Memory>) -> Result<()> {
         let before = to_u32(self.length)?;
@@ -207,17 +212,12 @@ impl OpenPacks {
         } else {
             // Closed: the run has stopped, and what is in the pack will not be needed.
             let flight = self.runtime.block_on(Arc::clone(&self.flights).acquire_owned()).ok();
-            flight.map(|flight| self.fly(std::mem::take(&mut *open), flight))
+            flight.map(|flight| std::mem::take(&mut *open).fly(flight))
         };
         if let Some(size) = size {
             size.store(open.length, Relaxed);
         }
         Ok(full)
-    }
-
-    /// A closed pack with the right to be on its way.
-    pub(crate) fn fly(&self, open: OpenPack, flight: OwnedSemaphorePermit) -> FullPack {
-        FullPack { open, flight }
     }
 
     /// Closes every open pack that holds something, full or not, and hands it over. Waits while too many packs are on
@@ -238,7 +238,7 @@ impl OpenPacks {
             if let Some(size) = size {
                 size.store(0, Relaxed);
             }
-            take(self.fly(closed, flight))?;
+            take(closed.fly(flight))?;
         }
         Ok(())
     }
@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(rest.len(), 2, "both data packs merged, trees apart");
         for open in rest {
             // Only one at a time may be on its way: the second has to wait until the first is gone.
-            let pack = packs.fly(open, packs.flight().await.unwrap()).seal(&key).unwrap();
+            let pack = open.fly(packs.flight().await.unwrap()).seal(&key).unwrap();
             let body = pack.body.in_one_piece();
             assert_eq!(pack.id, Id::hash(&body));
             assert_eq!(pack_size(&pack.blobs), body.len() as u64);

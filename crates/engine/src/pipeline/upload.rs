@@ -113,7 +113,7 @@ impl Uploads<'_> {
                 flight = self.shared.packs.flight(), if waiting => {
                     let Some(flight) = flight else { return Ok(()) };
                     if let Some(open) = rest.as_mut().and_then(VecDeque::pop_front) {
-                        let full = self.shared.packs.fly(open, flight);
+                        let full = open.fly(flight);
                         self.send(full.seal(self.shared.repository.key())?);
                     }
                 }

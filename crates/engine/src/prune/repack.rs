@@ -98,7 +98,7 @@ pub(crate) fn copy(
             for pack in open.take_rest()? {
                 // None: the upload failed, which is told at the end.
                 let Some(flight) = runtime.block_on(open.flight()) else { break };
-                let pack = open.fly(pack, flight);
+                let pack = pack.fly(flight);
                 send(&full, pack.seal(repo.key())?);
             }
             Ok(())

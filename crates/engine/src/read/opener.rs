@@ -13,8 +13,8 @@ use crate::id::{Beside, Id};
 const MAX_DATA: u32 = 64 << 20;
 /// A directory of some ten million entries.
 const MAX_TREE: u32 = 2 << 30;
-/// Buffers up to this are used again; every usual chunk fits.
-const KEPT: usize = 9 << 20;
+/// Buffers up to this are used again. One chunk in thirty is larger, and each thread comes to one in time.
+const KEPT: usize = 4 << 20;
 
 /// Opens blobs one after the other. One for each thread.
 pub(crate) struct BlobOpener {
@@ -75,7 +75,7 @@ impl BlobOpener {
         (id, hash): (&Id, impl FnOnce(&[u8]) -> Id),
         uncompressed: Option<u32>,
     ) -> Result<(&[u8], &[u8])> {
-        // One huge directory must not be remembered by its memory.
+        // A huge directory or a large chunk must not be remembered by its memory.
         if self.plain.capacity() > KEPT || self.sealed.capacity() > KEPT {
             (self.plain, self.sealed) = (Vec::new(), Vec::new());
         }

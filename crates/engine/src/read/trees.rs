@@ -175,7 +175,7 @@ impl TreeReader {
         let mut opener = spare.map_or_else(BlobOpener::new, Ok)?;
         let mut tree = opener
             .open(self.repo.key(), sealed, BlobKind::Tree, id, place.uncompressed)
-            .and_then(|json| Tree::parse(json))?;
+            .and_then(Tree::parse)?;
         self.openers.lock().unwrap_or_else(PoisonError::into_inner).push(opener);
         // A list that grew while it was parsed has room for up to twice as many.
         tree.nodes.shrink_to_fit();

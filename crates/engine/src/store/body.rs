@@ -129,7 +129,7 @@ mod tests {
         let body: Body = ["one ", "two", "", " three"].into_iter().map(Bytes::from).collect();
         assert_eq!((body.len(), body.is_empty()), (13, false));
         assert_eq!(body.in_one_piece(), &whole[..]);
-        assert!(body == whole[..] && Body::from(whole.to_vec()) == whole[..]);
+        assert!(body == whole[..] && Body::from("one two three") == whole[..]);
         assert!(body != b"one two thr"[..] && body != b"one two threE"[..] && body != b""[..]);
     }
 }

@@ -129,6 +129,7 @@ impl Server {
         let child = Command::new(&self.program)
             .args([
                 "--quiet",
+                "--keep-alive",
                 "--access",
                 ACCESS,
                 "--secret",

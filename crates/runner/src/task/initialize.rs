@@ -87,8 +87,8 @@ impl Job {
                 return Err(Failure::fatal(
                     "NotARepository",
                     format!(
-                        "{} holds no repository, and none is made when one is adopted or the storage is read-only; \
-                         check its directory",
+                        "{} holds no repository. Nothing was made there, since one that exists is to be used: check \
+                         the directory, or whether this is the right bucket",
                         self.store.describe()
                     ),
                 ));

@@ -48,6 +48,11 @@ async fn ask(bucket: &Bucket, prefix: &str) -> Lifecycle {
     let answer = match bucket.send(Method::GET, "", "lifecycle", Bytes::new()).await {
         Ok(answer) => answer,
         Err(error) if is(&error, &["NoSuchLifecycleConfiguration"]) => return Lifecycle::Harmless,
+        Err(error) if find::<Answer>(&error).is_some_and(|answer| answer.status == 501) => {
+            let why = "this server does not tell such rules through its S3 interface; its own administration may \
+                       know whether it deletes or moves objects by itself";
+            return Lifecycle::Unknown(why.to_owned());
+        }
         Err(error) => {
             let said = find::<Answer>(&error).map(ToString::to_string);
             return Lifecycle::Unknown(said.unwrap_or_else(|| innermost(&error)));

@@ -75,8 +75,7 @@ fn write_blocks(file: &File, body: &Body, buffer: &mut Vec<u8>) -> io::Result<()
 /// The bytes of `range`, which the file has, read past the page cache. `None` where that is not the better way: what is in
 /// the cache is had from there, and not every file system has the other.
 pub(super) fn read(file: &File, range: &Range<u64>, spare: &Spare) -> io::Result<Option<Bytes>> {
-    let block = BLOCK as u64;
-    let start = range.start / block * block;
+    let start = range.start - range.start % BLOCK as u64;
     let (Ok(skip), Ok(length)) =
         (usize::try_from(range.start - start), usize::try_from(range.end.saturating_sub(range.start)))
     else {
@@ -91,10 +90,10 @@ pub(super) fn read(file: &File, range: &Range<u64>, spare: &Spare) -> io::Result
     }
     // Whole blocks; of the last one the file may have only a part.
     let wanted = skip + length;
-    let fill = |place: &mut [u8]| read_blocks(file, place, wanted, start);
-    let read = spare.filled_aligned(wanted.next_multiple_of(BLOCK), BLOCK, fill);
+    let from_start = |place: &mut [u8]| read_blocks(file, place, wanted, start);
+    let filled = spare.filled_aligned(wanted.next_multiple_of(BLOCK), BLOCK, from_start);
     forget_asked(file, start);
-    match read {
+    match filled {
         Ok(bytes) => Ok(Some(bytes.slice(skip..wanted))),
         Err(e) if Errno::from_io_error(&e) == Some(Errno::INVAL) => {
             rustix::fs::fcntl_setfl(file, flags)?;
