@@ -381,7 +381,6 @@ async fn content_that_the_index_lost_is_stored_again() {
     scene.assert_whole().await;
 }
 
-/// ext4 has it in the root of each file system, for root alone: a runner that is not root would call it unreadable.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_parents_directories_are_read_many_at_a_time() {
     let scene = Scene::new().await;
@@ -405,6 +404,7 @@ async fn the_parents_directories_are_read_many_at_a_time() {
     scene.assert_whole().await;
 }
 
+/// ext4 has it in the root of each file system, for root alone: a runner that is not root would call it unreadable.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_mkfs_put_into_the_root_is_left_out_on_demand_unless_fsck_filled_it() {
     let scene = Scene::new().await;

@@ -24,9 +24,9 @@ pub(crate) const TARGET_SIZE: usize = 16 << 20;
 
 /// What an open pack's memory grows by, in bytes.
 const SEGMENT: usize = 256 << 10;
-/// When the two open data packs have more than this together, the fuller one is filled up: at most one and a quarter
+/// When the two open data packs have more than this together, the fuller one is filled up: at most one and a half
 /// times the target is held, and a blob. Two packs that fill up side by side would hold twice the target.
-const OPEN_DATA: usize = TARGET_SIZE / 2;
+const OPEN_DATA: usize = TARGET_SIZE;
 
 /// A pack that takes blobs. Its bytes lie in segments, so that it takes no more memory than it has bytes.
 #[derive(Default)]

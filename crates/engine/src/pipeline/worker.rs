@@ -60,7 +60,7 @@ impl Claims {
 
 /// Bytes of a buffer for verifying that are kept for the next blob.
 const SCRATCH_KEPT: usize = 1 << 20;
-/// Memory for sealed blobs is kept when no more than so many bytes of it were used.
+/// Memory for sealed blobs is kept when no more than so many bytes of it were used; see the buffers of readers.
 const SEALED_KEPT: usize = 2 << 20;
 
 /// One worker's own tools.

@@ -13,7 +13,7 @@ use crate::id::{Beside, Id};
 const MAX_DATA: u32 = 64 << 20;
 /// A directory of some ten million entries.
 const MAX_TREE: u32 = 2 << 30;
-/// Buffers up to this are used again. One chunk in thirty is larger, and each thread comes to one in time.
+/// Buffers of which no more was used are used again. One chunk in thirty is larger, and each thread comes to one in time.
 const KEPT: usize = 4 << 20;
 
 /// Opens blobs one after the other. One for each thread.
@@ -76,7 +76,7 @@ impl BlobOpener {
         uncompressed: Option<u32>,
     ) -> Result<(&[u8], &[u8])> {
         // A huge directory or a large chunk must not be remembered by its memory.
-        if self.plain.capacity() > KEPT || self.sealed.capacity() > KEPT {
+        if self.plain.len() > KEPT || self.sealed.len() > KEPT {
             (self.plain, self.sealed) = (Vec::new(), Vec::new());
         }
         self.sealed.clear();

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{OnceCell, Semaphore};
 
-use super::BlobOpener;
+use super::{BlobOpener, is_damage};
 use crate::error::Result;
 use crate::format::node::Node;
 use crate::format::pack::BlobKind;
@@ -104,28 +104,32 @@ impl TreeReader {
             return Ok(Arc::clone(tree));
         }
         let found = match self.index.find(BlobKind::Tree, id) {
-            Some(place) => self.load_with_neighbours(id, &place).await,
+            Some(place) => self.load_with_neighbours(id, &place).await?,
             None => None,
         };
         let tree = match found {
             Some(tree) => Arc::new(tree),
-            // Whatever went wrong: this tries all copies, and has the right words for what is wrong.
+            // This tries all copies, and has the right words for what is wrong.
             None => Arc::new(self.repo.load_tree(&self.index, id).await?),
         };
         self.state().keep(id, &tree, self.keep);
         Ok(tree)
     }
 
-    /// From what was or is read around it; none when that is damaged or cannot be read.
-    async fn load_with_neighbours(&self, id: &Id, place: &BlobLocation) -> Option<Tree> {
+    /// From what was or is read around it; none when that is damaged. A store that fails has been tried long enough.
+    async fn load_with_neighbours(&self, id: &Id, place: &BlobLocation) -> Result<Option<Tree>> {
         let stretch = self.stretch(place);
-        let bytes = stretch.bytes.get_or_try_init(|| self.read(place, &stretch.range)).await;
-        let tree = bytes.ok().and_then(|bytes| self.open(id, place, stretch.slice(bytes, place)?).ok());
-        if tree.is_none() {
+        let read = stretch.bytes.get_or_try_init(|| self.read(place, &stretch.range)).await;
+        let opened = read.and_then(|bytes| {
+            stretch.slice(bytes, place).map(|sealed| self.open(id, place, sealed)).transpose()
+        });
+        match opened {
+            Ok(Some(tree)) => return Ok(Some(tree)),
+            Err(error) if !is_damage(&error) => return Err(error),
             // What was damaged on the way may come whole the next time.
-            self.state().stretches.retain(|kept| !Arc::ptr_eq(kept, &stretch));
+            Ok(None) | Err(_) => self.state().stretches.retain(|kept| !Arc::ptr_eq(kept, &stretch)),
         }
-        tree
+        Ok(None)
     }
 
     async fn read(&self, place: &BlobLocation, range: &Range<u64>) -> Result<Bytes> {
@@ -151,8 +155,15 @@ impl TreeReader {
             let range = self.around(place, state.is_worth_it());
             Arc::new(Stretch { pack: place.pack_number, range, bytes: OnceCell::new() })
         });
+        // One directory alone, or a huge one, is of no use to others.
+        let length = stretch.range.end.saturating_sub(stretch.range.start);
+        if length == u64::from(place.length) || length > 2 * STRETCH {
+            return stretch;
+        }
         if state.stretches.len() >= STRETCHES {
-            state.stretches.pop_front();
+            // Rather one that was read: those who wait for another share its request.
+            let read = state.stretches.iter().position(|stretch| stretch.bytes.initialized());
+            state.stretches.remove(read.unwrap_or_default());
         }
         state.stretches.push_back(Arc::clone(&stretch));
         stretch

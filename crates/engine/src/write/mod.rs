@@ -172,7 +172,7 @@ impl PackWriter {
         let pack = match done {
             Ok(pack) => pack,
             Err(error) => {
-                // The caller gives up now, and its lock: nothing may still be on its way to the store then.
+                // The caller gives up now, and then its lock: what is on its way arrives, or fails, before that.
                 while self.flying.join_next().await.is_some() {}
                 return Err(error);
             }

@@ -117,7 +117,9 @@ fn is_in_cache(file: &File, offset: u64) -> bool {
 /// Lets go of the page that was fetched because it was asked for, which begins at `block`: the next one to ask must not take
 /// all for cached.
 fn forget_asked(file: &File, block: u64) {
-    let _ = rustix::fs::fadvise(file, block, NonZeroU64::new(BLOCK as u64), Advice::DontNeed);
+    // Only whole pages are let go of.
+    let page = rustix::param::page_size() as u64;
+    let _ = rustix::fs::fadvise(file, block - block % page, NonZeroU64::new(page), Advice::DontNeed);
 }
 
 /// Reads at least `wanted` bytes, in whole blocks as far as the file has them.
@@ -151,6 +153,11 @@ mod tests {
 
     use super::*;
 
+    /// Whether it is ext4 or XFS: others may keep a copy, or have no disk.
+    fn has_a_disk(path: &std::path::Path) -> bool {
+        [0xEF53, 0x5846_5342].contains(&rustix::fs::statfs(path).unwrap().f_type)
+    }
+
     #[test]
     fn what_is_written_is_what_was_given_at_every_length() {
         let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
@@ -171,9 +178,7 @@ mod tests {
     #[test]
     fn what_was_written_is_on_the_disk_and_not_in_the_page_cache() {
         let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let kind = rustix::fs::statfs(directory.path()).unwrap().f_type;
-        // Others may keep a copy, or have no disk.
-        if ![0xEF53, 0x5846_5342].contains(&kind) {
+        if !has_a_disk(directory.path()) {
             return;
         }
         let cached = |path: &std::path::Path| {
@@ -216,11 +221,11 @@ mod tests {
             (2 * PIECE, body.len()),
             (5, 5),
         ] {
-            // Where the file system has no other way this reads nothing, and the store reads through the cache.
-            if let Some(read) = read(&File::open(&path).unwrap(), &(from as u64..to as u64), &spare).unwrap()
-            {
-                assert!(read == body[from..to], "{from}..{to}");
-            }
+            let range = from as u64..to as u64;
+            let found = read(&File::open(&path).unwrap(), &range, &spare).unwrap();
+            // Where the file system has no other way the store reads through the cache.
+            assert!(found.is_some() || !has_a_disk(&path), "{from}..{to}");
+            assert!(found.is_none_or(|found| found == body[from..to]), "{from}..{to}");
         }
     }
 

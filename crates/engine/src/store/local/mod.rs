@@ -26,9 +26,8 @@ const THREADS: usize = 4;
 
 /// From this length on a pack is written past the page cache.
 const DIRECT_FROM: usize = 1 << 20;
-/// From this length on a part of a pack is read past it, unless it is there. What lies around a shorter one is more likely
-/// to be wanted next.
-const DIRECT_READ_FROM: usize = 256 << 10;
+/// A longer part of a pack is read past it, unless it is there. Shorter ones, and those of directories, may be wanted again.
+const DIRECT_READ_ABOVE: usize = 1 << 20;
 
 /// Types of file system (Linux, `statfs(2)`) of one machine alone: ext2 to ext4, XFS, btrfs, tmpfs, ZFS, F2FS, bcachefs.
 /// Not those that several machines share, nor those that programs make up (FUSE): they may answer from memory.
@@ -130,8 +129,8 @@ impl Files {
         }
         let length = usize::try_from(range.end.saturating_sub(range.start))
             .map_err(|_| Error::new(ErrorKind::Internal, "a range is longer than memory"))?;
-        // Packs are read once.
-        if name.kind == FileKind::Pack && length >= DIRECT_READ_FROM && self.is_on_local_file_system() {
+        // Long stretches of packs are read once.
+        if name.kind == FileKind::Pack && length > DIRECT_READ_ABOVE && self.is_on_local_file_system() {
             let read = direct::read(&file, &range, &self.spare);
             if let Some(bytes) = read.map_err(|e| io_error("reading", &path, e))? {
                 return Ok(bytes);

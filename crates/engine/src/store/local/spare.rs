@@ -53,8 +53,14 @@ impl Spare {
             fill(bytes.get_mut(start..start + wanted).unwrap_or_default())?;
             return Ok(Bytes::from(bytes).slice(start..start + wanted));
         }
-        let mut bytes = self.kept().pop().unwrap_or_default();
-        if bytes.capacity() < length {
+        // Not one that is far too large: whoever keeps a short piece would keep its memory.
+        let fits = |bytes: &Vec<u8>| (length..=2 * length).contains(&bytes.capacity());
+        let kept = {
+            let mut kept = self.kept();
+            kept.iter().position(fits).map(|found| kept.swap_remove(found))
+        };
+        let mut bytes = kept.unwrap_or_default();
+        if bytes.capacity() == 0 {
             bytes = vec![0; length];
         } else {
             bytes.resize(length, 0);
@@ -76,9 +82,14 @@ impl Drop for Lent {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         let mut kept = self.spare.kept();
-        if kept.len() < KEPT && bytes.capacity() <= LARGEST {
-            kept.push(bytes);
+        if bytes.capacity() > LARGEST {
+            return;
         }
+        if kept.len() >= KEPT {
+            // What came back first is of a length that is asked for no more.
+            kept.remove(0);
+        }
+        kept.push(bytes);
     }
 }
 
@@ -117,6 +128,17 @@ mod tests {
         }
         assert_eq!(spare.kept().len(), KEPT);
         drop(spare.filled(LARGEST + SMALLEST, |_| Err(())));
-        assert_eq!(spare.kept().len(), KEPT - 1, "what is too large is not kept");
+        assert_eq!(spare.kept().len(), KEPT);
+        assert!(
+            spare.kept().iter().all(|bytes| bytes.capacity() <= LARGEST),
+            "what is too large is not kept"
+        );
+
+        let large = full_of(&spare, 5, 8 * SMALLEST);
+        let at = large.as_ptr();
+        drop(large);
+        let small = full_of(&spare, 6, SMALLEST);
+        assert_ne!(small.as_ptr(), at, "a short piece does not take a long one's memory");
+        assert_eq!(full_of(&spare, 7, 6 * SMALLEST).as_ptr(), at);
     }
 }
