@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::StreamExt;
 use holdfast_api::names::{ANNOTATION_BACKUP, ANNOTATION_BACKUP_K8UP};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
@@ -24,6 +25,8 @@ const BOUND: &str = "pv.kubernetes.io/bind-completed";
 pub(super) struct Claim {
     pub namespace: String,
     pub name: String,
+    /// When it was made.
+    pub created: Option<Timestamp>,
     /// Its owner wants no backup of it.
     pub excluded: bool,
 }
@@ -34,22 +37,27 @@ pub(super) struct Claims {
     known: Arc<RwLock<Known>>,
 }
 
+/// What is known of a bound claim.
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    created: Option<Timestamp>,
+    excluded: bool,
+}
+
 #[derive(Debug, Default)]
 struct Known {
     /// Absent until all were listed once.
-    claims: Option<HashMap<(String, String), bool>>,
+    claims: Option<HashMap<(String, String), Wish>>,
     /// The list under way.
-    listing: HashMap<(String, String), bool>,
+    listing: HashMap<(String, String), Wish>,
 }
 
 impl Claims {
     /// All of them; `None` until all were listed.
     pub(super) fn all(&self) -> Option<Vec<Claim>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let claims = known.claims.as_ref()?.iter().map(|((namespace, name), &excluded)| Claim {
-            namespace: namespace.clone(),
-            name: name.clone(),
-            excluded,
+        let claims = known.claims.as_ref()?.iter().map(|((namespace, name), &Wish { created, excluded })| {
+            Claim { namespace: namespace.clone(), name: name.clone(), created, excluded }
         });
         Some(claims.collect())
     }
@@ -78,15 +86,15 @@ impl Claims {
         match event {
             Event::Init => known.listing.clear(),
             Event::InitApply(claim) => {
-                if let Some((key, excluded)) = bound(&claim) {
-                    known.listing.insert(key, excluded);
+                if let Some((key, wish)) = bound(&claim) {
+                    known.listing.insert(key, wish);
                 }
             }
             Event::InitDone => known.claims = Some(std::mem::take(&mut known.listing)),
             Event::Apply(claim) => {
                 let Some(claims) = &mut known.claims else { return };
                 match bound(&claim) {
-                    Some((key, excluded)) => claims.insert(key, excluded),
+                    Some((key, wish)) => claims.insert(key, wish),
                     None => claims.remove(&key(&claim)),
                 };
             }
@@ -103,8 +111,8 @@ fn key(claim: &PartialObjectMeta<PersistentVolumeClaim>) -> (String, String) {
     (claim.namespace().unwrap_or_default(), claim.name_any())
 }
 
-/// A claim that has a volume and is to keep it, and whether it is excluded.
-fn bound(claim: &PartialObjectMeta<PersistentVolumeClaim>) -> Option<((String, String), bool)> {
+/// A claim that has a volume and is to keep it.
+fn bound(claim: &PartialObjectMeta<PersistentVolumeClaim>) -> Option<((String, String), Wish)> {
     let annotations = claim.annotations();
     if claim.metadata.deletion_timestamp.is_some()
         || annotations.get(BOUND).map(String::as_str) != Some("yes")
@@ -112,7 +120,9 @@ fn bound(claim: &PartialObjectMeta<PersistentVolumeClaim>) -> Option<((String, S
         return None;
     }
     let wish = annotations.get(ANNOTATION_BACKUP).or_else(|| annotations.get(ANNOTATION_BACKUP_K8UP));
-    Some((key(claim), wish.is_some_and(|wish| wish == "false")))
+    let excluded = wish.is_some_and(|wish| wish == "false");
+    let created = claim.metadata.creation_timestamp.as_ref().map(|made| made.0);
+    Some((key(claim), Wish { created, excluded }))
 }
 
 #[cfg(test)]
@@ -121,7 +131,7 @@ mod tests {
 
     fn claim(name: &str, annotations: &str) -> PartialObjectMeta<PersistentVolumeClaim> {
         serde_saphyr::from_str(&format!(
-            "metadata: {{name: {name}, namespace: shop, annotations: {{{annotations}}}}}"
+            "metadata: {{name: {name}, namespace: shop, creationTimestamp: '2026-11-20T02:00:00Z', annotations: {{{annotations}}}}}"
         ))
         .unwrap()
     }
@@ -135,7 +145,8 @@ mod tests {
         claims.take(Event::InitApply(claim("waits", "")));
         assert_eq!(claims.all(), None, "half a list says nothing");
         claims.take(Event::InitDone);
-        let data = Claim { namespace: "shop".into(), name: "data".into(), excluded: false };
+        let created = Some("2026-11-20T02:00:00Z".parse().unwrap());
+        let data = Claim { namespace: "shop".into(), name: "data".into(), created, excluded: false };
         assert_eq!(claims.all().unwrap(), std::slice::from_ref(&data));
         claims.take(Event::Apply(claim("data", &format!("{yes}, holdfast.dev/backup: 'false'"))));
         assert_eq!(claims.all().unwrap(), [Claim { excluded: true, ..data }]);

@@ -9,6 +9,7 @@ use holdfast_api::backup_storage::StoragePhase;
 use holdfast_api::repository::RepositoryPhase;
 use holdfast_api::restore::RestorePhase;
 use holdfast_api::{Backup, BackupStorage, Repository, Restore, Snapshot};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
@@ -239,7 +240,7 @@ fn last_backups(all: &[Arc<Backup>]) -> Vec<Family> {
 
 /// How many claims are in a recovery point, and how many in none.
 fn protection(claims: &[Claim], snapshots: &[Arc<Snapshot>], cluster: &str) -> Family {
-    let mut saved: std::collections::BTreeSet<(&str, &str)> = std::collections::BTreeSet::new();
+    let mut saved: BTreeMap<(&str, &str), Timestamp> = BTreeMap::new();
     for snapshot in snapshots {
         let own = namespace(&**snapshot);
         // What was adopted from elsewhere protects nothing here.
@@ -248,15 +249,19 @@ fn protection(claims: &[Claim], snapshots: &[Arc<Snapshot>], cluster: &str) -> F
         }
         let components =
             snapshot.status.as_ref().map(|status| status.components.as_slice()).unwrap_or_default();
-        saved.extend(components.iter().filter_map(|component| {
+        for component in components {
             let claim = component.source.claim.as_deref().or_else(|| component.name.strip_prefix("volume/"));
-            Some((own, claim?))
-        }));
+            let Some(claim) = claim else { continue };
+            let newest = saved.entry((own, claim)).or_insert(snapshot.spec.time.0);
+            *newest = snapshot.spec.time.0.max(*newest);
+        }
     }
     let mut counts: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
     for claim in claims {
         let [protected, unprotected, excluded] = counts.entry(&claim.namespace).or_default();
-        let count = if saved.contains(&(claim.namespace.as_str(), claim.name.as_str())) {
+        let newest = saved.get(&(claim.namespace.as_str(), claim.name.as_str()));
+        // What was saved before it was made is of another volume of its name.
+        let count = if newest.is_some_and(|saved| claim.created.is_none_or(|created| created <= *saved)) {
             protected
         } else if claim.excluded {
             excluded
@@ -267,7 +272,7 @@ fn protection(claims: &[Claim], snapshots: &[Arc<Snapshot>], cluster: &str) -> F
     }
     let mut family = Family::new(
         "claims",
-        "Bound volume claims: protected are in a recovery point, excluded ones are in none by their own annotation, unprotected ones are in none",
+        "Bound volume claims: protected are in a recovery point made since they were, excluded ones are in none by their own annotation, unprotected ones are in none",
     );
     for (namespace, counts) in counts {
         for (state, count) in ["protected", "unprotected", "excluded"].into_iter().zip(counts) {

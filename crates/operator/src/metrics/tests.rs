@@ -96,25 +96,33 @@ fn the_last_success_is_the_newest_that_the_repository_or_its_snapshots_tell() {
 
 #[test]
 fn claims_in_no_recovery_point_of_this_cluster_are_unprotected() {
-    let claim = |name: &str, excluded| Claim { namespace: "shop".into(), name: name.into(), excluded };
-    let of = |cluster: &str| {
+    let of = |cluster: &str, created: &str| {
         let snapshot = snapshot(cluster, "2026-11-20T03:00:00Z", true);
+        let claim = |name: &str, excluded| {
+            let created = Some(created.parse().unwrap());
+            Claim { namespace: "shop".into(), name: name.into(), created, excluded }
+        };
         scraped(&Objects {
             snapshots: all(&[&snapshot]),
             claims: Some(vec![claim("data", false), claim("new", false), claim("scratch", true)]),
             ..Objects::default()
         })
     };
-    let here = of("prod");
+    let before = "2026-11-20T02:00:00Z";
+    let here = of("prod", before);
     for state in ["protected", "unprotected", "excluded"] {
         has(&here, &format!(r#"holdfast_claims{{namespace="shop",state="{state}"}} 1.0"#));
     }
-    has(&of("other"), r#"holdfast_claims{namespace="shop",state="unprotected"} 2.0"#);
+    let none = r#"holdfast_claims{namespace="shop",state="unprotected"} 2.0"#;
+    has(&of("other", before), none);
+    // Restored or made anew since: what was saved is of an earlier volume of that name.
+    has(&of("prod", "2026-11-20T04:00:00Z"), none);
 }
 
 #[test]
 fn what_was_not_listed_yet_is_not_spoken_of() {
-    let claims = Some(vec![Claim { namespace: "shop".into(), name: "data".into(), excluded: false }]);
+    let claims =
+        Some(vec![Claim { namespace: "shop".into(), name: "data".into(), created: None, excluded: false }]);
     assert_eq!(scraped(&Objects { claims, ..Objects::default() }), "");
 }
 

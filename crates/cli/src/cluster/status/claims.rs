@@ -117,6 +117,12 @@ fn of_claim(
             let why = complaint_of_last.text.unwrap_or_else(|| "no backup holds it".to_owned());
             (Protection::Unprotected, Some(why))
         }
+        // Its name is all that it has in common with what was saved: a claim that was restored, or made anew.
+        Some(snapshot) if claim.creation_timestamp().is_some_and(|made| made.0 > snapshot.spec.time.0) => {
+            let why =
+                complaint_of_last.text.unwrap_or_else(|| "no backup since this claim was made".to_owned());
+            (Protection::Unprotected, Some(why))
+        }
         Some(snapshot) => {
             let age = Duration::try_from(now.duration_since(snapshot.spec.time.0)).unwrap_or_default();
             if max_age.is_some_and(|most| age > most) {

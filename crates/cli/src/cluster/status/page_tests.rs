@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 use serde::de::DeserializeOwned;
 
 use super::*;
@@ -109,6 +111,23 @@ Runs at work, and failures
   backup/good  PartiallyFailed  9h ago   2 of 3.
 "
     );
+}
+
+#[test]
+fn what_was_saved_before_the_claim_was_made_is_of_another_volume() {
+    for (made, state, why) in [
+        ("2026-11-20T01:59:00Z", "Protected", None),
+        ("2026-11-20T02:01:00Z", "Unprotected", Some("no backup since this claim was made")),
+    ] {
+        let mut facts = facts();
+        facts.claims.retain(|claim| claim.name_any() == "data");
+        for claim in &mut facts.claims {
+            claim.metadata.creation_timestamp = Some(Time(made.parse().unwrap()));
+        }
+        let report = report(&facts, None, now());
+        let [found] = &report.claims[..] else { panic!("{report:?}") };
+        assert_eq!((found.protection.as_str(), found.why.as_deref()), (state, why));
+    }
 }
 
 #[test]
