@@ -69,6 +69,7 @@ ROWS = {
     "sparse": "first backup, sparse",
     "prune": "prune, half of each pack",
     "s3": "first backup, S3 at 20 ms",
+    "s3 unchanged": "unchanged backup, S3 at 20 ms",
     "s3 restore": "restore, S3 at 20 ms",
 }
 
@@ -184,6 +185,8 @@ class Bench:
             server.requests()
             self.add(name, program, program.backup(tree))
             self.figures.requests[name][program.name] = server.requests()
+            self.add("s3 unchanged", program, program.backup(tree))
+            self.figures.requests["s3 unchanged"][program.name] = server.requests()
             self.add("s3 restore", program, program.restore("latest", tree))
             self.figures.requests["s3 restore"][program.name] = server.requests()
             if check:

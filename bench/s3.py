@@ -78,11 +78,9 @@ class Server:
     def access(self, program: str) -> tuple[str, dict[str, str]]:
         """Location and variables, in the words of that program."""
         endpoint = f"http://127.0.0.1:{self.port}"
-        if program == "rustic":
-            options = {
-                "bucket": BUCKET, "root": "/repository", "endpoint": endpoint, "region": "us-east-1",
-                "access_key_id": ACCESS, "secret_access_key": SECRET,
-            }  # fmt: skip
-            return "opendal:s3", {f"RUSTIC_REPO_OPT_{k.upper()}": v for k, v in options.items()}
         keys = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
+        if program == "rustic":
+            # It makes option names of these; the keys, whose names have underscores, it finds among AWS's own.
+            options = {"BUCKET": BUCKET, "ROOT": "/repository", "ENDPOINT": endpoint, "REGION": "us-east-1"}
+            return "opendal:s3", keys | {f"RUSTIC_REPO_OPT_{name}": value for name, value in options.items()}
         return f"s3:{endpoint}/{BUCKET}/repository", keys

@@ -114,7 +114,9 @@ pub fn key(data: &[u8]) {
     let params = KdfParams { n: file.n, r: file.r, p: file.p };
     let bounded = params.check().is_ok();
     if bounded {
-        assert!(128 * file.n * u64::from(file.r) <= KdfParams::MAX_MEMORY && file.p <= 64);
+        // The table and the blocks beside it.
+        let memory = 128 * (file.n + u64::from(file.p)) * u64::from(file.r);
+        assert!(memory <= KdfParams::MAX_MEMORY + (KdfParams::MAX_MEMORY >> 4));
     }
     if !bounded || file.n * u64::from(file.r) <= 64 && file.p <= 2 {
         // An endless or huge derivation would show here.
