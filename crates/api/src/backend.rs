@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::refs::LocalRef;
 use crate::text::text_enum;
 
+/// A path inside a bucket or container: no empty elements, none that begin with a dot.
+const PREFIX: &str = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$";
+
 /// Where the data goes. Exactly one field is set.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(validation = Rule::new("[has(self.s3), has(self.gcs), has(self.azure)].filter(x, x).size() == 1")
@@ -82,10 +85,7 @@ pub struct S3Backend {
     pub bucket: String,
     /// Path inside the bucket under which everything is kept; the root of the bucket when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 512),
-        regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
-    )]
+    #[schemars(length(min = 1, max = 512), regex(pattern = PREFIX))]
     pub prefix: Option<String>,
     /// URL of the object store, with scheme and without a path: `https://minio.storage.svc:9000`. When absent, AWS of
     /// the region. With `http` the data is still encrypted (by the repository), but names and sizes can be watched on
@@ -168,10 +168,7 @@ pub struct GcsBackend {
     pub bucket: String,
     /// Path inside the bucket under which everything is kept; the root of the bucket when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 512),
-        regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
-    )]
+    #[schemars(length(min = 1, max = 512), regex(pattern = PREFIX))]
     pub prefix: Option<String>,
     /// Secret in the storage's namespace with the key `GOOGLE_SERVICE_ACCOUNT_JSON_KEY`: the JSON file of a service
     /// account's key, as Google hands it out.
@@ -197,10 +194,7 @@ pub struct AzureBackend {
     pub container: String,
     /// Path inside the container under which everything is kept; the root of the container when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 512),
-        regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
-    )]
+    #[schemars(length(min = 1, max = 512), regex(pattern = PREFIX))]
     pub prefix: Option<String>,
     /// End of the host's name in another cloud than Azure's public one, e.g. `core.chinacloudapi.cn`;
     /// `core.windows.net` when absent.
