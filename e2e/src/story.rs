@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::install::{Bed, bed};
 use crate::kubectl::{Failure, Kubectl, Result, phase, run};
+use crate::workload::{self, Keeper};
 
 /// How long a run may take on a busy two-core machine before a story calls it stuck.
 pub const RUN: Duration = Duration::from_mins(4);
@@ -155,6 +156,29 @@ impl Story {
             phase(&object),
             serde_json::to_string_pretty(&object["status"]).unwrap_or_default()
         )))
+    }
+
+    /// An application, `app`, whose claim `data` has a file; its pod.
+    pub fn app_with_a_file(&self) -> Result<String> {
+        self.apply(&format!(
+            "{}{}",
+            workload::claim("data", "", "1Gi"),
+            workload::keeper(&Keeper::deployment("app", "data"))
+        ))?;
+        let pod = workload::ready_pod(&self.kubectl, &self.namespace, "app")?;
+        self.shell(&pod, "echo precious > /store/file")?;
+        Ok(pod)
+    }
+
+    /// Takes the file away; a Restore, `back`, must bring it again.
+    pub fn the_file_comes_back(&self, pod: &str, restore: &str) -> Result<()> {
+        self.shell(pod, "rm /store/file")?;
+        self.restore("back", restore, "Succeeded")?;
+        let pod = workload::ready_pod(&self.kubectl, &self.namespace, "app")?;
+        match self.shell(&pod, "cat /store/file")?.trim() {
+            "precious" => Ok(()),
+            other => Err(Failure(format!("the file is not back: {other:?}"))),
+        }
     }
 
     /// Name of the Snapshot that a Backup made.
@@ -343,7 +367,7 @@ impl Story {
     ///
     /// # Panics
     /// When the story fails: it is a test.
-    #[allow(clippy::panic)] // the test runner's way to hear of a failure
+    #[expect(clippy::panic, reason = "the test runner's way to hear of a failure")]
     pub fn tell(
         name: &str,
         begin: impl FnOnce(&str) -> Result<Self>,

@@ -8,7 +8,6 @@ use std::time::Duration;
 use holdfast_e2e::install::Bed;
 use holdfast_e2e::kubectl::{Failure, Result, condition, phase, run};
 use holdfast_e2e::story::Story;
-use holdfast_e2e::workload::{self, Keeper};
 
 use crate::together;
 
@@ -153,25 +152,14 @@ fn a_volume_goes_to_azure_and_comes_back() {
             return Err(Failure(format!("of the account's rules it says {rules:?}")));
         }
 
-        story.apply(&format!(
-            "{}{}",
-            workload::claim("data", "", "1Gi"),
-            workload::keeper(&Keeper::deployment("app", "data"))
-        ))?;
-        let pod = workload::ready_pod(&story.kubectl, &own, "app")?;
-        story.shell(&pod, "echo precious > /store/file")?;
+        let pod = story.app_with_a_file()?;
         let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
-        story.shell(&pod, "rm /store/file")?;
         story.apply(&server.storage(story, "backups", &format!("AZURE_ACCOUNT_SAS: '{SAS}'")))?;
         // Applying other stringData keeps what was made of the old one.
         let patch = r#"[{"op": "remove", "path": "/data/AZURE_ACCOUNT_KEY"}]"#;
         story.kubectl.run(&["-n", &own, "patch", "secret", "store-azure", "--type=json", "-p", patch])?;
         story.storage_ready("store")?;
-        story.restore("back", &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"), "Succeeded")?;
-        let pod = workload::ready_pod(&story.kubectl, &own, "app")?;
-        if story.shell(&pod, "cat /store/file")?.trim() != "precious" {
-            return Err(Failure("the file is not back".into()));
-        }
+        story.the_file_comes_back(&pod, &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"))?;
         let events = story.kubectl.run(&["-n", &own, "get", "events,jobs,backups,restores", "-o", "yaml"])?;
         if events.contains(KEY) || events.contains("sig=") {
             return Err(Failure("a key shows in the cluster's objects".into()));

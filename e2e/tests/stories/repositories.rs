@@ -6,17 +6,6 @@ use holdfast_e2e::workload::{self, Keeper};
 
 use crate::together;
 
-fn app(story: &Story) -> Result<String> {
-    story.apply(&format!(
-        "{}{}",
-        workload::claim("data", "", "1Gi"),
-        workload::keeper(&Keeper::deployment("app", "data"))
-    ))?;
-    let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
-    story.shell(&pod, "echo precious > /store/file")?;
-    Ok(pod)
-}
-
 fn repository_yaml(name: &str, directory: &str, password: &str) -> String {
     let password = if password.is_empty() {
         String::new()
@@ -40,7 +29,7 @@ fn refused(story: &Story, name: &str, reason: &str) -> Result<()> {
 fn a_wrong_password_is_a_condition_and_never_a_new_repository() {
     let _world = together();
     Story::tell("wrong-password", Story::begin, |story| {
-        app(story)?;
+        story.app_with_a_file()?;
         story.backup("first", "{}", "Succeeded")?;
         let directory = story.repository_directory()?;
         let config = story.bed.bucket_directory(&story.bucket)?.join(&directory).join("config");
@@ -100,7 +89,7 @@ fn a_directory_that_holds_something_else_is_left_alone() {
 fn two_first_backups_share_one_repository() {
     let _world = together();
     Story::tell("race", Story::begin, |story| {
-        app(story)?;
+        story.app_with_a_file()?;
         story.start_backup("a", "{}")?;
         story.start_backup("b", "{}")?;
         story.expect_end("backup", "a", "Succeeded")?;
@@ -119,7 +108,7 @@ fn two_first_backups_share_one_repository() {
 fn the_recovery_password_opens_the_repository() {
     let _world = together();
     Story::tell("recovery", Story::begin, |story| {
-        app(story)?;
+        story.app_with_a_file()?;
         story.backup("first", "{}", "Succeeded")?;
         let repository =
             format!("s3:{}/{}/{}", story.bed.s3_endpoint, story.bucket, story.repository_directory()?);
@@ -145,7 +134,7 @@ fn the_recovery_password_opens_the_repository() {
 fn a_deleted_snapshot_object_comes_back() {
     let _world = together();
     Story::tell("mirror", Story::begin, |story| {
-        app(story)?;
+        story.app_with_a_file()?;
         let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
         let before = story.kubectl.get(&story.namespace, &["snapshot.holdfast.dev", &snapshot])?;
         story.kubectl.run(&["-n", &story.namespace, "delete", "snapshot.holdfast.dev", &snapshot])?;

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use holdfast_e2e::kubectl::{Failure, Result, condition, phase};
 use holdfast_e2e::story::{Story, storage_yaml};
-use holdfast_e2e::workload::{self, Keeper};
 
 use crate::together;
 
@@ -155,13 +154,7 @@ fn a_storage_for_restores_only_is_never_written_to() {
     let _world = together();
     Story::tell("read-only", Story::begin, |story| {
         let own = story.namespace.clone();
-        story.apply(&format!(
-            "{}{}",
-            workload::claim("data", "", "1Gi"),
-            workload::keeper(&Keeper::deployment("app", "data"))
-        ))?;
-        let pod = workload::ready_pod(&story.kubectl, &own, "app")?;
-        story.shell(&pod, "echo precious > /store/file")?;
+        let pod = story.app_with_a_file()?;
         let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
         story.nothing_left()?;
         let before = objects(story)?;
@@ -183,12 +176,7 @@ fn a_storage_for_restores_only_is_never_written_to() {
         if !said.contains("UndoNotPossible") || !said.contains("undo: false") {
             return Err(Failure(format!("the Restore does not say why: {said}")));
         }
-        story.shell(&pod, "rm /store/file")?;
-        story.restore("back", &format!("{{undo: false, {from}}}"), "Succeeded")?;
-        let pod = workload::ready_pod(&story.kubectl, &own, "app")?;
-        if story.shell(&pod, "cat /store/file")?.trim() != "precious" {
-            return Err(Failure("the file is not back".into()));
-        }
+        story.the_file_comes_back(&pod, &format!("{{undo: false, {from}}}"))?;
         let after = objects(story)?;
         if after != before {
             return Err(Failure(format!("the bucket changed: {before:?} became {after:?}")));

@@ -4,7 +4,6 @@ use std::process::Command;
 
 use holdfast_e2e::kubectl::{Failure, Result, condition, phase, run};
 use holdfast_e2e::story::{Story, storage_yaml};
-use holdfast_e2e::workload::{self, Keeper};
 use holdfast_testbed::S3Env;
 
 use crate::together;
@@ -67,13 +66,7 @@ fn temporary_keys_are_used_and_their_renewal_is_noticed() {
         story.apply(&keys.storage(story, &server, &keys.token))?;
         story.storage_ready("store")?;
 
-        story.apply(&format!(
-            "{}{}",
-            workload::claim("data", "", "1Gi"),
-            workload::keeper(&Keeper::deployment("app", "data"))
-        ))?;
-        let pod = workload::ready_pod(&story.kubectl, &own, "app")?;
-        story.shell(&pod, "echo precious > /store/file")?;
+        let pod = story.app_with_a_file()?;
         let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
 
         let renewed = Keys::fetch(&server)?;
@@ -82,12 +75,7 @@ fn temporary_keys_are_used_and_their_renewal_is_noticed() {
         }
         story.apply(&renewed.storage(story, &server, &renewed.token))?;
         story.storage_ready("store")?;
-        story.shell(&pod, "rm /store/file")?;
-        story.restore("back", &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"), "Succeeded")?;
-        let pod = workload::ready_pod(&story.kubectl, &own, "app")?;
-        if story.shell(&pod, "cat /store/file")?.trim() != "precious" {
-            return Err(Failure("the file is not back".into()));
-        }
+        story.the_file_comes_back(&pod, &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"))?;
         let objects =
             story.kubectl.run(&["-n", &own, "get", "events,jobs,pods,backups,restores", "-o", "yaml"])?;
         for secret in [&keys.secret, &keys.token, &renewed.secret, &renewed.token] {
