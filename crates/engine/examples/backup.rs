@@ -31,13 +31,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         };
         Repository::init(store, &options, &ctx).await?
     };
-    let holder = Holder {
-        hostname: "example".to_owned(),
-        username: "example".to_owned(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    };
+    let holder = Holder::this_process("example", "example");
     let lock = repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &ctx).await?;
     let verify = match std::env::var("VERIFY").as_deref() {
         Ok("off") => Verify::Off,

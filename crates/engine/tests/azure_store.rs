@@ -140,13 +140,7 @@ async fn whole_backup(store: Arc<dyn Store>) {
     for number in 0..30_u8 {
         std::fs::write(source.path().join(format!("f{number}")), vec![number; 100_000]).unwrap();
     }
-    let holder = Holder {
-        hostname: "test".to_owned(),
-        username: "test".to_owned(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    };
+    let holder = Holder::this_process("test", "test");
     let lock = repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &ctx).await.unwrap();
     let spec =
         BackupSpec { roots: vec![source.path().to_owned()], host: "h".to_owned(), ..BackupSpec::default() };

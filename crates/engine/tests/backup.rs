@@ -68,13 +68,7 @@ impl Scene {
     }
 
     async fn back_up(&self, spec: &BackupSpec) -> Result<BackupReport> {
-        let holder = Holder {
-            hostname: "test".to_owned(),
-            username: "test".to_owned(),
-            pid: std::process::id(),
-            cluster: None,
-            job_uid: None,
-        };
+        let holder = Holder::this_process("test", "test");
         let lock = self.repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &self.ctx).await?;
         let report = backup(&self.repo, &lock, spec, &self.ctx).await;
         let _ = lock.release().await;
@@ -200,13 +194,7 @@ async fn a_lock_that_is_taken_away_ends_the_backup_before_its_snapshot() {
 async fn a_lost_lock_stops_the_writes_that_are_under_way() {
     let scene = Scene::new().await;
     scene.faults.add(Fault { after: 1, ..Fault::always(Operation::Put, FileKind::Pack, Trouble::Hang) });
-    let holder = Holder {
-        hostname: "test".to_owned(),
-        username: "test".to_owned(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    };
+    let holder = Holder::this_process("test", "test");
     let lock = scene.repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &scene.ctx).await.unwrap();
     let spec = scene.spec();
     let watch = async {

@@ -31,13 +31,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use stock::{PASSWORD, noise};
 
 async fn back_up(repo: &Repository, source: &Path) -> BackupReport {
-    let holder = Holder {
-        hostname: "test".to_owned(),
-        username: "test".to_owned(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    };
+    let holder = Holder::this_process("test", "test");
     let ctx = Ctx::default();
     let lock = repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &ctx).await.unwrap();
     // One reader and one upload: while the first pack is held up, what comes behind the large file is unread.

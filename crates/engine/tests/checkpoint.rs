@@ -67,13 +67,7 @@ async fn repository(dir: &Path) -> Repository {
 }
 
 async fn back_up(repo: &Repository, spec: &BackupSpec, ctx: &Ctx) -> Result<BackupReport> {
-    let holder = Holder {
-        hostname: "test".to_owned(),
-        username: "test".to_owned(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    };
+    let holder = Holder::this_process("test", "test");
     let lock = repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], ctx).await?;
     let report = backup(repo, &lock, spec, ctx).await;
     let _ = lock.release().await;

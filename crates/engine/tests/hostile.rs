@@ -438,13 +438,7 @@ async fn a_copy_leaves_no_chunk_that_could_pass_for_another_file() {
     forger.snapshot(tree).await;
     let target = init(&dir.path().join("target")).await;
     let ctx = Ctx::default();
-    let holder = Holder {
-        hostname: "test".to_owned(),
-        username: "test".to_owned(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    };
+    let holder = Holder::this_process("test", "test");
     let lock = target.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &ctx).await.unwrap();
     let snapshots = forger.repo.snapshots().await.unwrap();
     copy(&forger.repo, &target, &lock, &snapshots, &ctx).await.unwrap();

@@ -28,7 +28,7 @@ use holdfast_engine::backup::{BackupSpec, backup};
 use holdfast_engine::format::pack::BlobKind;
 use holdfast_engine::lock::{Holder, LockMode};
 use holdfast_engine::restore::{RestoreSpec, restore};
-use holdfast_engine::store::{Body, Entry, FileKind, FileName, PutMode, Store};
+use holdfast_engine::store::{Entry, FileKind, FileName, PutMode, PutPayload, Store};
 use holdfast_engine::{Ctx, Event, EventSink, Id, Repository, Result};
 use restoring::{back_up, check_all, check_structure, init, open, run_clean, scratch, spec, store_at};
 use stock::{PASSWORD, Restic, assert_same, noise, settle};
@@ -142,9 +142,9 @@ impl Store for DeadlyStore {
         self.inner.size(name).await
     }
 
-    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: PutPayload, mode: PutMode) -> Result<()> {
         if self.point.reached(&format!("within put {}", name_of(name.kind))) {
-            self.tear(name, &body.in_one_piece());
+            self.tear(name, &Bytes::from(body.clone()));
         }
         self.around("put", name.kind, self.inner.put(name, body, mode)).await
     }
@@ -183,13 +183,7 @@ impl Store for DeadlyStore {
 }
 
 fn holder() -> Holder {
-    Holder {
-        hostname: "kill-matrix".to_owned(),
-        username: "test".to_owned(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    }
+    Holder::this_process("kill-matrix", "test")
 }
 
 /// What is killed; `killed_at` starts it.

@@ -278,13 +278,7 @@ impl Client {
 }
 
 fn holder() -> Holder {
-    Holder {
-        hostname: "test".to_owned(),
-        username: "test".to_owned(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    }
+    Holder::this_process("test", "test")
 }
 
 async fn shared(repo: &Repository) -> LockGuard {

@@ -35,13 +35,7 @@ use restoring::{
 use stock::{PASSWORD, Restic, assert_same, assert_same_except, build_source, noise, settle};
 
 async fn lock(repo: &Repository, mode: LockMode) -> LockGuard {
-    let holder = Holder {
-        hostname: "test".to_owned(),
-        username: "test".to_owned(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    };
+    let holder = Holder::this_process("test", "test");
     repo.lock(mode, &holder, Duration::from_secs(20), &[], &Ctx::default()).await.unwrap()
 }
 

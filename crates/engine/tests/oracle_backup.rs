@@ -24,13 +24,7 @@ use stock::{PASSWORD, Restic, assert_same, assert_same_except, build_source};
 const HOST: &str = "oracle";
 
 fn holder() -> Holder {
-    Holder {
-        hostname: "oracle-test".to_owned(),
-        username: "test".to_owned(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    }
+    Holder::this_process("oracle-test", "test")
 }
 
 fn open_store(at: &Path) -> std::sync::Arc<dyn store::Store> {

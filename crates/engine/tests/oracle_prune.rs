@@ -25,13 +25,7 @@ use jiff::{SignedDuration, Timestamp};
 use stock::{PASSWORD, Restic, assert_same, noise};
 
 fn holder() -> Holder {
-    Holder {
-        hostname: "h".into(),
-        username: "u".into(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    }
+    Holder::this_process("h", "u")
 }
 
 fn open_store(at: &Path) -> std::sync::Arc<dyn store::Store> {

@@ -31,13 +31,7 @@ use memory::{Actor, Call, Hook, Memory};
 const PASSWORD: &str = "correct horse battery staple correct horse battery staple 123456";
 
 fn holder() -> Holder {
-    Holder {
-        hostname: "h".into(),
-        username: "u".into(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    }
+    Holder::this_process("h", "u")
 }
 
 fn locking() -> Locking {

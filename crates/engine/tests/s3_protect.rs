@@ -60,13 +60,7 @@ async fn init(store: &Arc<dyn Store>) -> Repository {
 }
 
 fn holder() -> Holder {
-    Holder {
-        hostname: "h".into(),
-        username: "u".into(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    }
+    Holder::this_process("h", "u")
 }
 
 fn noise(seed: u64, length: usize) -> Vec<u8> {

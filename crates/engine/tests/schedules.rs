@@ -60,13 +60,7 @@ const SWEEP: [Moment; 7] = [
 ];
 
 fn holder() -> Holder {
-    Holder {
-        hostname: "h".into(),
-        username: "u".into(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    }
+    Holder::this_process("h", "u")
 }
 
 async fn open(store: Arc<dyn Store>) -> Repository {

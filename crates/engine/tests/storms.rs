@@ -119,13 +119,7 @@ impl Sea {
     async fn back_up(&self) -> Result<Id> {
         let repo =
             Repository::open(Arc::clone(&self.store), &PASSWORD.to_owned().into(), &Ctx::default()).await?;
-        let holder = Holder {
-            hostname: "test".to_owned(),
-            username: "test".to_owned(),
-            pid: std::process::id(),
-            cluster: None,
-            job_uid: None,
-        };
+        let holder = Holder::this_process("test", "test");
         let ctx = Ctx::default();
         let lock = repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &ctx).await?;
         let spec = BackupSpec { roots: vec![self.source()], host: "h".to_owned(), ..BackupSpec::default() };
@@ -273,13 +267,7 @@ async fn a_full_repository_disk_ends_the_backup_and_spares_what_is_there() {
     fs::write(source.join("small"), noise(1, 1 << 20)).unwrap();
     let snapshot = restoring::back_up(&repo, &source).await.snapshot;
     fs::write(source.join("large"), noise(2, 40 << 20)).unwrap();
-    let holder = Holder {
-        hostname: "test".to_owned(),
-        username: "test".to_owned(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    };
+    let holder = Holder::this_process("test", "test");
     let ctx = Ctx::default();
     let lock = repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &ctx).await.unwrap();
     let backup_spec =

@@ -123,13 +123,7 @@ impl Scene {
     }
 
     async fn back_up(&self, source: StreamSource, ctx: &Ctx) -> Result<BackupReport> {
-        let holder = Holder {
-            hostname: "test".to_owned(),
-            username: "test".to_owned(),
-            pid: std::process::id(),
-            cluster: None,
-            job_uid: None,
-        };
+        let holder = Holder::this_process("test", "test");
         let spec = BackupSpec {
             host: "h".to_owned(),
             time: "2026-01-02T03:04:05Z".parse().unwrap(),

@@ -167,13 +167,7 @@ impl<'a> Session<'a> {
 
 /// This process, as its locks name it.
 fn holder() -> Holder {
-    Holder {
-        hostname: hostname(),
-        username: username(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    }
+    Holder::this_process(hostname(), username())
 }
 
 /// This machine's name, as snapshots and locks carry it.

@@ -38,6 +38,14 @@ pub struct Holder {
     pub job_uid: Option<String>,
 }
 
+impl Holder {
+    /// This process, which is no Job's.
+    pub fn this_process(hostname: impl Into<String>, username: impl Into<String>) -> Self {
+        let (hostname, username) = (hostname.into(), username.into());
+        Self { hostname, username, pid: std::process::id(), cluster: None, job_uid: None }
+    }
+}
+
 /// Whether others may hold a lock at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockMode {

@@ -211,13 +211,7 @@ mod tests {
     }
 
     async fn repair(f: &Fixture, how: RepairIndex) -> Result<RepairIndexReport> {
-        let holder = Holder {
-            hostname: "h".into(),
-            username: "u".into(),
-            pid: std::process::id(),
-            cluster: None,
-            job_uid: None,
-        };
+        let holder = Holder::this_process("h", "u");
         let mode = if how == RepairIndex::AdoptOrphans { LockMode::Shared } else { LockMode::Exclusive };
         let ctx = Ctx::default();
         let lock = f.repo.lock(mode, &holder, Duration::ZERO, &[], &ctx).await.unwrap();

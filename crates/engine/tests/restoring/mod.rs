@@ -50,13 +50,7 @@ pub(crate) async fn open_faulty(at: &Path) -> (Repository, Arc<FaultStore>) {
 }
 
 pub(crate) async fn back_up(repo: &Repository, source: &Path) -> BackupReport {
-    let holder = Holder {
-        hostname: "test".to_owned(),
-        username: "test".to_owned(),
-        pid: std::process::id(),
-        cluster: None,
-        job_uid: None,
-    };
+    let holder = Holder::this_process("test", "test");
     let ctx = Ctx::default();
     let lock = repo.lock(LockMode::Shared, &holder, Duration::from_secs(20), &[], &ctx).await.unwrap();
     let spec =
