@@ -50,7 +50,7 @@ pub fn bed() -> Result<&'static Bed> {
 }
 
 /// A failure of the test bed, as the stories report it.
-#[allow(clippy::needless_pass_by_value)] // handed to map_err
+#[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]
 fn bed_failure(error: holdfast_testbed::Error) -> Failure {
     Failure(holdfast_testbed::chain(&error))
 }

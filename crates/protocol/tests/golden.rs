@@ -1,7 +1,7 @@
 //! Messages of release 0.1, kept as they were written. When the operator is upgraded in the middle of a run, its new
 //! version reads verdicts of older runners; and a Job that is already there has a spec of the older operator, which a
 //! node may run with the newer image. The files are never changed: what no longer reads them breaks running backups.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]
 
 use std::path::PathBuf;
 

@@ -2,7 +2,7 @@
 //! Ignored unless asked for, because they take the machine's one bed up and down; `make test` asks.
 
 // Clippy's exception for tests does not cover the functions that tests share.
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -3,8 +3,10 @@
 //!
 //! Time is a client's: from before `kubectl apply` until `kubectl wait` returns.
 
-// Looking up a key in a JSON value gives null when it is absent; it never panics.
-#![allow(clippy::indexing_slicing)]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "looking up a key in a JSON value gives null when it is absent; it never panics"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};

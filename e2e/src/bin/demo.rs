@@ -1,7 +1,9 @@
 //! The demo: an application's volumes are saved on a real cluster, destroyed, put back, and compared to the last byte.
 
-// Looking up a key in a JSON value gives null when it is absent; it never panics.
-#![allow(clippy::indexing_slicing)]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "looking up a key in a JSON value gives null when it is absent; it never panics"
+)]
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -149,7 +151,7 @@ fn seconds(object: &Value) -> String {
     format!("{} → {}", time("startTime"), time("completionTime"))
 }
 
-#[allow(clippy::too_many_lines)] // a story is told in one go
+#[expect(clippy::too_many_lines, reason = "a story is told in one go")]
 fn tell(t: &mut Teller) -> Result<()> {
     println!("{}", t.paint("1", "Holdfast: back up a namespace's volumes, lose them, get them back."));
     if !Current::wanted() {

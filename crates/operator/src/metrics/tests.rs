@@ -7,7 +7,7 @@ fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> T {
     serde_saphyr::from_str(text).unwrap()
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "as the objects hold them")]
+#[expect(clippy::unnecessary_wraps, reason = "as the objects hold them")]
 fn all<T: serde::de::DeserializeOwned>(texts: &[&str]) -> Option<Vec<Arc<T>>> {
     Some(texts.iter().map(|text| Arc::new(yaml(text))).collect())
 }

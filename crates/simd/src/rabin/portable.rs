@@ -83,9 +83,9 @@ impl Tables {
     }
 
     /// Moves the window by one byte: `old` leaves, `enter` comes.
-    #[allow(clippy::indexing_slicing, reason = "both tables have an entry for each byte")]
+    #[expect(clippy::indexing_slicing, reason = "both tables have an entry for each byte")]
     #[inline(always)]
-    #[allow(clippy::inline_always, reason = "the whole cost of this form is here")]
+    #[expect(clippy::inline_always, reason = "the whole cost of this form is here")]
     fn roll(&self, hash: u64, old: u8, enter: u8) -> u64 {
         let top = usize::from((hash >> TOP_SHIFT).to_le_bytes()[0]);
         ((hash << 8) | u64::from(enter)) ^ self.leave[usize::from(old)] ^ self.modulo[top]

@@ -116,7 +116,7 @@ fn words(block: &[u8; BLOCK]) -> [__m128i; 4] {
 
 #[target_feature(enable = "sse2,ssse3,sse4.1")]
 #[inline]
-#[allow(clippy::many_single_char_names, reason = "the standard's names")]
+#[expect(clippy::many_single_char_names, reason = "the standard's names")]
 fn load([a, b, c, d, e, f, g, h]: &State) -> Lane {
     Lane { abef: vector([*f, *e, *b, *a]), cdgh: vector([*h, *g, *d, *c]), words: [vector([0; 4]); 4] }
 }

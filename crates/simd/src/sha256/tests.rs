@@ -1,5 +1,3 @@
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what went wrong by failing")]
-
 use aws_lc_rs::digest::{SHA256, digest};
 use proptest::prelude::*;
 
