@@ -17,7 +17,7 @@ use crate::crypto::{Key, OVERHEAD};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{BlobKind, LENGTH_FIELD, PackedBlob, encode_header};
 use crate::id::{Id, IdHasher};
-use crate::store::Body;
+use crate::store::PutPayload;
 
 /// A pack is closed when it reaches this size, in bytes.
 pub(crate) const TARGET_SIZE: usize = 16 << 20;
@@ -82,7 +82,7 @@ impl Memory {
 /// A finished pack file.
 pub(crate) struct SealedPack {
     pub(crate) id: Id,
-    pub(crate) body: Body,
+    pub(crate) body: PutPayload,
     pub(crate) blobs: Vec<PackedBlob>,
     /// Given back when the pack has arrived.
     pub(crate) flight: OwnedSemaphorePermit,
@@ -298,7 +298,7 @@ mod tests {
         for open in rest {
             // Only one at a time may be on its way: the second has to wait until the first is gone.
             let pack = open.fly(packs.flight().await.unwrap()).seal(&key).unwrap();
-            let body = pack.body.in_one_piece();
+            let body = Bytes::from(pack.body.clone());
             assert_eq!(pack.id, Id::hash(&body));
             assert_eq!(pack_size(&pack.blobs), body.len() as u64);
             let last = body.last_chunk::<4>().unwrap();
@@ -330,7 +330,7 @@ mod tests {
             // The worst of coins: both packs would grow side by side.
             if let Some(pack) = packs.add(&blob(BlobKind::Data, &content), number % 2 == 0).unwrap() {
                 let pack = pack.seal(&key).unwrap();
-                assert!(pack.body.len() >= TARGET_SIZE, "no pack is closed early");
+                assert!(pack.body.content_length() >= TARGET_SIZE, "no pack is closed early");
                 full += 1;
             }
             let open: usize = packs.data.iter().map(|pack| locked(pack).length).sum();

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::index_file::{IndexFile, IndexedPack, MAX_BLOBS};
 use crate::id::Id;
 use crate::repository::Repository;
-use crate::store::{Body, FileKind, FileName, PutMode, Store};
+use crate::store::{FileKind, FileName, PutMode, PutPayload, Store};
 
 /// An index file is written at the latest this long after its first pack.
 const FLUSH_AFTER: Duration = Duration::from_mins(1);
@@ -222,9 +222,14 @@ impl PendingIndex {
 
 /// Writes a pack and looks whether it arrived whole. `sent` is called in between, when the pack's memory is free again:
 /// the next one need not wait for the look.
-pub(crate) async fn put_pack(repository: &Repository, id: Id, body: Body, sent: impl FnOnce()) -> Result<()> {
+pub(crate) async fn put_pack(
+    repository: &Repository,
+    id: Id,
+    body: PutPayload,
+    sent: impl FnOnce(),
+) -> Result<()> {
     let name = FileName { kind: FileKind::Pack, id };
-    let size = body.len() as u64;
+    let size = body.content_length() as u64;
     repository.store().put(name, body, PutMode::ContentAddressed).await?;
     sent();
     check_size(repository.store().as_ref(), name, size).await

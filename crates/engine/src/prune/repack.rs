@@ -288,7 +288,7 @@ impl Uploader {
                         let repo = self.repo.clone();
                         flying.spawn(async move {
                             let SealedPack { id, body, blobs, flight } = pack;
-                            let size = body.len() as u64;
+                            let size = body.content_length() as u64;
                             pipeline::put_pack(&repo, id, body, || drop(flight)).await?;
                             Ok((IndexedPack { id, blobs, marked: false }, size))
                         });

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Body, Entry, FileKind, FileName, ObjectLock, PutMode, Retention, Store};
+use super::{Entry, FileKind, FileName, ObjectLock, PutMode, PutPayload, Retention, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Id;
 
@@ -238,7 +238,7 @@ impl Store for FaultStore {
         self.inner.size(name).await
     }
 
-    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: PutPayload, mode: PutMode) -> Result<()> {
         match self.meet(Operation::Put, Some(name.kind)).await? {
             Some(Trouble::Lose) => return Ok(()),
             Some(Trouble::StoreButFail(kind)) => {
@@ -249,7 +249,8 @@ impl Store for FaultStore {
                 ));
             }
             Some(Trouble::StoreTruncated(cut)) => {
-                let shorter = body.in_one_piece().slice(..body.len().saturating_sub(cut));
+                let whole = Bytes::from(body);
+                let shorter = whole.slice(..whole.len().saturating_sub(cut));
                 return self.inner.put(name, shorter.into(), mode).await;
             }
             _ => {}

@@ -3,7 +3,6 @@
 //! Not here: what the files mean (see `format`), or when to try again (see `store::retry`).
 
 mod answer;
-mod body;
 mod cloud;
 pub mod fault;
 mod local;
@@ -28,9 +27,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Ctx;
 use crate::id::Id;
 
-pub use body::Body;
 pub use cloud::lifecycle::{Lifecycle, LifecycleRule, lifecycle};
 pub use location::{Location, Login};
+/// What is written: bytes in one piece or in several, which are shared and not copied.
+pub use object_store::PutPayload;
 pub use options::{AzureOptions, GcsOptions, KeySource, RestOptions, S3Identity, S3Options, StoreOptions};
 pub use pace::Pace;
 pub use probe::{ProbeReport, probe};
@@ -193,7 +193,7 @@ pub trait Store: Send + Sync {
     async fn size(&self, name: FileName) -> Result<u64>;
 
     /// Writes a whole file durably; it is visible under its name only when complete.
-    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()>;
+    async fn put(&self, name: FileName, body: PutPayload, mode: PutMode) -> Result<()>;
 
     /// Removes a file; `Ok` when it was not there.
     async fn delete(&self, name: FileName) -> Result<()>;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Body, Entry, FileKind, FileName, ObjectLock, PutMode, Retention, Store};
+use super::{Entry, FileKind, FileName, ObjectLock, PutMode, PutPayload, Retention, Store};
 use crate::error::Result;
 use crate::event::Ctx;
 
@@ -119,9 +119,9 @@ impl Store for PacedStore {
         self.inner.size(name).await
     }
 
-    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: PutPayload, mode: PutMode) -> Result<()> {
         if name.kind != FileKind::Lock {
-            self.wait(self.upload.as_ref(), body.len() as u64).await?;
+            self.wait(self.upload.as_ref(), body.content_length() as u64).await?;
         }
         self.inner.put(name, body, mode).await
     }

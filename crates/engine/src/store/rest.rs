@@ -7,13 +7,14 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use object_store::client::HttpRequestBody;
 use reqwest::header::{ACCEPT, CONTENT_RANGE, RANGE};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 
 use super::answer::{Answer, STALL, Stalled, find, innermost, patience, told};
-use super::{Body, Entry, FileKind, FileName, Login, PutMode, Store, StoreOptions};
+use super::{Entry, FileKind, FileName, Login, PutMode, PutPayload, Store, StoreOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Id;
 
@@ -302,10 +303,11 @@ impl Store for RestStore {
         })
     }
 
-    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: PutPayload, mode: PutMode) -> Result<()> {
         let what = format!("writing {name}");
-        let size = body.len();
-        let sent = reqwest::Body::wrap(body.streamed());
+        let size = body.content_length();
+        // Of known length, so that it is told beforehand.
+        let sent = reqwest::Body::wrap(HttpRequestBody::from(body));
         let request = self.request(Method::POST, &self.url(name)).body(sent);
         match self.send(&what, request, size).await {
             Ok(_) => Ok(()),

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::answer::transfer;
-use super::{Body, Entry, FileKind, FileName, ObjectLock, PutMode, Retention, Store};
+use super::{Entry, FileKind, FileName, ObjectLock, PutMode, PutPayload, Retention, Store};
 use crate::error::{Class, Error, ErrorKind, Result};
 use crate::event::{Ctx, Event};
 
@@ -239,7 +239,7 @@ impl Store for RetryStore {
             .await
     }
 
-    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: PutPayload, mode: PutMode) -> Result<()> {
         let attempt = |number| {
             let body = body.clone();
             async move {
@@ -247,13 +247,14 @@ impl Store for RetryStore {
                 match result {
                     // An earlier attempt may have got through although its answer did not.
                     Err(e) if number > 0 && e.kind() == ErrorKind::AlreadyInitialized => {
-                        if body == self.inner.get(name, None).await?[..] { Ok(()) } else { Err(e) }
+                        let stored = self.inner.get(name, None).await?;
+                        if stored == Bytes::from(body) { Ok(()) } else { Err(e) }
                     }
                     other => other,
                 }
             }
         };
-        self.retry(&format!("writing {name}"), self.sized(body.len() as u64), attempt).await
+        self.retry(&format!("writing {name}"), self.sized(body.content_length() as u64), attempt).await
     }
 
     async fn delete(&self, name: FileName) -> Result<()> {

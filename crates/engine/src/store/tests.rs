@@ -391,7 +391,7 @@ impl Store for Odd {
     async fn size(&self, name: FileName) -> Result<u64> {
         self.inner.size(name).await
     }
-    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: PutPayload, mode: PutMode) -> Result<()> {
         self.inner.put(name, body, mode).await
     }
     async fn delete(&self, name: FileName) -> Result<()> {

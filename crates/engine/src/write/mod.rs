@@ -243,16 +243,13 @@ mod tests {
     use crate::repository::testing::fixture;
     use crate::store::fault::{Fault, Operation, Trouble};
 
-    /// Blobs of 1 MiB that do not compress, sealed.
-    fn blobs(repo: &Repository, count: u32) -> Vec<NewBlob> {
-        let mut sealer = Sealer::new().unwrap();
-        let content = |n: u32| {
-            (0..1_u32 << 18).flat_map(move |i| (i ^ n << 20).wrapping_mul(2_654_435_761).to_le_bytes())
-        };
+    /// Different contents of 1 MiB that do not compress.
+    fn contents(count: u32) -> Vec<Vec<u8>> {
         (0..count)
             .map(|n| {
-                let plain: Vec<u8> = content(n).collect();
-                sealer.seal(repo, BlobKind::Data, Id::hash(&plain), &plain).unwrap()
+                (0..1_u32 << 18)
+                    .flat_map(|i| (i ^ n << 20).wrapping_mul(2_654_435_761).to_le_bytes())
+                    .collect()
             })
             .collect()
     }
@@ -265,17 +262,12 @@ mod tests {
         f.faults.add(put(Trouble::Delay(Duration::from_millis(300))));
         let mut writer = PackWriter::new(&f.repo);
         // Two packs: the one that fails, and the one that takes its time.
-        let mut failed = None;
-        for blob in blobs(&f.repo, 64) {
-            if let Err(error) = writer.add(&blob).await {
-                failed = Some(error);
-                break;
-            }
+        let mut sealer = Sealer::new().unwrap();
+        for plain in contents(20) {
+            let blob = sealer.seal(&f.repo, BlobKind::Data, Id::hash(&plain), &plain).unwrap();
+            writer.add(&blob).await.unwrap();
         }
-        let failed = match failed {
-            Some(error) => error,
-            None => writer.flush().await.unwrap_err(),
-        };
+        let failed = writer.flush().await.unwrap_err();
         assert_eq!(failed.kind(), ErrorKind::Full);
         assert_eq!(f.repo.store().list(FileKind::Pack).await.unwrap().len(), 1, "the other one has arrived");
     }
@@ -286,13 +278,7 @@ mod tests {
         let mut writer = PackWriter::new(&f.repo);
         let mut sealer = Sealer::new().unwrap();
         // Two packs of data and one of trees.
-        let contents: Vec<Vec<u8>> = (0..20_u32)
-            .map(|n| {
-                (0..1_u32 << 18)
-                    .flat_map(|i| (i ^ n << 20).wrapping_mul(2_654_435_761).to_le_bytes())
-                    .collect()
-            })
-            .collect();
+        let contents = contents(20);
         let tree = b"{\"nodes\":[]}\n".to_vec();
         for plain in &contents {
             let id = Id::hash(plain);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use holdfast_engine::Id;
 use holdfast_engine::error::{Error, ErrorKind, Result};
-use holdfast_engine::store::{Body, Entry, FileKind, FileName, PutMode, Store};
+use holdfast_engine::store::{Entry, FileKind, FileName, PutMode, PutPayload, Store};
 
 /// The files of a repository.
 #[derive(Debug, Default)]
@@ -146,14 +146,14 @@ impl Store for Actor {
         Ok(self.body(name)?.len() as u64)
     }
 
-    async fn put(&self, name: FileName, body: Body, _: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: PutPayload, _: PutMode) -> Result<()> {
         (self.hook)(Call::Put, name.kind, false).await?;
         if name.kind == FileKind::Lock {
             self.own_locks.lock().unwrap().insert(name.id);
         }
         let id = if name.kind == FileKind::Config { Id::default() } else { name.id };
         let now = self.memory.now();
-        self.memory.files.lock().unwrap().insert((name.kind, id), (body.in_one_piece(), now));
+        self.memory.files.lock().unwrap().insert((name.kind, id), (body.into(), now));
         (self.hook)(Call::Put, name.kind, true).await
     }
 

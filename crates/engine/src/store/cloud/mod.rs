@@ -16,12 +16,12 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::client::HttpError;
 use object_store::path::Path;
-use object_store::{
-    GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutOptions, PutPayload, WriteMultipart,
-};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutOptions, WriteMultipart};
 
 use super::answer::{Answer, STALL, Stalled, find, innermost};
-use super::{Body, Entry, FileKind, FileName, Location, ObjectLock, PutMode, Retention, Store, StoreOptions};
+use super::{
+    Entry, FileKind, FileName, Location, ObjectLock, PutMode, PutPayload, Retention, Store, StoreOptions,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Id;
 use bucket::Bucket;
@@ -157,7 +157,7 @@ impl CloudStore {
         self.checked.as_ref().and_then(Checked::get).unwrap_or(&self.client)
     }
 
-    async fn write(&self, what: &str, path: &Path, body: Body, mode: PutMode) -> Result<()> {
+    async fn write(&self, what: &str, path: &Path, body: PutPayload, mode: PutMode) -> Result<()> {
         let failure = match self.write_once(what, path, body.clone(), mode).await {
             Err(Refused::NoChecksum(e)) => e,
             Err(Refused::Other(e)) => return Err(e),
@@ -168,7 +168,13 @@ impl CloudStore {
         self.write_once(what, path, body, mode).await.map_err(Refused::into)
     }
 
-    async fn write_once(&self, what: &str, path: &Path, body: Body, mode: PutMode) -> Result<(), Refused> {
+    async fn write_once(
+        &self,
+        what: &str,
+        path: &Path,
+        body: PutPayload,
+        mode: PutMode,
+    ) -> Result<(), Refused> {
         let mode = match mode {
             PutMode::ContentAddressed => object_store::PutMode::Overwrite,
             PutMode::CreateNew => object_store::PutMode::Create,
@@ -179,16 +185,15 @@ impl CloudStore {
                 Error::new(ErrorKind::AlreadyInitialized, format!("{what}: it is there already")).into()
             );
         }
-        if !create && body.len() > MAX_SINGLE {
+        if !create && body.content_length() > MAX_SINGLE {
             return self.write_parts(what, path, body).await;
         }
         let options = PutOptions { mode, ..PutOptions::default() };
-        let payload = || body.pieces().iter().cloned().collect::<PutPayload>();
-        match self.writer().put_opts(path, payload(), options).await {
+        match self.writer().put_opts(path, body.clone(), options).await {
             Ok(_) => Ok(()),
             // The server does not know conditional writes; the look beforehand has to do.
             Err(e) if create && find::<Answer>(&e).is_some_and(|a| a.status == 501) => {
-                self.writer().put(path, payload()).await.map(|_| ()).map_err(|e| self.refused(what, e))
+                self.writer().put(path, body).await.map(|_| ()).map_err(|e| self.refused(what, e))
             }
             Err(e) => Err(self.refused(what, e)),
         }
@@ -205,10 +210,10 @@ impl CloudStore {
     }
 
     /// The object appears when the last part is confirmed; a failure leaves none.
-    async fn write_parts(&self, what: &str, path: &Path, body: Body) -> Result<(), Refused> {
+    async fn write_parts(&self, what: &str, path: &Path, body: PutPayload) -> Result<(), Refused> {
         let upload = self.writer().put_multipart(path).await.map_err(|e| self.refused(what, e))?;
         let mut parts = WriteMultipart::new_with_chunk_size(upload, PART);
-        body.pieces().iter().for_each(|piece| parts.put(piece.clone()));
+        body.into_iter().for_each(|piece| parts.put(piece));
         // Ends the upload on the server's side too when a part fails.
         parts.finish().await.map(|_| ()).map_err(|e| self.refused(what, e))
     }
@@ -290,7 +295,7 @@ impl Store for CloudStore {
         Ok(meta.size)
     }
 
-    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: PutPayload, mode: PutMode) -> Result<()> {
         let path = self.path(&name.path())?;
         self.write(&format!("writing {name}"), &path, body, mode).await
     }

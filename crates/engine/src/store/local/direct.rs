@@ -2,8 +2,9 @@
 //!
 //! A pack that was just written is not read again soon, and one that was read neither. In the page cache it costs a copy
 //! and pages that have to be found first (a fifth of a backup's processor time, and half the speed of a read, where the
-//! machine has to be given them) and drives out what the applications of the node are reading. `O_DIRECT` wants memory, offsets and lengths in whole blocks (open(2)), hence the
-//! aligned buffer and the zeros after the end, which the caller cuts off.
+//! machine has to be given them) and drives out what the applications of the node are reading. `O_DIRECT` wants memory,
+//! offsets and lengths in whole blocks (open(2)), hence the aligned buffers and the zeros after the end, which the caller
+//! cuts off.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -17,7 +18,7 @@ use rustix::fs::{Advice, OFlags};
 use rustix::io::Errno;
 
 use super::spare::Spare;
-use crate::store::Body;
+use crate::store::PutPayload;
 
 /// A multiple of every block size in use.
 const BLOCK: usize = 4096;
@@ -32,7 +33,7 @@ thread_local! {
 
 /// Writes all of `body` from the file's beginning. The file may be longer afterwards, by less than a block of zeros.
 /// Where the file system does not take it all goes through the page cache.
-pub(super) fn write_all(file: &File, body: &Body) -> io::Result<()> {
+pub(super) fn write_all(file: &File, body: &PutPayload) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(file)?;
     if rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
         return super::write_all(file, body);
@@ -47,12 +48,12 @@ pub(super) fn write_all(file: &File, body: &Body) -> io::Result<()> {
 }
 
 /// Gathers the body in the buffer, which begins on a block, and writes that whenever it is full.
-fn write_blocks(file: &File, body: &Body, buffer: &mut Vec<u8>) -> io::Result<()> {
+fn write_blocks(file: &File, body: &PutPayload, buffer: &mut Vec<u8>) -> io::Result<()> {
     buffer.resize(PIECE + BLOCK, 0);
     let start = buffer.as_ptr().align_offset(BLOCK);
     let Some(aligned) = buffer.get_mut(start..start + PIECE) else { return Err(Errno::INVAL.into()) };
     let (mut filled, mut written) = (0, 0);
-    for mut piece in body.pieces().iter().map(|piece| &piece[..]) {
+    for mut piece in body.iter().map(|piece| &piece[..]) {
         while !piece.is_empty() {
             let (now, later) = piece.split_at(piece.len().min(PIECE - filled));
             if let Some(place) = aligned.get_mut(filled..filled + now.len()) {
@@ -141,12 +142,6 @@ fn read_blocks(file: &File, place: &mut [u8], wanted: usize, start: u64) -> io::
 
 #[cfg(test)]
 mod tests {
-    #![allow(
-        clippy::unwrap_used,
-        clippy::indexing_slicing,
-        reason = "a test says what went wrong by failing"
-    )]
-
     use std::fs;
 
     use super::*;

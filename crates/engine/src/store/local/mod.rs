@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use rustix::io::Errno;
 
-use super::{Body, Entry, FileKind, FileName, PutMode, Store};
+use super::{Entry, FileKind, FileName, PutMode, PutPayload, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Id;
 use crate::work_pool::WorkPool;
@@ -157,14 +157,15 @@ impl Files {
         fs::metadata(&path).map(|m| m.len()).map_err(|e| io_error("looking at", &path, e))
     }
 
-    fn put(&self, name: FileName, body: &Body, mode: PutMode) -> Result<()> {
+    fn put(&self, name: FileName, body: &PutPayload, mode: PutMode) -> Result<()> {
         let path = self.path(name);
         let (directory_mode, file_mode) = self.modes();
         // A lock need not outlive a crash of the machine, since its holder does not. Others could see it empty for a
         // while if they looked through another machine.
         let durable = name.kind != FileKind::Lock || !self.is_on_local_file_system();
-        let past_the_cache =
-            name.kind == FileKind::Pack && body.len() >= DIRECT_FROM && self.is_on_local_file_system();
+        let past_the_cache = name.kind == FileKind::Pack
+            && body.content_length() >= DIRECT_FROM
+            && self.is_on_local_file_system();
         let how = Writing { mode, file_mode, durable, past_the_cache };
         let write = || write_file(&path, body, how);
         match write() {
@@ -373,7 +374,7 @@ struct Writing {
     past_the_cache: bool,
 }
 
-fn write_file(path: &Path, body: &Body, how: Writing) -> Result<()> {
+fn write_file(path: &Path, body: &PutPayload, how: Writing) -> Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut random = [0_u8; 8];
     crate::crypto::random(&mut random)?;
@@ -387,23 +388,30 @@ fn write_file(path: &Path, body: &Body, how: Writing) -> Result<()> {
         .map_err(|e| io_error("creating", &temporary_path, e))?;
     let mut temporary = Temporary { path: &temporary_path, armed: true };
     // Finds out early that the disk is full; file systems that cannot do it are as good without.
-    if let Err(e) =
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, body.len().max(1) as u64)
-        && matches!(e, Errno::NOSPC | Errno::DQUOT)
+    if let Err(e) = rustix::fs::fallocate(
+        &file,
+        rustix::fs::FallocateFlags::empty(),
+        0,
+        body.content_length().max(1) as u64,
+    ) && matches!(e, Errno::NOSPC | Errno::DQUOT)
     {
         return Err(io_error("reserving space for", path, e.into()));
     }
     let write = if how.past_the_cache { direct::write_all } else { write_all };
     write(&file, body)
-        .and_then(|()| file.set_len(body.len() as u64))
+        .and_then(|()| file.set_len(body.content_length() as u64))
         .and_then(|()| file.set_permissions(fs::Permissions::from_mode(how.file_mode)))
         .and_then(|()| if how.durable { file.sync_all() } else { Ok(()) })
         .map_err(|e| io_error("writing", &temporary_path, e))?;
     let written = file.metadata().map_err(|e| io_error("looking at", &temporary_path, e))?.len();
-    if written != body.len() as u64 {
+    if written != body.content_length() as u64 {
         return Err(Error::new(
             ErrorKind::Unreachable,
-            format!("{} has {written} bytes after {} were written", temporary_path.display(), body.len()),
+            format!(
+                "{} has {written} bytes after {} were written",
+                temporary_path.display(),
+                body.content_length()
+            ),
         ));
     }
     match how.mode {
@@ -418,9 +426,9 @@ fn write_file(path: &Path, body: &Body, how: Writing) -> Result<()> {
 }
 
 /// Writes all bytes from the file's beginning.
-fn write_all(file: &File, body: &Body) -> io::Result<()> {
+fn write_all(file: &File, body: &PutPayload) -> io::Result<()> {
     let mut offset = 0;
-    for piece in body.pieces() {
+    for piece in body {
         file.write_all_at(piece, offset)?;
         offset += piece.len() as u64;
     }
@@ -428,7 +436,7 @@ fn write_all(file: &File, body: &Body) -> io::Result<()> {
 }
 
 /// Gives the temporary file its name unless that is taken: by a link, or, where there are no links, by creating.
-fn create_new(temporary: &Path, path: &Path, body: &Body) -> Result<()> {
+fn create_new(temporary: &Path, path: &Path, body: &PutPayload) -> Result<()> {
     let taken = |e: io::Error| {
         if e.kind() == io::ErrorKind::AlreadyExists {
             Error::with_source(
@@ -477,7 +485,7 @@ impl Store for LocalStore {
         self.run(move |f| f.size(name)).await
     }
 
-    async fn put(&self, name: FileName, body: Body, mode: PutMode) -> Result<()> {
+    async fn put(&self, name: FileName, body: PutPayload, mode: PutMode) -> Result<()> {
         self.run(move |f| f.put(name, &body, mode)).await
     }
 
@@ -505,7 +513,7 @@ impl Store for LocalStore {
 
     async fn put_extra(&self, path: &str, body: Bytes, mode: PutMode) -> Result<()> {
         let path = self.files.extra_path(path)?;
-        let body = Body::from(body);
+        let body = PutPayload::from(body);
         self.run(move |_| {
             let write = || {
                 if let Some(parent) = path.parent() {
