@@ -294,6 +294,9 @@ async fn setuid_is_dropped_where_the_owner_is_not_restored() {
     let target = scratch.path().join("target");
     let report = forger.restore_with(snapshot, &target, |s| s.ownership = Ownership::Keep).await;
     assert_eq!(report.metadata_faults.by_action.get("setuid"), Some(&1));
+    // That it was not given away is no fault, and is told.
+    assert_eq!(report.owners_kept.total, 1);
+    assert!(report.owners_kept.first[0].path.ends_with("evil"), "{:?}", report.owners_kept);
     assert_eq!(target.join("evil").metadata().unwrap().mode() & 0o7777, 0o755);
 }
 

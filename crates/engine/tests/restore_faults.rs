@@ -224,6 +224,81 @@ async fn a_cancelled_restore_leaves_no_half_file_and_can_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_half_compared_is_not_taken_for_done() {
+    let dir = scratch();
+    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+    fs::create_dir(&source).unwrap();
+    let content = noise(1, 160 << 20);
+    fs::write(source.join("large"), &content).unwrap();
+    settle(&source);
+    let repo = init(&dir.path().join("repo")).await;
+    let snapshot = back_up(&repo, &source).await.snapshot;
+    // There already, but for its last byte.
+    fs::create_dir(&target).unwrap();
+    let mut other = content.clone();
+    *other.last_mut().unwrap() ^= 1;
+    let spec = RestoreSpec { verify: false, ..spec(snapshot, &source, &target) };
+    let mut stopped = 0;
+    // Comparing takes a tenth of a second, more or less.
+    for delay in [5, 10, 20, 40, 80] {
+        fs::write(target.join("large"), &other).unwrap();
+        let mut ctx = Ctx::default();
+        let cancel = ctx.cancel.clone();
+        ctx.events = Arc::new(When(move |event: &Event| {
+            let cancel = cancel.clone();
+            if matches!(event, Event::Phase("restore")) {
+                std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_millis(delay));
+                    cancel.cancel();
+                });
+            }
+        }));
+        match restore(&repo, None, &spec, &ctx).await {
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+                stopped += 1;
+            }
+            Ok(report) => assert!(report.faults.is_empty()),
+        }
+        restore(&repo, None, &spec, &Ctx::default()).await.unwrap();
+        assert!(fs::read(target.join("large")).unwrap() == content, "stopped after {delay} ms");
+    }
+    assert!(stopped > 0, "it was never stopped in the middle");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_disk_gives_back_otherwise_is_found_by_verifying() {
+    let dir = scratch();
+    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+    fs::create_dir(&source).unwrap();
+    let length = 160 << 20;
+    fs::write(source.join("large"), noise(1, length)).unwrap();
+    settle(&source);
+    let repo = init(&dir.path().join("repo")).await;
+    let snapshot = back_up(&repo, &source).await.snapshot;
+    let name = target.join("large");
+    // Its last byte changes as soon as the file has its name, long before reading it back comes to that.
+    let spoiler = std::thread::spawn(move || {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while !name.exists() {
+            assert!(Instant::now() < deadline, "nothing was written");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        flip(&name, length as u64 - 1);
+    });
+    let spec = RestoreSpec { verify: true, ..spec(snapshot, &source, &target) };
+    let report = restore(&repo, None, &spec, &Ctx::default()).await.unwrap();
+    spoiler.join().unwrap();
+    assert!(!report.verified);
+    let fault = &report.faults.first[0];
+    assert_eq!((report.faults.total, fault.action), (1, "verify"), "{fault:?}");
+    // And mended by the next run, which compares what is there.
+    let again = run_clean(&repo, &spec).await;
+    assert!(again.verified && again.bytes_verified > 0);
+    assert_same(&source, &target, "after the second run");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_restore_goes_on_where_it_was() {
     let dir = scratch();
     let (source, at, target) =

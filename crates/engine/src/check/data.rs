@@ -18,9 +18,9 @@ use crate::read::fetch::{self, Request};
 use crate::read::{BlobOpener, is_damage};
 use crate::store::{FileKind, FileName};
 
-/// Bytes of packs that wait or are worked on: two of the usual size, so that one is on its way while another is looked
+/// Bytes of packs that wait or are worked on: three of the usual size, so that one is on its way while two are looked
 /// at. One that is longer is let through alone.
-const BUDGET: u32 = 36 << 20;
+const BUDGET: u32 = 54 << 20;
 
 /// A pack to read.
 struct Chosen {

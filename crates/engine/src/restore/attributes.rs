@@ -47,11 +47,19 @@ pub(crate) enum Handle<'a> {
 /// Takes what failed: the action (`chown`, `xattr`, `chmod`, `utimes`) and why.
 pub(crate) type Failed<'a> = &'a mut dyn FnMut(&'static str, String);
 
-/// Sets everything that is not yet as wanted.
-pub(crate) fn apply(on: Handle<'_>, wanted: &Wanted<'_>, ownership: Ownership, failed: Failed<'_>) {
+/// Sets everything that is not yet as wanted. Whose it is then; `None` where that cannot be told, which is a failure.
+pub(crate) fn apply(
+    on: Handle<'_>,
+    wanted: &Wanted<'_>,
+    ownership: Ownership,
+    failed: Failed<'_>,
+) -> Option<Owned> {
     let before = match on.stat() {
         Ok(stat) => stat,
-        Err(e) => return failed("stat", e.to_string()),
+        Err(e) => {
+            failed("stat", e.to_string());
+            return None;
+        }
     };
     let owned = set_owner(on, wanted, ownership, &before, failed);
     set_xattrs(on, wanted, failed);
@@ -60,12 +68,13 @@ pub(crate) fn apply(on: Handle<'_>, wanted: &Wanted<'_>, ownership: Ownership, f
     }
     // Setting the times it already has would only renew the change time, and make the next backup read it all.
     if (before.st_mtime, before.st_mtime_nsec) == (wanted.mtime.seconds, wanted.mtime.nanos.into()) {
-        return;
+        return Some(owned);
     }
     let times = Timestamps { last_access: timespec(wanted.atime), last_modification: timespec(wanted.mtime) };
     if let Err(e) = on.set_times(&times) {
         failed("utimes", e.to_string());
     }
+    Some(owned)
 }
 
 /// Sets the owner and says whether owner and group are now the wanted ones, and whether anything was changed.
@@ -76,17 +85,29 @@ fn set_owner(
     before: &Stat,
     failed: Failed<'_>,
 ) -> Owned {
-    let as_before =
-        Owned { uid: before.st_uid == wanted.uid, gid: before.st_gid == wanted.gid, changed: false };
-    if ownership == Ownership::Keep || (as_before.uid && as_before.gid) {
+    let as_before = Owned {
+        uid: before.st_uid == wanted.uid,
+        gid: before.st_gid == wanted.gid,
+        changed: false,
+        is: (before.st_uid, before.st_gid),
+    };
+    if as_before.uid && as_before.gid {
         return as_before;
     }
     if wanted.uid == u32::MAX || wanted.gid == u32::MAX {
         failed("chown", format!("{}:{} is no owner", wanted.uid, wanted.gid));
         return as_before;
     }
-    match on.set_owner(Uid::from_raw_unchecked(wanted.uid), Gid::from_raw_unchecked(wanted.gid)) {
-        Ok(()) => Owned { uid: true, gid: true, changed: true },
+    let gid = Gid::from_raw_unchecked(wanted.gid);
+    if ownership == Ownership::Keep {
+        // An owner may give a file to any group that they are in; nobody promised more.
+        if as_before.gid || on.set_owner(None, gid).is_err() {
+            return as_before;
+        }
+        return Owned { gid: true, changed: true, is: (before.st_uid, wanted.gid), ..as_before };
+    }
+    match on.set_owner(Some(Uid::from_raw_unchecked(wanted.uid)), gid) {
+        Ok(()) => Owned { uid: true, gid: true, changed: true, is: (wanted.uid, wanted.gid) },
         Err(e) => {
             failed("chown", e.to_string());
             as_before
@@ -94,11 +115,26 @@ fn set_owner(
     }
 }
 
+/// Whose something is, and whether that is as wanted.
 #[derive(Clone, Copy)]
-struct Owned {
+pub(crate) struct Owned {
     uid: bool,
     gid: bool,
     changed: bool,
+    is: (u32, u32),
+}
+
+impl Owned {
+    /// In what it matters that it is not whose it was: somebody can do less with it, or somebody else more. A group that
+    /// may do no more than everybody loses nothing, and a link's group never may.
+    pub(crate) fn difference(self, wanted: &Wanted<'_>, on: Handle<'_>) -> Option<String> {
+        let (group, everybody) = (wanted.mode >> 3 & 0o7, wanted.mode & 0o7);
+        let by_group = !self.gid && !matches!(on, Handle::Link(..)) && group & !everybody != 0;
+        (!self.uid || by_group).then(|| {
+            let (uid, gid) = self.is;
+            format!("belongs to {uid}:{gid}, and belonged to {}:{}", wanted.uid, wanted.gid)
+        })
+    }
 }
 
 fn set_mode(on: Handle<'_>, wanted: &Wanted<'_>, before: &Stat, owned: Owned, failed: Failed<'_>) {
@@ -182,11 +218,11 @@ impl Handle<'_> {
         })
     }
 
-    fn set_owner(self, uid: Uid, gid: Gid) -> io::Result<()> {
+    fn set_owner(self, uid: Option<Uid>, gid: Gid) -> io::Result<()> {
         match self {
-            Self::Open(fd) => rustix::fs::fchown(fd, Some(uid), Some(gid))?,
+            Self::Open(fd) => rustix::fs::fchown(fd, uid, Some(gid))?,
             Self::Special(dir, name) | Self::Link(dir, name) => {
-                rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                rustix::fs::chownat(dir, name, uid, Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
             }
         }
         Ok(())
@@ -328,6 +364,56 @@ mod tests {
             assert_eq!(rustix::fs::fstat(&file).expect("stat").st_mode & 0o7777, 0o2755);
             assert_eq!(faults(on, &wanted(0o6755), Ownership::Keep), Vec::<&str>::new());
             assert_eq!(rustix::fs::fstat(&file).expect("stat").st_mode & 0o7777, 0o6755);
+        });
+    }
+
+    #[test]
+    fn what_is_left_to_whoever_restores_it_is_told_where_it_matters() {
+        let difference = |mode: u32, uid: u32, gid: u32| {
+            let mut seen = None;
+            in_target(|_, root| {
+                let file = root.create_file(b"f").expect("file");
+                let (own, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+                let mut want = wanted(mode);
+                (want.uid, want.gid) = (own + uid, group + gid);
+                let on = Handle::Open(file.as_fd());
+                // As it is before anything is tried: tests may run as root, who is in every group.
+                let stat = rustix::fs::fstat(&file).expect("stat");
+                let owned = Owned {
+                    uid: stat.st_uid == want.uid,
+                    gid: stat.st_gid == want.gid,
+                    changed: false,
+                    is: (stat.st_uid, stat.st_gid),
+                };
+                seen = owned.difference(&want, on);
+            });
+            seen
+        };
+        assert_eq!(difference(0o640, 0, 0), None);
+        assert!(difference(0o600, 1, 0).is_some_and(|told| told.contains("and belonged to")));
+        assert_eq!(difference(0o644, 0, 1), None, "the group may do what everybody may");
+        assert_eq!(difference(0o600, 0, 1), None, "nor may it do anything here");
+        assert!(difference(0o640, 0, 1).is_some());
+        assert!(difference(0o775, 0, 1).is_some());
+    }
+
+    #[test]
+    fn a_group_is_given_back_where_that_needs_no_right() {
+        in_target(|_, root| {
+            let file = root.create_file(b"f").expect("file");
+            let groups = rustix::process::getgroups().expect("groups");
+            let own = rustix::process::getegid();
+            // Only root and who is in several groups can see it.
+            let is_root = rustix::process::geteuid().is_root();
+            let other = groups.into_iter().find(|group| *group != own).map(Gid::as_raw);
+            let Some(other) = other.or(is_root.then_some(own.as_raw() + 1)) else { return };
+            let mut want = wanted(0o640);
+            (want.uid, want.gid) = (want.uid + 1, other);
+            let on = Handle::Open(file.as_fd());
+            let owned = apply(on, &want, Ownership::Keep, &mut |_, _| {}).expect("a stat");
+            assert_eq!(rustix::fs::fstat(&file).expect("stat").st_gid, other);
+            assert_eq!(rustix::fs::fstat(&file).expect("stat").st_uid, want.uid - 1, "never the owner");
+            assert!(owned.difference(&want, on).is_some_and(|told| told.contains(&format!(":{other}, and"))));
         });
     }
 

@@ -3,29 +3,33 @@
 //!
 //! Several threads may write to one file at once. Not here: the order of work (`window`).
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FallocateFlags, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 
+use super::Ownership;
 use super::attributes::{self, Handle, Wanted};
+use super::compare::{Ask, Expected, differing};
 use super::run::{Run, count};
 use super::target::{Dir, Target, temp_name};
 use super::walk::split;
 use crate::format::node::{Node, Xattr, go_mode};
 use crate::format::time::Time;
-use crate::id::Id;
 
 /// Zeros shorter than this are written: a hole costs more than it saves.
 const MIN_HOLE: usize = 64 << 10;
 /// Holes begin and end at blocks of the file system.
 const BLOCK: usize = 4096;
-/// What is read at a time to compare.
-const READ: usize = 256 << 10;
+
+/// Of shorter writes many go to the disk together later, which costs less than each by itself.
+const MIN_UNCACHED: usize = 64 << 10;
+/// `RWF_DONTCACHE` of Linux 6.14 (pwritev2(2)).
+const UNCACHED: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 /// What is to be done with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,9 +78,17 @@ impl Attributes {
             mtime: self.mtime,
             xattrs: self.xattrs.iter().map(|x| (x.name.as_bytes(), x.value.as_slice())).collect(),
         };
-        attributes::apply(on, &wanted, run.spec.ownership, &mut |action, why| {
+        let owned = attributes::apply(on, &wanted, run.spec.ownership, &mut |action, why| {
             run.metadata_fault(path, action, why);
         });
+        // Whose the target itself is, is for whoever made it to say.
+        if run.spec.ownership == Ownership::Keep
+            && !path.is_empty()
+            && let Some(owned) = owned
+            && let Some(what) = owned.difference(&wanted, on)
+        {
+            run.owner_kept(path, what);
+        }
     }
 }
 
@@ -115,13 +127,6 @@ pub(crate) struct FileJob {
     failed: AtomicBool,
     /// The comparison found all of it right, so reading it once more proves nothing.
     compared_equal: AtomicBool,
-}
-
-/// A chunk's place in its file, and what must be there.
-pub(crate) struct Expected {
-    pub(crate) at: u64,
-    pub(crate) length: u64,
-    pub(crate) id: Id,
 }
 
 /// The directory a thread worked in last, kept open since the next file is most often in it too.
@@ -215,6 +220,8 @@ impl FileJob {
         };
         let needed = match outcome {
             Ok(needed) => needed,
+            // Nothing was done to it, and the next run begins with it anew.
+            Err(e) if e.kind() == io::ErrorKind::Interrupted && run.stopped() => return,
             Err(e) => return self.fail_writing(run, "open", &e),
         };
         self.remaining.store(u32::try_from(needed.len()).unwrap_or(u32::MAX), Ordering::Release);
@@ -260,7 +267,7 @@ impl FileJob {
             dir.remove_all(&temp)?;
             return Ok(all());
         };
-        let needed = differing(&fd, expected, run)?;
+        let needed = differing(&fd, expected, Ask::Cache, || run.stopped())?;
         *self.state() = State { stage: Stage::Temporary { clean: false }, fd: None };
         Ok(needed)
     }
@@ -279,7 +286,9 @@ impl FileJob {
         else {
             return Ok((0..expected.len()).collect());
         };
-        let needed = differing(&fd, expected, run)?;
+        // What an earlier attempt has written may be in memory only.
+        let ask = if run.spec.verify { Ask::Disk } else { Ask::Cache };
+        let needed = differing(&fd, expected, ask, || run.stopped())?;
         if needed.is_empty() {
             self.compared_equal.store(true, Ordering::Release);
             if self.action == Action::Check {
@@ -437,10 +446,8 @@ impl FileJob {
             let fd = dir.open_file(name, false)?;
             // Atime was restored; reading must not renew it. Not being allowed to ask for that is no harm.
             let _ = rustix::fs::fcntl_setfl(&fd, OFlags::NOATIME);
-            // Drop what is cached, so that the disk is asked.
-            let _ = rustix::fs::fadvise(&fd, 0, None, rustix::fs::Advice::DontNeed);
             let size = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
-            Ok((size, differing(&fd, expected, run)?))
+            Ok((size, differing(&fd, expected, Ask::Disk, || run.stopped())?))
         });
         match outcome {
             _ if run.stopped() => {}
@@ -490,38 +497,26 @@ fn reserve(fd: &OwnedFd, size: u64) -> io::Result<()> {
     }
 }
 
-/// Which of the expected chunks are not there.
-fn differing(fd: &OwnedFd, expected: &[Expected], run: &Run<'_>) -> io::Result<Vec<usize>> {
-    let mut buffer = vec![0_u8; READ];
-    let mut wrong = Vec::new();
-    for (position, chunk) in expected.iter().enumerate() {
-        if run.stopped() {
-            break;
-        }
-        let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-        let mut done = 0;
-        while done < chunk.length {
-            let want = usize::try_from(chunk.length - done).unwrap_or(READ).min(READ);
-            let space = buffer.get_mut(..want).unwrap_or_default();
-            let read = rustix::io::retry_on_intr(|| {
-                rustix::io::pread(fd, &mut *space, chunk.at.saturating_add(done))
-            })?;
-            if read == 0 {
-                break;
-            }
-            digest.update(buffer.get(..read).unwrap_or_default());
-            done = done.saturating_add(read as u64);
-        }
-        if done != chunk.length || digest.finish().as_ref() != chunk.id.as_bytes() {
-            wrong.push(position);
-        }
-    }
-    Ok(wrong)
-}
-
+/// Writes all of it, and asks the kernel not to keep it in the page cache once it is on the disk: what is restored is not
+/// read again at once, and would drive out what the applications of the node are reading.
 fn write_all(fd: &OwnedFd, mut at: u64, mut bytes: &[u8]) -> io::Result<()> {
+    let mut uncached = bytes.len() >= MIN_UNCACHED;
     while !bytes.is_empty() {
-        let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(fd, bytes, at))?;
+        let written = rustix::io::retry_on_intr(|| {
+            if uncached {
+                rustix::io::pwritev2(fd, &[IoSlice::new(bytes)], at, UNCACHED)
+            } else {
+                rustix::io::pwrite(fd, bytes, at)
+            }
+        });
+        let written = match written {
+            // Linux before 6.14, file systems that do not know it, and sandboxes that know no such call.
+            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::PERM) if uncached => {
+                uncached = false;
+                continue;
+            }
+            written => written?,
+        };
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }

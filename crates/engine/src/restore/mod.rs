@@ -7,6 +7,7 @@
 //! there. Not here: which snapshot, and who must be stopped while its volume is written.
 
 mod attributes;
+mod compare;
 mod file;
 mod finish;
 mod plan;
@@ -33,7 +34,8 @@ pub enum Ownership {
     /// Give files to the users and groups they had. Needs root or `CAP_CHOWN`.
     #[default]
     Restore,
-    /// Leave files to whoever restores them.
+    /// Leave files to whoever restores them. Their group is given back where that needs no right, which is where the
+    /// process is in it. What ends as somebody else's than it was is told in `RestoreReport::owners_kept`.
     Keep,
 }
 
@@ -130,6 +132,9 @@ pub struct RestoreReport {
     pub verified: bool,
     /// Owners, modes, times and attributes that could not be set.
     pub metadata_faults: FaultList,
+    /// With [`Ownership::Keep`]: what belongs to whoever restored it and not to whom it belonged. A group counts where
+    /// it may do more with the file than everybody may. The target itself does not count: it is whose it is.
+    pub owners_kept: FaultList,
     /// Files that could not be restored, or not wholly.
     pub faults: FaultList,
     /// How long it took.

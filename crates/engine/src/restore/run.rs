@@ -111,8 +111,8 @@ fn content_digest(node: &Node) -> Id {
     Id::hash(&ids)
 }
 
-/// Writes all files: one thread walks ahead, makes directories and fills the next window while the others write this
-/// one.
+/// Writes all files: one thread walks ahead, makes directories and fills the next window while others write this one, and
+/// others again read the last one back when that is asked for.
 fn write_files(
     run: &Run<'_>,
     tools: &Tools,
@@ -120,46 +120,76 @@ fn write_files(
     selection: &Selection,
     start: &Start,
 ) -> Result<Links> {
-    // Nothing waits in between: there are never more than two windows.
+    // Nothing waits in between: there are never more than three windows.
     let (send, windows) = crossbeam_channel::bounded::<Window>(0);
+    let (send_written, written) = crossbeam_channel::bounded::<Window>(0);
     let write = move || {
-        let mut failed = Vec::new();
         for window in windows {
-            window.run(run, tools, &mut failed)?;
+            window.write(run, tools)?;
+            send_written.send(window).map_err(|_| cancelled())?;
+        }
+        if run.spec.verify {
+            run.ctx.events.event(Event::Phase("verify"));
+        }
+        Ok(())
+    };
+    let read_back = move || {
+        let mut failed = Vec::new();
+        for window in written {
+            if run.spec.verify {
+                window.read_back(run, tools)?;
+            }
+            failed.extend(window.failed_links());
         }
         Ok(failed)
     };
-    let (walked, written) = std::thread::scope(|scope| {
-        let writer =
-            std::thread::Builder::new().name("restore-windows".to_owned()).spawn_scoped(scope, write);
-        let writer = match writer {
-            Ok(writer) => writer,
-            Err(e) => {
-                let error = Error::with_source(ErrorKind::Internal, "cannot start a thread", e);
-                return (Err(error), Ok(Vec::new()));
-            }
-        };
-        let walked = walk_files(run, tools, trees, selection, start, &mut |window| send.send(window).is_ok());
+    let (walk, write, check) = std::thread::scope(|scope| {
+        let writer = on_thread(scope, run, "restore-windows", write);
+        let reader = on_thread(scope, run, "restore-verify", read_back);
+        let walk = walk_files(run, tools, trees, selection, start, &mut |window| send.send(window).is_ok());
         drop(send);
-        if walked.is_err() {
+        if walk.is_err() {
             run.ctx.cancel.cancel();
         }
-        let bug = |_| Err(Error::new(ErrorKind::Internal, "a thread of the restore met a bug"));
-        (walked, writer.join().unwrap_or_else(bug))
+        (walk, joined(writer), joined(reader))
     });
-    match (walked, written) {
-        (Ok(mut links), Ok(failed)) => {
-            for key in failed {
-                if let Some(first) = links.get_mut(&key) {
-                    first.failed = true;
-                }
-            }
-            Ok(links)
+    // Each stops the others; the reason is with the one that was not merely stopped.
+    let (mut links, failed) = match (walk, write, check) {
+        (Ok(links), Ok(()), Ok(failed)) => (links, failed),
+        (walk, write, check) => {
+            let errors = [walk.err(), write.err(), check.err()].into_iter().flatten();
+            let reason = errors.min_by_key(|error| error.kind() == ErrorKind::Cancelled);
+            return Err(reason.unwrap_or_else(cancelled));
         }
-        // Each stops the other; the reason is with the one that was not merely stopped.
-        (Err(e), Err(other)) if e.kind() == ErrorKind::Cancelled => Err(other),
-        (Err(e), _) | (_, Err(e)) => Err(e),
+    };
+    for key in failed {
+        if let Some(first) = links.get_mut(&key) {
+            first.failed = true;
+        }
     }
+    Ok(links)
+}
+
+type Joined<'scope, T> = Result<std::thread::ScopedJoinHandle<'scope, Result<T>>>;
+
+/// Starts a thread of the restore; when that fails, or when its work does, all of it stops.
+fn on_thread<'scope, T: Send + 'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    run: &'scope Run<'_>,
+    name: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'scope,
+) -> Joined<'scope, T> {
+    let stop = |_: &Error| run.ctx.cancel.cancel();
+    let work = move || work().inspect_err(stop);
+    std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work).map_err(|e| {
+        run.ctx.cancel.cancel();
+        Error::with_source(ErrorKind::Internal, "cannot start a thread", e)
+    })
+}
+
+fn joined<T>(thread: Joined<'_, T>) -> Result<T> {
+    let bug = |_| Err(Error::new(ErrorKind::Internal, "a thread of the restore met a bug"));
+    thread?.join().unwrap_or_else(bug)
 }
 
 /// The walk of [`write_files`]. `give` takes a full window and is false when nobody writes any more.
@@ -232,6 +262,7 @@ pub(crate) struct Run<'a> {
     pub(crate) tally: Tally,
     faults: Mutex<FaultList>,
     metadata_faults: Mutex<FaultList>,
+    owners_kept: Mutex<FaultList>,
     fatal: Mutex<Option<Error>>,
     dirs: Mutex<finish::DirMaker>,
     totals: Progress,
@@ -272,6 +303,7 @@ impl<'a> Run<'a> {
             tally: Tally::default(),
             faults: Mutex::default(),
             metadata_faults: Mutex::default(),
+            owners_kept: Mutex::default(),
             fatal: Mutex::default(),
             dirs: Mutex::default(),
             totals,
@@ -316,6 +348,11 @@ impl<'a> Run<'a> {
         let fault = Fault { path: shown(path), action, error };
         self.ctx.events.event(Event::Fault(fault.clone()));
         lock(&self.metadata_faults).push(fault);
+    }
+
+    /// Records that something was left to whoever restores it. No fault: nobody tried to give it away.
+    pub(crate) fn owner_kept(&self, path: &[u8], what: String) {
+        lock(&self.owners_kept).push(Fault { path: shown(path), action: "owner", error: what });
     }
 
     /// Records a failed write: a full disk or a read-only file system stops the restore, since every further
@@ -394,6 +431,7 @@ impl<'a> Run<'a> {
             bytes_verified: take(&self.tally.verified),
             verified: self.spec.verify && faults.is_empty(),
             metadata_faults: self.metadata_faults.into_inner().unwrap_or_else(PoisonError::into_inner),
+            owners_kept: self.owners_kept.into_inner().unwrap_or_else(PoisonError::into_inner),
             faults,
             duration: self.began.elapsed(),
         }

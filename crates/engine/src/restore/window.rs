@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::FileType;
 use tokio::runtime::Handle;
 
-use super::file::{Action, Expected, FileJob, Near};
+use super::compare::Expected;
+use super::file::{Action, FileJob, Near};
 use super::plan::{Found, compare};
 use super::run::{LinkKey, Run};
 use super::target::Dir;
 use super::walk::{ZERO_CHUNK, is_zero_chunk, join, shown};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
 use crate::format::node::Node;
 use crate::format::pack::BlobKind;
 use crate::id::Id;
@@ -26,13 +26,17 @@ use crate::read::fetch::{self, Fetched, Place};
 use crate::read::{self, BlobOpener, is_damage};
 use crate::repository::Repository;
 
-/// Files of a window, each some 300 bytes and its path. While one window is written the next one is filled.
-const MAX_FILES: usize = 16_000;
+/// Files of a window, each some 300 bytes and its path. While one window is written the next one is filled, and the one
+/// before it may be read back.
+const MAX_FILES: usize = 8_000;
 /// Chunks of a window, each 17 bytes, and some 50 more while it is fetched. Packs are read once a window, so more is
 /// better.
-const MAX_CHUNKS: usize = 250_000;
+const MAX_CHUNKS: usize = 125_000;
 /// Files that wait, half written, with an open descriptor.
 const MAX_OPEN: usize = 64;
+
+/// Threads that read back what was written, each with a buffer of half a megabyte.
+const MAX_READERS: usize = 16;
 
 /// How a restore reaches the repository.
 pub(crate) struct Tools {
@@ -133,9 +137,9 @@ impl Window {
         true
     }
 
-    /// Restores all of it. Files with further names that fail are added to `failed`.
-    pub(crate) fn run(self, run: &Run<'_>, tools: &Tools, failed: &mut Vec<LinkKey>) -> Result<()> {
-        let outcome = self.stages(run, tools);
+    /// Writes all of it.
+    pub(crate) fn write(&self, run: &Run<'_>, tools: &Tools) -> Result<()> {
+        let outcome = self.prepare(run, tools).and_then(|needed| self.fetch(run, tools, &needed));
         if run.stopped() {
             let mut near = Near::default();
             for file in &self.files {
@@ -150,13 +154,13 @@ impl Window {
                 format!("{} was neither restored nor given up: a bug", shown(&file.path).display()),
             ));
         }
-        failed.extend(self.files.iter().filter(|f| f.failed()).filter_map(|f| f.link));
         Ok(())
     }
 
-    fn stages(&self, run: &Run<'_>, tools: &Tools) -> Result<()> {
+    /// Looks at what is there, and says which chunks are needed.
+    fn prepare(&self, run: &Run<'_>, tools: &Tools) -> Result<Vec<AtomicBool>> {
         let needed: Vec<AtomicBool> = self.chunks.iter().map(|_| AtomicBool::new(false)).collect();
-        parallel(run, self.files.len(), |number, near| {
+        parallel(run, read::threads(), self.files.len(), |number, near| {
             let Some(file) = self.files.get(number) else { return };
             file.prepare(run, near, &self.expected(tools, file), &mut |n| {
                 if let Some(flag) = needed.get(file.chunks.start.saturating_add(n)) {
@@ -164,26 +168,31 @@ impl Window {
                 }
             });
         })?;
-        self.fetch(run, tools, &needed)?;
-        if run.spec.verify && !run.stopped() {
-            run.ctx.events.event(Event::Phase("verify"));
-            // Reading back proves something only once it has been written out.
-            rustix::fs::syncfs(run.target.root()).map_err(|e| {
-                Error::with_source(
-                    ErrorKind::Target,
-                    format!("{} could not be written out", run.target.path().display()),
-                    std::io::Error::from(e),
-                )
-            })?;
-            parallel(run, self.files.len(), |number, near| {
-                let Some(file) = self.files.get(number) else { return };
-                if file.action != Action::Leave {
-                    file.verify(run, near, &self.expected(tools, file));
-                }
-            })?;
-            run.ctx.events.event(Event::Phase("restore"));
-        }
-        Ok(())
+        Ok(needed)
+    }
+
+    /// Reads what was written back from the disk and compares.
+    pub(crate) fn read_back(&self, run: &Run<'_>, tools: &Tools) -> Result<()> {
+        run.go_on()?;
+        // Reading back proves something only once it has been written out.
+        rustix::fs::syncfs(run.target.root()).map_err(|e| {
+            Error::with_source(
+                ErrorKind::Target,
+                format!("{} could not be written out", run.target.path().display()),
+                std::io::Error::from(e),
+            )
+        })?;
+        parallel(run, readers(), self.files.len(), |number, near| {
+            let Some(file) = self.files.get(number) else { return };
+            if file.action != Action::Leave {
+                file.verify(run, near, &self.expected(tools, file));
+            }
+        })
+    }
+
+    /// Those files with further names that failed.
+    pub(crate) fn failed_links(&self) -> impl Iterator<Item = LinkKey> {
+        self.files.iter().filter(|f| f.failed()).filter_map(|f| f.link)
     }
 
     fn expected(&self, tools: &Tools, file: &FileJob) -> Vec<Expected> {
@@ -234,7 +243,7 @@ impl Window {
         let work =
             Work { window: self, run, tools, tasks: &tasks, by_blob: &by_blob, open: Mutex::default() };
         let zeros_done = AtomicUsize::new(0);
-        threads(run, |near| {
+        threads(run, read::threads(), |near| {
             while let Some(task) = zeros.get(zeros_done.fetch_add(1, Ordering::Relaxed)) {
                 work.give(task, &vec![0; ZERO_CHUNK], near);
             }
@@ -350,9 +359,13 @@ impl Work<'_> {
     }
 }
 
-/// Runs `work` on every thread of the restore.
-fn threads(run: &Run<'_>, work: impl Fn(&mut Near) + Sync) -> Result<()> {
-    let count = read::threads();
+/// Threads that read back: they wait for the disk more than they work.
+fn readers() -> usize {
+    read::threads().saturating_mul(4).min(MAX_READERS)
+}
+
+/// Runs `work` on so many threads.
+fn threads(run: &Run<'_>, count: usize, work: impl Fn(&mut Near) + Sync) -> Result<()> {
     std::thread::scope(|scope| {
         let mut handles = Vec::with_capacity(count);
         for number in 0..count {
@@ -378,9 +391,14 @@ fn threads(run: &Run<'_>, work: impl Fn(&mut Near) + Sync) -> Result<()> {
 }
 
 /// Does `work` for each number below `count`.
-fn parallel(run: &Run<'_>, count: usize, work: impl Fn(usize, &mut Near) + Sync) -> Result<()> {
+fn parallel(
+    run: &Run<'_>,
+    threads_at_work: usize,
+    count: usize,
+    work: impl Fn(usize, &mut Near) + Sync,
+) -> Result<()> {
     let next = AtomicUsize::new(0);
-    threads(run, |near| {
+    threads(run, threads_at_work, |near| {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= count || run.stopped() {
