@@ -109,6 +109,116 @@ impl Player {
 
 const NAME: FileName = FileName { kind: FileKind::Index, id: Id::from_bytes([1; 32]) };
 
+/// A listing with these keys.
+fn listing(keys: &[&str]) -> String {
+    page(keys, None)
+}
+
+/// A page of one, and by what the next page is asked for.
+fn page(keys: &[&str], next: Option<&str>) -> String {
+    let row = |key: &&str| {
+        format!(
+            "<Contents><Key>{key}</Key><LastModified>2026-11-21T00:00:00.000Z</LastModified><ETag>e</ETag>\
+             <Size>7</Size></Contents>"
+        )
+    };
+    let rows = keys.iter().map(row).collect::<Vec<_>>().concat();
+    let token = |next| format!("<NextContinuationToken>{next}</NextContinuationToken>");
+    let (more, token, count) = (next.is_some(), next.map(token).unwrap_or_default(), keys.len());
+    answer(
+        "200 OK",
+        "",
+        &format!(
+            "<ListBucketResult><IsTruncated>{more}</IsTruncated>{token}<KeyCount>{count}</KeyCount>{rows}\
+             </ListBucketResult>"
+        ),
+    )
+}
+
+/// As AWS answers keys whose right to list has the condition `s3:prefix`.
+#[tokio::test]
+async fn a_refusal_is_told_from_an_absent_object_by_a_listing() {
+    let denied = || refusal("403 Forbidden", "AccessDenied");
+    let name = format!("index/{}", "01".repeat(32));
+    let earlier = format!("index/{}00", "01".repeat(31));
+    let later = format!("index/{}", "02".repeat(32));
+    for absent in [listing(&[]), listing(&[&later]), listing(&[&earlier, &later])] {
+        let player = Player::start(vec![denied(), absent.clone()]);
+        let error = player.store("http").get(NAME, None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+        let asked = player.heard.lock().unwrap()[1].clone();
+        assert!(asked.contains("prefix=index%2F") && asked.contains("start-after=index%2F0101"), "{asked}");
+        let player = Player::start(vec![denied(), absent.clone()]);
+        assert_eq!(player.store("http").size(NAME).await.unwrap_err().kind(), ErrorKind::Missing);
+        // The look before a write that must not replace anything.
+        let player = Player::start(vec![denied(), absent, answer("200 OK", "", "")]);
+        player.store("http").put(NAME, "content".into(), PutMode::CreateNew).await.unwrap();
+        assert!(player.heard.lock().unwrap()[2].starts_with("PUT "));
+    }
+    // One that is there may really not be read, nor may who cannot list know.
+    for present in [listing(&[&name]), listing(&[&earlier, &name]), denied()] {
+        let player = Player::start(vec![denied(), present]);
+        let error = player.store("http").get(NAME, None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AccessDenied, "{error}");
+    }
+}
+
+/// HEAD requests are refused without a word of why: AWS answers 400 to keys that have ended, `MinIO` 403.
+#[tokio::test]
+async fn keys_that_have_ended_are_told_from_missing_rights_by_a_listing() {
+    let ended = || refusal("400 Bad Request", "ExpiredToken");
+    for status in ["400 Bad Request", "403 Forbidden"] {
+        let mute = || answer(status, "", "");
+        let player = Player::start(vec![mute(), ended()]);
+        assert_eq!(player.store("http").size(NAME).await.unwrap_err().kind(), ErrorKind::Auth, "{status}");
+        let heard = player.heard.lock().unwrap().clone();
+        assert!(heard[0].starts_with("HEAD ") && heard[1].contains("list-type=2"), "{heard:?}");
+        // The look after a write, which is the first that is refused when keys end meanwhile.
+        let player = Player::start(vec![mute(), ended()]);
+        let created = player.store("http").put(NAME, "content".into(), PutMode::CreateNew).await;
+        assert_eq!(created.unwrap_err().kind(), ErrorKind::Auth, "{status}");
+        // A listing that fails for now is no answer to the question.
+        let player = Player::start(vec![mute(), refusal("503 Service Unavailable", "SlowDown")]);
+        let error = player.store("http").size(NAME).await.unwrap_err();
+        assert_ne!(error.kind(), ErrorKind::Missing, "{error}");
+    }
+    // What is refused without a reason is not taken to be absent.
+    let player = Player::start(vec![answer("400 Bad Request", "", ""), listing(&[])]);
+    assert_eq!(player.store("http").size(NAME).await.unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(player.asked(), 2);
+    // A 400 that says why needs no listing.
+    let player = Player::start(vec![refusal("400 Bad Request", "InvalidRequest")]);
+    assert_eq!(player.store("http").get(NAME, None).await.unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(player.asked(), 1);
+}
+
+#[tokio::test]
+async fn the_listing_after_a_refusal_asks_for_the_names_as_they_are_and_has_an_end() {
+    let denied = || refusal("403 Forbidden", "AccessDenied");
+    let s3 = || S3Options {
+        access_key_id: Some("key".to_owned()),
+        secret_access_key: Some("secret".to_owned().into()),
+        ..S3Options::default()
+    };
+    let prefix = "a~b/c[d]{e}";
+    let name = format!("{prefix}/index/{}", "01".repeat(32));
+    for (rows, kind) in [(vec![name.as_str()], ErrorKind::AccessDenied), (Vec::new(), ErrorKind::Missing)] {
+        let player = Player::start(vec![denied(), listing(&rows)]);
+        let location = format!("s3:http://127.0.0.1:{}/bucket/{prefix}", player.port);
+        let error = Player::store_with(&location, s3()).size(NAME).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        let asked = player.heard.lock().unwrap()[1].clone();
+        assert!(!asked.contains("%25"), "a name was escaped twice: {asked}");
+    }
+    // Pages that begin anew for ever.
+    let earlier = format!("index/{}00", "01".repeat(31));
+    let circle = page(&[&earlier], Some("t"));
+    let player = Player::start(vec![denied(), circle]);
+    let asked =
+        tokio::time::timeout(Duration::from_secs(20), async { player.store("http").size(NAME).await });
+    assert_eq!(asked.await.unwrap().unwrap_err().kind(), ErrorKind::AccessDenied);
+}
+
 #[tokio::test]
 async fn a_busy_server_is_asked_again() {
     let busy = [
@@ -180,7 +290,8 @@ async fn refusals_that_last_are_not_repeated() {
         let player = Player::start(vec![refusal(status, code)]);
         let error = player.store("http").get(NAME, None).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{}", error.chain());
-        assert_eq!(player.asked(), 1, "{code}");
+        // A refusal may mean that there is no such object, which a listing tells.
+        assert_eq!(player.asked(), if kind == ErrorKind::AccessDenied { 2 } else { 1 }, "{code}");
         if kind != ErrorKind::Missing {
             assert!(error.chain().contains(code) && error.chain().contains("because"), "{}", error.chain());
         }
@@ -189,25 +300,22 @@ async fn refusals_that_last_are_not_repeated() {
 
 #[tokio::test]
 async fn a_listing_that_stops_at_its_second_page_is_an_error() {
-    let page = format!(
-        "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>true</IsTruncated>\
-         <NextContinuationToken>more</NextContinuationToken><Contents><Key>index/{}</Key><Size>1</Size>\
-         <LastModified>2026-11-21T00:00:00.000Z</LastModified></Contents></ListBucketResult>",
-        NAME.id
-    );
-    let last = page
-        .replace("true", "false")
-        .replace("<NextContinuationToken>more</NextContinuationToken>", "")
-        .replace(&NAME.id.to_string(), &Id::from_bytes([2; 32]).to_string());
-    let player = Player::start(vec![
-        answer("200 OK", "", &page),
-        refusal("500 Internal Server Error", "InternalError"),
-    ]);
+    let key = |id: Id| format!("index/{id}");
+    let first = page(&[&key(NAME.id)], Some("more"));
+    let player = Player::start(vec![first.clone(), refusal("500 Internal Server Error", "InternalError")]);
     let error = player.store("http").list(FileKind::Index).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     assert!(player.asked() > 2);
-    let player = Player::start(vec![answer("200 OK", "", &page), answer("200 OK", "", &last)]);
+    let player = Player::start(vec![first, listing(&[&key(Id::from_bytes([2; 32]))])]);
     assert_eq!(player.store("http").list(FileKind::Index).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_listing_that_begins_anew_is_an_error() {
+    let player = Player::start(vec![page(&[&format!("index/{}", NAME.id)], Some("more"))]);
+    let error = player.store("http").list(FileKind::Index).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Listing);
+    assert!(error.chain().contains("is listed again"), "{}", error.chain());
 }
 
 #[tokio::test]

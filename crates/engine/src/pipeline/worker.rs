@@ -154,7 +154,10 @@ impl Worker {
             let content = closed.take();
             let mut writer = TreeWriter::new();
             for node in &content.entries {
-                writer.push(node)?;
+                writer.push(node).map_err(|e| {
+                    let what = format!("{} cannot be saved", closed.dir.path.display());
+                    Error::with_source(e.kind(), what, e)
+                })?;
             }
             let (id, json) = writer.finish_with_id();
             self.store(BlobKind::Tree, id, &json)?;

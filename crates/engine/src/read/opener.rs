@@ -6,13 +6,12 @@ use crate::crypto::Key;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::compress::Decompressor;
 use crate::format::pack::BlobKind;
+use crate::format::tree::MAX_JSON;
 use crate::id::{Beside, Id};
 
 /// A chunk of content is at most 8 MiB in every known writer; this leaves room for other chunker settings and
 /// keeps a forged length from taking the memory.
 const MAX_DATA: u32 = 64 << 20;
-/// A directory of some ten million entries.
-const MAX_TREE: u32 = 2 << 30;
 /// Buffers of which no more was used are used again. One chunk in thirty is larger, and each thread comes to one in time.
 const KEPT: usize = 4 << 20;
 
@@ -87,7 +86,7 @@ impl BlobOpener {
             Some(length) => {
                 let limit = match kind {
                     BlobKind::Data => MAX_DATA,
-                    BlobKind::Tree => MAX_TREE,
+                    BlobKind::Tree => MAX_JSON,
                 };
                 if length > limit {
                     return Err(Error::new(

@@ -6,6 +6,7 @@ mod bucket;
 mod clients;
 mod keys;
 pub(super) mod lifecycle;
+mod listing;
 mod retention;
 mod watched;
 
@@ -125,7 +126,10 @@ impl CloudStore {
         most: u64,
     ) -> Result<(Range<u64>, Bytes)> {
         let options = GetOptions { range, ..GetOptions::default() };
-        let result = self.client.get_opts(path, options).await.map_err(|e| self.error(what, e))?;
+        let result = match self.client.get_opts(path, options).await {
+            Ok(result) => result,
+            Err(e) => return Err(self.denied_or_absent(what, path, e).await),
+        };
         let range = result.range.clone();
         let announced = range.end.saturating_sub(range.start);
         let length = usize::try_from(announced)
@@ -226,8 +230,60 @@ impl CloudStore {
         match self.client.head(path).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(e) => Err(self.error(what, e)),
+            Err(e) => match self.denied_or_absent(what, path, e).await {
+                e if e.kind() == ErrorKind::Missing => Ok(false),
+                e => Err(e),
+            },
         }
+    }
+
+    /// What a refusal means. It may say no more than that the object is not there: S3 answers so instead of "not found" to
+    /// keys that may list only a part of the bucket (the condition `s3:prefix`), for such a request has no prefix to
+    /// compare. And a refusal without a body, as every one of a HEAD request is, does not tell keys that have ended from
+    /// rights that are missing. A listing of the directory tells both for certain.
+    async fn denied_or_absent(&self, what: &str, path: &Path, refusal: object_store::Error) -> Error {
+        // AWS answers 400 to keys that have ended, and says why only in a body.
+        let unexplained = find::<Answer>(&refusal).is_some_and(|a| a.status == 400 && a.code.is_empty());
+        let error = self.error(what, refusal);
+        let denied = error.kind() == ErrorKind::AccessDenied;
+        if !(denied || unexplained) || self.bucket.is_none() {
+            return error;
+        }
+        match self.is_listed(what, path).await {
+            Ok(false) if denied => Error::with_source(
+                ErrorKind::Missing,
+                format!("{what} failed; the object does not exist"),
+                error,
+            ),
+            Err(e) if matches!(e.kind(), ErrorKind::Auth | ErrorKind::Unreachable | ErrorKind::Timeout) => e,
+            // Who may not list either may do nothing here.
+            Ok(_) | Err(_) => error,
+        }
+    }
+
+    /// Whether a listing of its directory has the object.
+    async fn is_listed(&self, what: &str, path: &Path) -> Result<bool> {
+        let key: &str = path.as_ref();
+        // Parsed, not made of parts: what the store calls it must not be escaped once more.
+        let parse = |text: &str| {
+            Path::parse(text).map_err(|e| Error::new(ErrorKind::Usage, format!("{what}: {text:?}: {e}")))
+        };
+        let directory = key.rsplit_once('/').map(|(directory, _)| parse(directory)).transpose()?;
+        // Listed from what comes just before its name on.
+        let mut before = key.to_owned();
+        before.pop();
+        let mut listed = self.client.list_with_offset(directory.as_ref(), &parse(&before)?);
+        let mut watch = listing::Watch::default();
+        while let Some(found) =
+            listing::in_time(what, listed.try_next()).await?.map_err(|e| self.error(what, e))?
+        {
+            let name = found.location.as_ref();
+            if name >= key {
+                return Ok(name == key);
+            }
+            watch.next(what, name)?;
+        }
+        Ok(false)
     }
 
     async fn remove(&self, what: &str, path: &Path) -> Result<()> {
@@ -242,18 +298,21 @@ impl CloudStore {
 impl Store for CloudStore {
     async fn list(&self, kind: FileKind) -> Result<Vec<Entry>> {
         let prefix = self.path(kind.directory())?;
+        let what = format!("listing {}", kind.directory());
         let mut stream = self.client.list(Some(&prefix));
         let mut entries = Vec::new();
-        while let Some(meta) = stream.try_next().await.map_err(|e| {
-            match self.error(&format!("listing {}", kind.directory()), e) {
+        let mut watch = listing::Watch::default();
+        while let Some(meta) =
+            listing::in_time(&what, stream.try_next()).await?.map_err(|e| match self.error(&what, e) {
                 e if e.kind() == ErrorKind::Missing => Error::with_source(
                     ErrorKind::BucketNotFound,
                     format!("{} cannot be listed: its bucket does not exist", self.description),
                     e,
                 ),
                 e => e,
-            }
-        })? {
+            })?
+        {
+            watch.next(&what, meta.location.as_ref())?;
             let Some(id) = meta.location.filename().and_then(|n| n.parse::<Id>().ok()) else { continue };
             if kind == FileKind::Lock && meta.size == 0 {
                 continue;
@@ -291,8 +350,11 @@ impl Store for CloudStore {
 
     async fn size(&self, name: FileName) -> Result<u64> {
         let path = self.path(&name.path())?;
-        let meta = self.client.head(&path).await.map_err(|e| self.error(&format!("looking at {name}"), e))?;
-        Ok(meta.size)
+        let what = format!("looking at {name}");
+        match self.client.head(&path).await {
+            Ok(meta) => Ok(meta.size),
+            Err(e) => Err(self.denied_or_absent(&what, &path, e).await),
+        }
     }
 
     async fn put(&self, name: FileName, body: PutPayload, mode: PutMode) -> Result<()> {
@@ -307,7 +369,9 @@ impl Store for CloudStore {
 
     async fn is_empty(&self) -> Result<bool> {
         let prefix = self.path("")?;
-        let first = self.client.list(Some(&prefix)).try_next().await.map_err(|e| self.error("listing", e))?;
+        let mut all = self.client.list(Some(&prefix));
+        let first =
+            listing::in_time("listing", all.try_next()).await?.map_err(|e| self.error("listing", e))?;
         Ok(first.is_none())
     }
 
@@ -333,11 +397,10 @@ impl Store for CloudStore {
 
     async fn list_extra(&self, directory: &str, limit: usize) -> Result<Vec<String>> {
         let prefix = self.path(directory)?;
-        let listed = self
-            .client
-            .list_with_delimiter(Some(&prefix))
-            .await
-            .map_err(|e| self.error(&format!("listing {directory:?}"), e))?;
+        let what = format!("listing {directory:?}");
+        let listed = listing::in_time(&what, self.client.list_with_delimiter(Some(&prefix)))
+            .await?
+            .map_err(|e| self.error(&what, e))?;
         let directories = listed.common_prefixes.iter().filter_map(|p| Some(format!("{}/", p.filename()?)));
         let files = listed.objects.iter().filter_map(|o| o.location.filename().map(str::to_owned));
         let mut names: Vec<String> = directories.chain(files).take(limit).collect();
