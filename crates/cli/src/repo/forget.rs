@@ -10,6 +10,7 @@ use holdfast_engine::retention::{GroupBy, Keep, Policy, Span};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::origin::{Origin, lines};
 use super::session::Session;
 use super::snapshots::to_json;
 use super::{prune, select};
@@ -259,12 +260,11 @@ fn group_json(group: &GroupReport) -> Result<Value> {
 }
 
 fn row(id: &Id, snapshot: &Snapshot, last: String) -> Vec<String> {
-    let lines = |values: &[String]| values.iter().map(|v| safe(v)).collect::<Vec<_>>().join("\n");
     vec![
         id.short(),
         local_time(snapshot.time.timestamp),
         safe(&snapshot.hostname),
-        lines(&snapshot.tags),
+        lines(&Origin::of(snapshot).tags),
         lines(&snapshot.paths),
         last,
     ]

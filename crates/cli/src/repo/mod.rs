@@ -20,6 +20,7 @@ mod key;
 mod list;
 mod ls;
 mod nearby;
+mod origin;
 mod prompt;
 mod protect;
 mod prune;

@@ -120,6 +120,7 @@ fn summary(report: &RestoreReport, dry_run: bool) -> serde_json::Value {
         "verified": report.verified,
         "errors": report.faults.total,
         "metadata_errors": report.metadata_faults.total,
+        "owners_not_restored": report.owners_kept.total,
         "plan": plan,
     })
 }
@@ -203,6 +204,12 @@ fn describe(report: &RestoreReport, spec: &RestoreSpec) -> String {
         lines.push(format!(
             "  {} of owner, mode, time or attributes could not be set (named above)",
             counted(report.metadata_faults.total, "case", "cases")
+        ));
+    }
+    if !report.owners_kept.is_empty() {
+        lines.push(format!(
+            "  {} of other users or groups are yours now: only root can give them away",
+            counted(report.owners_kept.total, "entry", "entries")
         ));
     }
     if report.delete_skipped {

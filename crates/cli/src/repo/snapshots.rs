@@ -5,6 +5,7 @@ use holdfast_engine::id::Id;
 use holdfast_engine::retention::{GroupBy, GroupKey, group};
 use serde_json::{Value, json};
 
+use super::origin::{Origin, lines};
 use super::select::Filter;
 use super::session::Session;
 use crate::exit;
@@ -23,9 +24,12 @@ pub(super) struct Args {
     /// In groups of the same host, paths or tags; any of these with commas between
     #[arg(short, long, value_name = "GROUP")]
     group_by: Option<GroupBy>,
-    /// Without tags on lines of their own, files and paths
+    /// Without files and paths
     #[arg(short, long)]
     compact: bool,
+    /// With all tags, also those that Holdfast gives the snapshots of its runs
+    #[arg(short, long)]
+    verbose: bool,
     #[command(flatten)]
     filter: Filter,
 }
@@ -59,8 +63,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
             session.ui.print(&format!("{gap}snapshots of {}:", safe(&key.to_string())))?;
             gap = "\n";
         }
-        let table = if args.compact { compact(snapshots) } else { table(snapshots) };
-        session.ui.print(table.trim_end())?;
+        session.ui.print(table(snapshots, args.compact, args.verbose).trim_end())?;
     }
     let total: usize = groups.iter().map(|(_, snapshots)| snapshots.len()).sum();
     let total = u64::try_from(total).unwrap_or(u64::MAX);
@@ -108,20 +111,6 @@ fn json_of(groups: &[Part]) -> Result<Value> {
     Ok(Value::from(out))
 }
 
-fn compact(snapshots: &[(Id, Snapshot)]) -> String {
-    let mut table = Table::new(&["ID", "TIME", "HOST", "TAGS", "SIZE"]);
-    for (id, snapshot) in snapshots {
-        table.row(vec![
-            id.short(),
-            local_time(snapshot.time.timestamp),
-            safe(&snapshot.hostname),
-            safe(&snapshot.tags.join(",")),
-            snapshot.summary.as_ref().map(|s| size(s.total_bytes_processed)).unwrap_or_default(),
-        ]);
-    }
-    table.render()
-}
-
 /// A snapshot as restic writes it in JSON: its file's fields, and its ids.
 pub(super) fn to_json(id: &Id, snapshot: &Snapshot) -> Result<Value> {
     let mut value = serde_json::to_value(snapshot).map_err(|e| Failure {
@@ -137,20 +126,65 @@ pub(super) fn to_json(id: &Id, snapshot: &Snapshot) -> Result<Value> {
     Ok(value)
 }
 
-fn table(snapshots: &[(Id, Snapshot)]) -> String {
-    let mut table = Table::new(&["ID", "TIME", "HOST", "TAGS", "FILES", "SIZE", "PATHS"]);
-    for (id, snapshot) in snapshots {
-        let lines = |values: &[String]| values.iter().map(|v| safe(v)).collect::<Vec<_>>().join("\n");
+/// The table for people. What runs of a cluster have made tells of which run it is, where any does.
+fn table(snapshots: &[(Id, Snapshot)], compact: bool, verbose: bool) -> String {
+    let read = if verbose { Origin::verbose } else { Origin::of };
+    let origins: Vec<Origin> = snapshots.iter().map(|(_, snapshot)| read(snapshot)).collect();
+    let with_runs = origins.iter().any(|origin| !origin.run.is_empty());
+    let mut heading = vec!["ID", "TIME", "HOST"];
+    heading.extend(with_runs.then_some("RUN"));
+    // Without paths nothing else tells the volumes of a run apart.
+    heading.extend((with_runs && compact).then_some("COMPONENT"));
+    heading.push("TAGS");
+    heading.extend((!compact).then_some("FILES"));
+    heading.push("SIZE");
+    heading.extend((!compact).then_some("PATHS"));
+    let mut table = Table::new(&heading);
+    for ((id, snapshot), origin) in snapshots.iter().zip(&origins) {
         let summary = snapshot.summary.as_ref();
-        table.row(vec![
-            id.short(),
-            local_time(snapshot.time.timestamp),
-            safe(&snapshot.hostname),
-            lines(&snapshot.tags),
-            summary.map(|s| crate::text::count(s.total_files_processed)).unwrap_or_default(),
-            summary.map(|s| size(s.total_bytes_processed)).unwrap_or_default(),
-            lines(&snapshot.paths),
-        ]);
+        let mut row = vec![id.short(), local_time(snapshot.time.timestamp), safe(&snapshot.hostname)];
+        row.extend(with_runs.then(|| lines(&origin.run)));
+        row.extend((with_runs && compact).then(|| safe(&origin.component)));
+        row.push(lines(&origin.tags));
+        let files = || summary.map(|s| crate::text::count(s.total_files_processed)).unwrap_or_default();
+        row.extend((!compact).then(files));
+        row.push(summary.map(|s| size(s.total_bytes_processed)).unwrap_or_default());
+        row.extend((!compact).then(|| lines(&snapshot.paths)));
+        table.row(row);
     }
     table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::origin::tagged;
+
+    fn columns(text: &str) -> Vec<Vec<&str>> {
+        text.lines().map(|l| l.split("  ").map(str::trim).filter(|c| !c.is_empty()).collect()).collect()
+    }
+
+    #[test]
+    fn a_run_is_told_in_a_word_and_its_tags_only_when_they_are_asked_for() {
+        let of_run = (Id::default(), tagged(&["release-42"]));
+        let text = table(std::slice::from_ref(&of_run), false, false);
+        let rows = columns(&text);
+        assert_eq!(rows[0], ["ID", "TIME", "HOST", "RUN", "TAGS", "FILES", "SIZE", "PATHS"]);
+        assert_eq!(rows[1][2..], ["shop", "daily-1", "release-42", "/data/data"]);
+        assert_eq!(rows.len(), 2, "{text}");
+        let short = table(std::slice::from_ref(&of_run), true, false);
+        assert_eq!(columns(&short)[0], ["ID", "TIME", "HOST", "RUN", "COMPONENT", "TAGS", "SIZE"]);
+        assert_eq!(columns(&short)[1][3..], ["daily-1", "volume/data", "release-42"]);
+        let all = table(std::slice::from_ref(&of_run), false, true);
+        assert_eq!(all.lines().count(), 12, "{all}");
+    }
+
+    #[test]
+    fn without_runs_the_table_is_as_resticians_know_it() {
+        let mut plain = tagged(&[]);
+        plain.tags = vec!["one".into(), "two".into()];
+        let text = table(&[(Id::default(), plain)], true, false);
+        assert_eq!(columns(&text)[0], ["ID", "TIME", "HOST", "TAGS", "SIZE"]);
+        assert_eq!(columns(&text)[2], ["two"]);
+    }
 }
