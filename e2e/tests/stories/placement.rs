@@ -1,7 +1,7 @@
 //! Placement: a Job runs where its claim can be mounted.
 
 use holdfast_e2e::kubectl::{Failure, Result};
-use holdfast_e2e::story::Story;
+use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
@@ -63,4 +63,61 @@ fn an_unused_claim_is_saved_too() {
         check(&story.backup("run", "{}", "Succeeded")?, "volume/data", "n2")?;
         story.nothing_left()
     });
+}
+
+/// An attachable volume that is in use on one node, while a pod on another one waits for it (`Multi-Attach error`): it is
+/// saved where it is. When the first pod goes, the volume moves to the other node, and so do the runs; when nobody uses it,
+/// it is attached for the run and let go.
+#[test]
+fn an_attachable_volume_is_saved_on_the_node_that_has_it() {
+    let _world = together();
+    Story::tell("multi-attach", Story::begin, |story| {
+        story.apply(&format!(
+            "{}{}",
+            workload::claim("disk", "csi-disk", "1Gi"),
+            workload::keeper(&Keeper { node: "n2", ..Keeper::deployment("app", "disk") })
+        ))?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "echo first > /store/file")?;
+        story.apply(&workload::keeper(&Keeper { node: "n1", ..Keeper::deployment("late", "disk") }))?;
+        story.kubectl.until_true("a pod that cannot have the volume", RUN, || {
+            let events = story.kubectl.list(&story.namespace, &["events"])?;
+            Ok(events.iter().any(|e| {
+                e["reason"] == "FailedAttachVolume"
+                    && e["message"].as_str().is_some_and(|text| text.contains("Multi-Attach"))
+            }))
+        })?;
+        check(&story.backup("held", "{}", "Succeeded")?, "volume/disk", "n2")?;
+
+        story.kubectl.run(&["-n", &story.namespace, "delete", "deployment/app"])?;
+        workload::gone(&story.kubectl, &story.namespace, "app")?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "late")?;
+        story.shell(&pod, "[ \"$(cat /store/file)\" = first ] && echo second > /store/file")?;
+        check(&story.backup("moved", "{}", "Succeeded")?, "volume/disk", "n1")?;
+
+        story.kubectl.run(&["-n", &story.namespace, "delete", "deployment/late"])?;
+        workload::gone(&story.kubectl, &story.namespace, "late")?;
+        let volume = story.kubectl.get(&story.namespace, &["pvc", "disk"])?["spec"]["volumeName"].clone();
+        detached(story, &volume)?;
+        let snapshot = Story::snapshot_of(&story.backup("alone", "{}", "Succeeded")?)?;
+        detached(story, &volume)?;
+        // Held at 0 meanwhile, the application comes back to its own node.
+        story.apply(&workload::keeper(&Keeper { node: "n2", ..Keeper::deployment("app", "disk") }))?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "echo spoiled > /store/file")?;
+        story.restore("back", &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"), "Succeeded")?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "[ \"$(cat /store/file)\" = second ]")?;
+        story.nothing_left()
+    });
+}
+
+/// Waits until no node has the volume.
+fn detached(story: &Story, volume: &Value) -> Result<()> {
+    story.kubectl.until_true("a volume that is attached nowhere", RUN, || {
+        let all = story.kubectl.run(&["get", "volumeattachments", "-o", "json"])?;
+        let all: Value = serde_json::from_str(&all).map_err(|e| Failure(format!("no JSON: {e}")))?;
+        let mut of_volume = all["items"].as_array().into_iter().flatten();
+        Ok(!of_volume.any(|one| one["spec"]["source"]["persistentVolumeName"] == *volume))
+    })
 }

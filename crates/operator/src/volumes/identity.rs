@@ -87,11 +87,14 @@ pub fn choose_identity(
         supplemental_groups: groups,
         fs_group: None,
         selinux_level: consumer.and_then(|pod| user_of(pod, claim).selinux_level),
-        mode: Some(RunAs::Workload),
+        mode: None,
     };
     let cost = match access {
         Access::Read => "files that are not readable by everyone cannot be saved",
-        Access::Write => "owners cannot be restored and directories of others not written to",
+        Access::Write => {
+            "files of other users will belong to it, which makes the Restore PartiallyFailed, and directories of others \
+             cannot be written to"
+        }
     };
     let limits = format!(
         "{why}, so the runner has the uid {NOBODY}: {cost}. To allow it, annotate the namespace with \
@@ -144,8 +147,8 @@ fn root() -> Identity {
 fn owners_note(access: Access) -> Option<String> {
     (access == Access::Write).then(|| {
         format!(
-            "the runner has the uid of the workload, so all files will belong to it; to restore other owners, \
-             annotate the namespace with {ANNOTATION_ALLOW_ROOT_RUNNER}=true"
+            "the runner has the uid of the workload, so files of other users will belong to it, and are counted; to give \
+             them back to these, annotate the namespace with {ANNOTATION_ALLOW_ROOT_RUNNER}=true"
         )
     })
 }

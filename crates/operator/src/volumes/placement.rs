@@ -131,10 +131,11 @@ pub enum NoPlace {
 
 /// Where the runner of a claim has to run.
 ///
-/// A volume that only one node at a time can mount goes to the node of a pod that uses it, with that pod's
-/// tolerations (the node may be tainted for it alone), cordoned or not. Without a pod, to the node that the volume is
-/// still attached to; and without that, to where its node affinity lets it, also when all of these nodes are cordoned or
-/// kept for others. Shared volumes can be mounted anywhere.
+/// A volume that only one node at a time can mount goes to the node of a pod that runs with it, with that pod's
+/// tolerations (the node may be tainted for it alone), cordoned or not. Without one, to the node that the volume is
+/// attached to: a pod that was placed on another node waits for it in vain (`Multi-Attach error`), and so would the
+/// runner; unless that node is dead, when both wait until the volume is taken from it. Without that, to the node of a pod that is about to start; and without a pod, to where its node affinity lets
+/// it, also when all of these nodes are cordoned or kept for others. Shared volumes can be mounted anywhere.
 pub fn place(
     claim: &ClaimView<'_>,
     consumers: &[&Pod],
@@ -146,35 +147,40 @@ pub fn place(
     }
     let placed: Vec<(&Pod, &str)> =
         consumers.iter().filter_map(|pod| node_of(pod).map(|node| (*pod, node))).collect();
-    let usable = placed
-        .iter()
-        .filter(|(_, node)| nodes.is_ready(node))
-        .max_by_key(|(pod, _)| is_running(pod))
-        .map(|(pod, node)| {
-            let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.clone()).unwrap_or_default();
-            Placement::Node { name: (*node).to_owned(), tolerations }
-        });
-    if let Some(placement) = usable {
-        return Ok(placement);
+    let beside = |pod: &Pod, node: &str| {
+        let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.clone()).unwrap_or_default();
+        Placement::Node { name: node.to_owned(), tolerations }
+    };
+    let usable = |(_, node): &&(&Pod, &str)| nodes.is_ready(node);
+    if let Some((pod, node)) = placed.iter().filter(usable).find(|(pod, _)| is_running(pod)) {
+        return Ok(beside(pod, node));
     }
-    if let Some((_, node)) = placed.first() {
-        return Err(NoPlace::HeldByDeadNode { node: (*node).to_owned() });
-    }
-    let attached = around
-        .attachments
-        .iter()
-        .filter(|attachment| attachment.metadata.deletion_timestamp.is_none())
-        .find(|attachment| {
-            claim.volume_name().is_some()
-                && attachment.spec.source.persistent_volume_name.as_deref() == claim.volume_name()
-        })
-        .map(|attachment| attachment.spec.node_name.as_str());
-    match attached {
-        Some(node) if nodes.is_ready(node) => {
-            Ok(Placement::Node { name: node.to_owned(), tolerations: nodes.tolerations(node) })
+    let attached = |attachment: &&VolumeAttachment| {
+        attachment.metadata.deletion_timestamp.is_none()
+            && claim.volume_name().is_some()
+            && attachment.spec.source.persistent_volume_name.as_deref() == claim.volume_name()
+    };
+    // One that is still being attached counts for less than one that is.
+    let is_attached = |attachment: &&VolumeAttachment| attachment.status.as_ref().is_some_and(|s| s.attached);
+    let attached = around.attachments.iter().filter(attached).max_by_key(is_attached);
+    if let Some(node) = attached.map(|attachment| attachment.spec.node_name.as_str()) {
+        if !nodes.is_ready(node) {
+            // The pod that takes over waits until the volume is taken from the dead node, and so does the runner.
+            return match placed.iter().find(usable) {
+                Some((pod, node)) => Ok(beside(pod, node)),
+                None => Err(NoPlace::HeldByDeadNode { node: node.to_owned() }),
+            };
         }
-        Some(node) => Err(NoPlace::HeldByDeadNode { node: node.to_owned() }),
-        None => place_unattached(claim, around),
+        let there = placed.iter().find(|(_, of_pod)| *of_pod == node);
+        return Ok(match there {
+            Some((pod, _)) => beside(pod, node),
+            None => Placement::Node { name: node.to_owned(), tolerations: nodes.tolerations(node) },
+        });
+    }
+    match (placed.iter().find(usable), placed.first()) {
+        (Some((pod, node)), _) => Ok(beside(pod, node)),
+        (None, Some((_, node))) => Err(NoPlace::HeldByDeadNode { node: (*node).to_owned() }),
+        (None, None) => place_unattached(claim, around),
     }
 }
 

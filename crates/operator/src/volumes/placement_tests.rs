@@ -101,6 +101,35 @@ fn a_volume_still_attached_is_read_where_it_is_whoever_the_node_is_kept_for() {
     assert_eq!((node_name(&placement), keys(&placement)), (Some("kept"), vec!["for"]));
 }
 
+/// A pod that was placed and waits for its volume.
+fn starting(node: &str) -> Pod {
+    let mut pod = pod(node);
+    pod.status.get_or_insert_default().phase = Some("Pending".into());
+    pod
+}
+
+#[test]
+fn a_pod_that_waits_for_a_volume_attached_elsewhere_is_not_waited_with() {
+    let at = |pods: &[&Pod], attachments: &[VolumeAttachment]| {
+        placed("ReadWriteOnce", "pv-any", pods, attachments)
+    };
+    let placement = at(&[&starting("n2")], &[attached("n1")]).unwrap();
+    assert_eq!((node_name(&placement), keys(&placement)), (Some("n1"), vec![]), "its node takes anybody");
+    // The one that runs has it, whatever the order.
+    let placement = at(&[&starting("n1"), &pod("n2")], &[attached("n2")]).unwrap();
+    assert_eq!((node_name(&placement), keys(&placement)), (Some("n2"), vec!["gpu"]));
+    // Its node is dead: the pod that is to take its place gets the volume when it is taken from there, and so does the
+    // runner, which waits beside it.
+    assert_eq!(node_name(&at(&[&pod("dead"), &starting("n1")], &[attached("dead")]).unwrap()), Some("n1"));
+    // Attached to one and about to be to another: the one that has it.
+    let mut has = attached("n2");
+    has.status = Some(serde_saphyr::from_str("{attached: true}").unwrap());
+    assert_eq!(node_name(&at(&[], &[attached("n1"), has]).unwrap()), Some("n2"));
+    // A driver that attaches nothing: where the pod is about to start.
+    assert_eq!(node_name(&at(&[&starting("n2")], &[]).unwrap()), Some("n2"));
+    assert_eq!(node_name(&at(&[&pod("dead"), &starting("n1")], &[]).unwrap()), Some("n1"));
+}
+
 #[test]
 fn a_volume_that_nobody_uses_is_left_to_the_scheduler_unless_its_nodes_are_closed() {
     let at = |volume: &str| placed("ReadWriteOnce", volume, &[], &[]);
