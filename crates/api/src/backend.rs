@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::duration::Duration;
 use crate::refs::LocalRef;
 use crate::text::text_enum;
 
@@ -77,7 +78,13 @@ fn path<const N: usize>(parts: [&str; N]) -> String {
 #[x_kube(validation = Rule::new(
     "!has(self.addressing) || self.addressing != 'VirtualHost' || !has(self.endpoint) || \
      !(self.endpoint.matches('^https?://[0-9.]+(:[0-9]+)?/?$') || self.endpoint.contains('['))")
-    .message("addressing VirtualHost puts the bucket before the host's name, so endpoint needs a name and no IP address"))]
+    .message("addressing VirtualHost puts the bucket before the host's name, so endpoint needs a name and no IP address"),
+    validation = Rule::new("!has(self.assumeRole) || has(self.assumeRole.roleArn) || has(self.endpoint)")
+    .message("AWS assumes no role without its name: set assumeRole.roleArn"),
+    validation = Rule::new(
+    "!has(self.assumeRole) || has(self.assumeRole.stsEndpoint) || !has(self.endpoint) || self.endpoint.startsWith('https://')")
+    .message("assumeRole is answered with keys, which must not be readable on the wire: use an https endpoint, or set \
+        assumeRole.stsEndpoint"))]
 #[serde(rename_all = "camelCase")]
 pub struct S3Backend {
     /// Name of the bucket. It must exist: Holdfast never makes one.
@@ -104,9 +111,61 @@ pub struct S3Backend {
     /// Secret in the storage's namespace with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` and, for
     /// temporary keys, `AWS_SESSION_TOKEN`. Whoever renews temporary keys changes the Secret: the next Job uses them.
     pub credentials_secret_ref: LocalRef,
+    /// Exchanges the keys for temporary ones for each run, which reach only the directory of the run's repository. When
+    /// absent, each run gets the keys as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assume_role: Option<Box<AssumeRole>>,
     /// Certificates (PEM) to trust besides the well-known ones, for a store with its own authority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_bundle_ref: Option<CaBundleRef>,
+}
+
+/// How keys are exchanged for those of one run: the operation `AssumeRole` of a security token service (STS), with a
+/// session policy that allows what the run needs and no more.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new(
+    "duration(self.sessionDuration) >= duration('15m') && duration(self.sessionDuration) <= duration('12h')")
+    .message("sessionDuration must be 15m to 12h"))]
+#[serde(rename_all = "camelCase")]
+pub struct AssumeRole {
+    /// The role to assume: `arn:aws:iam::123456789012:role/backups`. AWS and Ceph need one; MinIO has none and gives the
+    /// rights of the keys' own user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 20, max = 2048),
+        regex(pattern = r"^arn:[a-z0-9-]+:[a-z]+:[a-z0-9-]*:[^:\s]*:role/[!-~]+$")
+    )]
+    pub role_arn: Option<String>,
+    /// What the role's trust policy may ask for as `sts:ExternalId`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 1224), regex(pattern = r"^[A-Za-z0-9_+=,.@:/-]+$"))]
+    pub external_id: Option<String>,
+    /// URL of the service, with `https` and without a path. When absent: `endpoint`, as MinIO and Ceph have it, or AWS
+    /// of the region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 9, max = 512), regex(pattern = r"^https://[^/?#@\s]+/?$"))]
+    pub sts_endpoint: Option<String>,
+    /// How long the keys of a run are good, 15m to 12h; the role's own longest session counts as well. A run that takes
+    /// longer goes on from its checkpoint in another attempt, with new keys.
+    #[serde(default = "AssumeRole::default_duration")]
+    pub session_duration: Duration,
+}
+
+impl Default for AssumeRole {
+    fn default() -> Self {
+        Self {
+            role_arn: None,
+            external_id: None,
+            sts_endpoint: None,
+            session_duration: Self::default_duration(),
+        }
+    }
+}
+
+impl AssumeRole {
+    fn default_duration() -> Duration {
+        Duration::from_hours(1)
+    }
 }
 
 text_enum! {
@@ -143,6 +202,19 @@ impl S3Backend {
             None if self.region.starts_with("cn-") => format!("https://s3.{}.amazonaws.com.cn", self.region),
             None => format!("https://s3.{}.amazonaws.com", self.region),
         }
+    }
+
+    /// The URL of the security token service, without a slash at its end; none where keys are not exchanged.
+    ///
+    /// Source of AWS's: AWS General Reference, "AWS Security Token Service endpoints and quotas".
+    pub fn sts_url(&self) -> Option<String> {
+        let role = self.assume_role.as_ref()?;
+        let own = role.sts_endpoint.as_ref().or(self.endpoint.as_ref());
+        Some(match own {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None if self.region.starts_with("cn-") => format!("https://sts.{}.amazonaws.com.cn", self.region),
+            None => format!("https://sts.{}.amazonaws.com", self.region),
+        })
     }
 
     /// In restic's notation, `s3:<scheme>://<host>/<bucket>/<prefix>/<directory>`: scheme and host in lower case, no
@@ -310,6 +382,23 @@ mod tests {
         };
         assert_eq!(of("eu-central-1"), "s3:https://s3.eu-central-1.amazonaws.com/b/d");
         assert_eq!(of("cn-north-1"), "s3:https://s3.cn-north-1.amazonaws.com.cn/b/d");
+    }
+
+    #[test]
+    fn keys_are_exchanged_where_the_store_is_unless_said_otherwise() {
+        let of = |endpoint: Option<&str>, sts: Option<&str>, region: &str| {
+            let role = AssumeRole { sts_endpoint: sts.map(str::to_owned), ..AssumeRole::default() };
+            let assume_role = Some(Box::new(role));
+            let endpoint = endpoint.map(str::to_owned);
+            S3Backend { endpoint, assume_role, region: region.into(), ..S3Backend::default() }
+                .sts_url()
+                .unwrap()
+        };
+        assert_eq!(of(Some("https://minio:9000/"), None, "us-east-1"), "https://minio:9000");
+        assert_eq!(of(Some("http://s3"), Some("https://sts/"), "us-east-1"), "https://sts");
+        assert_eq!(of(None, None, "eu-central-1"), "https://sts.eu-central-1.amazonaws.com");
+        assert_eq!(of(None, None, "cn-north-1"), "https://sts.cn-north-1.amazonaws.com.cn");
+        assert_eq!(s3("https://minio:9000", None).sts_url(), None);
     }
 
     #[test]

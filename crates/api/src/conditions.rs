@@ -86,6 +86,8 @@ text_enum! {
         ProbeFailed,
         /// What the warning asks for is not set.
         NotConfigured,
+        /// The storage's keys could not be exchanged for those of a run, and no other reason fits.
+        AssumeRoleFailed,
         /// One static key serves every namespace.
         SharedKey,
         /// The store's address is that of a Service, a pod or a node of this cluster.
@@ -118,7 +120,7 @@ text_enum! {
         InitFailed,
         /// The repository was made by another cluster of the same name.
         ClusterMismatch,
-        /// The repository that was there is gone.
+        /// There is no repository where one is expected: it is gone, or never was there.
         RepositoryMissing,
         /// Another repository is where ours was.
         RepositoryReplaced,
@@ -232,6 +234,8 @@ text_enum! {
         VerificationFailed,
         /// Owners, modes, times or attributes of some files could not be set.
         MetadataNotRestored,
+        /// All content is back, but some files belong to the runner and not to whom they belonged.
+        OwnersNotRestored,
         /// What would be overwritten cannot be saved first, and `undo` asks for that.
         UndoNotPossible,
         /// What would be overwritten could not be saved first, so nothing was overwritten.

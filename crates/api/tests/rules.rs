@@ -101,6 +101,34 @@ fn a_bucket_in_the_hosts_name_needs_a_host_with_a_name() {
 }
 
 #[test]
+fn keys_are_exchanged_where_nobody_reads_them_and_for_a_time_that_servers_grant() {
+    let with = |endpoint: Option<&str>, role: Value| {
+        let mut s3 = s3();
+        s3.as_object_mut().unwrap().remove("endpoint");
+        if let Some(endpoint) = endpoint {
+            s3["endpoint"] = json!(endpoint);
+        }
+        s3["assumeRole"] = role;
+        json!({"backend": {"s3": s3}})
+    };
+    let minio = Some("https://minio:9000");
+    accepts("BackupStorage", &with(minio, json!({})));
+    accepts("BackupStorage", &with(None, json!({"roleArn": "arn:aws:iam::123456789012:role/backups"})));
+    accepts("BackupStorage", &with(Some("http://s3"), json!({"stsEndpoint": "https://sts"})));
+    refuses("BackupStorage", &with(None, json!({})), None, "roleArn");
+    refuses("BackupStorage", &with(Some("http://s3"), json!({})), None, "https endpoint");
+    for good in ["15m", "1h30m", "12h", "900s"] {
+        accepts("BackupStorage", &with(minio, json!({"sessionDuration": good})));
+    }
+    for bad in ["14m59s", "12h1s", "0s"] {
+        refuses("BackupStorage", &with(minio, json!({"sessionDuration": bad})), None, "15m to 12h");
+    }
+    let spec: holdfast_api::BackupStorageSpec = serde_json::from_value(with(minio, json!({}))).unwrap();
+    let role = spec.backend.s3.unwrap().assume_role.unwrap();
+    assert_eq!(role.session_duration, holdfast_api::Duration::from_hours(1));
+}
+
+#[test]
 fn an_azure_account_has_one_address() {
     let with = |field: &str, value: &str| {
         let mut azure = azure();
@@ -154,7 +182,7 @@ fn the_examples_of_storages_are_accepted_whole() {
         }
     }
     kinds.sort();
-    assert_eq!(kinds, ["azure", "gcs", "s3"]);
+    assert_eq!(kinds, ["azure", "gcs", "s3", "s3"]);
 }
 
 #[test]

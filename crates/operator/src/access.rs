@@ -18,6 +18,7 @@ use kube::{Client, ResourceExt};
 
 use crate::kubernetes::{self, RequestError};
 use crate::queue::{Limits, Seat};
+use crate::sts::{Keys, Role, TemporaryKeys};
 use crate::volumes::claim::quantity_bytes;
 
 /// Why a storage or repository cannot be reached as it is described.
@@ -107,10 +108,40 @@ const CREDENTIALS_PURPOSE: &str = "credentials of the store";
 const RECOVERY_PURPOSE: &str = "recovery password of the storage";
 const PASSWORD_PURPOSE: &str = "password of the repository";
 
-/// The files of credentials that a runner gets. Shows nothing of them.
+/// Credentials of a store and of what lies in it, as files. Shows nothing of them.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
     files: BTreeMap<&'static str, Vec<u8>>,
+    /// Where the keys of the store are exchanged for those of each run.
+    role: Option<Box<Role>>,
+    /// Whose they are.
+    storage: Option<StorageName>,
+}
+
+/// Which storage credentials are those of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// The files of credentials that a runner gets: its Secret is made of these and of no others.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RunnerFiles(BTreeMap<&'static str, Vec<u8>>);
+
+impl RunnerFiles {
+    /// The files, as a Secret's data.
+    pub fn data(&self) -> BTreeMap<String, ByteString> {
+        self.0.iter().map(|(&name, content)| (name.to_owned(), ByteString(content.clone()))).collect()
+    }
+}
+
+impl fmt::Debug for RunnerFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RunnerFiles").field(&self.0.keys().collect::<Vec<_>>()).finish()
+    }
 }
 
 impl Credentials {
@@ -144,7 +175,49 @@ impl Credentials {
             check_key(backend, key, &content).map_err(|why| KeyMistake { key, why }.of(secret))?;
             found.insert(file, content);
         }
-        Ok(Self { files: found })
+        let role = backend.s3.as_ref().and_then(Role::of).map(Box::new);
+        Ok(Self { files: found, role, storage: None })
+    }
+
+    /// Where the keys have to be exchanged before a runner gets any.
+    pub fn role(&self) -> Option<&Role> {
+        self.role.as_deref()
+    }
+
+    /// The storage that they are those of, where it is known.
+    pub fn storage(&self) -> Option<&StorageName> {
+        self.storage.as_ref()
+    }
+
+    /// What a runner gets; `None` where its keys have to be exchanged first, for which there is
+    /// [`Credentials::with_keys`].
+    pub fn as_they_are(&self) -> Option<RunnerFiles> {
+        self.role.is_none().then(|| RunnerFiles(self.files.clone()))
+    }
+
+    /// What a runner gets with keys of its own instead of the store's.
+    pub fn with_keys(&self, keys: &TemporaryKeys) -> RunnerFiles {
+        let mut files = self.files.clone();
+        files.insert(files::ACCESS_KEY_ID, keys.id.clone().into_bytes());
+        files.insert(files::SECRET_ACCESS_KEY, keys.secret.clone().into_bytes());
+        files.insert(files::SESSION_TOKEN, keys.token.clone().into_bytes());
+        RunnerFiles(files)
+    }
+
+    /// The store's keys, to sign with; what is no text is empty, and signs nothing.
+    pub fn signing_keys(&self) -> Keys<'_> {
+        let text =
+            |name| self.files.get(name).map(|content| std::str::from_utf8(content).unwrap_or_default());
+        Keys {
+            id: text(files::ACCESS_KEY_ID).unwrap_or_default(),
+            secret: text(files::SECRET_ACCESS_KEY).unwrap_or_default(),
+            token: text(files::SESSION_TOKEN),
+        }
+    }
+
+    /// Certificates to trust besides the well-known ones.
+    pub fn ca(&self) -> Option<&[u8]> {
+        self.files.get(files::CA).map(Vec::as_slice)
     }
 
     /// Adds the repository's password.
@@ -166,15 +239,12 @@ impl Credentials {
         self.files.contains_key(files::RECOVERY_PASSWORD)
     }
 
-    /// The files, as a Secret's data.
-    pub fn files(&self) -> BTreeMap<String, ByteString> {
-        self.files.iter().map(|(&name, content)| (name.to_owned(), ByteString(content.clone()))).collect()
-    }
-
     /// A digest that changes when any of them changes. Not reversible, still never shown.
     pub fn fingerprint(&self) -> String {
         let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-        for (name, content) in &self.files {
+        let role = self.role.as_ref().map(|role| ("role", format!("{role:?}").into_bytes()));
+        let files = self.files.iter().map(|(name, content)| (*name, content));
+        for (name, content) in files.chain(role.as_ref().map(|(name, text)| (*name, text))) {
             for part in [name.as_bytes(), content.as_slice()] {
                 context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
                 context.update(part);
@@ -208,7 +278,7 @@ impl StorageAccess {
         let backend = &storage.spec.backend;
         let (location, keys) = (location(backend)?, backend.credentials().ok_or(AccessError::NoBackend)?);
         let secret = secret(client, &namespace, &keys.name, CREDENTIALS_PURPOSE).await?;
-        let Credentials { mut files } = Credentials::of_store(backend, &secret)?;
+        let Credentials { mut files, role, .. } = Credentials::of_store(backend, &secret)?;
         if let Some(reference) = backend.ca_bundle() {
             let content = match reference.kind {
                 CaBundleKind::Secret => {
@@ -225,7 +295,8 @@ impl StorageAccess {
             let secret = self::secret(client, &namespace, &reference.name, RECOVERY_PURPOSE).await?;
             files.insert(files::RECOVERY_PASSWORD, password_of(&secret, &reference.key, RECOVERY_PURPOSE)?);
         }
-        Ok(Self { storage, location, credentials: Credentials { files } })
+        let name = StorageName { namespace, name: storage.name_any() };
+        Ok(Self { storage, location, credentials: Credentials { files, role, storage: Some(name) } })
     }
 
     /// Namespace of the storage.
@@ -307,6 +378,7 @@ impl RepositoryAccess {
             download_bytes_per_second: pace(&self.storage, |limits| {
                 limits.download_bytes_per_second.as_ref()
             }),
+            keys_end: None,
             task,
         }
     }
@@ -580,6 +652,41 @@ mod tests {
             assert_eq!(of(backend).unwrap(), expected);
         }
         assert_eq!(location(&Backend::default()).unwrap_err().reason(), Some(Reason::InvalidSpec));
+    }
+
+    #[test]
+    fn keys_that_are_to_be_exchanged_reach_no_runner_as_they_are() {
+        let of = |role: &str| {
+            let backend = format!("{{s3: {{bucket: b, credentialsSecretRef: {{name: keys}}{role}}}}}");
+            let secret: Secret = serde_saphyr::from_str(
+                "data: {AWS_ACCESS_KEY_ID: YnJvYWQtaWQ=, AWS_SECRET_ACCESS_KEY: YnJvYWQtc2VjcmV0}",
+            )
+            .unwrap();
+            Credentials::of_store(&serde_saphyr::from_str(&backend).unwrap(), &secret).unwrap()
+        };
+        let broad = of("");
+        assert!(broad.role().is_none() && broad.as_they_are().is_some());
+        let scoped = of(", assumeRole: {roleArn: 'arn:aws:iam::123456789012:role/r'}");
+        assert_eq!(scoped.as_they_are(), None);
+        assert_ne!(scoped.fingerprint(), broad.fingerprint(), "another role is tried anew");
+        assert_eq!((scoped.signing_keys().id, scoped.signing_keys().secret), ("broad-id", "broad-secret"));
+        let keys = TemporaryKeys {
+            id: "new-id".into(),
+            secret: "new-secret".into(),
+            token: "new-token".into(),
+            expires: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let files = scoped.with_password(b"p".to_vec()).with_keys(&keys);
+        let data = files.data();
+        let text = |name: &str| String::from_utf8(data[name].0.clone()).unwrap();
+        assert_eq!(text("access-key-id"), "new-id");
+        assert_eq!(
+            (text("secret-access-key"), text("session-token")),
+            ("new-secret".into(), "new-token".into())
+        );
+        assert_eq!(text("password"), "p");
+        assert!(!data.values().any(|content| content.0.starts_with(b"broad")));
+        assert!(!format!("{files:?} {keys:?}").contains("new-"), "{files:?} {keys:?}");
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! A reconciler is a folder of five files: `dereference` (the only reader), `validate` (spec and facts into one
 //! plan value, pure), `build` (plan into objects, pure), `apply` (the only writer), `status` (what came back
 //! into conditions, pure). What several of them need is in [`jobs`] (runner Jobs), [`access`] (how a repository
-//! is reached) and [`kubernetes`] (how objects are read and written). [`metrics`] tell Prometheus of all of it.
+//! is reached), [`sts`] (keys for one run) and [`kubernetes`] (how objects are read and written). [`metrics`] tell
+//! Prometheus of all of it.
 
 pub mod access;
 pub mod backup;
@@ -27,6 +28,7 @@ pub mod settings;
 pub mod snapshot;
 pub mod startup;
 pub mod storage;
+pub mod sts;
 pub mod sweep;
 pub mod usage;
 pub mod volumes;

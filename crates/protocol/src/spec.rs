@@ -29,6 +29,9 @@ pub struct RunSpec {
     /// Most bytes a second that the runner takes from the store; not limited when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub download_bytes_per_second: Option<NonZeroU64>,
+    /// When the store's keys end (RFC 3339), where they were made for this run and it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys_end: Option<String>,
     /// What to do.
     pub task: Task,
 }

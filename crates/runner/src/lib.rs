@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use holdfast_engine::ErrorKind;
 use holdfast_protocol::{Outcome, Verdict, exit, files};
+use jiff::Timestamp;
 
 mod failure;
+mod keys;
 mod lock;
 mod record;
 pub mod report;
@@ -25,6 +26,7 @@ pub mod task;
 pub use failure::Failure;
 pub use stop::Stop;
 
+use keys::Keys;
 use report::{Pace, Reporter};
 
 /// Command line of `holdfast run`.
@@ -63,22 +65,15 @@ async fn carry_out(options: Options) -> i32 {
 
 /// Everything that may fail in an ordinary way.
 async fn attempt(options: &Options, reporter: &Arc<Reporter>, stop: &Stop) -> Verdict {
-    let mut temporary_keys = false;
+    let mut keys = Keys::default();
     let result = async {
         let mut run = spec::Run::read(&options.directory)?;
-        temporary_keys = run.has_temporary_keys();
+        keys = run.keys();
         run.checkpoint = spec::checkpoint(&options.checkpoint_directory);
         task::perform(run, reporter, stop).await
     }
     .await;
-    result.unwrap_or_else(|failure: Failure| with_keys(failure, temporary_keys).into_verdict())
-}
-
-/// Temporary keys end by themselves, also in the middle of a run. Whoever renews them changes the storage's Secret, which
-/// the next attempt reads: such a refusal may pass, and what was saved before it is not sent again.
-fn with_keys(mut failure: Failure, temporary: bool) -> Failure {
-    failure.retryable |= temporary && failure.reason == ErrorKind::Auth.as_str();
-    failure
+    result.unwrap_or_else(|failure: Failure| keys.explain(failure, Timestamp::now()).into_verdict())
 }
 
 fn panicked() -> Verdict {
@@ -155,16 +150,6 @@ mod tests {
         let nowhere = Path::new("/nonexistent/verdict");
         let verdict = Verdict::failed("WrongPassword", "no key opens", false);
         assert_eq!(finish(&verdict, false, nowhere), exit::TEMPORARY);
-    }
-
-    #[test]
-    fn a_refusal_of_temporary_keys_is_tried_again_and_nothing_else_is() {
-        for (reason, temporary, again) in
-            [("Auth", true, true), ("Auth", false, false), ("WrongPassword", true, false)]
-        {
-            assert_eq!(with_keys(Failure::fatal(reason, "m"), temporary).retryable, again, "{reason}");
-        }
-        assert!(with_keys(Failure::stopped(), false).retryable);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::failure::Failure;
+use crate::keys::Keys;
 
 /// A run spec with its credentials.
 pub(crate) struct Run {
@@ -65,9 +66,11 @@ impl Run {
         root.join(prefix).join(self.spec.directory.as_deref().unwrap_or_default())
     }
 
-    /// Whether the store's keys end by themselves.
-    pub(crate) fn has_temporary_keys(&self) -> bool {
-        self.options.s3.session_token.is_some() || self.options.azure.signature.is_some()
+    /// Whether the store's keys end by themselves, and when.
+    pub(crate) fn keys(&self) -> Keys {
+        let temporary = self.options.s3.session_token.is_some() || self.options.azure.signature.is_some();
+        // A time that cannot be read is none: it only tells what a refusal means.
+        Keys { temporary, end: self.spec.keys_end.as_deref().and_then(|end| end.parse().ok()) }
     }
 }
 
@@ -292,14 +295,19 @@ mod tests {
         assert_eq!(s3.session_token.unwrap().expose_secret(), "token");
         assert!(s3.virtual_host && s3.identity.is_none());
         let mut files = vec![(files::SPEC, SPEC)];
-        assert!(!Run::read(mounted(&files).path()).map_err(|f| f.message).unwrap().has_temporary_keys());
+        assert!(!Run::read(mounted(&files).path()).map_err(|f| f.message).unwrap().keys().temporary);
         files.extend(keys);
         let run = Run::read(mounted(&files).path()).map_err(|f| f.message).unwrap();
-        assert!(run.has_temporary_keys() && !run.options.s3.virtual_host);
+        assert!(run.keys().temporary && !run.options.s3.virtual_host);
+        assert_eq!(run.keys().end, None, "a spec of before");
+        let dated = SPEC.replacen('{', r#"{"keysEnd": "2026-11-20T03:00:00Z","#, 1);
+        let files = [(files::SPEC, dated.as_str())].into_iter().chain(keys).collect::<Vec<_>>();
+        let run = Run::read(mounted(&files).path()).map_err(|f| f.message).unwrap();
+        assert_eq!(run.keys().end, Some("2026-11-20T03:00:00Z".parse().unwrap()));
         let old =
             r#"{"s3": {"endpoint": "https://s3:9000", "bucket": "b", "prefix": "/prod/", "region": "eu"}}"#;
         let signed = [(files::SPEC, &*SPEC.replace(old, AZURE)), (files::AZURE_ACCOUNT_SAS, "sv=1&sig=x")];
-        assert!(Run::read(mounted(&signed).path()).map_err(|f| f.message).unwrap().has_temporary_keys());
+        assert!(Run::read(mounted(&signed).path()).map_err(|f| f.message).unwrap().keys().temporary);
     }
 
     #[test]
@@ -348,7 +356,7 @@ mod tests {
         ] {
             let directory = mounted(&[(files::SPEC, &SPEC.replace(old, storage)), (key, "{}")]);
             let run = Run::read(directory.path()).map_err(|f| f.message).unwrap();
-            assert!(!run.has_temporary_keys());
+            assert!(!run.keys().temporary);
             assert_eq!(run.location().to_string(), location);
         }
     }

@@ -11,9 +11,11 @@ use super::denial::{self, Denial};
 use super::outcome::{self, JobState, WaitReason, Waiting};
 use super::pod_config::ANNOTATION_POD_CONFIG;
 use super::{JobPlan, RunRef, build};
-use crate::access::Credentials;
+use crate::access::{Credentials, RunnerFiles};
 use crate::context::Ctx;
+use crate::errors::Chain;
 use crate::kubernetes::{self, Created, Namespaced, RequestError};
+use crate::sts::{self, ExchangeError};
 
 /// Why a Job could not be started, watched or removed.
 #[derive(Debug, thiserror::Error)]
@@ -58,12 +60,13 @@ pub enum Started {
     Job(Box<Job>),
     /// A Job of this name is being deleted: a watch tells when it is gone.
     BeingDeleted,
-    /// The cluster does not admit the runner's pod.
+    /// The cluster does not admit the runner's pod, or there are no keys for it.
     Denied(Denial),
 }
 
-/// Starts a Job: asks whether its pod is admitted, makes the Secret, makes the Job. A Job of this name that was
-/// started for the same run before is taken as it is, so the call can be repeated after a crash at any point.
+/// Starts a Job: asks whether its pod is admitted, exchanges the keys where the storage wants that, makes the Secret, makes
+/// the Job. A Job of this name that was started for the same run before is taken as it is, so the call can be repeated
+/// after a crash at any point. Each Job has keys of its own.
 pub async fn start(
     ctx: &Ctx,
     plan: &JobPlan,
@@ -78,9 +81,18 @@ pub async fn start(
     if let Some(denial) = denial::ask(client, &job).await? {
         return Ok(Started::Denied(denial));
     }
+    // Rare, and larger than all else here together.
+    let (files, keys_end) = match Box::pin(for_runner(&plan.name, spec, credentials, ctx.now())).await {
+        Ok(given) => given,
+        Err(error) => {
+            tracing::warn!(job = plan.name, error = %Chain(&error), "there are no keys for a run");
+            return Ok(Started::Denied(Denial::no_keys(&error, credentials.storage(), &plan.run.namespace)));
+        }
+    };
+    let spec = RunSpec { keys_end: keys_end.map(|end| end.to_string()), ..spec.clone() };
     let text =
-        serde_json::to_string(spec).map_err(|source| JobError::Spec { name: plan.name.clone(), source })?;
-    let secret = build::secret(plan, &text, credentials);
+        serde_json::to_string(&spec).map_err(|source| JobError::Spec { name: plan.name.clone(), source })?;
+    let secret = build::secret(plan, &text, &files);
     if let Created::Existing(old) = kubernetes::create(client, &secret).await? {
         // Left by a start that was interrupted, and perhaps out of date; no Job reads it yet.
         check_ours(plan, &old)?;
@@ -93,6 +105,49 @@ pub async fn start(
         Created::New(job) => Ok(Started::Job(Box::new(job))),
         Created::Existing(job) => adopt(plan, job),
     }
+}
+
+/// Why there would be no keys for a Job with this spec, if there would be none: asked before something is done that is only
+/// worth it with them. The keys that come are thrown away.
+pub async fn no_keys(
+    run: &RunRef,
+    spec: &RunSpec,
+    credentials: &Credentials,
+    now: Timestamp,
+) -> Option<Denial> {
+    // Nothing is asked for where nothing is exchanged.
+    credentials.role()?;
+    // A session has a name of 2 to 64 characters.
+    let session: String = format!("holdfast-{}", run.name).chars().take(64).collect();
+    let error = Box::pin(for_runner(&session, spec, credentials, now)).await.err()?;
+    tracing::warn!(run = run.name, error = %Chain(&error), "there are no keys for a run");
+    Some(Denial::no_keys(&error, credentials.storage(), &run.namespace))
+}
+
+/// What the runner gets of the credentials, and when its keys end where they were made for it. Where keys are to be
+/// exchanged it never gets those that it would exchange.
+async fn for_runner(
+    job: &str,
+    spec: &RunSpec,
+    credentials: &Credentials,
+    now: Timestamp,
+) -> Result<(RunnerFiles, Option<Timestamp>), ExchangeError> {
+    let Some(role) = credentials.role() else {
+        // Without a role there is nothing to exchange.
+        return credentials.as_they_are().map(|files| (files, None)).ok_or(ExchangeError::Keys);
+    };
+    let policy = sts::session_policy(spec, role.partition())?;
+    let request = sts::Request {
+        role,
+        keys: credentials.signing_keys(),
+        ca: credentials.ca(),
+        policy: &policy,
+        session: job,
+        now,
+    };
+    let keys = sts::assume_role(&request).await?;
+    tracing::debug!(job, expires = %keys.expires, "keys for one Job were taken");
+    Ok((credentials.with_keys(&keys), Some(keys.expires)))
 }
 
 fn adopt(plan: &JobPlan, job: Job) -> Result<Started, JobError> {
@@ -279,6 +334,56 @@ fn with_event(mut waiting: Waiting, events: &[Event]) -> Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn without_an_exchange_no_runner_gets_a_key() {
+        let of = |role: &str| {
+            let backend = format!(
+                "{{s3: {{bucket: b, endpoint: 'http://127.0.0.1:1', credentialsSecretRef: {{name: keys}}{role}}}}}"
+            );
+            let secret: Secret = serde_saphyr::from_str(
+                "data: {AWS_ACCESS_KEY_ID: YnJvYWQ=, AWS_SECRET_ACCESS_KEY: YnJvYWQ=}",
+            )
+            .unwrap();
+            Credentials::of_store(&serde_saphyr::from_str(&backend).unwrap(), &secret).unwrap()
+        };
+        let spec = |directory: &str| -> RunSpec {
+            serde_saphyr::from_str(&format!(
+                "
+version: {}
+run: {{kind: Repository, namespace: shop, name: r, uid: u, cluster: c, clusterUid: k}}
+storage: {{s3: {{endpoint: 'http://127.0.0.1:1', bucket: b, region: r}}}}
+directory: '{directory}'
+task: {{type: sync}}
+",
+                holdfast_protocol::VERSION
+            ))
+            .unwrap()
+        };
+        let now = Timestamp::UNIX_EPOCH;
+        let (plain, end) = for_runner("job", &spec("c/shop/r"), &of(""), now).await.unwrap();
+        assert_eq!(plain.data().len(), 2, "a storage without a role hands out what it has");
+        assert_eq!(end, None);
+        // Nobody answers at this port.
+        let away = of(", assumeRole: {stsEndpoint: 'https://127.0.0.1:1'}");
+        let error = for_runner("job", &spec("c/shop/r"), &away, now).await.unwrap_err();
+        assert!(matches!(&error, ExchangeError::Unreachable { .. }), "{error}");
+        // Asked beforehand, that is a reason to wait, and nothing is asked where nothing is exchanged.
+        let run = RunRef {
+            kind: super::super::RunKind::Restore,
+            namespace: "shop".into(),
+            name: "r".into(),
+            uid: "u".into(),
+        };
+        let denial = no_keys(&run, &spec("c/shop/r"), &away, now).await.unwrap();
+        assert!(denial.may_pass && denial.reason.as_str() == "EndpointUnreachable", "{denial:?}");
+        assert_eq!(no_keys(&run, &spec("c/shop/r"), &of(""), now).await, None);
+        // An object that an older schema let through.
+        let error = for_runner("job", &spec("c/shop/r"), &of(", assumeRole: {}"), now).await.unwrap_err();
+        assert!(matches!(&error, ExchangeError::Endpoint(_)), "{error}");
+        let error = for_runner("job", &spec("c/*"), &away, now).await.unwrap_err();
+        assert!(matches!(&error, ExchangeError::Policy(_)), "{error}");
+    }
 
     #[test]
     fn the_newest_event_names_the_volume_that_cannot_be_mounted() {

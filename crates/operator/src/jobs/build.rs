@@ -21,7 +21,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use super::{ANNOTATION_DEAD_JOBS, ANNOTATION_RUN, CONTAINER, JobTask, RunRef, checkpoint, pod_config};
-use crate::access::Credentials;
+use crate::access::RunnerFiles;
 use crate::queue::{ANNOTATION_PLACE, Seat};
 use crate::settings::Options;
 
@@ -298,8 +298,8 @@ impl JobPlan {
 }
 
 /// The Secret that a Job's pods read: run spec and credentials, as files.
-pub fn secret(plan: &JobPlan, spec: &str, credentials: &Credentials) -> Secret {
-    let mut data: BTreeMap<String, ByteString> = credentials.files();
+pub fn secret(plan: &JobPlan, spec: &str, credentials: &RunnerFiles) -> Secret {
+    let mut data: BTreeMap<String, ByteString> = credentials.data();
     data.insert(files::SPEC.to_owned(), ByteString(spec.as_bytes().to_vec()));
     Secret {
         metadata: plan.owned_metadata(),

@@ -1,6 +1,7 @@
 use clap::Parser;
 
 use super::*;
+use crate::access::Credentials;
 use crate::jobs::RunKind;
 
 #[derive(clap::Parser)]
@@ -80,7 +81,7 @@ fn keys_of_every_store_are_files_of_the_secret_and_nowhere_else() {
         let backend = serde_saphyr::from_str(backend).unwrap();
         let credentials = Credentials::of_store(&backend, &secret_of(&keys)).unwrap();
         let plan = plan(Identity::Unprivileged, Placement::Anywhere);
-        let data = secret(&plan, "{}", &credentials).data.unwrap();
+        let data = secret(&plan, "{}", &credentials.as_they_are().unwrap()).data.unwrap();
         assert_eq!(data.len(), keys.len() + 1, "the spec and each key");
         let job = job(&plan, &settings());
         assert!(!serde_json::to_string(&job).unwrap().contains("HIDDEN"));
@@ -183,7 +184,8 @@ fn the_job_controller_is_told_what_to_try_again() {
 fn the_run_is_found_again_from_job_pod_and_secret() {
     let plan = plan(Identity::Unprivileged, Placement::Anywhere);
     let job = job(&plan, &settings());
-    let secret = secret(&plan, "{}", &Credentials::default().with_password(b"p".to_vec()));
+    let secret =
+        secret(&plan, "{}", &Credentials::default().with_password(b"p".to_vec()).as_they_are().unwrap());
     let pod = pod(&job).unwrap();
     assert_eq!(RunRef::from_child(&job).as_ref(), Some(&plan.run));
     assert_eq!(RunRef::from_child(&pod).as_ref(), Some(&plan.run));

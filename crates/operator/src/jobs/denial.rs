@@ -1,5 +1,5 @@
-//! Finding out beforehand whether the cluster admits a runner's pod. A Job whose pods are refused would wait for
-//! ever, with the reason only in an Event.
+//! Finding out beforehand whether the cluster admits a runner's pod, and whether there are keys for it. A Job whose pods
+//! are refused would wait for ever, with the reason only in an Event.
 
 use holdfast_api::conditions::Reason;
 use k8s_openapi::api::batch::v1::Job;
@@ -8,18 +8,46 @@ use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 
 use super::build;
+use crate::access::StorageName;
 use crate::errors::Chain;
 use crate::kubernetes::{self, RequestError};
+use crate::sts::ExchangeError;
 
-/// The cluster does not admit the runner's pod.
+/// The cluster does not admit the runner's pod, or there are no keys for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
     /// In one word.
     pub reason: Reason,
     /// Cause and what to do.
     pub message: String,
-    /// Whether it may pass without anybody changing anything, as a used-up quota does.
+    /// Whether it may pass without anybody changing anything that we watch, as a used-up quota does.
     pub may_pass: bool,
+}
+
+impl Denial {
+    /// There are no keys for a run of an object in this namespace. Roles and their policies change outside the cluster,
+    /// so that all of it may pass.
+    ///
+    /// What a service says names accounts, users and roles of the storage's owner: only their namespace reads it.
+    pub fn no_keys(error: &ExchangeError, storage: Option<&StorageName>, namespace: &str) -> Self {
+        let reason = error.reason();
+        let is_own = storage.is_some_and(|storage| storage.namespace == namespace);
+        let message = match (error, storage) {
+            // About names that the run itself has.
+            (ExchangeError::Policy(_), _) => Chain(error).to_string(),
+            _ if is_own => Chain(error).to_string(),
+            (_, Some(StorageName { namespace, name })) => {
+                format!(
+                    "the storage gives no keys for the run ({reason}): see BackupStorage {namespace}/{name}"
+                )
+            }
+            (_, None) => {
+                let reason = reason.as_str();
+                format!("the storage gives no keys for the run ({reason}): see its BackupStorage")
+            }
+        };
+        Self { reason, message, may_pass: true }
+    }
 }
 
 /// Asks by a dry run whether the pod of this Job would be made.
@@ -106,6 +134,44 @@ fn judge(said: &str, namespace: &str) -> Denial {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sts::PolicyError;
+
+    #[test]
+    fn what_a_token_service_says_is_read_by_the_storages_namespace_only() {
+        let said =
+            "403 AccessDenied User: arn:aws:iam::123456789012:user/backup is not authorized".to_owned();
+        let refused = || ExchangeError::Refused {
+            reason: Reason::AccessDenied,
+            said: said.clone(),
+            advice: "allow it",
+        };
+        let endpoint = || "https://sts.internal.example".to_owned();
+        let errors = [
+            refused(),
+            ExchangeError::Unreachable { endpoint: endpoint(), cause: "refused".into() },
+            ExchangeError::Certificate { endpoint: endpoint(), cause: "it has expired" },
+        ];
+        let storage = StorageName { namespace: "storage".into(), name: "main".into() };
+        for error in &errors {
+            let own = Denial::no_keys(error, Some(&storage), "storage");
+            assert_eq!(own.message, error.to_string());
+            for (storage, see) in
+                [(Some(&storage), "see BackupStorage storage/main"), (None, "its BackupStorage")]
+            {
+                let elsewhere = Denial::no_keys(error, storage, "shop");
+                assert!(elsewhere.message.contains(see), "{}", elsewhere.message);
+                assert!(elsewhere.message.contains(error.reason().as_str()), "{}", elsewhere.message);
+                for word in ["arn:", "1234", "backup ", "internal"] {
+                    assert!(!elsewhere.message.contains(word), "{}", elsewhere.message);
+                }
+                assert_eq!((elsewhere.reason, elsewhere.may_pass), (error.reason(), true));
+            }
+        }
+        // What only whoever named the directory can mend is told there.
+        let unsafe_name = PolicyError::Unsafe { what: "directory", name: "shop/*".into() };
+        let denial = Denial::no_keys(&unsafe_name.into(), Some(&storage), "shop");
+        assert!(denial.message.contains("shop/*"), "{}", denial.message);
+    }
 
     #[test]
     fn pod_security_is_told_from_quota_and_the_rest() {

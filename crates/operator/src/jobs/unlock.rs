@@ -6,24 +6,31 @@ use std::time::Duration;
 use holdfast_api::Repository;
 use holdfast_api::names;
 use holdfast_protocol::Task;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
+use super::denial::Denial;
 use super::{Ended, Identity, JobError, JobPlan, JobState, JobTask, Placement, RunRef, Started};
 use super::{apply, outcome, owner_reference};
 use crate::access::{AccessError, RepositoryAccess};
-use crate::context::Ctx;
+use crate::context::{Attempt, Attempts, Ctx};
 use crate::errors::Chain;
 use crate::kubernetes;
 
 /// An unlock is quick; what takes longer has lost its store.
 const DEADLINE: Duration = Duration::from_mins(5);
+/// How often it is looked whether a Job can be started that was denied for now, and how long one look stands for: ten
+/// minutes together, since the end of the run waits for it.
+const TRIES: u32 = 20;
+const BETWEEN: SignedDuration = SignedDuration::from_secs(25);
 
 /// Where an unlock is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Unlock {
-    /// At work: a watch on the Jobs of the run's kind tells when it is over.
+    /// At work: a watch on the Jobs of the run's kind tells when it is over. Or its Job cannot be started for now, which no
+    /// watch tells the end of: look again.
     AtWork,
     /// The locks are gone.
     Done,
@@ -89,10 +96,11 @@ pub async fn unlock(
     let identity = run.identity(&ctx.settings.cluster_name, &ctx.cluster_uid);
     let mut spec = access.spec(identity, Task::Unlock);
     spec.dead_jobs = dead_jobs.to_vec();
-    let job = match apply::start(ctx, &plan, &spec, &access.credentials).await {
+    // Rare, and larger than all else here together.
+    let job = match Box::pin(apply::start(ctx, &plan, &spec, &access.credentials)).await {
         Ok(Started::Job(job)) => job,
         Ok(Started::BeingDeleted) => return Ok(Unlock::AtWork),
-        Ok(Started::Denied(denial)) => return Ok(Unlock::Failed { message: denial.message }),
+        Ok(Started::Denied(denial)) => return Ok(denied(&ctx.attempts, run, dead_jobs, &denial, ctx.now())),
         Err(error) if error.namespace_is_terminating() => {
             return Ok(impossible(&format_args!("the storage's namespace {namespace} is being deleted")));
         }
@@ -115,7 +123,29 @@ pub async fn clean_up(
     let name = job_name(run, dead_jobs);
     kubernetes::delete::<Job>(&ctx.client, namespace, &name, None).await?;
     kubernetes::delete::<k8s_openapi::api::core::v1::Secret>(&ctx.client, namespace, &name, None).await?;
+    ctx.attempts.forget(&run.uid);
     Ok(())
+}
+
+/// A Job that is denied for now is asked for again, up to an end.
+fn denied(
+    attempts: &Attempts,
+    run: &RunRef,
+    dead_jobs: &[String],
+    denial: &Denial,
+    now: Timestamp,
+) -> Unlock {
+    if !denial.may_pass {
+        return impossible(&denial.message);
+    }
+    let (task, inputs) = (JobTask::Unlock.as_str(), job_name(run, dead_jobs));
+    // Each change of anything around looks here, too.
+    let is_due = |last: Attempt| last.inputs != inputs || now.duration_since(last.at) >= BETWEEN;
+    if attempts.last(&run.uid, task).is_none_or(is_due) {
+        attempts.ended(&run.uid, task, &inputs, false, now);
+    }
+    let tries = attempts.last(&run.uid, task).map_or(0, |last| last.failures);
+    if tries < TRIES { Unlock::AtWork } else { impossible(&denial.message) }
 }
 
 fn job_name(run: &RunRef, dead_jobs: &[String]) -> String {
@@ -149,4 +179,38 @@ fn failure(ended: &Ended) -> String {
         "the lock of a runner that was stopped could not be removed ({}); the next run removes it when it is stale",
         ended.message().unwrap_or("no reason was given")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_api::conditions::Reason;
+
+    use super::super::RunKind;
+    use super::*;
+
+    #[test]
+    fn what_denies_an_unlock_for_now_is_waited_for_up_to_an_end() {
+        let attempts = Attempts::default();
+        let run =
+            RunRef { kind: RunKind::Backup, namespace: "shop".into(), name: "b".into(), uid: "u".into() };
+        let dead = ["job".to_owned()];
+        let mut denial =
+            Denial { reason: Reason::AssumeRoleFailed, message: "no keys".into(), may_pass: true };
+        let start = Timestamp::UNIX_EPOCH;
+        let at = |seconds| start + SignedDuration::from_secs(seconds);
+        let look = |denial: &Denial, seconds| denied(&attempts, &run, &dead, denial, at(seconds));
+        // Looks in quick succession are one.
+        for _ in 0..100 {
+            assert_eq!(look(&denial, 0), Unlock::AtWork);
+        }
+        let waited = (1..100).find(|n| look(&denial, n * 30) != Unlock::AtWork).unwrap();
+        assert_eq!(waited, 19, "looks of 30 s");
+        // It stays so, with the warning that tells what is left.
+        let Unlock::Failed { message } = look(&denial, 600) else { panic!("it waits on") };
+        assert!(message.contains("lock") && message.contains("no keys"), "{message}");
+        // Another unlock of the same run begins anew.
+        assert_eq!(denied(&attempts, &run, &["other".to_owned()], &denial, at(600)), Unlock::AtWork);
+        denial.may_pass = false;
+        assert!(matches!(look(&denial, 700), Unlock::Failed { .. }));
+    }
 }

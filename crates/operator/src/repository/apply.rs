@@ -157,9 +157,19 @@ async fn clean_up(
 fn next(facts: &Facts, step: &Step) -> Action {
     match step {
         Step::Nothing => Action::await_change(),
-        // Storage, Secrets and Repositories are watched; what admits a pod is not.
+        // Storage, Secrets and Repositories are watched; what admits a pod, and who hands out keys, is not.
         Step::Refuse {
-            reason: Reason::PodSecurityDenied | Reason::Failed | Reason::DirectoryInUse, ..
+            reason:
+                Reason::PodSecurityDenied
+                | Reason::Failed
+                | Reason::DirectoryInUse
+                | Reason::AccessDenied
+                | Reason::AssumeRoleFailed
+                | Reason::ClockSkew
+                | Reason::EndpointUnreachable
+                | Reason::InvalidCredentials
+                | Reason::UntrustedCertificate,
+            ..
         } => Action::requeue(Duration::from_mins(1)),
         Step::Refuse { .. } => Action::requeue(Duration::from_mins(10)),
         // The way to a new repository is short: each step is taken as soon as the one before is written down.

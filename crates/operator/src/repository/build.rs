@@ -170,6 +170,7 @@ pub(super) fn spec(
         read_only: access.storage.spec.is_read_only(),
         upload_bytes_per_second: None,
         download_bytes_per_second: None,
+        keys_end: None,
         task,
     }
 }

@@ -173,7 +173,7 @@ fn judge_open(
         ended.verdict().filter(|verdict| verdict.outcome != Outcome::Failed).and_then(|v| v.result.as_ref());
     let Some(TaskResult::Initialize { repository_id, created, foreign_record, .. }) = result else {
         let message = ended.message().unwrap_or("the Job left no message; see the log of its pod").to_owned();
-        return failed(open_reason(ended.reason().unwrap_or_default(), status.initialized), message);
+        return failed(open_reason(ended.reason().unwrap_or_default()), message);
     };
     if let Some(owner) = foreign_record
         && facts.repository.spec.password_secret_ref.is_none()
@@ -206,11 +206,11 @@ fn judge_open(
 }
 
 /// The condition's reason for a runner's.
-pub(super) fn open_reason(said: &str, initialized: bool) -> Reason {
+pub(super) fn open_reason(said: &str) -> Reason {
     match said {
         "WrongPassword" => Reason::WrongPassword,
         "ForeignContent" | "AlreadyInitialized" | "Format" => Reason::ForeignContent,
-        "NotARepository" if initialized => Reason::RepositoryMissing,
+        "NotARepository" => Reason::RepositoryMissing,
         "Auth" => Reason::InvalidCredentials,
         "AccessDenied" => Reason::AccessDenied,
         "BucketNotFound" => Reason::BucketNotFound,

@@ -211,6 +211,27 @@ fn who_may_not_be_where_it_wants_is_refused() {
 }
 
 #[test]
+fn what_a_storages_token_service_says_stays_in_the_storages_namespace() {
+    let status = "{phase: Unavailable, conditions: [{type: Ready, status: 'False', reason: AccessDenied, \
+                  message: 'User: arn:aws:iam::1234:user/b', lastTransitionTime: '2026-11-20T01:30:00Z'}]}";
+    let mut all = facts(repository("", NEW));
+    let mut told = |exchanges: bool, namespace: &str| {
+        let mut storage = storage("All", status);
+        if exchanges {
+            let role = serde_saphyr::from_str("{roleArn: 'arn:aws:iam::1234:role/r'}").unwrap();
+            storage.spec.backend.s3.as_mut().unwrap().assume_role = Some(role);
+        }
+        storage.metadata.namespace = Some(namespace.to_owned());
+        all.storage = Some(storage);
+        let Step::Refuse { message, .. } = validate(&all).step else { panic!("it is not refused") };
+        assert!(message.contains("AccessDenied") && message.contains("offsite"), "{message}");
+        message.contains("arn:")
+    };
+    assert!(!told(true, "backup"));
+    assert!(told(true, "shop") && told(false, "backup"));
+}
+
+#[test]
 fn nothing_is_begun_in_a_namespace_that_goes_away() {
     let mut facts = facts(repository("", NEW));
     facts.namespace.terminating = true;
@@ -250,7 +271,7 @@ fn every_fault_of_a_repository_has_a_reason_of_its_own() {
         ("ForeignContent", "ForeignContent"),
         ("Auth", "InvalidCredentials"),
         ("Tls", "UntrustedCertificate"),
-        ("NotARepository", "InitFailed"),
+        ("NotARepository", "RepositoryMissing"),
         ("Internal", "InitFailed"),
     ] {
         let status = judged(repository("", NEW), fail(said));

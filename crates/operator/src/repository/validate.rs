@@ -214,7 +214,16 @@ fn admit(facts: &Facts, directory: &str) -> Option<Step> {
             .and_then(|status| find_condition(&status.conditions, ConditionType::Ready))
             .map_or_else(
                 || "it was not tried yet".to_owned(),
-                |ready| format!("{}: {}", ready.reason, ready.message),
+                // What a token service said of its account is for the storage's own namespace.
+                |ready| match &storage.spec.backend.s3 {
+                    Some(s3)
+                        if s3.assume_role.is_some()
+                            && facts.repository.namespace() != storage.namespace() =>
+                    {
+                        ready.reason.clone()
+                    }
+                    _ => format!("{}: {}", ready.reason, ready.message),
+                },
             );
         let message = format!("waits for BackupStorage {storage_namespace}/{storage_name}: {why}");
         return Some(refuse(pending, Reason::StorageNotReady, message));

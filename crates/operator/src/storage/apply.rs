@@ -7,7 +7,7 @@ use holdfast_api::conditions::Reason;
 use kube::runtime::controller::Action;
 
 use super::dereference::Facts;
-use super::validate::{Plan, Step};
+use super::validate::{FIRST_PAUSE, Plan, Step};
 use super::{StorageError, build, status};
 use crate::context::Ctx;
 use crate::jobs::{self, JobTask, Started, WaitReason};
@@ -23,6 +23,7 @@ pub(super) async fn apply(
     plan: Plan,
 ) -> Result<Action, StorageError> {
     let Plan { mut step, stale } = plan;
+    let mut again = None;
     if let Step::Probing { waiting: Some(waiting) } = &mut step
         && waiting
             .since
@@ -40,6 +41,15 @@ pub(super) async fn apply(
         match jobs::start(ctx, &plan, &spec, &credentials).await {
             Ok(Started::Job(_) | Started::BeingDeleted) => {}
             Ok(Started::Denied(denial)) => {
+                if denial.may_pass {
+                    // Tried again as after a probe that failed: ever slower.
+                    let task = JobTask::Probe.as_str();
+                    ctx.attempts.ended(&facts.run.uid, task, &facts.inputs(), false, facts.now);
+                    again = ctx
+                        .attempts
+                        .last(&facts.run.uid, task)
+                        .map(|last| last.next(FIRST_PAUSE, facts.period));
+                }
                 step = Step::Unusable { reason: denial.reason, message: denial.message };
             }
             Err(error) if error.namespace_is_terminating() => return Ok(Action::await_change()),
@@ -67,7 +77,7 @@ pub(super) async fn apply(
     for view in facts.probes.iter().filter(|view| done.iter().any(|name| name == view.name())) {
         jobs::remove(&ctx.client, view).await?;
     }
-    Ok(next(facts, &step))
+    Ok(next(facts, &again.map_or(step, |until| Step::Rest { until })))
 }
 
 fn next(facts: &Facts, step: &Step) -> Action {

@@ -43,6 +43,7 @@ pub(super) fn spec(facts: &Facts, access: &StorageAccess, cluster: &str, cluster
         read_only: access.storage.spec.is_read_only(),
         upload_bytes_per_second: None,
         download_bytes_per_second: None,
+        keys_end: None,
         task: Task::Probe { scan_limit: u32::try_from(MAX_LISTED_REPOSITORIES).unwrap_or(u32::MAX) },
     }
 }

@@ -149,14 +149,26 @@ fn warnings(facts: &Facts, status: &mut BackupStorageStatus) {
     );
     warn(
         status,
-        spec.usage_policy.allowed_namespaces.from != NamespacesFrom::Same,
+        spec.usage_policy.allowed_namespaces.from != NamespacesFrom::Same && !has_scoped_keys(&spec.backend),
         ConditionUpdate::yes(
             ConditionType::CredentialsNotScoped,
             Reason::SharedKey,
-            "runs in all admitted namespaces get this storage's one key, which reaches the repositories of all of \
-             them; give namespaces that do not trust each other storages and keys of their own",
+            format!(
+                "runs in all admitted namespaces get this storage's one key, which reaches the repositories of all of \
+                 them; {}give namespaces that do not trust each other storages and keys of their own",
+                if spec.backend.s3.is_some() {
+                    "set spec.backend.s3.assumeRole where the store can exchange keys, or "
+                } else {
+                    ""
+                }
+            ),
         ),
     );
+}
+
+/// Whether each run gets keys that reach its own repository alone.
+fn has_scoped_keys(backend: &Backend) -> bool {
+    backend.s3.as_ref().is_some_and(|s3| s3.assume_role.is_some())
 }
 
 /// What a probe tells about the place besides whether it works. What nobody looked at stays as it is.

@@ -218,6 +218,19 @@ fn warnings_come_and_go_with_what_they_warn_of() {
     assert!(
         has(&warned, ConditionType::NoRecoveryPassword) && has(&warned, ConditionType::CredentialsNotScoped)
     );
+    let message = |status: &BackupStorageStatus| {
+        find_condition(&status.conditions, ConditionType::CredentialsNotScoped).unwrap().message.clone()
+    };
+    assert!(message(&warned).contains("spec.backend.s3.assumeRole"), "{}", message(&warned));
+    // Keys of each run's own need no warning, whoever uses the storage.
+    facts.storage.status = Some(warned.clone());
+    facts.storage.spec.backend.s3.as_mut().unwrap().assume_role = Some(Box::default());
+    assert!(!has(&super::status(&facts, &judge(success())).status, ConditionType::CredentialsNotScoped));
+    facts.storage = storage("All", "");
+    facts.storage.spec.backend =
+        serde_saphyr::from_str("{gcs: {bucket: b, credentialsSecretRef: {name: keys}}}").unwrap();
+    let google = super::status(&facts, &judge(success())).status;
+    assert!(!message(&google).contains("assumeRole"), "{}", message(&google));
     facts.storage = storage("Same", "recoveryPasswordSecretRef: {name: recovery}");
     facts.storage.status = Some(warned);
     let calm = super::status(&facts, &judge(success())).status;

@@ -10,7 +10,7 @@ use super::dereference::Facts;
 use crate::jobs::{Ended, JobState, JobTask, Waiting};
 
 /// Pause before a storage that failed is tried again; it grows from here to the period.
-const FIRST_PAUSE: Duration = Duration::from_secs(10);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(10);
 
 /// What comes next.
 #[derive(Debug, PartialEq)]
