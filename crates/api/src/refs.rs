@@ -133,7 +133,8 @@ pub struct Identity {
     /// SELinux level, when the workload has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selinux_level: Option<String>,
-    /// Whether the identity was taken from the workload, or is Root.
+    /// Whether the identity was taken from the workload, or is Root. Absent when it is neither: nobody uses the claim,
+    /// or not as a user that the runner may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<RunAs>,
 }

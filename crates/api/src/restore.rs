@@ -74,7 +74,9 @@ pub struct RestoreSpec {
     /// Only look: fill `status.plan` and `status.compatibility`, change nothing.
     #[serde(default)]
     pub dry_run: bool,
-    /// Who writes the files. Owners other than the runner's own can only be set as Root.
+    /// Who writes the files. Owners other than the runner's own can only be set as Root: files that belong to the runner
+    /// afterwards and did not before make the Restore PartiallyFailed, except where `Workload` is asked for and the
+    /// runner is the workload's user; then they are only counted, in `ownersNotRestored`.
     #[serde(default)]
     pub run_as: RunAs,
     /// Settings of the runners' pods: resources, where they run, priority. A PodConfig of this namespace.
@@ -653,7 +655,11 @@ pub struct RestoreComponent {
     /// Number of files whose owner, mode, times or attributes could not be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata_failures: Option<u64>,
-    /// The first of them, at most 20.
+    /// Number of files, directories and links that belong to the runner and not to whom they belonged, because the
+    /// runner was not root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owners_not_restored: Option<u64>,
+    /// The first of `metadataFailures`, else of `ownersNotRestored`, at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub metadata_failures_sample: Vec<FileProblem>,

@@ -184,9 +184,11 @@ pub struct RestoreResult {
     pub verified: bool,
     /// Owners, modes, times and attributes that could not be set.
     pub metadata_failures: u64,
+    /// Entries that belong to the runner, and did not before: a runner that is not root does not try to give them away.
+    pub owners_kept: u64,
     /// Files that could not be restored.
     pub failures: u64,
-    /// The first of both.
+    /// The first of all three.
     pub failure_sample: Vec<FaultRow>,
     /// Duration in milliseconds.
     pub duration_ms: u64,

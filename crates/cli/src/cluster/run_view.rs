@@ -128,6 +128,9 @@ impl Run for Restore {
             if let Some(failures @ 1..) = c.metadata_failures {
                 parts.push(format!("{} without all metadata", counted(failures, "file", "files")));
             }
+            if let Some(kept @ 1..) = c.owners_not_restored {
+                parts.push(format!("{} of another owner", counted(kept, "entry", "entries")));
+            }
             ComponentView {
                 name: c.name.clone(),
                 phase: c.phase,

@@ -173,7 +173,11 @@ fn table(snapshots: &[Snapshot], with_namespace: bool, wide: bool, now: Timestam
             },
             status.total_size.map_or_else(dash, size),
             if components.is_empty() { dash() } else { components },
-            safe(&snapshot.spec.backup.name),
+            match &snapshot.spec.undo_of {
+                // Nobody's backup: what a Restore was about to overwrite.
+                Some(restore) => format!("before Restore {}", safe(restore)),
+                None => safe(&snapshot.spec.backup.name),
+            },
         ];
         if with_namespace {
             row.insert(0, snapshot.namespace().unwrap_or_default());
@@ -272,6 +276,9 @@ status: {status}
         );
         assert_eq!([rows[2][3], rows[2][4], rows[2][5]], ["yes", "-", "volume/a,volume/b,… (4)"]);
         found.truncate(1);
+        found[0].spec.undo_of = Some("put-back".into());
+        let safety = table(&found, false, false, now);
+        assert!(safety.lines().nth(1).unwrap().ends_with("before Restore put-back"), "{safety}");
         let wide = table(&found, true, true, now);
         assert!(wide.starts_with("NAMESPACE") && wide.contains("prod"), "{wide}");
     }

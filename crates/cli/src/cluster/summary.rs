@@ -84,6 +84,11 @@ pub(super) fn restore(restore: &Restore, now: Timestamp) -> String {
             component.metadata_failures,
             &component.metadata_failures_sample,
         );
+        let sample = match component.metadata_failures {
+            None | Some(0) => component.metadata_failures_sample.as_slice(),
+            Some(_) => &[],
+        };
+        problems(&mut page, name, "belong to the runner now", component.owners_not_restored, sample);
     }
     let warnings = status.compatibility.map(|compatibility| compatibility.warnings).unwrap_or_default();
     for (n, warning) in warnings.iter().enumerate() {

@@ -140,7 +140,7 @@ impl Look<'_> {
         let recorded = self.restore.status.as_ref().and_then(|status| status.repository_ref.as_ref());
         let repository = self.recorded_repository(recorded).await?;
         match settle(self.ctx, ns, &self.run, repository.as_ref()).await? {
-            Settled::NotYet { .. } => return Ok(Action::await_change()),
+            Settled::NotYet { .. } => return Ok(Action::requeue(WAITING_LOOK)),
             Settled::Done { warning: Some(warning) } => {
                 self.ctx.events.warning(self.restore, Reason::RepositoryLocked, warning).await;
             }
@@ -226,6 +226,11 @@ impl Look<'_> {
         if !dry_run && let Some(message) = self.no_place(&facts, &access, &status.components) {
             return self.wait(untouched, Reason::Queued, &message).await;
         }
+        if !dry_run && let Some(denial) = Box::pin(self.no_keys(&access)).await {
+            // It may have stood in line for long before.
+            let patience = self.restore.spec.active_deadline.into();
+            return self.wait_for(untouched, denial.reason, &denial.message, patience).await;
+        }
         let mut writer = self.writer(&mut status);
         let volumes = count(plan.components.len(), "volume");
         if dry_run {
@@ -289,13 +294,7 @@ impl Look<'_> {
     }
 
     /// Waits for repository or another Restore, but not for ever.
-    async fn wait(
-        &self,
-        mut status: RestoreStatus,
-        reason: Reason,
-        message: &str,
-    ) -> Result<Action, RunError> {
-        let created = self.restore.creation_timestamp().map_or(self.now, |time| time.0);
+    async fn wait(&self, status: RestoreStatus, reason: Reason, message: &str) -> Result<Action, RunError> {
         // Behind another Restore the time is its, not ours.
         let allowed = match reason {
             Reason::Pending => Duration::MAX,
@@ -305,6 +304,18 @@ impl Look<'_> {
             }
             _ => PATIENCE,
         };
+        self.wait_for(status, reason, message, allowed).await
+    }
+
+    /// Waits no longer than `allowed` after the Restore was made.
+    async fn wait_for(
+        &self,
+        mut status: RestoreStatus,
+        reason: Reason,
+        message: &str,
+        allowed: Duration,
+    ) -> Result<Action, RunError> {
+        let created = self.restore.creation_timestamp().map_or(self.now, |time| time.0);
         let Some(left) = time_left(created, allowed, self.now) else {
             let text = format!("waited {} minutes in vain: {message}", allowed.as_secs() / 60);
             return self.refuse(status, &Refusal::plain(reason, text)).await;
@@ -403,11 +414,11 @@ impl Look<'_> {
                 self.ctx.events.warning(self.restore, Reason::Retrying, news).await;
             }
             if let Some(end) = end {
-                let verify = build::wish(self.restore, &changed.name).verify;
+                let proof = status::Proof::of(self.restore, &changed);
                 if self.restore.spec.dry_run {
                     status::looked(&mut changed, plan.as_mut(), &end);
                 } else {
-                    status::ended(&mut changed, plan.as_mut(), &end, verify);
+                    status::ended(&mut changed, plan.as_mut(), &end, proof);
                 }
             }
             *component = changed;
@@ -429,7 +440,7 @@ impl Look<'_> {
             if let Settled::NotYet { .. } =
                 settle(self.ctx, &self.run.namespace, &self.run, repository.as_ref()).await?
             {
-                return Ok(Action::await_change());
+                return Ok(Action::requeue(WAITING_LOOK));
             }
         }
         self.conclude(status).await
@@ -679,7 +690,7 @@ impl Look<'_> {
             self.save(&mut status).await?;
             let repository = self.recorded_repository(status.repository_ref.as_ref()).await?;
             match settle(self.ctx, ns, &self.run, repository.as_ref()).await? {
-                Settled::NotYet { .. } => return Ok(Action::await_change()),
+                Settled::NotYet { .. } => return Ok(Action::requeue(WAITING_LOOK)),
                 Settled::Done { warning: Some(warning) } => {
                     self.ctx.events.warning(self.restore, Reason::RepositoryLocked, warning).await;
                 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::{Client, ResourceExt};
 
-use super::source;
+use super::source::{self, Otherwise};
 use super::validate::{Facts, Refusal};
 use crate::backup::dereference::{list_cluster, namespace};
 use crate::context::Ctx;
@@ -72,6 +72,9 @@ pub async fn snapshot(ctx: &Ctx, restore: &Restore) -> Result<Found, RequestErro
         Ok(found) => found,
         Err(found) => return Ok(found),
     };
+    if let Some(refusal) = source::never_there(&repository, &beside) {
+        return Ok(Found::Refused(refusal));
+    }
     if let Some((reason, message)) = source::not_listed(&repository, &beside) {
         return Ok(Found::NotYet { reason, message });
     }
@@ -123,10 +126,17 @@ async fn found_repository(
     };
     let listed = status.map(|status| status.repositories.clone()).unwrap_or_default();
     let all = kubernetes::list::<Repository>(client, &own, "").await?;
+    let password = source::password(from, &storage, &own);
     if let Some(known) = source::known(&all, reference, &directory, &own) {
-        return Ok(Ok((known.clone(), listed)));
+        return Ok(match source::opens_otherwise(known, from, password.as_ref().ok()) {
+            None => Ok((known.clone(), listed)),
+            Some(Otherwise::NotYet(message)) => {
+                Err(Found::NotYet { reason: Reason::RepositoryNotReady, message })
+            }
+            Some(Otherwise::Refused(refusal)) => Err(Found::Refused(refusal)),
+        });
     }
-    let password = match source::password(from, &storage, &own) {
+    let password = match password {
         Ok(password) => password,
         Err(refusal) => return Ok(Err(Found::Refused(refusal))),
     };

@@ -1,5 +1,5 @@
-//! Makes the claims of a Restore, and sees to them at its end; and to the Repository that a dry run made. What they look like, and what becomes of them, is decided
-//! in [`super::claims`].
+//! Makes the claims of a Restore, and sees to them at its end; and to the Repository that it made and nobody needs. What
+//! they look like, and what becomes of them, is decided in [`super::claims`] and [`super::source`].
 
 use holdfast_api::restore::{ClaimFate, ClaimPlan, OnFailure, RestoreStatus};
 use holdfast_api::{Backup, Repository, Restore, Snapshot};
@@ -104,10 +104,11 @@ pub(super) async fn settle(
     Ok(())
 }
 
-/// A dry run is over: the Repository objects go that only dry runs have made, and with them the Snapshots that mirror
-/// what is in the repository. Nothing of the repository itself goes.
+/// A Restore is over: the Repository objects go that Restores have made and that were never opened, and after a dry run
+/// those that only dry runs have made, with the Snapshots that mirror what is in the repository. Nothing of the repository
+/// itself goes.
 pub(super) async fn forget_repositories(client: &Client, restore: &Restore) -> Result<(), RequestError> {
-    if !restore.spec.dry_run || restore.spec.from.repository.is_none() {
+    if restore.spec.from.repository.is_none() {
         return Ok(());
     }
     let own = restore.namespace().unwrap_or_default();
@@ -116,7 +117,8 @@ pub(super) async fn forget_repositories(client: &Client, restore: &Restore) -> R
         kubernetes::list::<Backup>(client, &own, ""),
         dereference::others(client, restore),
     )?;
-    for repository in repositories.iter().filter(|r| source::is_spare(r, &restores, &backups)) {
+    let ours = |repository: &&Repository| restore.spec.dry_run || source::is_unopened(repository);
+    for repository in repositories.iter().filter(ours).filter(|r| source::is_spare(r, &restores, &backups)) {
         let name = repository.name_any();
         kubernetes::delete::<Repository>(client, &own, &name, repository.uid().as_deref()).await?;
         // Afterwards, or the next sync would make them again.

@@ -269,8 +269,35 @@ pub(super) fn repository(
     repository
 }
 
-/// Whether a Repository was made for a dry run only, and nobody else uses it: neither a run, nor a Restore that is about
-/// to look for one. `restores` are the others of the namespace, without the one that has ended.
+/// Whether a Repository was made by a Restore and has never been opened: what it names is wrong, or could not be reached.
+pub(super) fn is_unopened(repository: &Repository) -> bool {
+    let own = repository.namespace().unwrap_or_default();
+    let reference = &repository.spec.storage_ref;
+    let made = repository.spec.directory.as_deref().is_some_and(|directory| {
+        repository.name_any()
+            == names::found_repository_name(reference.namespace_or(&own), &reference.name, directory)
+    });
+    made && repository.labels().get(names::LABEL_MANAGED_BY).is_some_and(|by| by == names::MANAGED_BY)
+        && !repository.status.as_ref().is_some_and(|status| status.initialized)
+}
+
+/// Whether a Restore that has not found its Repository yet could mean this one.
+fn could_mean(restore: &Restore, repository: &Repository) -> bool {
+    let own = repository.namespace().unwrap_or_default();
+    let there = &repository.spec.storage_ref;
+    restore.spec.from.repository.as_ref().is_some_and(|from| {
+        from.storage_ref.name == there.name
+            && from.storage_ref.namespace_or(&own) == there.namespace_or(&own)
+            && from.directory.as_ref().is_none_or(|named| repository.spec.directory.as_ref() == Some(named))
+            && from
+                .password_secret_ref
+                .as_ref()
+                .is_none_or(|named| repository.spec.password_secret_ref.as_ref() == Some(named))
+    })
+}
+
+/// Whether a Repository was made for a dry run only, or has never been opened, and nobody else uses it: neither a run, nor
+/// a Restore that is about to look for one. `restores` are the others of the namespace, without the one that has ended.
 pub(super) fn is_spare(repository: &Repository, restores: &[Restore], backups: &[Backup]) -> bool {
     let name = repository.name_any();
     let uses = |restore: &Restore| {
@@ -282,7 +309,7 @@ pub(super) fn is_spare(repository: &Repository, restores: &[Restore], backups: &
             .and_then(|status| status.repository_ref.as_ref())
             .is_some_and(|reference| reference.namespace.is_none() && reference.name == name);
         // One that was really carried out leaves the way to its Snapshots behind.
-        if over { reads && !restore.spec.dry_run } else { reads || restore.spec.from.repository.is_some() }
+        if over { reads && !restore.spec.dry_run } else { reads || could_mean(restore, repository) }
     };
     let saves = |backup: &Backup| {
         let status = backup.status.as_ref().and_then(|status| status.repository_ref.as_ref());
@@ -291,7 +318,7 @@ pub(super) fn is_spare(repository: &Repository, restores: &[Restore], backups: &
             .flatten()
             .any(|reference| reference.name == name)
     };
-    repository.annotations().contains_key(names::ANNOTATION_FOR_DRY_RUN)
+    (repository.annotations().contains_key(names::ANNOTATION_FOR_DRY_RUN) || is_unopened(repository))
         && !restores.iter().any(uses)
         && !backups.iter().any(saves)
 }
@@ -310,6 +337,82 @@ pub(super) fn known<'r>(
             && reference.namespace_or(own) == storage.namespace_or(own)
             && repository.spec.directory.as_deref().or(status) == Some(directory)
             && repository.metadata.deletion_timestamp.is_none()
+    })
+}
+
+/// Why a Repository that is there already does not do for a Restore: it is opened with another password than the one that
+/// the Restore names, which nobody would try.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Otherwise {
+    /// It goes when those who made it have ended.
+    NotYet(String),
+    /// It stays.
+    Refused(Refusal),
+}
+
+/// Whether the password that a Restore names (or has by its storage) is another than that of the Repository which leads to
+/// its directory already. A Restore that names none takes what opens.
+pub(super) fn opens_otherwise(
+    known: &Repository,
+    from: &FromRepository,
+    password: Option<&PasswordSecretRef>,
+) -> Option<Otherwise> {
+    let password = password.filter(|password| known.spec.password_secret_ref.as_ref() != Some(*password))?;
+    let name = known.name_any();
+    let directory = from.directory.as_deref().or(known.spec.directory.as_deref()).unwrap_or_default();
+    let own = || "the password that was made for it".to_owned();
+    let with = known
+        .spec
+        .password_secret_ref
+        .as_ref()
+        .map_or_else(own, |it| format!("the key {} of Secret {}", it.key, it.name));
+    let asked = format!("the key {} of Secret {}", password.key, password.name);
+    if is_unopened(known) {
+        // One that names no password may mean this very Repository, which then stays when the other one ends.
+        let then = if from.password_secret_ref.is_some() {
+            "is tried when that Restore has ended; delete it to go on at once".to_owned()
+        } else {
+            format!("is not tried while it is there; delete Repository {name} to go on")
+        };
+        return Some(Otherwise::NotYet(format!(
+            "Repository {name}, which another Restore made for the directory {directory}, could not be opened yet with \
+             {with}: {asked} {then}"
+        )));
+    }
+    from.password_secret_ref.as_ref().map(|_| {
+        let text = format!(
+            "Repository {name} of this namespace leads to the directory {directory} already and opens it with {with}, so \
+             {asked} would not be tried. To restore, make another Restore without \
+             spec.from.repository.passwordSecretRef; to find out whether that password opens it, delete Repository \
+             {name} first (nothing in the storage goes with it)"
+        );
+        Otherwise::Refused(Refusal::plain(Reason::DirectoryInUse, text))
+    })
+}
+
+/// Why a Repository that a Restore made will never be opened: there is none where it leads to. It was looked at, and is
+/// made for another Restore anew.
+pub(super) fn never_there(repository: &Repository, found: &[FoundRepository]) -> Option<Refusal> {
+    let status = repository.status.as_ref()?;
+    let missing = find_condition(&status.conditions, ConditionType::Ready)
+        .filter(|ready| ready.reason == Reason::RepositoryMissing.as_str() && ready.status == "False")?;
+    is_unopened(repository).then(|| {
+        let storage = &repository.spec.storage_ref.name;
+        let directory = repository.spec.directory.as_deref().unwrap_or_default();
+        let there = if found.is_empty() {
+            "; it holds none that was found".to_owned()
+        } else {
+            let all: Vec<&FoundRepository> = found.iter().collect();
+            format!(
+                "; it holds {}: name one of them in spec.from.repository.directory of another Restore",
+                directories(&all)
+            )
+        };
+        let text = format!(
+            "BackupStorage {storage} has no repository in the directory {directory} ({}){there}",
+            missing.message
+        );
+        Refusal::plain(Reason::RepositoryNotFound, text)
     })
 }
 
@@ -370,8 +473,8 @@ fn what_to_do(repository: &Repository, found: &[FoundRepository]) -> String {
         return String::new();
     }
     format!(
-        "; the storage holds {}: name one of them in spec.from.repository.directory of another Restore, and delete this \
-         one and Repository {}",
+        "; the storage holds {}: name one of them in spec.from.repository.directory of another Restore, and delete \
+         Repository {}, which leads to none",
         directories(&found.iter().collect::<Vec<_>>()),
         repository.name_any()
     )

@@ -196,7 +196,7 @@ status: {{phase: Failed, conditions: [{{type: Ready, status: 'False', reason: {r
             text.contains("the storage holds old/web/main-aaaaa, old/shop/main-bbbbb: name one"),
             "{text}"
         );
-        assert!(text.contains("another Restore, and delete this one and Repository main-1234"), "{text}");
+        assert!(text.contains("another Restore, and delete Repository main-1234, which"), "{text}");
     }
     // What is there, or cannot be known, is not told to be elsewhere; nor is a store that does not answer.
     let mut there = found.clone();
@@ -266,4 +266,95 @@ fn a_repository_of_a_dry_run_goes_when_nobody_else_uses_it() {
     let backup: Backup =
         serde_saphyr::from_str("{metadata: {name: b}, spec: {repositoryRef: {name: x}}}").unwrap();
     assert!(!is_spare(&spare, &[], &[backup]));
+}
+
+/// A Repository as a Restore makes it, with this status.
+fn made_for(secret: &str, status: &str) -> Repository {
+    let restore = restore("{repository: {storageRef: {name: offsite}}}");
+    let place = StorageRef { name: "offsite".into(), namespace: Some("shop".into()) };
+    let password = PasswordSecretRef { name: secret.into(), key: "password".into() };
+    let mut made = repository(&restore, &place, "old/shop/main-bbbbb".into(), password);
+    made.status = Some(serde_saphyr::from_str(status).unwrap());
+    made
+}
+
+const NONE_THERE: &str = "{phase: Failed, conditions: [{type: Ready, status: 'False', reason: RepositoryMissing, message: it holds no repository, lastTransitionTime: '2026-11-20T02:00:00Z'}]}";
+
+#[test]
+fn a_directory_without_a_repository_ends_the_restore_at_once() {
+    let found = storage("{directory: old/shop/main-aaaaa, namespace: shop}").status.unwrap().repositories;
+    let refused = never_there(&made_for("recovery", NONE_THERE), &found).unwrap();
+    assert_eq!(refused.reason, Reason::RepositoryNotFound);
+    assert!(
+        refused
+            .message
+            .contains("no repository in the directory old/shop/main-bbbbb (it holds no repository)")
+            && refused.message.contains("it holds old/shop/main-aaaaa: name one of them"),
+        "{}",
+        refused.message
+    );
+    assert!(never_there(&made_for("recovery", NONE_THERE), &[]).is_some());
+    // One that was there, one that somebody else made, and one that is not known yet: that may be put right.
+    let gone = NONE_THERE.replacen('{', "{initialized: true, ", 1);
+    assert_eq!(never_there(&made_for("recovery", &gone), &found), None);
+    let mut theirs = made_for("recovery", NONE_THERE);
+    theirs.metadata.name = Some("main".into());
+    assert_eq!(never_there(&theirs, &found), None);
+    assert_eq!(never_there(&made_for("recovery", "{phase: Initializing}"), &found), None);
+}
+
+#[test]
+fn another_password_is_not_passed_over() {
+    let secret = |name: &str| PasswordSecretRef { name: name.into(), key: "password".into() };
+    let named = |name: &str| from(&format!(", passwordSecretRef: {{name: {name}}}"));
+    let opened = made_for("first", "{phase: Ready, initialized: true}");
+    let otherwise =
+        |known: &Repository, name: &str| opens_otherwise(known, &named(name), Some(&secret(name)));
+    assert_eq!(otherwise(&opened, "first"), None);
+    let Some(Otherwise::Refused(refusal)) = otherwise(&opened, "second") else {
+        panic!("it was not refused")
+    };
+    assert_eq!(refusal.reason, Reason::DirectoryInUse);
+    assert!(
+        refusal.message.contains("opens it with the key password of Secret first")
+            && refusal.message.contains("without spec.from.repository.passwordSecretRef"),
+        "{}",
+        refusal.message
+    );
+    // Who names none takes what opens.
+    assert_eq!(opens_otherwise(&opened, &from(""), Some(&secret("recovery"))), None);
+    assert_eq!(opens_otherwise(&opened, &from(""), None), None);
+    // One that does not open goes with the Restore that made it.
+    let shut = made_for("first", "{phase: Failed}");
+    let Some(Otherwise::NotYet(message)) = otherwise(&shut, "second") else { panic!("it does not wait") };
+    assert!(message.contains("is tried when that Restore has ended"), "{message}");
+    // Who names none may mean it, so it stays.
+    let Some(Otherwise::NotYet(message)) = opens_otherwise(&shut, &from(""), Some(&secret("recovery")))
+    else {
+        panic!("it does not wait")
+    };
+    assert!(message.contains("is not tried while it is there; delete Repository"), "{message}");
+}
+
+#[test]
+fn a_repository_that_was_never_opened_goes_with_the_last_restore_that_could_mean_it() {
+    let other = |from: &str| restore(&format!("{{repository: {from}}}"));
+    let shut = made_for("first", NONE_THERE);
+    assert!(is_unopened(&shut) && is_spare(&shut, &[], &[]));
+    assert!(!is_spare(&shut, &[other("{storageRef: {name: offsite}}")], &[]));
+    let same =
+        "{storageRef: {name: offsite}, directory: old/shop/main-bbbbb, passwordSecretRef: {name: first}}";
+    assert!(!is_spare(&shut, &[other(same)], &[]));
+    for another in [
+        "{storageRef: {name: elsewhere}}",
+        "{storageRef: {name: offsite}, directory: old/shop/other}",
+        "{storageRef: {name: offsite}, passwordSecretRef: {name: second}}",
+    ] {
+        assert!(is_spare(&shut, &[other(another)], &[]), "{another}");
+    }
+    let opened = made_for("first", "{phase: Failed, initialized: true}");
+    assert!(!is_unopened(&opened) && !is_spare(&opened, &[], &[]), "the way to its Snapshots stays");
+    let mut theirs = shut;
+    theirs.metadata.labels = None;
+    assert!(!is_unopened(&theirs) && !is_spare(&theirs, &[], &[]));
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use holdfast_api::refs::ObjectRef;
 use holdfast_api::restore::RestoreComponent;
 use holdfast_api::{PodConfig, Reason, names};
+use holdfast_protocol::Task;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -92,6 +93,15 @@ impl Look<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Why there would be no keys for the runners, asked before any workload is touched: an application must not be down
+    /// while nobody can restore it.
+    pub(super) async fn no_keys(&self, access: &RepositoryAccess) -> Option<Denial> {
+        let identity = self.run.identity(&self.ctx.settings.cluster_name, &self.ctx.cluster_uid);
+        // Reads the same directory; who gives keys for that gives those for a restore.
+        let spec = access.spec(identity, Task::Sync);
+        jobs::apply::no_keys(&self.run, &spec, &access.credentials, self.now).await
     }
 
     /// What it takes to start a Job.

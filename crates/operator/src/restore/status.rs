@@ -2,7 +2,7 @@
 
 use holdfast_api::backup::{ComponentKind, ComponentPhase};
 use holdfast_api::conditions::{ConditionType, ConditionUpdate, find_condition, set_condition};
-use holdfast_api::refs::ObjectRef;
+use holdfast_api::refs::{ObjectRef, RunAs};
 use holdfast_api::restore::{
     ClaimFate, RestoreComponent, RestorePhase, RestorePlan, RestoreStatus, UndoState, VolumePlan,
 };
@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
+use super::build::wish;
 use super::validate::{Plan, Refusal};
 use crate::backup::status::{bytes, count, loss_reason, samples};
 use crate::jobs::{End, Ended};
@@ -92,7 +93,7 @@ impl Writer<'_> {
                         bytes_to_write: new(planned.size),
                         bytes_required: new(planned.size),
                         consumers: planned.consumers.clone(),
-                        warnings: planned.warnings.clone(),
+                        warnings: planned.warnings.iter().chain(&planned.limits).cloned().collect(),
                         ..VolumePlan::default()
                     }
                 })
@@ -295,19 +296,38 @@ pub fn known_reason(text: &str) -> Reason {
     Reason::ALL.iter().copied().find(|reason| reason.as_str() == text).unwrap_or(Reason::ComponentsFailed)
 }
 
+/// What has to be so for a component to be Succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proof {
+    /// Every file was read back and compared.
+    pub verify: bool,
+    /// Every file belongs to whom it belonged.
+    pub owners: bool,
+}
+
+impl Proof {
+    /// What a Restore asks for. Who wants the workload's user to write, and gets it, wants files to belong to that user:
+    /// under the strictest Pod Security there is no other way, and everything that the workload wrote is as it was.
+    pub fn of(restore: &Restore, component: &RestoreComponent) -> Self {
+        let as_workload = restore.spec.run_as == RunAs::Workload
+            && component.run_as.as_ref().is_some_and(|identity| identity.mode == Some(RunAs::Workload));
+        Self { verify: wish(restore, &component.name).verify, owners: !as_workload }
+    }
+}
+
 /// What the end of a Job means for its component, and for the plan of its volume.
-pub fn ended(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, ended: &Ended, verify: bool) {
+pub fn ended(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, ended: &Ended, proof: Proof) {
     match &ended.end {
         End::Lost { loss, message } => {
             component.phase = ComponentPhase::Failed;
             component.reason = Some(loss_reason(*loss).as_str().to_owned());
             component.message = Some(message.clone());
         }
-        End::Verdict(verdict) => judged(component, plan, verdict, verify),
+        End::Verdict(verdict) => judged(component, plan, verdict, proof),
     }
 }
 
-fn judged(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, verdict: &Verdict, verify: bool) {
+fn judged(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, verdict: &Verdict, proof: Proof) {
     component.reason.clone_from(&verdict.reason);
     component.message.clone_from(&verdict.message);
     component.phase = match verdict.outcome {
@@ -327,7 +347,7 @@ fn judged(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, verd
         return;
     };
     // Success is proved, not assumed.
-    if verify && !result.verified && verdict.outcome == Outcome::Succeeded {
+    if proof.verify && !result.verified && verdict.outcome == Outcome::Succeeded {
         fail(
             Reason::VerificationFailed,
             "the restored files were not read back and compared, although that was asked",
@@ -350,6 +370,25 @@ fn judged(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, verd
             advice(component.run_as.as_ref())
         ));
     }
+    if component.phase == ComponentPhase::Succeeded && result.owners_kept > 0 {
+        let uid = component.run_as.as_ref().map_or(0, |identity| identity.uid);
+        let kept = format!("{} of other users belong to uid {uid} now", entries(result.owners_kept));
+        if proof.owners {
+            component.phase = ComponentPhase::PartiallyFailed;
+            component.reason = Some(Reason::OwnersNotRestored.as_str().to_owned());
+            component.message = Some(format!(
+                "all content is back, but {kept}: {}. Where that is as it should be, runAs: Workload says so while a \
+                 workload uses the claim",
+                advice(component.run_as.as_ref())
+            ));
+        } else {
+            component.message = Some(format!("{kept}, as runAs: Workload has it"));
+        }
+    }
+}
+
+fn entries(number: u64) -> String {
+    if number == 1 { "1 entry".to_owned() } else { format!("{number} entries") }
 }
 
 fn counted(component: &mut RestoreComponent, result: &RestoreResult) {
@@ -360,8 +399,9 @@ fn counted(component: &mut RestoreComponent, result: &RestoreResult) {
     component.verified = Some(result.verified);
     component.failures = Some(result.failures);
     component.metadata_failures = Some(result.metadata_failures);
+    component.owners_not_restored = Some(result.owners_kept);
     let rows = samples(&result.failure_sample);
-    // The verdict has one sample for both; it is shown where there is something to explain.
+    // The verdict has one sample for all; it is shown where there is something to explain.
     if result.failures > 0 {
         component.failures_sample = rows;
     } else {
@@ -381,7 +421,7 @@ fn planned(volume: &mut VolumePlan, result: &RestoreResult) {
 
 /// What the end of a Job that only looked means.
 pub fn looked(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, ended: &Ended) {
-    self::ended(component, plan, ended, false);
+    self::ended(component, plan, ended, Proof { verify: false, owners: false });
     // Nothing was done, so nothing of it is told but the plan.
     component.files_restored = None;
     component.files_unchanged = None;
@@ -390,6 +430,7 @@ pub fn looked(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, 
     component.verified = None;
     component.failures = None;
     component.metadata_failures = None;
+    component.owners_not_restored = None;
 }
 
 /// What a run ends with.
@@ -436,7 +477,9 @@ pub fn conclude(restore: &Restore, status: &RestoreStatus) -> Conclusion {
         parts.push(format!("failed: {}", failed.join(", ")));
     }
     let worst = with(ComponentPhase::Failed).chain(with(ComponentPhase::PartiallyFailed)).next();
-    parts.extend(worst.and_then(|component| component.message.clone()));
+    // Whose the files of a component are now is told when nothing is worse.
+    let remark = components.iter().find(|component| component.owners_not_restored.is_some_and(|n| n > 0));
+    parts.extend(worst.or(remark).and_then(|component| component.message.clone()));
     let reason = worst.and_then(|component| component.reason.clone());
     let (phase, reason) = match (done, worst) {
         // An empty run is never a success.
@@ -467,7 +510,7 @@ pub fn conclude(restore: &Restore, status: &RestoreStatus) -> Conclusion {
     Conclusion { phase, reason, message: parts.join("; ") }
 }
 
-/// What was warned of before, such as owners that this runner cannot set: nobody is told that all is well without it.
+/// What was warned of before, such as another storage class: nobody is told that all is well without it.
 fn warned(status: &RestoreStatus) -> Option<String> {
     let all = status.compatibility.as_ref().map(|compatibility| compatibility.warnings.as_slice())?;
     let first = all.first()?;

@@ -34,7 +34,7 @@ fn verdict(outcome: Outcome, result: RestoreResult) -> Verdict {
 
 fn judge(name: &str, verdict: &Verdict) -> RestoreComponent {
     let mut component = component(name);
-    judged(&mut component, None, verdict, true);
+    judged(&mut component, None, verdict, Proof { verify: true, owners: true });
     component
 }
 
@@ -87,6 +87,47 @@ fn lost_metadata_is_told_apart_from_lost_content() {
 }
 
 #[test]
+fn files_that_changed_hands_are_no_success_unless_that_was_wanted() {
+    let result = RestoreResult { verified: true, owners_kept: 2, ..RestoreResult::default() };
+    let verdict = verdict(Outcome::Succeeded, result);
+    let kept = judge("x", &verdict);
+    assert_eq!(
+        (kept.phase, kept.reason.as_deref(), kept.owners_not_restored),
+        (ComponentPhase::PartiallyFailed, Some("OwnersNotRestored"), Some(2))
+    );
+    let told = kept.message.clone().unwrap();
+    assert!(
+        told.contains("2 entries of other users belong to uid 999") && told.contains("allow-root"),
+        "{told}"
+    );
+    let all = concluded(vec![kept]);
+    assert_eq!((all.phase, all.reason.as_str()), (RestorePhase::PartiallyFailed, "OwnersNotRestored"));
+
+    let mut wanted = component("x");
+    judged(&mut wanted, None, &verdict, Proof { verify: true, owners: false });
+    assert_eq!((wanted.phase, wanted.reason.as_deref()), (ComponentPhase::Succeeded, None));
+    let all = concluded(vec![wanted]);
+    assert_eq!(all.phase, RestorePhase::Succeeded);
+    assert!(all.message.contains("belong to uid 999 now, as runAs: Workload has it"), "{}", all.message);
+}
+
+#[test]
+fn only_who_wants_the_workloads_user_and_gets_it_wants_its_files_to_be_that_users() {
+    let asked = |run_as: &str, mode: Option<RunAs>| {
+        let restore: Restore = serde_saphyr::from_str(&format!(
+            "{{metadata: {{name: r}}, spec: {{from: {{snapshotRef: {{name: s}}}}, runAs: {run_as}}}}}"
+        ))
+        .unwrap();
+        let run_as = Some(Identity { uid: 1000, mode, ..Identity::default() });
+        Proof::of(&restore, &RestoreComponent { run_as, ..component("x") })
+    };
+    assert_eq!(asked("Workload", Some(RunAs::Workload)), Proof { verify: true, owners: false });
+    assert!(asked("Workload", None).owners, "nobody's user was not asked for");
+    assert!(asked("Auto", Some(RunAs::Workload)).owners, "it was not chosen");
+    assert!(asked("Root", Some(RunAs::Root)).owners);
+}
+
+#[test]
 fn the_phase_follows_from_the_components_and_nothing_is_never_success() {
     let all = concluded(vec![good()]);
     assert_eq!((all.phase, all.reason.as_str()), (RestorePhase::Succeeded, "Succeeded"));
@@ -116,7 +157,12 @@ fn the_plan_is_filled_from_what_the_runner_found() {
         ..RestoreResult::default()
     };
     let mut x = component("x");
-    judged(&mut x, Some(&mut plan), &verdict(Outcome::Succeeded, result), true);
+    judged(
+        &mut x,
+        Some(&mut plan),
+        &verdict(Outcome::Succeeded, result),
+        Proof { verify: true, owners: true },
+    );
     let volume = plan.volumes.first().unwrap();
     assert_eq!((volume.create, volume.delete, volume.bytes_to_write), (Some(5), Some(1), Some(10)));
 }

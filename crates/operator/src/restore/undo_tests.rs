@@ -31,6 +31,7 @@ fn component(from: &str, claim: &str, empty: bool) -> PlannedComponent {
         identity: Identity { uid: 999, ..Identity::default() },
         consumers: Vec::new(),
         warnings: Vec::new(),
+        limits: None,
         empty,
         out_of_sight: false,
     }

@@ -93,6 +93,8 @@ pub struct PlannedComponent {
     pub consumers: Vec<String>,
     /// What is different, but can be done.
     pub warnings: Vec<String>,
+    /// What the runner may not be able to do. Told in the plan only: at the end it is known what came of it.
+    pub limits: Option<String>,
     /// The claim has no volume yet, and gets one when the runner is placed: there is nothing to compare with.
     pub empty: bool,
     /// No second pod can mount the claim at present: a dry run cannot look at it.
@@ -329,7 +331,7 @@ fn plan_component(
     if findings.errors.len() > errors_before {
         return None;
     }
-    warnings.extend(choice.limits.map(|limits| format!("{claim}: {limits}")));
+    let limits = choice.limits.map(|limits| format!("{claim}: {limits}"));
     let out_of_sight = view.is_one_pod_only() && !pods.is_empty();
     if out_of_sight && restore.spec.dry_run {
         warnings.push(format!("{claim}: ReadWriteOncePod and in use, so a dry run cannot compare its files"));
@@ -343,6 +345,7 @@ fn plan_component(
         identity: if empty { for_fresh_volume(choice.identity) } else { choice.identity },
         consumers,
         warnings,
+        limits,
         empty,
         out_of_sight,
         claim,

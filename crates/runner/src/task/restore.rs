@@ -221,7 +221,7 @@ fn result(report: &RestoreReport, of_root: u64) -> RestoreResult {
         metadata_faults.first.retain(|fault| fault.path != Path::new("/"));
         metadata_faults.total = metadata_faults.total.saturating_sub(of_root);
     }
-    let samples: Vec<FaultRow> = [&report.faults, &metadata_faults]
+    let samples: Vec<FaultRow> = [&report.faults, &metadata_faults, &report.owners_kept]
         .into_iter()
         .flat_map(|faults| report::sample(faults, SAMPLES))
         .take(SAMPLES)
@@ -239,6 +239,7 @@ fn result(report: &RestoreReport, of_root: u64) -> RestoreResult {
         bytes_written: report.bytes_written,
         verified: report.verified,
         metadata_failures: metadata_faults.total,
+        owners_kept: report.owners_kept.total,
         failures: report.faults.total,
         failure_sample: samples,
         duration_ms: millis(report.duration),

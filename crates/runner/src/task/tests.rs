@@ -98,6 +98,7 @@ impl Place {
                 read_only: false,
                 upload_bytes_per_second: None,
                 download_bytes_per_second: None,
+                keys_end: None,
                 task,
             },
             store: self.store(),
