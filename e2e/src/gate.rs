@@ -29,7 +29,12 @@ pub enum Mode {
     ClockSkew,
     /// Closes the connection without an answer.
     Closed,
+    /// Has no space left: refuses what is written with 507 `InsufficientStorage`, but for small things such as locks.
+    Full,
 }
+
+/// What still finds room in a full store, in bytes.
+const SMALL: u64 = 4096;
 
 /// A running gate; it ends when it is dropped.
 pub struct Gate {
@@ -111,13 +116,16 @@ impl Gate {
 impl Shared {
     fn mode(&self) -> Mode {
         let now = self.mode.load(Ordering::SeqCst);
-        let all = [Mode::Open, Mode::Storm, Mode::ClockSkew, Mode::Closed];
+        let all = [Mode::Open, Mode::Storm, Mode::ClockSkew, Mode::Closed, Mode::Full];
         all.into_iter().find(|mode| *mode as u32 == now).unwrap_or(Mode::Closed)
     }
 
     /// The refusal of a request, if it is refused.
-    fn refusal(&self) -> Option<(&'static str, &'static str)> {
+    fn refusal(&self, request: &Head) -> Option<(&'static str, &'static str)> {
         match self.mode() {
+            Mode::Full if request.bytes.starts_with(b"PUT ") && request.length > Some(SMALL) => {
+                Some(("507 Insufficient Storage", "InsufficientStorage"))
+            }
             Mode::ClockSkew => Some(("403 Forbidden", "RequestTimeTooSkewed")),
             Mode::Storm if self.requests.fetch_add(1, Ordering::SeqCst) % 3 == 2 => {
                 Some(("503 Service Unavailable", "SlowDown"))
@@ -137,7 +145,7 @@ impl Shared {
                 self.refused.fetch_add(1, Ordering::SeqCst);
                 return stream.shutdown(Shutdown::Both);
             }
-            if let Some((status, code)) = self.refusal() {
+            if let Some((status, code)) = self.refusal(&request) {
                 self.refused.fetch_add(1, Ordering::SeqCst);
                 io::copy(&mut near.by_ref().take(request.length.unwrap_or(0)), &mut io::sink())?;
                 let body = format!("<Error><Code>{code}</Code><Message>said by the gate</Message></Error>");

@@ -226,6 +226,16 @@ impl Bed {
         minio.env().map_err(bed_failure)
     }
 
+    /// Makes an account of the second S3 server that may do all with one bucket; it has to be started already.
+    pub fn second_s3_account(&self, key: &str, secret: &str, bucket: &str) -> Result<()> {
+        let policy = serde_json::json!({"Version": "2012-10-17", "Statement": [{
+            "Effect": "Allow",
+            "Action": ["s3:*"],
+            "Resource": [format!("arn:aws:s3:::{bucket}"), format!("arn:aws:s3:::{bucket}/*")],
+        }]});
+        self.testbed()?.minio().create_user(key, secret, &policy.to_string()).map_err(bed_failure)
+    }
+
     /// The unpacked stock restic of a version.
     pub fn restic(&self, version: &str) -> Result<PathBuf> {
         holdfast_testbed::restic(self.testbed()?.layout(), version).map(|r| r.program).map_err(bed_failure)

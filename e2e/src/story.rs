@@ -15,7 +15,7 @@ use crate::workload::{self, Keeper};
 pub const RUN: Duration = Duration::from_mins(4);
 
 /// Phases in which a Backup or Restore has come to its end.
-const ENDED: [&str; 6] = ["Succeeded", "PartiallyFailed", "Failed", "Skipped", "Planned", "Cancelled"];
+pub const ENDED: [&str; 6] = ["Succeeded", "PartiallyFailed", "Failed", "Skipped", "Planned", "Cancelled"];
 
 /// One story. Its namespace and bucket are removed when it ends well and kept for a look when it does not.
 pub struct Story {

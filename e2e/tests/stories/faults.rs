@@ -11,7 +11,7 @@ use crate::crashes::{heavy, locked, runner, sound, sums};
 use crate::{alone, together};
 
 /// A story whose storage is reached through a gate.
-fn gated(story: &Story, gate: &Gate) -> String {
+pub(crate) fn gated(story: &Story, gate: &Gate) -> String {
     let direct =
         storage_yaml(story.bed, "store", &story.bucket, &story.bed.access_key, &story.bed.secret_key, None);
     direct.replace(&story.bed.s3_endpoint, &gate.endpoint)

@@ -22,6 +22,7 @@ mod restore;
 mod restore_anywhere;
 mod restore_faults;
 mod run_as;
+mod scoped_keys;
 mod secrets;
 mod storage;
 mod temporary_keys;

@@ -136,6 +136,110 @@ fn one_claim_is_not_held_up_by_many_of_another_namespace() {
     });
 }
 
+/// What the operator may have resident while many claims wait, in bytes: its limit in the chart is four times as much.
+const OPERATOR: u64 = 64 << 20;
+
+/// Many claims of one namespace, chosen by a label, in one Backup: a claim of another namespace has its turn meanwhile, the
+/// operator stays small, and every claim is in one complete Snapshot and in the repository.
+fn many_in_one_run(name: &str, count: usize) {
+    let _world = together();
+    Story::tell(name, Story::begin, |story| {
+        let (own, other) = (story.namespace.clone(), story.another_namespace("other")?);
+        let patch = r#"{"spec":{"usagePolicy":{"allowedNamespaces":{"from":"All"}}}}"#;
+        story.kubectl.run(&["-n", &own, "patch", "backupstorage", "store", "--type=merge", "-p", patch])?;
+        story.kubectl.run(&["annotate", "namespace", &other, "holdfast.dev/allow-root-runner=true"])?;
+        let labelled =
+            many_claims(count).replace("metadata: {name: c", "metadata: {labels: {part: many}, name: c");
+        story.apply(&format!("{labelled}---\n{}", workload::claim("left-out", "", "1Mi")))?;
+        let there = |yaml: &str| {
+            story.kubectl.run_with(&["-n", &other, "apply", "-f", "-"], yaml.as_bytes()).map(drop)
+        };
+        there(&many_claims(1))?;
+        // Five seconds a claim, for volumes and for runners, is patience enough.
+        let patience = RUN + Duration::from_secs(5) * u32::try_from(count).unwrap_or(u32::MAX);
+        story.kubectl.until_true("a pod with all the claims", patience, || {
+            let pods = story.kubectl.list(&own, &["pods", "-l", "app=writer"])?;
+            Ok(pods.iter().any(|pod| phase(pod) == "Running"))
+        })?;
+        workload::ready_pod(&story.kubectl, &own, "writer")?;
+        workload::ready_pod(&story.kubectl, &other, "writer")?;
+
+        story.start_backup("big", "{volumes: {selectors: [{matchLabels: {part: many}}]}}")?;
+        story.until("backup", "big", |o| (phase(o) == "Running").then_some(()))?;
+        there(&format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: Backup\nmetadata: {{name: small}}\nspec: {{storageRef: {{name: store, namespace: {own}}}}}\n"
+        ))?;
+        let deadline = Instant::now() + patience;
+        let (mut resident, mut done_before) = (0, None);
+        let big = loop {
+            resident = resident.max(holdfast_e2e::cost::operator_resident().unwrap_or(0));
+            let small = story.kubectl.get(&other, &["backup", "small"])?;
+            let big = story.kubectl.get(&own, &["backup", "big"])?;
+            if phase(&small) == "Succeeded" && done_before.is_none() {
+                let components = big["status"]["components"].as_array().cloned().unwrap_or_default();
+                done_before = Some(components.iter().filter(|c| c["phase"] == "Succeeded").count());
+            }
+            match (phase(&small), phase(&big)) {
+                ("Succeeded", "Succeeded") => break big,
+                ("Failed" | "PartiallyFailed" | "Skipped", _)
+                | (_, "Failed" | "PartiallyFailed" | "Skipped") => {
+                    return Err(Failure(format!("small: {}, big: {}", small["status"], big["status"])));
+                }
+                _ if Instant::now() > deadline => {
+                    return Err(Failure(format!(
+                        "not at their end: small {}, big {}",
+                        small["status"], big["status"]
+                    )));
+                }
+                _ => sleep(Duration::from_millis(500)),
+            }
+        };
+        match done_before {
+            Some(done) if done < count => {}
+            other => {
+                return Err(Failure(format!("the one claim was saved when {other:?} of the {count} were")));
+            }
+        }
+        if resident > OPERATOR {
+            return Err(Failure(format!("the operator had {resident} bytes resident")));
+        }
+        let all = |object: &Value| object["status"]["components"].as_array().map_or(0, Vec::len);
+        let snapshot = story.kubectl.get(&own, &["snapshot", &Story::snapshot_of(&big)?])?;
+        if all(&big) != count || all(&snapshot) != count || snapshot["status"]["complete"] != true {
+            return Err(Failure(format!(
+                "of {count} claims {} were saved and {} are in the Snapshot: {}",
+                all(&big),
+                all(&snapshot),
+                snapshot["status"]["complete"]
+            )));
+        }
+        // Each namespace has a repository of its own.
+        let of_own = |path: &std::path::PathBuf| {
+            path.parent().and_then(std::path::Path::file_name).is_some_and(|name| name == own.as_str())
+        };
+        let ours = story.repositories_on_disk().into_iter().find(of_own);
+        let ours = ours.ok_or_else(|| Failure("the namespace has no repository in the bucket".into()))?;
+        let listed = std::fs::read_dir(ours.join("snapshots"))
+            .map_err(|e| Failure(format!("{} cannot be listed: {e}", ours.display())))?;
+        let found = listed.flatten().filter(|entry| entry.file_name().len() == 64).count();
+        if found != count {
+            return Err(Failure(format!("the repository holds {found} snapshots of {count} claims")));
+        }
+        story.nothing_left()
+    });
+}
+
+#[test]
+fn forty_claims_in_one_run() {
+    many_in_one_run("forty", 40);
+}
+
+#[test]
+#[ignore = "takes a quarter of an hour on two cores: run it by its name with --ignored"]
+fn two_hundred_claims_in_one_run() {
+    many_in_one_run("two-hundred", 200);
+}
+
 /// A Backup in line that is deleted leaves nothing; a restore goes before it.
 #[test]
 fn a_queued_backup_says_what_it_waits_for_and_can_be_deleted() {

@@ -2,7 +2,7 @@
 //! nothing but bucket and password.
 
 use holdfast_e2e::kubectl::{Failure, Result};
-use holdfast_e2e::story::Story;
+use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
@@ -39,6 +39,25 @@ fn says(object: &Value, needles: &[&str]) -> Result<()> {
         Some(missing) => Err(Failure(format!("the status does not say {missing:?}: {said}"))),
         None => Ok(()),
     }
+}
+
+/// A Restore of a namespace when it has ended.
+fn over(story: &Story, namespace: &str, name: &str) -> Result<Value> {
+    story.kubectl.until(namespace, "restore", name, RUN, |o| {
+        o["status"]["completionTime"].is_string().then(|| o.clone())
+    })
+}
+
+/// Something saved, the directory that it is in, and another namespace, which is like a cluster that knows nothing: it has
+/// no object and no Secret of the first one.
+fn saved_and_a_namespace_that_knows_nothing(story: &mut Story) -> Result<(String, String)> {
+    let pod = app(story, 0)?;
+    write(story, &pod, "precious")?;
+    story.backup("first", "{}", "Succeeded")?;
+    let directory = story.repository_directory()?;
+    let new = story.another_namespace("new")?;
+    story.kubectl.run(&["annotate", "namespace", &new, "holdfast.dev/allow-root-runner=true"])?;
+    Ok((directory, new))
 }
 
 #[test]
@@ -128,11 +147,7 @@ fn another_namespace_restores_only_where_it_was_let() {
             );
             story.kubectl.run_with(&["-n", &other, "apply", "-f", "-"], yaml.as_bytes()).map(drop)
         };
-        let ended = |name: &str| {
-            story.kubectl.until(&other, "restore", name, holdfast_e2e::story::RUN, |o| {
-                o["status"]["completionTime"].is_string().then(|| o.clone())
-            })
-        };
+        let ended = |name: &str| over(story, &other, name);
         apply("early")?;
         let refused = ended("early")?;
         expect(refused["status"]["phase"].as_str().unwrap_or_default(), "Failed")?;
@@ -159,21 +174,13 @@ fn another_namespace_restores_only_where_it_was_let() {
 fn bucket_and_recovery_password_are_enough() {
     let _world = together();
     Story::tell("from-nothing", Story::begin, |story| {
-        let pod = app(story, 0)?;
-        write(story, &pod, "precious")?;
-        story.backup("first", "{}", "Succeeded")?;
-        let directory = story.repository_directory()?;
-        // Another namespace is a cluster that knows nothing: it has no object and no Secret of the first one.
-        let new = story.another_namespace("new")?;
-        story.kubectl.run(&["annotate", "namespace", &new, "holdfast.dev/allow-root-runner=true"])?;
+        let (directory, new) = saved_and_a_namespace_that_knows_nothing(story)?;
         let storage = story.storage_yaml("found").replace("default: true", "default: false");
         let yaml = format!(
             "{storage}---\napiVersion: holdfast.dev/v1alpha1\nkind: Restore\nmetadata: {{name: back}}\nspec:\n  from: {{repository: {{storageRef: {{name: found}}}}}}\n  missingClaims: Create\n"
         );
         story.kubectl.run_with(&["-n", &new, "apply", "--validate=strict", "-f", "-"], yaml.as_bytes())?;
-        let done = story.kubectl.until(&new, "restore", "back", holdfast_e2e::story::RUN, |o| {
-            o["status"]["completionTime"].is_string().then(|| o.clone())
-        })?;
+        let done = over(story, &new, "back")?;
         says(&done, &["\"phase\":\"Succeeded\"", "\"verified\":true", "\"newClaim\":\"Created\""])?;
         let look = workload::keeper(&Keeper::deployment("look", "data"));
         story.kubectl.run_with(&["-n", &new, "apply", "-f", "-"], look.as_bytes())?;
@@ -185,6 +192,42 @@ fn bucket_and_recovery_password_are_enough() {
                 .any(|row| row["directory"] == *directory && row["repositoryId"].is_string())
                 .then_some(())
         })?;
+        story.nothing_left()
+    });
+}
+
+/// A directory that is misspelt ends the Restore at once, with those that are there, and leaves no Repository; a Secret that
+/// would not be tried is named, and none is needed.
+#[test]
+fn a_wrong_directory_leaves_nothing_and_another_password_is_told() {
+    let _world = together();
+    Story::tell("misspelt", Story::begin, |story| {
+        let (directory, new) = saved_and_a_namespace_that_knows_nothing(story)?;
+        let apply = |yaml: &str| {
+            let args = ["-n", &new, "apply", "--validate=strict", "-f", "-"];
+            story.kubectl.run_with(&args, yaml.as_bytes()).map(drop)
+        };
+        apply(&story.storage_yaml("found").replace("default: true", "default: false"))?;
+        let restore = |name: &str, repository: &str| -> Result<Value> {
+            apply(&format!(
+                "apiVersion: holdfast.dev/v1alpha1\nkind: Restore\nmetadata: {{name: {name}}}\nspec:\n  from: {{repository: {{storageRef: {{name: found}}, {repository}}}}}\n  missingClaims: Create\n"
+            ))?;
+            over(story, &new, name)
+        };
+        let repositories = || story.kubectl.list(&new, &["repositories.holdfast.dev"]);
+
+        let typo = restore("typo", "directory: testbed/nowhere/store-aaaaa")?;
+        says(&typo, &["\"phase\":\"Failed\"", "RepositoryNotFound", directory.as_str()])?;
+        story.kubectl.until_true("no Repository left", RUN, || Ok(repositories()?.is_empty()))?;
+        let right = restore("right", &format!("directory: {directory}"))?;
+        says(&right, &["\"phase\":\"Succeeded\""])?;
+        expect(&repositories()?.len().to_string(), "1")?;
+        let other = restore("other", &format!("directory: {directory}, passwordSecretRef: {{name: other}}"))?;
+        says(
+            &other,
+            &["\"phase\":\"Failed\"", "DirectoryInUse", "without spec.from.repository.passwordSecretRef"],
+        )?;
+        expect(&repositories()?.len().to_string(), "1")?;
         story.nothing_left()
     });
 }

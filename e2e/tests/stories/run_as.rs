@@ -164,16 +164,34 @@ fn data_of_root_is_told_or_saved_as_each_level_allows() {
                 workload::gone(&story.kubectl, &story.namespace, &copy)?;
             }
         }
-        // Restored without root: all content, and the plan says whose it will be and how to allow more.
+        // Restored by nobody in particular: all content, and it is counted whose it is not, with how to allow more.
         let snapshot =
             Story::snapshot_of(&story.kubectl.get(&story.namespace, &["backup", "privileged-root"])?)?;
         let done = story.restore(
             "as-user",
             &format!("{{runAs: Workload, from: {{snapshotRef: {{name: {snapshot}}}}}, volumes: [{{component: volume/data, to: {{newClaim: {{name: plain}}}}}}]}}"),
-            "Succeeded",
+            "PartiallyFailed",
         )?;
         expect_uid(&done, 65532)?;
-        says(&done, &["owners cannot be restored", "allow-root-runner"])?;
+        says(
+            &done,
+            &["OwnersNotRestored", "\"ownersNotRestored\":2", "allow-root-runner", "belonged to 0:7"],
+        )?;
+        // By the workload's user, because that is wanted: its own files are as they were, root's are counted.
+        story.apply(&format!(
+            "{}{}",
+            workload::claim("users", "", "1Gi"),
+            workload::keeper(&Keeper { user: 1000, ..Keeper::deployment("users", "users") })
+        ))?;
+        workload::ready_pod(&story.kubectl, &story.namespace, "users")?;
+        let to_users = |run_as: &str| {
+            format!(
+                "{{runAs: {run_as}, from: {{snapshotRef: {{name: {snapshot}}}}}, volumes: [{{component: volume/data, to: {{existingClaim: {{name: users}}}}}}]}}"
+            )
+        };
+        let wanted = story.restore("as-wanted", &to_users("Workload"), "Succeeded")?;
+        expect_uid(&wanted, 1000)?;
+        says(&wanted, &["\"ownersNotRestored\":1", "as runAs: Workload has it"])?;
         story.nothing_left()
     });
 }

@@ -3,12 +3,15 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use holdfast_e2e::gate::{Gate, Mode};
 use holdfast_e2e::kubectl::{Failure, Result, phase};
-use holdfast_e2e::story::{RUN, Story};
+use holdfast_e2e::story::{ENDED, RUN, Story};
 use holdfast_e2e::tree::{describe, fill_script, same};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
+use crate::crashes::sound;
+use crate::faults::gated;
 use crate::together;
 
 /// Name of the safety Snapshot of a Restore.
@@ -180,8 +183,20 @@ fn nothing_is_overwritten_that_could_not_be_saved() {
             story.kubectl.run_with(&args, object.to_string().as_bytes()).map(drop)
         };
         replace(&Value::from("d3Jvbmc="))?;
-        let wrong = story.restore("wrong", &spec, "Failed")?;
-        says(&wrong, &["UndoNotSaved", "WrongPassword", "undo: false"])?;
+        story.start_restore("wrong", &spec)?;
+        // The repository may be looked at, and found not to open, before the Restore begins: then that waits and says so.
+        let waiting = ["RepositoryNotReady", "WrongPassword"];
+        let wrong = story.until("restore", "wrong", |restore| {
+            let waits = phase(restore) == "Pending" && says(restore, &waiting).is_ok();
+            (waits || ENDED.contains(&phase(restore))).then(|| restore.clone())
+        })?;
+        match phase(&wrong) {
+            "Failed" => says(&wrong, &["UndoNotSaved", "WrongPassword", "undo: false"])?,
+            "Pending" => {
+                story.kubectl.run(&["-n", &story.namespace, "delete", "restore", "wrong"])?;
+            }
+            other => return Err(Failure(format!("it ended {other}: {}", wrong["status"]))),
+        }
         unchanged(story)?;
         replace(&secret["data"]["password"])?;
 
@@ -194,6 +209,55 @@ fn nothing_is_overwritten_that_could_not_be_saved() {
             return Err(Failure("a safety Snapshot that nobody wanted".into()));
         }
         story.nothing_left()
+    });
+}
+
+/// The store has no space for what is overwritten: the restore ends before its first byte, says so, and goes well when
+/// there is room.
+#[test]
+fn a_full_store_keeps_the_restore_from_overwriting_anything() {
+    let _world = together();
+    Story::tell("undo-full", Story::bare, |story| {
+        let gate = Gate::open(story.bed)?;
+        story.allow_root()?;
+        story.apply(&gated(story, &gate))?;
+        story.storage_ready("store")?;
+        let pod = app(story, &Keeper::deployment("app", "data"))?;
+        story.shell(&pod, "echo saved > /store/file")?;
+        let first = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
+        // More than can pass for small, and nothing that was stored before.
+        story.shell(
+            &pod,
+            "echo newer > /store/file; dd if=/dev/urandom of=/store/big bs=1M count=40 2>/dev/null",
+        )?;
+        let before = tree(story)?;
+        gate.set(Mode::Full);
+        let spec = exactly(&first).replacen('{', "{retries: 0, ", 1);
+        let full = story.restore("full", &spec, "Failed")?;
+        says(
+            &full,
+            &[
+                "UndoNotSaved",
+                "nothing was overwritten",
+                "no space left",
+                "undo: false",
+                "\"state\":\"Failed\"",
+            ],
+        )?;
+        if gate.refused() == 0 || !full["status"]["undoSnapshotRef"].is_null() {
+            return Err(Failure(format!("nothing was refused, or something saved: {}", full["status"])));
+        }
+        unchanged(story)?;
+        same(&before, &tree(story)?)?;
+        story.nothing_left()?;
+
+        gate.set(Mode::Open);
+        let back = story.restore("back", &spec, "Succeeded")?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "[ \"$(cat /store/file)\" = saved ] && [ ! -e /store/big ]")?;
+        story.restore("undone", &exactly(&undo_of(&back)?), "Succeeded")?;
+        same(&before, &tree(story)?)?;
+        sound(story)
     });
 }
 
