@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holdfast's engine against restic, and rustic if it is given, side by side on this machine.
+"""Holdfast's engine against restic, and rustic and kopia if they are given, side by side on this machine.
 
 All do the same work on the same trees in alternating order. Prints medians of wall time, processor time and peak
 memory, and how many times less Holdfast needs. What is restored is compared with its source in the first round, so
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import corpus
 from measure import Cost, Failed, measure, median
-from programs import Holdfast, Program, Restic, Rustic
+from programs import Holdfast, Kopia, Program, Restic, Rustic
 from s3 import Server
 
 GIB = 1 << 30
@@ -128,6 +128,7 @@ class Bench:
                     print(f"{time.monotonic() - begin:.0f} s", file=sys.stderr)
 
     def add(self, row: str, program: Program, command: list[str]) -> None:
+        program.forget()
         cost = measure(command, program.env())
         self.figures.costs[row][program.name].append(cost)
 
@@ -144,7 +145,7 @@ class Bench:
             self.add("small unchanged", program, program.backup(tree))
         if check:
             measure(program.restore("latest", tree), program.env())
-            compare(tree, program.target, program.name)
+            compare(tree, program.target, program.name, program.keeps_times)
 
     def mixed(self, name: str, program: Program, tree: Path, check: bool) -> None:
         """The life of a tree: saved, saved again, restored, checked, changed, saved, brought back."""
@@ -152,7 +153,7 @@ class Bench:
         self.add("unchanged", program, program.backup(tree))
         self.add("restore", program, program.restore("latest", tree))
         if check:
-            compare(tree, program.target, program.name)
+            compare(tree, program.target, program.name, program.keeps_times)
         self.add("check", program, program.check())
         original = program.snapshots()[0]
         corpus.change(tree, self.args.seed)
@@ -168,11 +169,14 @@ class Bench:
 
     def prune(self, name: str, program: Program, tree: Path, check: bool) -> None:
         """Of each pack about half is still needed."""
+        prune = program.prune()
+        if prune is None:
+            return
         self.begin(program)
         measure(program.backup(tree), program.env())
         measure(program.backup(tree, exclude="*[13579].*"), program.env())
         measure(program.forget(program.snapshots()[0]), program.env())
-        self.add(name, program, program.prune())
+        self.add(name, program, prune)
         self.figures.stored[name][program.name] = program.stored()
         if check:
             measure(program.check(), program.env())
@@ -190,7 +194,7 @@ class Bench:
             self.add("s3 restore", program, program.restore("latest", tree))
             self.figures.requests["s3 restore"][program.name] = server.requests()
             if check:
-                compare(tree, program.target, program.name)
+                compare(tree, program.target, program.name, program.keeps_times)
 
 
 def compare(source: Path, restored: Path, who: str, times: bool = True) -> None:
@@ -262,6 +266,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--holdfast", required=True, help="the release binary")
     parser.add_argument("--restic", required=True, help="stock restic 0.19.1")
     parser.add_argument("--rustic", help="rustic; left out if not given")
+    parser.add_argument("--kopia", help="kopia; left out if not given")
     parser.add_argument("--versitygw", help="S3 server, for the rows of S3")
     parser.add_argument("--testbed", help="the test bed's program, whose slow line the rows of S3 use")
     parser.add_argument("--rows", default="mixed,small,large,random,text,sparse,prune,s3", help="scenes: %(default)s")
@@ -297,6 +302,8 @@ def main() -> int:
     programs: list[Program] = [Holdfast(args.holdfast, work), Restic(args.restic, work)]
     if args.rustic:
         programs.append(Rustic(args.rustic, work))
+    if args.kopia:
+        programs.append(Kopia(args.kopia, work))
     bench = Bench(args, work, programs)
     failed = False
     for name in args.rows.split(","):

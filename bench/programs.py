@@ -5,6 +5,7 @@ No program keeps a cache between commands: what one has on disk the other would 
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,6 +18,8 @@ class Program:
     """A backup program with a repository of its own below the work directory."""
 
     name: str
+    # Whether what it restores has the times of its source.
+    keeps_times = True
 
     def __init__(self, binary: str, work: Path):
         self.binary = binary
@@ -35,8 +38,15 @@ class Program:
         basic = {"PATH": os.environ.get("PATH", ""), "HOME": str(self.work), "TZ": "UTC"}
         return basic | self.access() | self.extra
 
+    def kept(self) -> list[Path]:
+        """What the program leaves on this machine, besides its repository and what it restored."""
+        return []
+
+    def forget(self) -> None:
+        """Removes what a command has kept for the next one besides the repository."""
+
     def clear(self) -> None:
-        for path in (self.local, self.target):
+        for path in (self.local, self.target, *self.kept()):
             shutil.rmtree(path, ignore_errors=True)
 
     def stored(self) -> int:
@@ -59,7 +69,10 @@ class Program:
             found = [s for group in found for s in group[1]]
         elif found and "snapshots" in found[0]:
             found = [s for group in found for s in group["snapshots"]]
-        return [s["id"] for s in sorted(found, key=lambda s: s["time"])]
+        return [s["id"] for s in sorted(found, key=self.when)]
+
+    def when(self, snapshot: dict) -> str:
+        return snapshot["time"]
 
     def init(self) -> list[str]:
         raise NotImplementedError
@@ -79,7 +92,8 @@ class Program:
     def forget(self, snapshot: str) -> list[str]:
         raise NotImplementedError
 
-    def prune(self) -> list[str]:
+    def prune(self) -> list[str] | None:
+        """None where the program does not remove half of each pack at once."""
         raise NotImplementedError
 
 
@@ -177,3 +191,67 @@ class Rustic(Program):
 
     def prune(self) -> list[str]:
         return self.words("prune", "--max-unused", "0B", "--instant-delete")
+
+
+class Kopia(Program):
+    """Another format, so its sizes and its way of splitting files are its own. It compresses only when told to."""
+
+    name = "kopia"
+    # A directory gets the time of its newest entry, a link one in microseconds; holes and hard links are lost, besides.
+    keeps_times = False
+
+    def words(self, *words: str) -> list[str]:
+        return [self.binary, *words]
+
+    def version(self) -> str:
+        output = subprocess.run([self.binary, "--version"], capture_output=True, text=True, check=False).stdout
+        return f"kopia {output.split(' ')[0]}"
+
+    def kept(self) -> list[Path]:
+        return [self.work / "kopia"]
+
+    def forget(self) -> None:
+        # It cannot do without: told to keep none, it ends with a panic.
+        shutil.rmtree(self.work / "kopia" / "cache", ignore_errors=True)
+
+    def access(self) -> dict[str, str]:
+        kept = self.work / "kopia"
+        return {
+            "KOPIA_PASSWORD": PASSWORD,
+            "KOPIA_CONFIG_PATH": str(kept / "repository.config"),
+            "KOPIA_CACHE_DIRECTORY": str(kept / "cache"),
+            "KOPIA_LOG_DIR": str(kept / "log"),
+            "KOPIA_CHECK_FOR_UPDATES": "false",
+        }
+
+    def init(self) -> list[str]:
+        # It needs to be told where the repository is only once. Maintenance would run within the commands otherwise.
+        create = [self.binary, "repository", "create", *self.location(), "--no-persist-credentials"]
+        compress = [self.binary, "policy", "set", "--global", "--compression=zstd"]
+        manual = [self.binary, "maintenance", "set", "--enable-quick=false", "--enable-full=false"]
+        return ["sh", "-ec", "; ".join(shlex.join(command) for command in (create, compress, manual))]
+
+    def location(self) -> list[str]:
+        if self.repository == str(self.local):
+            return ["filesystem", "--path", self.repository]
+        return shlex.split(self.repository)
+
+    def listing(self) -> list[str]:
+        return self.words("snapshot", "list", "--all", "--json")
+
+    def when(self, snapshot: dict) -> str:
+        return snapshot["startTime"]
+
+    def backup(self, tree: Path, exclude: str | None = None) -> list[str]:
+        return self.words("snapshot", "create", "--no-progress", str(tree))
+
+    def restore(self, snapshot: str, tree: Path) -> list[str]:
+        # Without a time it takes the latest of a directory.
+        source = str(tree) if snapshot == "latest" else snapshot
+        return self.words("snapshot", "restore", "--no-progress", source, str(self.target))
+
+    def check(self) -> list[str]:
+        return self.words("snapshot", "verify", "--verify-files-percent=100")
+
+    def prune(self) -> None:
+        return None

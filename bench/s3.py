@@ -1,6 +1,7 @@
 """An S3 server on this machine behind a slow line, with a count of the requests that it got."""
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -83,4 +84,7 @@ class Server:
             # It makes option names of these; the keys, whose names have underscores, it finds among AWS's own.
             options = {"BUCKET": BUCKET, "ROOT": "/repository", "ENDPOINT": endpoint, "REGION": "us-east-1"}
             return "opendal:s3", keys | {f"RUSTIC_REPO_OPT_{name}": value for name, value in options.items()}
+        if program == "kopia":
+            server = ["--endpoint", f"127.0.0.1:{self.port}", "--disable-tls", "--region", "us-east-1"]
+            return shlex.join(["s3", "--bucket", BUCKET, "--prefix", "repository/", *server]), keys
         return f"s3:{endpoint}/{BUCKET}/repository", keys

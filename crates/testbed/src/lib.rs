@@ -89,6 +89,12 @@ pub fn build_minio(layout: &Layout, progress: &Progress) -> Result<()> {
     programs::build_minio(layout, progress)
 }
 
+/// The path of kopia, which the benchmark compares with; built if it is missing.
+pub fn kopia(layout: &Layout, progress: &Progress) -> Result<PathBuf> {
+    let _lock = layout.lock("build-kopia", || progress.say("waiting for another build of kopia"))?;
+    programs::build_kopia(layout, progress)
+}
+
 /// A handle on a bed that is up.
 #[derive(Debug, Clone)]
 pub struct Testbed {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use holdfast_testbed::{
     Error, HOLDFAST_IMAGE, Health, Layout, Part, Progress, Result, S3Env, Testbed, archive, build,
-    build_holdfast_image, build_minio, chain, down, health, restic, rustic, slow_line, up, verify,
+    build_holdfast_image, build_minio, chain, down, health, kopia, restic, rustic, slow_line, up, verify,
 };
 
 /// A real two-node Kubernetes with storage and an S3 server on this machine.
@@ -73,6 +73,8 @@ enum Task {
     },
     /// Print the path of rustic 0.11.4, compiled from its crate if it is missing (minutes).
     Rustic,
+    /// Print the path of kopia 0.22.3, built if it is missing (minutes).
+    Kopia,
     /// Stop, start or look at the S3 server.
     S3 {
         #[command(subcommand)]
@@ -212,6 +214,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Minio { task } => return minio(&Testbed::connect_to(layout)?, task, &progress),
         Task::Rustic => line(&rustic(&layout, &progress)?.display().to_string())?,
+        Task::Kopia => line(&kopia(&layout, &progress)?.display().to_string())?,
         Task::S3 { task } => return s3(&Testbed::connect_to(layout)?, task),
         Task::SlowLine { listen, to, milliseconds } => {
             slow_line(listen, to, Duration::from_millis(milliseconds))?;

@@ -1,5 +1,6 @@
 //! The programs of the test bed, built from source at pinned versions and kept by content: Kubernetes, etcd,
-//! containerd, `CoreDNS`, the CSI side-cars and our driver, the S3 server, the REST server, helm, and the pause program.
+//! containerd, `CoreDNS`, the CSI side-cars and our driver, the S3 servers, the REST server, helm, kopia, and the pause
+//! program.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -121,6 +122,22 @@ const MINIO: Group = Group {
     programs: &["minio", "minio-admin"],
 };
 
+/// A backup program with a repository format of its own. Only the benchmark wants it.
+const KOPIA: Group = Group {
+    name: "kopia",
+    sources: &[source!("go.mod" in "kopia"), source!("go.sum" in "kopia")],
+    // Without its web pages.
+    arguments: &[
+        "-tags",
+        "nohtmlui",
+        "-ldflags",
+        "-s -w -X github.com/kopia/kopia/repo.BuildVersion=0.22.3",
+        "tool",
+    ],
+    renamed: &[],
+    programs: &["kopia"],
+};
+
 const PAUSE: &str = include_str!("../images/pause.c");
 const PAUSE_FLAGS: &[&str] = &["-Os", "-static", "-s", "-Wall", "-Werror"];
 
@@ -147,6 +164,12 @@ pub(crate) fn build(layout: &Layout, progress: &Progress) -> Result<Vec<(String,
 /// Builds the second S3 server unless it is there.
 pub(crate) fn build_minio(layout: &Layout, progress: &Progress) -> Result<()> {
     MINIO.ensure(layout, &Go::find(layout)?, progress).map(drop)
+}
+
+/// Builds kopia unless it is there. Returns the program's path.
+pub(crate) fn build_kopia(layout: &Layout, progress: &Progress) -> Result<PathBuf> {
+    KOPIA.ensure(layout, &Go::find(layout)?, progress)?;
+    Ok(layout.bin().join("kopia"))
 }
 
 impl Group {
