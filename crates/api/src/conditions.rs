@@ -90,6 +90,10 @@ text_enum! {
         AssumeRoleFailed,
         /// One static key serves every namespace.
         SharedKey,
+        /// Keys of one run were refused what the run does not need.
+        PolicyKept,
+        /// Keys of one run can do more than the run needs: who gave them does not look at the policy.
+        PolicyIgnored,
         /// The store's address is that of a Service, a pod or a node of this cluster.
         InCluster,
         /// A rule of the bucket deletes objects, or moves them to where they cannot be read.

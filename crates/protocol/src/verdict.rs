@@ -58,6 +58,10 @@ pub enum TaskResult {
         /// What the bucket's own rules do to what is stored in it; absent when nobody looked.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lifecycle: Option<Lifecycle>,
+        /// Whether keys that were exchanged for this run are held to what they are for; absent when they were not
+        /// exchanged, or nobody looked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key_scope: Option<KeyScope>,
     },
     /// The repository is there and opens.
     Initialize {
@@ -87,6 +91,21 @@ pub enum TaskResult {
     Unlock {
         /// How many.
         removed: u32,
+    },
+}
+
+/// What came of trying something that keys of one run must not be able to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum KeyScope {
+    /// It was refused.
+    Kept,
+    /// It went well: who gave the keys did not look at what they are for.
+    Ignored,
+    /// It cannot be told.
+    Unknown {
+        /// Why not.
+        why: String,
     },
 }
 
@@ -246,8 +265,9 @@ impl Verdict {
         match &mut self.result {
             Some(
                 TaskResult::Initialize { foreign_record: Some(text), .. }
-                | TaskResult::Probe { lifecycle: Some(Lifecycle::Unknown { why: text }), .. },
-            ) => halve(text),
+                | TaskResult::Probe { key_scope: Some(KeyScope::Unknown { why: text }), .. },
+            ) if !text.is_empty() => halve(text),
+            Some(TaskResult::Probe { lifecycle: Some(Lifecycle::Unknown { why: text }), .. }) => halve(text),
             Some(TaskResult::Probe { lifecycle: Some(Lifecycle::Found { rules, .. }), .. }) => {
                 rules.iter_mut().max_by_key(|rule| rule.len()).is_some_and(halve)
             }
@@ -272,8 +292,12 @@ mod tests {
     fn texts_of_a_stranger_in_the_result_are_cut_too() {
         let vile = "\u{1}ü".repeat(20_000);
         let rules = vec![vile.clone(); 3];
-        let probe =
-            |lifecycle| TaskResult::Probe { repositories: 1, more: false, lifecycle: Some(lifecycle) };
+        let probe = |lifecycle| TaskResult::Probe {
+            repositories: 1,
+            more: false,
+            lifecycle: Some(lifecycle),
+            key_scope: Some(KeyScope::Unknown { why: vile.clone() }),
+        };
         for result in [
             TaskResult::Initialize {
                 repository_id: "ab".repeat(32),

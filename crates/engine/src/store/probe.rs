@@ -17,14 +17,33 @@ pub struct ProbeReport {
 
 /// Where probe objects lie, below the location.
 const DIRECTORY: &str = "holdfast-probe";
+/// Where keys that are good for probing alone may not write.
+const ELSEWHERE: &str = "holdfast-unscoped";
+
+/// Whether keys that are said to be good for probe objects alone are good for nothing else: an object that they may not
+/// write is refused. One that is taken is removed at once. An error when neither came of it.
+pub async fn is_confined(store: &dyn Store) -> Result<bool> {
+    let path = format!("{ELSEWHERE}/{}", unique()?);
+    let body = Bytes::from_static(b"keys for holdfast-probe/ alone have written this; it can be deleted\n");
+    match store.put_extra(&path, body, PutMode::CreateNew).await {
+        Ok(()) => store.delete_extra(&path).await.map(|()| false),
+        Err(e) if e.kind() == ErrorKind::AccessDenied => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
+/// A name that nobody has used.
+fn unique() -> Result<String> {
+    let mut random = [0_u8; 8];
+    crate::crypto::random(&mut random)?;
+    Ok(data_encoding::HEXLOWER.encode(&random))
+}
 
 /// Tries everything a repository needs, with an object of unique name beside it. The error's kind says precisely
 /// what is wrong; nothing stays behind unless deleting is what fails.
 pub async fn probe(store: &dyn Store) -> Result<ProbeReport> {
     let started = std::time::Instant::now();
-    let mut random = [0_u8; 8];
-    crate::crypto::random(&mut random)?;
-    let name = data_encoding::HEXLOWER.encode(&random);
+    let name = unique()?;
     let path = format!("{DIRECTORY}/{name}");
     let body = Bytes::from(format!("holdfast probe {name}\n"));
     // A listing first: many servers answer it with the precise reason when credentials or bucket are wrong.

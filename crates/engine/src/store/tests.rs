@@ -168,6 +168,26 @@ async fn probing_leaves_nothing_and_says_what_is_wrong() {
     }
 }
 
+#[tokio::test]
+async fn keys_are_confined_where_writing_elsewhere_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let faults = FaultStore::new(local(directory.path()));
+    assert!(!is_confined(&faults).await.unwrap());
+    assert!(faults.is_empty().await.unwrap(), "what was written is removed again");
+    for (trouble, confined) in [
+        (Trouble::Fail(ErrorKind::AccessDenied), Ok(true)),
+        (Trouble::Fail(ErrorKind::Unreachable), Err(ErrorKind::Unreachable)),
+        (Trouble::Fail(ErrorKind::Auth), Err(ErrorKind::Auth)),
+    ] {
+        faults.add(Fault::once(Operation::Put, None, trouble));
+        assert_eq!(is_confined(&faults).await.map_err(|e| e.kind()), confined);
+        faults.heal();
+    }
+    // It was written and stays: that is no answer to rest on either.
+    faults.add(Fault::once(Operation::Delete, None, Trouble::Fail(ErrorKind::Unreachable)));
+    assert_eq!(is_confined(&faults).await.unwrap_err().kind(), ErrorKind::Unreachable);
+}
+
 #[derive(Default)]
 struct Told(Mutex<usize>);
 

@@ -8,7 +8,7 @@ use holdfast_api::conditions::{
     ConditionType, ConditionUpdate, Reason, find_condition, remove_condition, set_condition,
 };
 use holdfast_protocol::spec::FoundRepository as FoundRow;
-use holdfast_protocol::verdict::Lifecycle;
+use holdfast_protocol::verdict::{KeyScope, Lifecycle};
 use holdfast_protocol::{Outcome, TaskResult};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -147,23 +147,32 @@ fn warnings(facts: &Facts, status: &mut BackupStorageStatus) {
              the cluster is lost, so is the data; set one and keep a copy elsewhere",
         ),
     );
-    warn(
-        status,
-        spec.usage_policy.allowed_namespaces.from != NamespacesFrom::Same && !has_scoped_keys(&spec.backend),
-        ConditionUpdate::yes(
-            ConditionType::CredentialsNotScoped,
-            Reason::SharedKey,
-            format!(
-                "runs in all admitted namespaces get this storage's one key, which reaches the repositories of all of \
-                 them; {}give namespaces that do not trust each other storages and keys of their own",
-                if spec.backend.s3.is_some() {
-                    "set spec.backend.s3.assumeRole where the store can exchange keys, or "
-                } else {
-                    ""
-                }
-            ),
-        ),
+    let shared = spec.usage_policy.allowed_namespaces.from != NamespacesFrom::Same;
+    let condition = ConditionType::CredentialsNotScoped;
+    if has_scoped_keys(&spec.backend) {
+        // What a probe found out stands until the next one; what was said of the one key does not.
+        let tried = find_condition(&status.conditions, condition)
+            .is_some_and(|told| told.reason != Reason::SharedKey.as_str());
+        if !tried {
+            let update = ConditionUpdate::unknown(
+                condition,
+                Reason::CannotTell,
+                "whether the keys of a run reach more than its own repository has not been tried yet",
+            );
+            set_condition(&mut status.conditions, update, facts.storage.metadata.generation, facts.now);
+        }
+        return;
+    }
+    let advice = if spec.backend.s3.is_some() {
+        "set spec.backend.s3.assumeRole where the store can exchange keys, or "
+    } else {
+        ""
+    };
+    let message = format!(
+        "runs in all admitted namespaces get this storage's one key, which reaches the repositories of all of them; \
+         {advice}give namespaces that do not trust each other storages and keys of their own"
     );
+    warn(status, shared, ConditionUpdate::yes(condition, Reason::SharedKey, message));
 }
 
 /// Whether each run gets keys that reach its own repository alone.
@@ -189,10 +198,14 @@ fn surroundings(facts: &Facts, ended: &Ended, status: &mut BackupStorageStatus) 
         Some(Domain::Elsewhere) => remove_condition(&mut status.conditions, condition),
         Some(Domain::Unknown) | None => {}
     }
-    let lifecycle = ended.verdict().and_then(|verdict| match &verdict.result {
-        Some(TaskResult::Probe { lifecycle, .. }) => lifecycle.as_ref(),
-        _ => None,
-    });
+    let Some(TaskResult::Probe { lifecycle, key_scope, .. }) =
+        ended.verdict().and_then(|verdict| verdict.result.as_ref())
+    else {
+        return;
+    };
+    if let Some(key_scope) = key_scope.as_ref().filter(|_| has_scoped_keys(&facts.storage.spec.backend)) {
+        set_condition(&mut status.conditions, scope(key_scope), generation, facts.now);
+    }
     let condition = ConditionType::LifecycleRuleFound;
     let update = match lifecycle {
         None => return,
@@ -220,6 +233,34 @@ fn surroundings(facts: &Facts, ended: &Ended, status: &mut BackupStorageStatus) 
         ),
     };
     set_condition(&mut status.conditions, update, generation, facts.now);
+}
+
+/// What it means that keys of a run could, or could not, do what the run does not need.
+fn scope(tried: &KeyScope) -> ConditionUpdate {
+    let condition = ConditionType::CredentialsNotScoped;
+    match tried {
+        KeyScope::Kept => ConditionUpdate::no(
+            condition,
+            Reason::PolicyKept,
+            "keys of a run were refused to write an object that their policy does not name",
+        ),
+        KeyScope::Ignored => ConditionUpdate::yes(
+            condition,
+            Reason::PolicyIgnored,
+            "keys of a run could write an object that their policy does not name: the service that exchanges the \
+             storage's keys does not look at the session policy, so every run can reach the repositories of all; use a \
+             service or a version that does (docs/storages.md), or give namespaces that do not trust each other \
+             storages and keys of their own",
+        ),
+        KeyScope::Unknown { why } => ConditionUpdate::unknown(
+            condition,
+            Reason::CannotTell,
+            format!(
+                "whether the keys of a run reach more than its own repository cannot be told: {why}; take the keys out \
+                 of the Secret of a run and list another directory with them, which has to be refused"
+            ),
+        ),
+    }
 }
 
 /// What to do where the rules of the store could not be read.

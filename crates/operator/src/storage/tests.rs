@@ -78,7 +78,8 @@ fn failure(reason: &str) -> Ended {
 fn success() -> Ended {
     let mut verdict = Verdict::failed("", "", false);
     verdict.outcome = Outcome::Succeeded;
-    verdict.result = Some(TaskResult::Probe { repositories: 1, more: false, lifecycle: None });
+    verdict.result =
+        Some(TaskResult::Probe { repositories: 1, more: false, lifecycle: None, key_scope: None });
     ended(End::Verdict(Box::new(verdict)))
 }
 
@@ -222,10 +223,6 @@ fn warnings_come_and_go_with_what_they_warn_of() {
         find_condition(&status.conditions, ConditionType::CredentialsNotScoped).unwrap().message.clone()
     };
     assert!(message(&warned).contains("spec.backend.s3.assumeRole"), "{}", message(&warned));
-    // Keys of each run's own need no warning, whoever uses the storage.
-    facts.storage.status = Some(warned.clone());
-    facts.storage.spec.backend.s3.as_mut().unwrap().assume_role = Some(Box::default());
-    assert!(!has(&super::status(&facts, &judge(success())).status, ConditionType::CredentialsNotScoped));
     facts.storage = storage("All", "");
     facts.storage.spec.backend =
         serde_saphyr::from_str("{gcs: {bucket: b, credentialsSecretRef: {name: keys}}}").unwrap();
@@ -237,6 +234,45 @@ fn warnings_come_and_go_with_what_they_warn_of() {
     assert!(
         !has(&calm, ConditionType::NoRecoveryPassword) && !has(&calm, ConditionType::CredentialsNotScoped)
     );
+}
+
+/// That keys are exchanged is not taken for their being held to anything: it is tried, and what came of it is told.
+#[test]
+fn keys_of_a_run_are_called_scoped_when_it_was_seen() {
+    let mut facts = facts(storage("All", ""));
+    let told = |status: &BackupStorageStatus| {
+        let found = find_condition(&status.conditions, ConditionType::CredentialsNotScoped).unwrap();
+        (found.status.clone(), found.reason.clone(), found.message.clone())
+    };
+    let after = |facts: &Facts, key_scope| {
+        let mut ended = success();
+        if let End::Verdict(verdict) = &mut ended.end {
+            verdict.result =
+                Some(TaskResult::Probe { repositories: 0, more: false, lifecycle: None, key_scope });
+        }
+        super::status(facts, &judge(ended)).status
+    };
+    let shared = after(&facts, None);
+    assert_eq!(told(&shared).1, "SharedKey");
+    facts.storage.status = Some(shared.clone());
+    facts.storage.spec.backend.s3.as_mut().unwrap().assume_role = Some(Box::default());
+    // A runner of an older release does not try.
+    let (status, reason, _) = told(&after(&facts, None));
+    assert_eq!((status.as_str(), reason.as_str()), ("Unknown", "CannotTell"));
+    let (status, reason, message) = told(&after(&facts, Some(KeyScope::Ignored)));
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "PolicyIgnored"));
+    assert!(message.contains("does not look at the session policy"), "{message}");
+    let why = "no answer".to_owned();
+    let (status, _, message) = told(&after(&facts, Some(KeyScope::Unknown { why })));
+    assert!(status == "Unknown" && message.contains("no answer"), "{message}");
+    let kept = after(&facts, Some(KeyScope::Kept));
+    assert_eq!((told(&kept).0.as_str(), told(&kept).1.as_str()), ("False", "PolicyKept"));
+    // It stands while the storage is tried again, also by one that does not try it.
+    facts.storage.status = Some(kept);
+    assert_eq!(told(&after(&facts, None)).1, "PolicyKept");
+    // And goes with the exchange.
+    facts.storage.spec.backend.s3.as_mut().unwrap().assume_role = None;
+    assert_eq!(told(&after(&facts, Some(KeyScope::Kept))).1, "SharedKey");
 }
 
 #[test]
@@ -263,7 +299,8 @@ fn rules_of_the_bucket_are_found_not_found_or_not_known() {
     let said = |lifecycle| {
         let mut ended = success();
         if let End::Verdict(verdict) = &mut ended.end {
-            verdict.result = Some(TaskResult::Probe { repositories: 0, more: false, lifecycle });
+            verdict.result =
+                Some(TaskResult::Probe { repositories: 0, more: false, lifecycle, key_scope: None });
         }
         let status = super::status(&facts, &judge(ended)).status;
         let found = find_condition(&status.conditions, ConditionType::LifecycleRuleFound)?.clone();
@@ -299,7 +336,8 @@ fn of_other_clouds_than_s3_it_is_told_what_nobody_looks_at() {
         let mut ended = success();
         if let End::Verdict(verdict) = &mut ended.end {
             let lifecycle = Some(Lifecycle::Unknown { why: "not S3".to_owned() });
-            verdict.result = Some(TaskResult::Probe { repositories: 0, more: false, lifecycle });
+            verdict.result =
+                Some(TaskResult::Probe { repositories: 0, more: false, lifecycle, key_scope: None });
         }
         let status = super::status(&facts, &judge(ended)).status;
         assert_eq!(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use holdfast_engine::store;
 use holdfast_protocol::spec::FoundRepository;
-use holdfast_protocol::verdict::Lifecycle;
+use holdfast_protocol::verdict::{KeyScope, Lifecycle};
 use holdfast_protocol::{TaskResult, Verdict, attachment};
 
 use super::{Job, count};
@@ -65,9 +65,26 @@ impl Job {
         }
 
         let lifecycle = Some(self.lifecycle().await);
-        let mut verdict = succeeded(TaskResult::Probe { repositories: count(found), more, lifecycle });
+        let key_scope = self.key_scope().await;
+        let mut verdict =
+            succeeded(TaskResult::Probe { repositories: count(found), more, lifecycle, key_scope });
         verdict.attachment = Some(rows.seal());
         Ok(verdict)
+    }
+
+    /// Whether the service that exchanged this run's keys looked at what they are for. Some do not, and then every run can
+    /// reach what all of them can.
+    async fn key_scope(&self) -> Option<KeyScope> {
+        self.spec.keys_end.as_ref()?;
+        if self.spec.read_only {
+            let why = "it would show by writing, and nothing is written to a storage for restores only";
+            return Some(KeyScope::Unknown { why: why.to_owned() });
+        }
+        Some(match store::is_confined(self.store.as_ref()).await {
+            Ok(true) => KeyScope::Kept,
+            Ok(false) => KeyScope::Ignored,
+            Err(error) => KeyScope::Unknown { why: error.to_string().chars().take(LIFECYCLE_TEXT).collect() },
+        })
     }
 
     /// Whether the bucket's own rules delete or move what is stored in it. A storage works without the answer.

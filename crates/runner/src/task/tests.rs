@@ -14,7 +14,7 @@ use holdfast_protocol::spec::{
     BackupVolume, FoundRepository, OnUnreadable, RepositoryRecord, RestoreVolume, RunIdentity, SnapshotRow,
     StorageAccess, UNREADABLE_TAG,
 };
-use holdfast_protocol::verdict::{BackupResult, Lifecycle, RestoreResult};
+use holdfast_protocol::verdict::{BackupResult, KeyScope, Lifecycle, RestoreResult};
 use holdfast_protocol::{Outcome, RunSpec, Task, TaskResult, Verdict, attachment};
 use secrecy::SecretString;
 use tempfile::TempDir;
@@ -560,7 +560,7 @@ async fn unlock_removes_the_locks_of_dead_jobs_and_no_other() {
 /// Repositories found and whether there are more. A directory has no rules, which is not the same as harmless ones.
 #[track_caller]
 fn probed(verdict: &Verdict) -> (u32, bool) {
-    let Some(TaskResult::Probe { repositories, more, lifecycle }) = &verdict.result else {
+    let Some(TaskResult::Probe { repositories, more, lifecycle, .. }) = &verdict.result else {
         panic!("{verdict:?}")
     };
     assert!(matches!(lifecycle, Some(Lifecycle::Unknown { .. })), "{lifecycle:?}");
@@ -578,6 +578,29 @@ async fn a_probe_describes_the_storage_once() {
     assert_eq!(fs::read_to_string(place.path("store/metadata.yaml")).unwrap(), written);
     let files: Vec<_> = place.content("store").into_iter().filter(|(_, content)| content.is_some()).collect();
     assert_eq!(files.len(), 1, "the probe's object stays behind: {files:?}");
+}
+
+/// A store that takes what the run's keys are not for is told, and what it took is removed. Nothing is tried with keys that
+/// were not exchanged, nor where nothing may be written.
+#[tokio::test]
+async fn exchanged_keys_are_tried_with_what_has_to_be_refused() {
+    let scope = |verdict: Verdict| match verdict.result {
+        Some(TaskResult::Probe { key_scope, .. }) => key_scope,
+        other => panic!("{other:?}"),
+    };
+    let place = Place::new();
+    assert_eq!(scope(place.run(Task::Probe { scan_limit: 10 }).await.unwrap()), None);
+    let before = place.content("store");
+    let (mut job, _) = place.job(Task::Probe { scan_limit: 10 });
+    job.spec.keys_end = Some("2126-11-28T12:00:00Z".into());
+    assert_eq!(scope(job.perform().await.unwrap()), Some(KeyScope::Ignored));
+    let files = |all: Vec<(String, Option<Vec<u8>>)>| -> Vec<_> {
+        all.into_iter().filter(|(_, content)| content.is_some()).collect()
+    };
+    assert_eq!(files(place.content("store")), files(before), "what it tried with stays behind");
+    job.spec.read_only = true;
+    let told = scope(job.perform().await.unwrap());
+    assert!(matches!(&told, Some(KeyScope::Unknown { why }) if why.contains("restores only")), "{told:?}");
 }
 
 #[tokio::test]
