@@ -14,7 +14,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin:/usr/sbin:/sbin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TESTBED := $(TARGET)/release/testbed
 
-.PHONY: help prepare demo test bench fuzz scale up down lint lint-rust lint-go image gen testbed binary
+.PHONY: help prepare demo stories test bench fuzz scale up down lint lint-rust lint-go image gen testbed binary
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,15 @@ demo:
 else
 demo: prepare ## the main job on a throw-away cluster (CLUSTER=current: on yours): back up, lose everything, get it back
 	@hack/with-bed demo
+endif
+
+# The stories by themselves; `make test` runs them with all else.
+ifeq ($(CLUSTER),current)
+stories:
+	@hack/on-current stories
+else
+stories: prepare ## the stories on a throw-away cluster (CLUSTER=current: those that need no test bed, on yours)
+	@hack/with-bed stories
 endif
 
 test: prepare ## everything that CI does, with a summary of what ran

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use holdfast_testbed::{Signer, encode};
 
+use crate::holdfast::Holdfast;
 use crate::kubectl::{Failure, Kubectl, Result};
 
 /// Label of every namespace that is made on such a cluster; the value is the random suffix of this run. `hack/on-current`
@@ -22,12 +23,6 @@ pub struct Current {
     pub suffix: String,
     /// Namespace of the operator.
     pub operator_namespace: String,
-    /// Image with a shell, coreutils, findutils and awk.
-    pub tools_image: String,
-    /// Image of PostgreSQL that takes the variables of the official one.
-    pub postgres_image: String,
-    /// Class of the claims; the cluster's default when empty.
-    pub storage_class: String,
     /// The part of the bucket that this run has for itself.
     pub place: Place,
 }
@@ -62,10 +57,11 @@ pub struct Object {
 
 /// A setting that `hack/on-current` hands on.
 fn setting(name: &str) -> Result<String> {
-    std::env::var(name)
-        .ok()
-        .filter(|value| !value.is_empty())
-        .ok_or_else(|| Failure(format!("{name} is not set: use `make demo CLUSTER=current`")))
+    std::env::var(name).ok().filter(|value| !value.is_empty()).ok_or_else(|| {
+        Failure(format!(
+            "{name} is not set: use `make demo CLUSTER=current` or `make stories CLUSTER=current`"
+        ))
+    })
 }
 
 impl Current {
@@ -76,17 +72,21 @@ impl Current {
 
     /// The cluster that `hack/on-current` chose.
     pub fn from_env() -> Result<Self> {
+        // Which `workload` deploys.
+        setting("TOOLS_IMAGE").and_then(|_| setting("POSTGRES_IMAGE"))?;
         Ok(Self {
             kubectl: setting("HOLDFAST_E2E_KUBECTL")?.into(),
             kubeconfig: setting("KUBECONFIG")?.into(),
             context: setting("HOLDFAST_E2E_CONTEXT")?,
             suffix: setting("HOLDFAST_E2E_SUFFIX")?,
             operator_namespace: setting("HOLDFAST_E2E_OPERATOR_NAMESPACE")?,
-            tools_image: setting("TOOLS_IMAGE")?,
-            postgres_image: setting("POSTGRES_IMAGE")?,
-            storage_class: std::env::var("STORAGE_CLASS").unwrap_or_default(),
             place: Place::from_env()?,
         })
+    }
+
+    /// `holdfast` of this working tree as the kubeconfig's user.
+    pub fn holdfast(&self, program: PathBuf) -> Holdfast {
+        Holdfast::new(program, self.kubeconfig.clone())
     }
 
     /// `kubectl` as the kubeconfig's user.
@@ -121,6 +121,11 @@ impl Place {
 
     /// All objects below the prefix.
     pub fn objects(&self) -> Result<Vec<Object>> {
+        self.objects_below(&self.prefix)
+    }
+
+    /// All objects below another prefix of the bucket, which has no slash at its end either.
+    pub fn objects_below(&self, prefix: &str) -> Result<Vec<Object>> {
         let mut objects = Vec::new();
         let mut token = None;
         loop {
@@ -128,7 +133,7 @@ impl Place {
             let mut query =
                 token.map_or(String::new(), |t: String| format!("continuation-token={}&", encode_value(&t)));
             query.push_str("list-type=2&prefix=");
-            query.push_str(&encode_value(&format!("{}/", self.prefix)));
+            query.push_str(&encode_value(&format!("{prefix}/")));
             let page = self.request("GET", &format!("{}?{query}", self.bucket))?;
             objects.extend(elements(&page, "Contents").filter_map(|one| {
                 let key = elements(one, "Key").next()?;

@@ -178,7 +178,10 @@ impl Bed {
 
     /// `holdfast` as the cluster's administrator.
     pub fn holdfast(&self) -> Result<Holdfast> {
-        Ok(Holdfast::new(binary()?, self.testbed()?.env().kubeconfig.clone()))
+        Ok(match &self.cluster {
+            Cluster::Bed(testbed) => Holdfast::new(binary()?, testbed.env().kubeconfig.clone()),
+            Cluster::Current(current) => current.holdfast(binary()?),
+        })
     }
 
     /// How to look around in the cluster after a demo.

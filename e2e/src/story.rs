@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::install::{Bed, bed};
 use crate::kubectl::{Failure, Kubectl, Result, phase, run};
+use crate::tree::fill_script;
 use crate::workload::{self, Keeper};
 
 /// How long a run may take on a busy two-core machine before a story calls it stuck.
@@ -25,7 +26,7 @@ pub struct Story {
     pub kubectl: Kubectl,
     /// Namespace of this story alone.
     pub namespace: String,
-    /// Bucket of this story alone.
+    /// Bucket of this story alone; on somebody's cluster theirs, of which it has the part below [`Story::prefix`].
     pub bucket: String,
     extra_namespaces: Vec<String>,
 }
@@ -60,6 +61,39 @@ impl Story {
         Ok(Self { bed, kubectl, bucket, namespace, extra_namespaces: Vec::new() })
     }
 
+    /// The part of somebody's bucket that this story has for itself; none where the whole bucket is its own.
+    fn prefix(&self) -> Option<String> {
+        self.bed.current().map(|current| format!("{}/{}", current.place.prefix, self.namespace))
+    }
+
+    /// A node that pods which share a volume can be put on, by its label `kubernetes.io/hostname`.
+    pub fn one_node(&self) -> Result<String> {
+        if self.bed.current().is_none() {
+            return Ok("n1".into());
+        }
+        let nodes = self.kubectl.list("default", &["nodes"])?;
+        let takes_pods = |node: &&Value| {
+            let tainted = node["spec"]["taints"].as_array().is_some_and(|all| !all.is_empty());
+            !tainted && node["spec"]["unschedulable"] != true
+        };
+        nodes
+            .iter()
+            .find(takes_pods)
+            .and_then(|node| node["metadata"]["labels"]["kubernetes.io/hostname"].as_str())
+            .map(str::to_owned)
+            .ok_or_else(|| Failure("no node takes pods without tolerations".into()))
+    }
+
+    /// Versions of stock restic that can look at the bucket, for [`Story::restic`]: three with the test bed; elsewhere the
+    /// one in `PATH`, if any.
+    pub fn restics(&self) -> &'static [&'static str] {
+        match self.bed.current() {
+            None => &["0.14.0", "0.18.0", "0.19.1"],
+            Some(_) if Command::new("restic").arg("version").output().is_ok() => &["of yours"],
+            Some(_) => &[],
+        }
+    }
+
     /// Makes namespace, bucket, and a default BackupStorage `store` that is Ready; root runners are allowed.
     pub fn begin(name: &str) -> Result<Self> {
         let story = Self::bare(name)?;
@@ -77,14 +111,43 @@ impl Story {
 
     /// The YAML of a storage in the story's bucket with its Secret and CA.
     pub fn storage_yaml(&self, name: &str) -> String {
-        storage_yaml(
-            self.bed,
-            name,
-            &self.bucket,
-            &self.bed.access_key,
-            &self.bed.secret_key,
-            Some(self.bed.ca_pem.as_str()).filter(|pem| !pem.is_empty()),
-        )
+        let ca = Some(self.bed.ca_pem.as_str()).filter(|pem| !pem.is_empty());
+        self.storage_with(name, &self.bucket, &self.bed.access_key, &self.bed.secret_key, ca)
+    }
+
+    /// The YAML of a storage with its Secret and, when given, its CA in a ConfigMap.
+    pub fn storage_with(
+        &self,
+        name: &str,
+        bucket: &str,
+        key: &str,
+        secret: &str,
+        ca: Option<&str>,
+    ) -> String {
+        use std::fmt::Write as _;
+        let mut yaml = format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}-s3}}\nstringData: {{AWS_ACCESS_KEY_ID: '{key}', AWS_SECRET_ACCESS_KEY: '{secret}'}}\n---\n"
+        );
+        let mut reference = "";
+        if let Some(pem) = ca {
+            let body = pem.lines().map(|l| format!("    {l}")).collect::<Vec<_>>().join("\n");
+            let _ = write!(
+                yaml,
+                "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}-ca}}\ndata:\n  ca.crt: |\n{body}\n---\n"
+            );
+            reference = "\n      caBundleRef: {kind: ConfigMap, name: NAME-ca}";
+        }
+        let reference = reference.replace("NAME", name);
+        let endpoint = &self.bed.s3_endpoint;
+        // On somebody's cluster a story has a part of somebody's bucket.
+        let part = self.bed.current().zip(self.prefix()).map_or(String::new(), |(current, prefix)| {
+            format!("      prefix: {prefix}\n      region: {}\n", current.place.region)
+        });
+        let _ = write!(
+            yaml,
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}-recovery}}\nstringData: {{password: 'recovery of {bucket}'}}\n---\napiVersion: holdfast.dev/v1alpha1\nkind: BackupStorage\nmetadata: {{name: {name}}}\nspec:\n  default: true\n  backend:\n    s3:\n      endpoint: {endpoint}\n      bucket: {bucket}\n{part}      credentialsSecretRef: {{name: {name}-s3}}{reference}\n  recoveryPasswordSecretRef: {{name: {name}-recovery}}\n"
+        );
+        yaml
     }
 
     /// Waits until a storage is Ready.
@@ -194,6 +257,15 @@ impl Story {
         self.kubectl.shell(&self.namespace, pod, script)
     }
 
+    /// Fills `/store` in a pod with so many small files and one of each odd thing ([`crate::tree`]). Whether extended
+    /// attributes are among them: an image of somebody's may not be able to set them.
+    pub fn fill(&self, pod: &str, files: u32) -> Result<bool> {
+        let can = self.bed.current().is_none()
+            || self.shell(pod, "for t in setfattr getfattr; do command -v $t; done | wc -l")?.trim() == "2";
+        let without = if can { "" } else { "setfattr() { :; }\n" };
+        self.shell(pod, &format!("cd /store\n{without}{}", fill_script(files))).map(|_| can)
+    }
+
     /// The story's repositories as directories on the S3 server's disk.
     pub fn repositories_on_disk(&self) -> Vec<PathBuf> {
         fn walk(dir: &std::path::Path, found: &mut Vec<PathBuf>, depth: u32) {
@@ -215,7 +287,7 @@ impl Story {
     /// The story's only repository, by its directory below the bucket.
     pub fn repository_directory(&self) -> Result<String> {
         if let Some(current) = self.bed.current() {
-            let objects = current.place.objects()?;
+            let objects = current.place.objects_below(&self.prefix().unwrap_or_default())?;
             let found: Vec<_> = objects.iter().filter_map(|o| o.key.strip_suffix("/config")).collect();
             return match found.as_slice() {
                 [one] => Ok((*one).to_owned()),
@@ -233,7 +305,7 @@ impl Story {
     /// Names of the lock files in all repositories of the story.
     pub fn locks(&self) -> Result<Vec<String>> {
         if let Some(current) = self.bed.current() {
-            let objects = current.place.objects()?;
+            let objects = current.place.objects_below(&self.prefix().unwrap_or_default())?;
             return Ok(objects.into_iter().map(|o| o.key).filter(|key| key.contains("/locks/")).collect());
         }
         Ok(self
@@ -389,39 +461,4 @@ impl Story {
             let _ = self.kubectl.run(&["delete", "namespace", namespace, "--wait=false"]);
         }
     }
-}
-
-/// The YAML of a storage with its Secret and, when given, its CA in a ConfigMap.
-pub fn storage_yaml(
-    bed: &Bed,
-    name: &str,
-    bucket: &str,
-    key: &str,
-    secret: &str,
-    ca: Option<&str>,
-) -> String {
-    use std::fmt::Write as _;
-    let mut yaml = format!(
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}-s3}}\nstringData: {{AWS_ACCESS_KEY_ID: '{key}', AWS_SECRET_ACCESS_KEY: '{secret}'}}\n---\n"
-    );
-    let mut reference = "";
-    if let Some(pem) = ca {
-        let body = pem.lines().map(|l| format!("    {l}")).collect::<Vec<_>>().join("\n");
-        let _ = write!(
-            yaml,
-            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}-ca}}\ndata:\n  ca.crt: |\n{body}\n---\n"
-        );
-        reference = "\n      caBundleRef: {kind: ConfigMap, name: NAME-ca}";
-    }
-    let reference = reference.replace("NAME", name);
-    let endpoint = &bed.s3_endpoint;
-    // On somebody's cluster a story has a part of somebody's bucket.
-    let part = bed.current().map_or(String::new(), |current| {
-        format!("      prefix: {}\n      region: {}\n", current.place.prefix, current.place.region)
-    });
-    let _ = write!(
-        yaml,
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}-recovery}}\nstringData: {{password: 'recovery of {bucket}'}}\n---\napiVersion: holdfast.dev/v1alpha1\nkind: BackupStorage\nmetadata: {{name: {name}}}\nspec:\n  default: true\n  backend:\n    s3:\n      endpoint: {endpoint}\n      bucket: {bucket}\n{part}      credentialsSecretRef: {{name: {name}-s3}}{reference}\n  recoveryPasswordSecretRef: {{name: {name}-recovery}}\n"
-    );
-    yaml
 }

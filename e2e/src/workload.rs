@@ -1,19 +1,56 @@
 //! Applications that hold data: a pod with files and PostgreSQL, as a user would deploy them.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use holdfast_testbed::{POSTGRES_IMAGE, TOOLS_IMAGE};
+
+use crate::current::Current;
 use crate::kubectl::{Failure, Kubectl, Result};
 
-/// The small tool image of the test bed (shell, coreutils, findutils, attr).
-pub const TOOLS: &str = "testbed.local/tools:1";
-/// The PostgreSQL image of the test bed.
-pub const POSTGRES: &str = "testbed.local/postgres:1";
+/// What a cluster's images and classes are called.
+struct Names {
+    tools: String,
+    postgres: String,
+    class: String,
+}
+
+fn names() -> &'static Names {
+    static NAMES: OnceLock<Names> = OnceLock::new();
+    NAMES.get_or_init(|| {
+        let of_bed =
+            Names { tools: TOOLS_IMAGE.into(), postgres: POSTGRES_IMAGE.into(), class: String::new() };
+        if !Current::wanted() {
+            return of_bed;
+        }
+        // Who misses one of them has been told by `Current::from_env`.
+        let named = |name: &str, otherwise: String| {
+            std::env::var(name).ok().filter(|v| !v.is_empty()).unwrap_or(otherwise)
+        };
+        Names {
+            tools: named("TOOLS_IMAGE", of_bed.tools),
+            postgres: named("POSTGRES_IMAGE", of_bed.postgres),
+            class: named("STORAGE_CLASS", of_bed.class),
+        }
+    })
+}
+
+/// The image with a shell, coreutils and findutils: the test bed's small one, or what somebody named for their cluster.
+pub fn tools() -> &'static str {
+    &names().tools
+}
+
+/// The PostgreSQL image, as [`tools`].
+fn postgres_image() -> &'static str {
+    &names().postgres
+}
 
 /// How long a pod may take to start on a busy two-core machine.
 pub const START: Duration = Duration::from_mins(3);
 
-/// A claim of the given class (default class when empty).
+/// A claim of the given class; when empty, of the class that somebody named for their cluster, or the cluster's default.
 pub fn claim(name: &str, class: &str, size: &str) -> String {
+    let class = if class.is_empty() { &names().class } else { class };
     let class = if class.is_empty() { String::new() } else { format!("  storageClassName: {class}\n") };
     format!(
         "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\nspec:\n{class}  accessModes: [ReadWriteOnce]\n  resources: {{requests: {{storage: {size}}}}}\n---\n"
@@ -42,7 +79,7 @@ pub struct Keeper<'a> {
 impl<'a> Keeper<'a> {
     /// One replica of a Deployment, as root, anywhere.
     pub fn deployment(name: &'a str, claim: &'a str) -> Self {
-        Self { kind: "Deployment", name, claim, replicas: 1, node: "", user: 0, image: TOOLS }
+        Self { kind: "Deployment", name, claim, replicas: 1, node: "", user: 0, image: tools() }
     }
 }
 
@@ -68,16 +105,12 @@ pub fn keeper(k: &Keeper<'_>) -> String {
     )
 }
 
-/// A one-replica PostgreSQL of the test bed's image with its data on the claim.
-pub fn postgres(name: &str, claim: &str) -> String {
-    postgres_of(POSTGRES, name, claim)
-}
-
-/// A one-replica PostgreSQL of an image that takes the variables of the official one, with its data on the claim, in a
+/// A one-replica PostgreSQL with its data on the claim. Of an image that takes the variables of the official one in a
 /// directory below: a volume with a file system of its own is not empty when it is new.
-pub fn postgres_of(image: &str, name: &str, claim: &str) -> String {
+pub fn postgres(name: &str, claim: &str) -> String {
+    let image = postgres_image();
     let data =
-        if image == POSTGRES { "" } else { ", {name: PGDATA, value: /var/lib/postgresql/data/pgdata}" };
+        if image == POSTGRES_IMAGE { "" } else { ", {name: PGDATA, value: /var/lib/postgresql/data/pgdata}" };
     format!(
         "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: {name}}}\nspec:\n  serviceName: {name}\n  replicas: 1\n  selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      containers:\n      - name: postgres\n        image: '{image}'\n        env: [{{name: POSTGRES_PASSWORD, value: demo}}, {{name: POSTGRES_DB, value: shop}}, {{name: PGPASSWORD, value: demo}}{data}]\n        readinessProbe: {{exec: {{command: [pg_isready, -h, 127.0.0.1, -U, postgres]}}, periodSeconds: 1}}\n        volumeMounts: [{{name: data, mountPath: /var/lib/postgresql/data}}]\n      volumes: [{{name: data, persistentVolumeClaim: {{claimName: {claim}}}}}]\n---\n"
     )

@@ -118,21 +118,13 @@ fn say(text: &str) {
 /// Files and database as a user would deploy them.
 fn applications(bed: &Bed) -> String {
     let keeper = Keeper::deployment("web", "files");
-    let (class, web, database) = match bed.current() {
-        None => (
-            "",
-            Keeper { node: "n1", replicas: WEB_REPLICAS, ..keeper },
-            workload::postgres("db", "database"),
-        ),
+    let web = match bed.current() {
+        None => Keeper { node: "n1", replicas: WEB_REPLICAS, ..keeper },
         // Nobody knows on which node two pods could share a volume there.
-        Some(current) => (
-            current.storage_class.as_str(),
-            Keeper { image: &current.tools_image, ..keeper },
-            workload::postgres_of(&current.postgres_image, "db", "database"),
-        ),
+        Some(_) => keeper,
     };
-    let (files, data) = (workload::claim("files", class, "4Gi"), workload::claim("database", class, "2Gi"));
-    format!("{files}{}{data}{database}", workload::keeper(&web))
+    let (files, data) = (workload::claim("files", "", "4Gi"), workload::claim("database", "", "2Gi"));
+    format!("{files}{}{data}{}", workload::keeper(&web), workload::postgres("db", "database"))
 }
 
 /// Replicas of the web server, where two pods can share a volume.
@@ -172,10 +164,12 @@ fn tell(t: &mut Teller) -> Result<()> {
     t.chapter("An application: PostgreSQL, and a web server with 20,000 files of all sorts");
     story.apply(&applications(bed))?;
     let web = ready(&story)?;
-    story.shell(
-        &web,
-        &format!("cd /store\n{}{}", without_attributes(&story, &web)?, tree::fill_script(FILES)),
-    )?;
+    if !story.fill(&web, FILES)? {
+        say(&format!(
+            "left out: extended attributes, for {} has no setfattr and getfattr",
+            workload::tools()
+        ));
+    }
     workload::sql(
         &story.kubectl,
         &story.namespace,
@@ -287,30 +281,16 @@ fn tell(t: &mut Teller) -> Result<()> {
 /// Stock restic on the bucket: of three versions on the test bed, the one that is installed elsewhere. Whether it ran.
 fn stock_restic(t: &mut Teller, story: &Story) -> Result<bool> {
     t.chapter("Stock restic reads the bucket, without Holdfast");
-    let versions: &[&str] = match story.bed.current() {
-        None => &["0.14.0", "0.18.0", "0.19.1"],
-        Some(_) if std::process::Command::new("restic").arg("version").output().is_ok() => &["of yours"],
-        Some(_) => {
-            say("left out: there is no restic in PATH on this machine");
-            return Ok(false);
-        }
-    };
+    let versions = story.restics();
+    if versions.is_empty() {
+        say("left out: there is no restic in PATH on this machine");
+        return Ok(false);
+    }
     for version in versions {
         let said = story.restic(version, &["check", "--read-data"])?;
         t.good(&format!("restic {version} check --read-data: {}", said.lines().last().unwrap_or_default()));
     }
     Ok(true)
-}
-
-/// A line of shell before the filling script, where the image cannot set extended attributes; said aloud.
-fn without_attributes(story: &Story, pod: &str) -> Result<&'static str> {
-    let Some(current) = story.bed.current() else { return Ok("") };
-    let can = story.shell(pod, "for t in setfattr getfattr; do command -v $t; done | wc -l")?;
-    if can.trim() == "2" {
-        return Ok("");
-    }
-    say(&format!("left out: extended attributes, for {} has no setfattr and getfattr", current.tools_image));
-    Ok("setfattr() { :; }\n")
 }
 
 /// Shows the phase and progress of a run until it ends.

@@ -5,7 +5,7 @@ use holdfast_e2e::story::Story;
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
-use crate::together;
+use crate::{anywhere, together};
 
 /// Reason for which a claim was skipped.
 fn skipped<'a>(backup: &'a Value, claim: &str) -> Option<&'a str> {
@@ -37,7 +37,7 @@ fn with_data(story: &Story, claim: &str, app: &str) -> Result<String> {
 
 #[test]
 fn nothing_to_back_up_is_skipped_and_never_succeeded() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("nothing", Story::begin, |story| {
         let backup = story.backup("empty", "{}", "Skipped")?;
         if backup["status"]["snapshotRef"].is_object() {
@@ -50,7 +50,7 @@ fn nothing_to_back_up_is_skipped_and_never_succeeded() {
 /// Left out by the user's wish: still Succeeded, and the coverage says so.
 #[test]
 fn a_claim_left_out_by_annotation_does_not_hurt_the_run() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("left-out", Story::begin, |story| {
         with_data(story, "data", "app")?;
         with_data(story, "scratch", "other")?;
@@ -67,7 +67,7 @@ fn a_claim_left_out_by_annotation_does_not_hurt_the_run() {
 /// Left out against the user's wish: PartiallyFailed. A claim that no pod has used yet has no data to lose.
 #[test]
 fn claims_that_cannot_be_mounted_are_told_apart() {
-    let _world = together();
+    let Some(_world) = together() else { return };
     Story::tell("coverage", Story::begin, |story| {
         with_data(story, "data", "app")?;
         // Nobody uses it: unbound, WaitForFirstConsumer.
@@ -111,7 +111,7 @@ fn claims_that_cannot_be_mounted_are_told_apart() {
 /// A claim that was asked for by name and is not there is a failure, not a smaller success.
 #[test]
 fn a_named_claim_that_is_missing_is_a_failure() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("named", Story::begin, |story| {
         with_data(story, "data", "app")?;
         let backup = story.backup("one", "{volumes: {claims: [data, ghost]}}", "PartiallyFailed")?;
@@ -125,7 +125,7 @@ fn a_named_claim_that_is_missing_is_a_failure() {
 /// By label and by opting in: what is chosen is saved, what is not says why, and a wish is no gap.
 #[test]
 fn claims_are_chosen_by_label_and_by_opting_in() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("chosen", Story::begin, |story| {
         let own = story.namespace.clone();
         for name in ["db", "web", "cache"] {
@@ -169,7 +169,7 @@ fn claims_are_chosen_by_label_and_by_opting_in() {
 /// Files that the runner may not read make the run PartiallyFailed, with the list; the rest is saved.
 #[test]
 fn unreadable_files_are_listed() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("unreadable", Story::begin, |story| {
         story.kubectl.run(&[
             "annotate",
@@ -213,7 +213,7 @@ fn unreadable_files_are_listed() {
 /// An empty volume is saved, and said to be empty.
 #[test]
 fn an_empty_volume_raises_a_condition() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("empty", Story::begin, |story| {
         let pod = with_data(story, "data", "app")?;
         story.shell(&pod, "rm /store/file")?;
@@ -230,7 +230,7 @@ fn an_empty_volume_raises_a_condition() {
 /// `kubectl describe` alone is enough to see what happened: Events, reasons, sizes.
 #[test]
 fn describe_tells_the_whole_run() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("describe", Story::begin, |story| {
         with_data(story, "data", "app")?;
         story.backup("run", "{}", "Succeeded")?;

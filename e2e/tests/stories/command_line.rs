@@ -8,12 +8,12 @@ use holdfast_e2e::story::Story;
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
-use crate::{alone, together};
+use crate::{alone, anywhere};
 
 /// What a person does from the first backup to the restored volume, and what a script sees of it.
 #[test]
 fn a_person_backs_up_looks_and_restores() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("cli", Story::begin, |story| {
         let holdfast = story.bed.holdfast()?;
         let n = story.namespace.clone();
@@ -135,7 +135,7 @@ fn broken(path: &Path, e: &std::io::Error) -> Failure {
 /// they may not do. Alone: what others leave for a moment is not this story's.
 #[test]
 fn the_doctor_finds_what_is_wrong_and_nothing_else() {
-    let _world = alone();
+    let Some(_world) = alone() else { return };
     Story::tell("doctor", Story::begin, |story| {
         let holdfast = story.bed.holdfast()?;
         let n = story.namespace.clone();

@@ -54,7 +54,7 @@ pub(crate) fn sums(story: &Story) -> Result<()> {
 
 #[test]
 fn an_operator_killed_in_the_middle_of_a_backup_finishes_it() {
-    let _world = together();
+    let Some(_world) = together() else { return };
     Story::tell("operator-backup", Story::begin, |story| {
         heavy(story, 400)?;
         story.start_backup("run", "{}")?;
@@ -71,7 +71,7 @@ type Stage = (&'static str, fn(&Story) -> Result<bool>);
 /// The operator dies at each stage of a restore that can be seen from outside. The next one goes on from there.
 #[test]
 fn an_operator_killed_at_any_stage_of_a_restore_gives_the_replicas_back() {
-    let _world = together();
+    let Some(_world) = together() else { return };
     Story::tell("operator-restore", Story::begin, |story| {
         heavy(story, 300)?;
         let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
@@ -128,7 +128,7 @@ fn an_operator_killed_at_any_stage_of_a_restore_gives_the_replicas_back() {
 /// follows, and the run succeeds.
 #[test]
 fn a_killed_runner_is_tried_again() {
-    let _world = together();
+    let Some(_world) = together() else { return };
     Story::tell("runner-killed", Story::begin, |story| {
         heavy(story, 600)?;
         story.start_backup("run", "{}")?;
@@ -158,7 +158,7 @@ fn a_killed_runner_is_tried_again() {
 /// Killed for good: Failed, with the reason, and no lock.
 #[test]
 fn a_runner_killed_without_retries_fails_the_run() {
-    let _world = together();
+    let Some(_world) = together() else { return };
     Story::tell("runner-dead", Story::begin, |story| {
         heavy(story, 600)?;
         story.start_backup("run", "{failurePolicy: {retries: 0}}")?;
@@ -180,7 +180,7 @@ fn a_runner_killed_without_retries_fails_the_run() {
 /// A restore whose runner is killed is tried again; the application comes back either way.
 #[test]
 fn a_restore_survives_its_runner() {
-    let _world = together();
+    let Some(_world) = together() else { return };
     Story::tell("restore-killed", Story::begin, |story| {
         let pod = heavy(story, 600)?;
         let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
@@ -205,7 +205,7 @@ fn a_restore_survives_its_runner() {
 /// A running Backup is deleted: its lock is gone in seconds and the next run starts.
 #[test]
 fn a_deleted_backup_leaves_no_lock() {
-    let _world = together();
+    let Some(_world) = together() else { return };
     Story::tell("deleted", Story::begin, |story| {
         heavy(story, 800)?;
         story.start_backup("run", "{}")?;
@@ -232,7 +232,7 @@ fn a_deleted_backup_leaves_no_lock() {
 /// A running Restore is deleted: the application is back with its count.
 #[test]
 fn a_deleted_restore_gives_the_replicas_back() {
-    let _world = together();
+    let Some(_world) = together() else { return };
     Story::tell("deleted-restore", Story::begin, |story| {
         let pod = heavy(story, 600)?;
         let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
@@ -259,7 +259,7 @@ fn a_deleted_restore_gives_the_replicas_back() {
 /// The S3 server goes away in the middle of a backup and comes back: the run waits for it and succeeds.
 #[test]
 fn a_backup_outlives_an_outage_of_the_store() {
-    let _world = alone();
+    let Some(_world) = alone() else { return };
     Story::tell("outage", Story::begin, |story| {
         heavy(story, 800)?;
         story.start_backup("run", "{}")?;
@@ -280,7 +280,7 @@ fn a_backup_outlives_an_outage_of_the_store() {
 /// The leader dies with its node's process; the replica that stands by takes over and finishes what it had begun.
 #[test]
 fn a_replica_that_stands_by_takes_over() {
-    let _world = alone();
+    let Some(_world) = alone() else { return };
     Story::tell("failover", Story::begin, |story| {
         heavy(story, 400)?;
         let scale = |replicas: usize| -> Result<()> {

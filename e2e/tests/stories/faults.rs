@@ -4,8 +4,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use holdfast_e2e::gate::{Gate, Mode};
-use holdfast_e2e::kubectl::{Failure, condition, phase};
-use holdfast_e2e::story::{RUN, Story, storage_yaml};
+use holdfast_e2e::kubectl::{Failure, Result, condition, phase};
+use holdfast_e2e::story::{RUN, Story};
+use serde_json::Value;
 
 use crate::crashes::{heavy, locked, runner, sound, sums};
 use crate::{alone, together};
@@ -13,7 +14,7 @@ use crate::{alone, together};
 /// A story whose storage is reached through a gate.
 pub(crate) fn gated(story: &Story, gate: &Gate) -> String {
     let direct =
-        storage_yaml(story.bed, "store", &story.bucket, &story.bed.access_key, &story.bed.secret_key, None);
+        story.storage_with("store", &story.bucket, &story.bed.access_key, &story.bed.secret_key, None);
     direct.replace(&story.bed.s3_endpoint, &gate.endpoint)
 }
 
@@ -21,7 +22,7 @@ pub(crate) fn gated(story: &Story, gate: &Gate) -> String {
 /// away for longer than the longest pause between two attempts, costs time and nothing else.
 #[test]
 fn a_wrong_clock_is_named_and_storms_and_outages_are_sat_out() {
-    let _world = together();
+    let Some(_world) = together() else { return };
     Story::tell("storms", Story::bare, |story| {
         let gate = Gate::open(story.bed)?;
         story.allow_root()?;
@@ -77,7 +78,7 @@ fn a_wrong_clock_is_named_and_storms_and_outages_are_sat_out() {
 /// runner goes on, and so does the operator.
 #[test]
 fn kubelet_and_api_server_are_started_again_in_the_middle_of_a_run() {
-    let _world = alone();
+    let Some(_world) = alone() else { return };
     Story::tell("restarts", Story::begin, |story| {
         heavy(story, 800)?;
         story.start_backup("run", "{}")?;
@@ -92,4 +93,43 @@ fn kubelet_and_api_server_are_started_again_in_the_middle_of_a_run() {
         story.expect_end("backup", "run", "Succeeded")?;
         sound(story)
     });
+}
+
+/// The runner's node dies: its kubelet is silent, what ran on it is gone, and its pods are taken away, as the node controller
+/// does after five minutes. That attempt is over and told; the run goes on when the node, and with it the volume, is back.
+#[test]
+fn a_node_that_dies_during_a_backup_costs_an_attempt() {
+    let Some(_world) = alone() else { return };
+    Story::tell("dead-node", Story::begin, |story| {
+        heavy(story, 800)?;
+        story.start_backup("run", "{}")?;
+        let pod = runner(story, "run")?;
+        locked(story)?;
+        let kubelet = format!("{}-kubelet", pod["spec"]["nodeName"].as_str().unwrap_or_default());
+        let over = std::thread::scope(|scope| {
+            let back = scope.spawn(|| story.bed.restart_daemon(&kubelet, Duration::from_secs(60)));
+            let over = without_node(story, &pod);
+            back.join()
+                .map_err(|_| Failure("the thread that starts the kubelet again panicked".into()))??;
+            over
+        })?;
+        let backup = story.expect_end("backup", "run", "Succeeded")?;
+        let component = &backup["status"]["components"][0];
+        if component["job"] == over["job"] || component["attempts"].as_u64() < Some(2) {
+            return Err(Failure(format!("no other attempt: {component}, after {over}")));
+        }
+        sound(story)
+    });
+}
+
+/// What the run says of its component after the node of this pod died.
+fn without_node(story: &Story, pod: &Value) -> Result<Value> {
+    sleep(Duration::from_secs(2));
+    story.bed.kill_container(pod)?;
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    story.kubectl.run(&["-n", &story.namespace, "delete", "pod", name, "--wait=false"])?;
+    story.until("backup", "run", |o| {
+        let component = &o["status"]["components"][0];
+        (component["phase"] == "Pending").then(|| component.clone())
+    })
 }

@@ -4,12 +4,12 @@ use holdfast_e2e::kubectl::{Failure, Result};
 use holdfast_e2e::story::Story;
 use holdfast_e2e::{tree, workload};
 
-use crate::together;
+use crate::anywhere;
 
 /// Files are saved with everything they are, the claim is destroyed, and all of it comes back; stock restic agrees.
 #[test]
 fn a_lost_volume_comes_back_as_it_was() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("main-job", Story::begin, |story| {
         story.apply(&format!(
             "{}{}",
@@ -17,14 +17,14 @@ fn a_lost_volume_comes_back_as_it_was() {
             workload::keeper(&workload::Keeper::deployment("app", "data"))
         ))?;
         let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
-        story.shell(&pod, &format!("cd /store\n{}", tree::fill_script(1500)))?;
+        story.fill(&pod, 1500)?;
         let before = tree::describe(&story.kubectl, &story.namespace, &pod, "/store")?;
 
         let backup = story.backup("first", "{}", "Succeeded")?;
         let snapshot = Story::snapshot_of(&backup)?;
         story.until("snapshot", &snapshot, |o| (o["status"]["complete"] == true).then_some(()))?;
         story.nothing_left()?;
-        for version in ["0.14.0", "0.18.0", "0.19.1"] {
+        for version in story.restics() {
             story.restic(version, &["check", "--read-data"])?;
         }
 
@@ -64,10 +64,11 @@ fn a_lost_volume_comes_back_as_it_was() {
 /// removed as asked.
 #[test]
 fn a_restore_in_place_gives_back_files_and_replicas() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("in-place", Story::begin, |story| {
+        let node = story.one_node()?;
         let three =
-            workload::Keeper { replicas: 3, node: "n1", ..workload::Keeper::deployment("app", "data") };
+            workload::Keeper { replicas: 3, node: &node, ..workload::Keeper::deployment("app", "data") };
         story.apply(&format!("{}{}", workload::claim("data", "", "1Gi"), workload::keeper(&three)))?;
         let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
         story.shell(&pod, "cd /store; mkdir d; for i in 1 2 3; do echo $i > d/$i; done; echo keep > same")?;
@@ -103,7 +104,7 @@ fn a_restore_in_place_gives_back_files_and_replicas() {
 /// A dry run says what a restore would do and does nothing.
 #[test]
 fn a_dry_run_plans_and_changes_nothing() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("dry-run", Story::begin, |story| {
         story.apply(&format!(
             "{}{}",
@@ -143,7 +144,7 @@ fn a_dry_run_plans_and_changes_nothing() {
 /// A database whose files are saved while it is stopped has every row after the restore.
 #[test]
 fn postgresql_has_its_rows_again() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("postgres", Story::begin, |story| {
         story.apply(&format!("{}{}", workload::claim("pg", "", "1Gi"), workload::postgres("db", "pg")))?;
         workload::ready_pod(&story.kubectl, &story.namespace, "db")?;

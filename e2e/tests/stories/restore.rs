@@ -5,7 +5,7 @@ use holdfast_e2e::story::Story;
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
-use crate::together;
+use crate::{anywhere, together};
 
 /// A volume with data, and its Snapshot.
 fn saved(story: &Story, app: &Keeper<'_>, class: &str, size: &str) -> Result<String> {
@@ -38,7 +38,7 @@ fn refused(story: &Story, name: &str, spec: &str, needles: &[&str]) -> Result<Va
 
 #[test]
 fn a_missing_snapshot_or_component_is_named() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("no-snapshot", Story::begin, |story| {
         let snapshot = saved(story, &Keeper::deployment("app", "data"), "", "1Gi")?;
         refused(story, "ghost", "{from: {snapshotRef: {name: ghost}}}", &["ghost"])?;
@@ -65,7 +65,7 @@ fn a_missing_snapshot_or_component_is_named() {
 
 #[test]
 fn a_missing_or_too_small_claim_is_named() {
-    let _world = together();
+    let Some(_world) = together() else { return };
     Story::tell("too-small", Story::begin, |story| {
         let snapshot = saved(story, &Keeper::deployment("app", "data"), "", "1Gi")?;
         let to = |claim: &str| {
@@ -88,7 +88,7 @@ fn a_missing_or_too_small_claim_is_named() {
 /// A full file system, for real: said before the first byte where it can be known.
 #[test]
 fn a_volume_that_is_full_is_not_half_restored_in_silence() {
-    let _world = together();
+    let Some(_world) = together() else { return };
     Story::tell("full", Story::begin, |story| {
         let snapshot = saved(story, &Keeper::deployment("app", "data"), "", "1Gi")?;
         story.apply(&format!(
@@ -118,7 +118,7 @@ fn a_volume_that_is_full_is_not_half_restored_in_silence() {
 /// A pod that nothing would bring back is never removed: the restore says which one is in the way.
 #[test]
 fn a_pod_that_cannot_be_scaled_is_named() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("bare-pod", Story::begin, |story| {
         let pod = Keeper { kind: "Pod", ..Keeper::deployment("lonely", "data") };
         let snapshot = saved(story, &pod, "", "1Gi")?;
@@ -130,11 +130,11 @@ fn a_pod_that_cannot_be_scaled_is_named() {
 /// A StatefulSet that deletes its claims when it is scaled down would lose the data to be restored.
 #[test]
 fn a_statefulset_that_deletes_its_claims_is_not_scaled() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("deletes-claims", Story::begin, |story| {
         story.apply(&format!(
             "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: db}}\nspec:\n  serviceName: db\n  replicas: 1\n  persistentVolumeClaimRetentionPolicy: {{whenScaled: Delete, whenDeleted: Retain}}\n  selector: {{matchLabels: {{app: db}}}}\n  template:\n    metadata: {{labels: {{app: db}}}}\n    spec: {{terminationGracePeriodSeconds: 1, containers: [{{name: app, image: '{}', command: [sh, -c, 'while :; do sleep 1; done'], volumeMounts: [{{name: data, mountPath: /store}}]}}]}}\n  volumeClaimTemplates:\n  - metadata: {{name: data}}\n    spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}}\n",
-            workload::TOOLS
+            workload::tools()
         ))?;
         let pod = workload::ready_pod(&story.kubectl, &story.namespace, "db")?;
         story.shell(&pod, "echo data > /store/file")?;
@@ -155,11 +155,12 @@ fn a_statefulset_that_deletes_its_claims_is_not_scaled() {
 /// StatefulSet, bare ReplicaSet: each comes back with the count it had.
 #[test]
 fn every_kind_of_consumer_gets_its_count_back() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("consumers", Story::begin, |story| {
         let set = Keeper { kind: "StatefulSet", ..Keeper::deployment("set", "one") };
+        let node = story.one_node()?;
         let bare =
-            Keeper { kind: "ReplicaSet", replicas: 2, node: "n1", ..Keeper::deployment("bare", "two") };
+            Keeper { kind: "ReplicaSet", replicas: 2, node: &node, ..Keeper::deployment("bare", "two") };
         for app in [&set, &bare] {
             story.apply(&format!("{}{}", workload::claim(app.claim, "", "1Gi"), workload::keeper(app)))?;
             let pod = workload::ready_pod(&story.kubectl, &story.namespace, app.name)?;
@@ -188,7 +189,7 @@ fn every_kind_of_consumer_gets_its_count_back() {
 /// Somebody scales the application up in the middle: the restore does not fight, it ends and says so.
 #[test]
 fn a_contested_quiesce_ends_the_run() {
-    let _world = together();
+    let Some(_world) = together() else { return };
     Story::tell("contested", Story::begin, |story| {
         story.apply(&format!(
             "{}{}",

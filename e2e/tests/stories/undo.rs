@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use holdfast_e2e::gate::{Gate, Mode};
 use holdfast_e2e::kubectl::{Failure, Result, phase};
 use holdfast_e2e::story::{ENDED, RUN, Story};
-use holdfast_e2e::tree::{describe, fill_script, same};
+use holdfast_e2e::tree::{describe, same};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
 use crate::crashes::sound;
 use crate::faults::gated;
-use crate::together;
+use crate::{anywhere, together};
 
 /// Name of the safety Snapshot of a Restore.
 fn undo_of(restore: &Value) -> Result<String> {
@@ -51,10 +51,10 @@ fn tree(story: &Story) -> Result<String> {
 /// the undo can be undone.
 #[test]
 fn what_was_there_before_a_restore_can_be_put_back_exactly() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("undo", Story::begin, |story| {
         let pod = app(story, &Keeper::deployment("app", "data"))?;
-        story.shell(&pod, &format!("cd /store\n{}", fill_script(300)))?;
+        story.fill(&pod, 300)?;
         let first = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
         let saved = tree(story)?;
         story.shell(
@@ -95,7 +95,7 @@ fn what_was_there_before_a_restore_can_be_put_back_exactly() {
 /// what it holds is what was there.
 #[test]
 fn an_operator_killed_before_the_first_byte_still_leaves_a_way_back() {
-    let _world = together();
+    let Some(_world) = together() else { return };
     Story::tell("undo-killed", Story::begin, |story| {
         let pod = app(story, &Keeper::deployment("app", "data"))?;
         story.shell(
@@ -143,7 +143,7 @@ fn an_operator_killed_before_the_first_byte_still_leaves_a_way_back() {
 /// What cannot be saved whole is not overwritten: the reason and the way out are told, and the application comes back.
 #[test]
 fn nothing_is_overwritten_that_could_not_be_saved() {
-    let _world = together();
+    let Some(_world) = together() else { return };
     Story::tell("undo-refused", Story::begin, |story| {
         story.kubectl.run(&[
             "annotate",
@@ -216,7 +216,7 @@ fn nothing_is_overwritten_that_could_not_be_saved() {
 /// there is room.
 #[test]
 fn a_full_store_keeps_the_restore_from_overwriting_anything() {
-    let _world = together();
+    let Some(_world) = together() else { return };
     Story::tell("undo-full", Story::bare, |story| {
         let gate = Gate::open(story.bed)?;
         story.allow_root()?;
@@ -272,7 +272,7 @@ fn unchanged(story: &Story) -> Result<()> {
 /// A claim that holds no files needs no way back, and the status says so.
 #[test]
 fn an_empty_claim_needs_no_way_back() {
-    let _world = together();
+    let _world = anywhere();
     Story::tell("undo-empty", Story::begin, |story| {
         let pod = app(story, &Keeper::deployment("app", "data"))?;
         story.shell(&pod, "echo saved > /store/file")?;
