@@ -6,7 +6,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use holdfast_testbed::{POSTGRES_IMAGE, Progress, S3Env, TOOLS_IMAGE, Testbed, archive};
+use holdfast_testbed::{
+    POSTGRES_IMAGE, Progress, S3Env, TOOLS_IMAGE, Testbed, WEB_IDENTITY_AUDIENCE, archive,
+};
 use serde_json::Value;
 
 use crate::current::Current;
@@ -17,6 +19,8 @@ use crate::kubectl::{Failure, Kubectl, Result, run};
 pub const OPERATOR_NAMESPACE: &str = "holdfast-system";
 /// Name that the operator is told for the test bed's cluster.
 pub const CLUSTER_NAME: &str = "testbed";
+/// Host of the second S3 server.
+const SECOND_S3: &str = "10.77.0.1:9001";
 /// How long the operator may take to start on a busy two-core machine.
 const INSTALL: Duration = Duration::from_mins(3);
 
@@ -139,6 +143,13 @@ impl Bed {
         let image = testbed.load_holdfast(&binary()?).map_err(bed_failure)?;
         let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "dev"));
         let chart = repository_root().join("deploy/helm/holdfast");
+        // The second S3 server, of the same authority as the first, is where tokens may go.
+        let ca = self.ca_path.display();
+        let web_identity = [
+            "webIdentity.enabled=true".to_owned(),
+            format!("webIdentity.services[0].host={SECOND_S3}"),
+            format!("webIdentity.services[0].audience={WEB_IDENTITY_AUDIENCE}"),
+        ];
         run(
             testbed.helm().args(["upgrade", "--install", "holdfast"]).arg(&chart).args([
                 "--namespace",
@@ -146,6 +157,10 @@ impl Bed {
                 "--create-namespace",
                 "--set",
                 &format!("clusterName={CLUSTER_NAME},image.repository={repository},image.tag={tag},image.pullPolicy=IfNotPresent"),
+                "--set",
+                &web_identity.join(","),
+                "--set-file",
+                &format!("webIdentity.caBundle={ca}"),
             ]),
             b"",
         )
@@ -237,6 +252,17 @@ impl Bed {
             "Resource": [format!("arn:aws:s3:::{bucket}"), format!("arn:aws:s3:::{bucket}/*")],
         }]});
         self.testbed()?.minio().create_user(key, secret, &policy.to_string()).map_err(bed_failure)
+    }
+
+    /// Lets who comes to the second S3 server with a token of this ServiceAccount do all with one bucket.
+    pub fn second_s3_web_identity(&self, namespace: &str, account: &str, bucket: &str) -> Result<()> {
+        let policy = serde_json::json!({"Version": "2012-10-17", "Statement": [{
+            "Effect": "Allow",
+            "Action": ["s3:*"],
+            "Resource": [format!("arn:aws:s3:::{bucket}"), format!("arn:aws:s3:::{bucket}/*")],
+            "Condition": {"StringEquals": {"jwt:sub": format!("system:serviceaccount:{namespace}:{account}")}},
+        }]});
+        self.testbed()?.minio().set_web_identity_policy(&policy.to_string()).map_err(bed_failure)
     }
 
     /// The unpacked stock restic of a version.

@@ -46,11 +46,21 @@ impl Backend {
         }
     }
 
-    /// The Secret with the credentials; none without a backend.
+    /// The Secret with the credentials; none without a backend, and where a `ServiceAccount` stands for them.
     pub fn credentials(&self) -> Option<&LocalRef> {
-        let s3 = self.s3.as_ref().map(|s3| &s3.credentials_secret_ref);
+        let s3 = self.s3.as_ref().and_then(|s3| s3.credentials_secret_ref.as_ref());
         let gcs = self.gcs.as_ref().map(|gcs| &gcs.credentials_secret_ref);
         s3.or(gcs).or_else(|| self.azure.as_ref().map(|azure| &azure.credentials_secret_ref))
+    }
+
+    /// Whose identity in the cloud the storage is reached with, instead of keys in a Secret.
+    pub fn web_identity(&self) -> Option<&WebIdentity> {
+        self.s3.as_ref().and_then(|s3| s3.web_identity.as_deref())
+    }
+
+    /// Whether each run gets keys that reach its own repository alone.
+    pub fn has_keys_for_each_run(&self) -> bool {
+        self.s3.as_ref().is_some_and(|s3| s3.assume_role.is_some() || s3.web_identity.is_some())
     }
 
     /// The certificates of a private authority.
@@ -84,7 +94,15 @@ fn path<const N: usize>(parts: [&str; N]) -> String {
     validation = Rule::new(
     "!has(self.assumeRole) || has(self.assumeRole.stsEndpoint) || !has(self.endpoint) || self.endpoint.startsWith('https://')")
     .message("assumeRole is answered with keys, which must not be readable on the wire: use an https endpoint, or set \
-        assumeRole.stsEndpoint"))]
+        assumeRole.stsEndpoint"),
+    validation = Rule::new("has(self.credentialsSecretRef) != has(self.webIdentity)")
+    .message("the store is reached either with keys or with web identity: set credentialsSecretRef, or webIdentity"),
+    validation = Rule::new("!has(self.webIdentity) || !has(self.assumeRole)")
+    .message("webIdentity exchanges a token for keys of each run as assumeRole does with keys: set one of them"),
+    validation = Rule::new(
+    "!has(self.webIdentity) || has(self.webIdentity.stsEndpoint) || !has(self.endpoint) || self.endpoint.startsWith('https://')")
+    .message("webIdentity sends a token and is answered with keys, which must not be readable on the wire: use an https \
+        endpoint, or set webIdentity.stsEndpoint"))]
 #[serde(rename_all = "camelCase")]
 pub struct S3Backend {
     /// Name of the bucket. It must exist: Holdfast never makes one.
@@ -110,11 +128,18 @@ pub struct S3Backend {
     pub addressing: Addressing,
     /// Secret in the storage's namespace with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` and, for
     /// temporary keys, `AWS_SESSION_TOKEN`. Whoever renews temporary keys changes the Secret: the next Job uses them.
-    pub credentials_secret_ref: LocalRef,
+    /// Either this or `webIdentity` is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<LocalRef>,
     /// Exchanges the keys for temporary ones for each run, which reach only the directory of the run's repository. When
     /// absent, each run gets the keys as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assume_role: Option<Box<AssumeRole>>,
+    /// Has no keys at all: for each run, a token of a `ServiceAccount` is exchanged for temporary ones, which reach only the
+    /// directory of the run's repository. The cluster's administrator has to allow it (`webIdentity` of the chart), and the
+    /// `ServiceAccount` has to name the role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub web_identity: Option<Box<WebIdentity>>,
     /// Certificates (PEM) to trust besides the well-known ones, for a store with its own authority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_bundle_ref: Option<CaBundleRef>,
@@ -168,6 +193,40 @@ impl AssumeRole {
     }
 }
 
+/// How a token of a `ServiceAccount` is exchanged for the keys of one run: the operation `AssumeRoleWithWebIdentity` of a
+/// security token service (STS), with the same session policy as [`AssumeRole`] has.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new(
+    "duration(self.sessionDuration) >= duration('15m') && duration(self.sessionDuration) <= duration('12h')")
+    .message("sessionDuration must be 15m to 12h"))]
+#[serde(rename_all = "camelCase")]
+pub struct WebIdentity {
+    /// Name of a `ServiceAccount` in the storage's namespace. Its annotation `holdfast.dev/role-arn` names the role that is
+    /// assumed; without it, it is not used. No pod needs to run as it.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))]
+    pub service_account_name: String,
+    /// For whom the token is: what the role's trust policy, or the service, demands as audience. The administrator allows it
+    /// together with the host; never the API server's own.
+    #[serde(default = "WebIdentity::default_audience")]
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[!-~]+$"))]
+    pub audience: String,
+    /// URL of the service, with `https` and without a path, at a host that the administrator allows. When absent:
+    /// `endpoint`, as MinIO has it, or AWS of the region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 9, max = 512), regex(pattern = r"^https://[^/?#@\s]+/?$"))]
+    pub sts_endpoint: Option<String>,
+    /// How long the keys of a run are good, 15m to 12h; the role's own longest session counts as well. A run that takes
+    /// longer goes on from its checkpoint in another attempt, with new keys.
+    #[serde(default = "AssumeRole::default_duration")]
+    pub session_duration: Duration,
+}
+
+impl WebIdentity {
+    fn default_audience() -> String {
+        "sts.amazonaws.com".to_owned()
+    }
+}
+
 text_enum! {
     /// How a bucket is named in requests: `Path` or `VirtualHost`.
     #[derive(Default)]
@@ -208,8 +267,12 @@ impl S3Backend {
     ///
     /// Source of AWS's: AWS General Reference, "AWS Security Token Service endpoints and quotas".
     pub fn sts_url(&self) -> Option<String> {
-        let role = self.assume_role.as_ref()?;
-        let own = role.sts_endpoint.as_ref().or(self.endpoint.as_ref());
+        let named = match (&self.web_identity, &self.assume_role) {
+            (Some(identity), _) => &identity.sts_endpoint,
+            (None, Some(role)) => &role.sts_endpoint,
+            (None, None) => return None,
+        };
+        let own = named.as_ref().or(self.endpoint.as_ref());
         Some(match own {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None if self.region.starts_with("cn-") => format!("https://sts.{}.amazonaws.com.cn", self.region),
@@ -399,6 +462,19 @@ mod tests {
         assert_eq!(of(None, None, "eu-central-1"), "https://sts.eu-central-1.amazonaws.com");
         assert_eq!(of(None, None, "cn-north-1"), "https://sts.cn-north-1.amazonaws.com.cn");
         assert_eq!(s3("https://minio:9000", None).sts_url(), None);
+        let identity = |sts: Option<&str>, region: &str| {
+            let identity = WebIdentity {
+                service_account_name: "backups".into(),
+                audience: WebIdentity::default_audience(),
+                sts_endpoint: sts.map(str::to_owned),
+                session_duration: Duration::from_hours(1),
+            };
+            let web_identity = Some(Box::new(identity));
+            S3Backend { web_identity, region: region.into(), ..S3Backend::default() }.sts_url().unwrap()
+        };
+        assert_eq!(identity(None, "eu-central-1"), "https://sts.eu-central-1.amazonaws.com");
+        assert_eq!(identity(None, "cn-north-1"), "https://sts.cn-north-1.amazonaws.com.cn");
+        assert_eq!(identity(Some("https://sts.amazonaws.com/"), "eu-central-1"), "https://sts.amazonaws.com");
     }
 
     #[test]

@@ -86,8 +86,15 @@ text_enum! {
         ProbeFailed,
         /// What the warning asks for is not set.
         NotConfigured,
-        /// The storage's keys could not be exchanged for those of a run, and no other reason fits.
+        /// The storage's keys, or the token of its `ServiceAccount`, could not be exchanged for keys of a run, and no other
+        /// reason fits.
         AssumeRoleFailed,
+        /// The cluster's administrator allows no web identity, or not to this host or for this audience.
+        WebIdentityNotAllowed,
+        /// The `ServiceAccount` that the storage names does not exist.
+        ServiceAccountNotFound,
+        /// The `ServiceAccount` does not name the role that storages may assume with it.
+        ServiceAccountInvalid,
         /// One static key serves every namespace.
         SharedKey,
         /// Keys of one run were refused what the run does not need.

@@ -55,6 +55,10 @@ pub const ANNOTATION_ALLOW_ROOT_RUNNER: &str = "holdfast.dev/allow-root-runner";
 /// Annotation of a namespace: names of the namespaces, separated by commas, that may restore from its Snapshots; `*`
 /// for all. Set by an administrator.
 pub const ANNOTATION_RESTORE_TO: &str = "holdfast.dev/restore-to";
+/// Annotation of a `ServiceAccount`: the role that storages of its namespace may assume with it.
+pub const ANNOTATION_ROLE_ARN: &str = "holdfast.dev/role-arn";
+/// The annotation by which EKS gives pods a role. It is not taken for the other.
+pub const ANNOTATION_ROLE_ARN_EKS: &str = "eks.amazonaws.com/role-arn";
 /// Annotation of a claim: uid of the Restore that made it.
 pub const ANNOTATION_MADE_BY_RESTORE: &str = "holdfast.dev/made-by-restore";
 /// Annotation of a Repository that a dry run made to look into a directory: it goes with the dry run, unless somebody

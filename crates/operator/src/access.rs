@@ -18,7 +18,7 @@ use kube::{Client, ResourceExt};
 
 use crate::kubernetes::{self, RequestError};
 use crate::queue::{Limits, Seat};
-use crate::sts::{Keys, Role, TemporaryKeys};
+use crate::sts::{Exchange, Keys, TemporaryKeys};
 use crate::volumes::claim::quantity_bytes;
 
 /// Why a storage or repository cannot be reached as it is described.
@@ -40,6 +40,9 @@ pub enum AccessError {
         "the storage sets no backend that this version of Holdfast knows; set one of spec.backend.s3, gcs and azure"
     )]
     NoBackend,
+    /// The storage says neither with keys nor with whose identity it is reached, which its schema refuses.
+    #[error("the storage names no credentials; set credentialsSecretRef")]
+    NoCredentials,
     /// A Secret or ConfigMap is not there.
     #[error("{kind} {namespace}/{name} ({purpose}) does not exist; create it")]
     NotFound {
@@ -94,7 +97,7 @@ impl AccessError {
         match self {
             Self::Request(_) => None,
             Self::StorageNotFound { .. } => Some(Reason::StorageNotFound),
-            Self::NoBackend => Some(Reason::InvalidSpec),
+            Self::NoBackend | Self::NoCredentials => Some(Reason::InvalidSpec),
             Self::NotFound { purpose: CA_PURPOSE, .. } => Some(Reason::CaBundleNotFound),
             Self::NotFound { .. } => Some(Reason::SecretNotFound),
             Self::KeyMissing { .. } | Self::KeyInvalid { .. } => Some(Reason::SecretInvalid),
@@ -112,8 +115,8 @@ const PASSWORD_PURPOSE: &str = "password of the repository";
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
     files: BTreeMap<&'static str, Vec<u8>>,
-    /// Where the keys of the store are exchanged for those of each run.
-    role: Option<Box<Role>>,
+    /// What is exchanged for keys of each run, where that is wanted.
+    exchange: Option<Box<Exchange>>,
     /// Whose they are.
     storage: Option<StorageName>,
 }
@@ -175,13 +178,19 @@ impl Credentials {
             check_key(backend, key, &content).map_err(|why| KeyMistake { key, why }.of(secret))?;
             found.insert(file, content);
         }
-        let role = backend.s3.as_ref().and_then(Role::of).map(Box::new);
-        Ok(Self { files: found, role, storage: None })
+        let namespace = secret.namespace().unwrap_or_default();
+        Ok(Self { files: found, ..Self::without_keys(backend, &namespace) })
     }
 
-    /// Where the keys have to be exchanged before a runner gets any.
-    pub fn role(&self) -> Option<&Role> {
-        self.role.as_deref()
+    /// Those of a store in this namespace that has no keys, as far as its backend says.
+    fn without_keys(backend: &Backend, namespace: &str) -> Self {
+        let exchange = backend.s3.as_ref().and_then(|s3| Exchange::of(s3, namespace)).map(Box::new);
+        Self { files: BTreeMap::new(), exchange, storage: None }
+    }
+
+    /// What has to be exchanged before a runner gets any keys.
+    pub fn exchange(&self) -> Option<&Exchange> {
+        self.exchange.as_deref()
     }
 
     /// The storage that they are those of, where it is known.
@@ -192,7 +201,7 @@ impl Credentials {
     /// What a runner gets; `None` where its keys have to be exchanged first, for which there is
     /// [`Credentials::with_keys`].
     pub fn as_they_are(&self) -> Option<RunnerFiles> {
-        self.role.is_none().then(|| RunnerFiles(self.files.clone()))
+        self.exchange.is_none().then(|| RunnerFiles(self.files.clone()))
     }
 
     /// What a runner gets with keys of its own instead of the store's.
@@ -242,9 +251,9 @@ impl Credentials {
     /// A digest that changes when any of them changes. Not reversible, still never shown.
     pub fn fingerprint(&self) -> String {
         let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-        let role = self.role.as_ref().map(|role| ("role", format!("{role:?}").into_bytes()));
+        let exchange = self.exchange.as_ref().map(|of| ("exchange", format!("{of:?}").into_bytes()));
         let files = self.files.iter().map(|(name, content)| (*name, content));
-        for (name, content) in files.chain(role.as_ref().map(|(name, text)| (*name, text))) {
+        for (name, content) in files.chain(exchange.as_ref().map(|(name, text)| (*name, text))) {
             for part in [name.as_bytes(), content.as_slice()] {
                 context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
                 context.update(part);
@@ -276,9 +285,17 @@ impl StorageAccess {
     pub async fn read(client: &Client, storage: BackupStorage) -> Result<Self, AccessError> {
         let namespace = storage.namespace().unwrap_or_default();
         let backend = &storage.spec.backend;
-        let (location, keys) = (location(backend)?, backend.credentials().ok_or(AccessError::NoBackend)?);
-        let secret = secret(client, &namespace, &keys.name, CREDENTIALS_PURPOSE).await?;
-        let Credentials { mut files, role, .. } = Credentials::of_store(backend, &secret)?;
+        let location = location(backend)?;
+        let credentials = match (backend.web_identity(), backend.credentials()) {
+            // Even where the schema let keys through beside it.
+            (Some(_), _) => Credentials::without_keys(backend, &namespace),
+            (None, Some(keys)) => {
+                let secret = secret(client, &namespace, &keys.name, CREDENTIALS_PURPOSE).await?;
+                Credentials::of_store(backend, &secret)?
+            }
+            (None, None) => return Err(AccessError::NoCredentials),
+        };
+        let Credentials { mut files, exchange, .. } = credentials;
         if let Some(reference) = backend.ca_bundle() {
             let content = match reference.kind {
                 CaBundleKind::Secret => {
@@ -296,7 +313,7 @@ impl StorageAccess {
             files.insert(files::RECOVERY_PASSWORD, password_of(&secret, &reference.key, RECOVERY_PURPOSE)?);
         }
         let name = StorageName { namespace, name: storage.name_any() };
-        Ok(Self { storage, location, credentials: Credentials { files, role, storage: Some(name) } })
+        Ok(Self { storage, location, credentials: Credentials { files, exchange, storage: Some(name) } })
     }
 
     /// Namespace of the storage.
@@ -665,7 +682,7 @@ mod tests {
             Credentials::of_store(&serde_saphyr::from_str(&backend).unwrap(), &secret).unwrap()
         };
         let broad = of("");
-        assert!(broad.role().is_none() && broad.as_they_are().is_some());
+        assert!(broad.exchange().is_none() && broad.as_they_are().is_some());
         let scoped = of(", assumeRole: {roleArn: 'arn:aws:iam::123456789012:role/r'}");
         assert_eq!(scoped.as_they_are(), None);
         assert_ne!(scoped.fingerprint(), broad.fingerprint(), "another role is tried anew");

@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{ArgAction, Args};
 use holdfast_api::backup::ClaimsDefault;
 
+use crate::sts::WebIdentityOptions;
+
 /// Settings of the operator. Every flag can be given by the environment variable named with it.
 #[derive(Args, Debug, Clone)]
 pub struct Options {
@@ -90,6 +92,10 @@ pub struct Options {
     /// How often leftovers are looked for.
     #[arg(long, env = "HOLDFAST_SWEEP_PERIOD", default_value = "1h", value_parser = duration)]
     pub sweep_period: Duration,
+
+    /// Which storages may be reached with tokens of `ServiceAccounts`.
+    #[command(flatten)]
+    pub web_identity: WebIdentityOptions,
 }
 
 /// A limit, or none.

@@ -30,8 +30,8 @@ impl Keys {
             Some(end) if is(&[ErrorKind::Auth, ErrorKind::AccessDenied, ErrorKind::Usage]) => {
                 failure.retryable = true;
                 failure.message = format!(
-                    "the run's keys ended at {end}, and another attempt gets new ones; a longer assumeRole.sessionDuration \
-                     saves it ({})",
+                    "the run's keys ended at {end}, and another attempt gets new ones; a longer sessionDuration of the \
+                     storage saves it ({})",
                     failure.message
                 );
             }

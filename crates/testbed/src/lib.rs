@@ -45,7 +45,7 @@ pub use cluster::{Env, Health, NodeEnv, health, up};
 pub use error::{Error, Result, chain};
 pub use images::{HOLDFAST_IMAGE, POSTGRES_IMAGE, TOOLS_IMAGE, archive, build_holdfast_image};
 pub use layout::Layout;
-pub use minio::Minio;
+pub use minio::{Minio, WEB_IDENTITY_AUDIENCE, WEB_IDENTITY_ROLE};
 pub use progress::Progress;
 pub use restic::{Restic, restic, restic_versions};
 pub use rustic::{RUSTIC_VERSION, rustic};
@@ -140,7 +140,7 @@ impl Testbed {
 
     /// The second S3 server; it is not up before somebody starts it.
     pub fn minio(&self) -> Minio {
-        Minio::new(self.layout.clone(), &self.env.s3)
+        Minio::new(self.layout.clone(), &self.env.s3, &self.env.server)
     }
 
     /// `kubectl` as the cluster's administrator.

@@ -1,10 +1,11 @@
-//! A second S3 server, minio, for tests that want what the first one has not (temporary credentials by `AssumeRole`)
-//! or another opinion. It is built and started by who asks for it, and ends with the bed.
+//! A second S3 server, minio, for tests that want what the first one has not (temporary credentials by `AssumeRole` and
+//! `AssumeRoleWithWebIdentity`) or another opinion. It is built and started by who asks for it, and ends with the bed.
 
 use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::cluster;
 use crate::command::{command, log_error, output, output_with_input, wait_until};
 use crate::error::{Error, Result};
 use crate::layout::{self, Layout};
@@ -17,16 +18,35 @@ const PORT: u16 = 9001;
 const ACCESS_KEY: &str = "testbed-minio";
 pub(crate) const RECORD: &str = "minio";
 
+/// Audience of the tokens of `ServiceAccounts` that the server takes.
+pub const WEB_IDENTITY_AUDIENCE: &str = "minio.testbed";
+/// The role that it gives for them. The last part is the SHA-1 of the audience, as minio makes it.
+pub const WEB_IDENTITY_ROLE: &str = "arn:minio:iam:us-east-1::role/WbSnfnHQGYcrlo1-Omq6ZlSiFro";
+/// Name of the policy that says what the role may do; there is none before somebody makes it.
+const WEB_IDENTITY_POLICY: &str = "web-identity";
+
+/// Lets the server read whom the cluster's tokens are of, as an administrator of such a cluster does: it has no identity
+/// in it.
+const ISSUER_IS_PUBLIC: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: testbed-issuer-is-public}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: system:service-account-issuer-discovery}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: system:unauthenticated}]
+";
+
 /// A handle on the bed's second S3 server.
 #[derive(Debug, Clone)]
 pub struct Minio {
     layout: Layout,
     first: S3Env,
+    /// URL of the API server.
+    server: String,
 }
 
 impl Minio {
-    pub(crate) fn new(layout: Layout, first: &S3Env) -> Self {
-        Self { layout, first: first.clone() }
+    pub(crate) fn new(layout: Layout, first: &S3Env, server: &str) -> Self {
+        Self { layout, first: first.clone(), server: server.to_owned() }
     }
 
     /// Endpoint, keys and authority. Not before the first start: keys are made then. Objects lie in `data_dir` in a
@@ -66,6 +86,7 @@ impl Minio {
         crate::build_minio(&self.layout, progress)?;
         let _lock = self.layout.lock(RECORD, || {})?;
         let env = self.prepare()?;
+        let issuer = format!("{}/.well-known/openid-configuration", self.server);
         let daemon = Daemon {
             layout: &self.layout,
             name: RECORD,
@@ -75,6 +96,9 @@ impl Minio {
                 ("MINIO_ROOT_PASSWORD", &env.secret_key),
                 ("MINIO_REGION", &env.region),
                 ("MINIO_BROWSER", "off"),
+                ("MINIO_IDENTITY_OPENID_CONFIG_URL", &issuer),
+                ("MINIO_IDENTITY_OPENID_CLIENT_ID", WEB_IDENTITY_AUDIENCE),
+                ("MINIO_IDENTITY_OPENID_ROLE_POLICY", WEB_IDENTITY_POLICY),
                 // It would ask its makers for a newer one.
                 ("MINIO_UPDATE", "off"),
                 // It keeps settings in its user's home otherwise.
@@ -83,6 +107,11 @@ impl Minio {
         };
         if self.process().is_none() {
             layout::remove(&self.layout.records().join(RECORD))?;
+            // It does nothing at all before it has read them.
+            output_with_input(
+                cluster::kubectl(&self.layout).args(["apply", "-f", "-"]),
+                ISSUER_IS_PUBLIC.as_bytes(),
+            )?;
             let arguments = [
                 "server".to_owned(),
                 "--quiet".to_owned(),
@@ -110,6 +139,9 @@ impl Minio {
             let text = layout::read(&self.layout.s3().join(from))?;
             layout::write_with_mode(&dir.join("certs").join(to), text, 0o600)?;
         }
+        // The API server, which it asks for the keys of tokens, has another authority.
+        let cluster = layout::read(&self.layout.pki().join("ca.crt"))?;
+        layout::write(&dir.join("certs/CAs/cluster.crt"), cluster)?;
         let key = dir.join("secret-key");
         if !key.exists() {
             let secret = output(&mut command("openssl", &["rand", "-hex", "20"]))?;
@@ -145,5 +177,13 @@ impl Minio {
         admin.arg(access_key).env("SSL_CERT_FILE", &env.ca_file).env("NEW_SECRET_KEY", secret_key);
         admin.env("MINIO_ROOT_USER", &env.access_key).env("MINIO_ROOT_PASSWORD", &env.secret_key);
         output_with_input(&mut admin, policy.as_bytes()).map(drop)
+    }
+
+    /// Says what whoever comes with a token of the cluster may do ([`WEB_IDENTITY_ROLE`]; JSON, as in AWS). The server
+    /// takes every token for its audience, so a policy has to name whose it must be: the condition `jwt:sub`.
+    pub fn set_web_identity_policy(&self, policy: &str) -> Result<()> {
+        // An account has a policy of its name; that there is an account as well does no harm.
+        let secret = output(&mut command("openssl", &["rand", "-hex", "20"]))?;
+        self.create_user(WEB_IDENTITY_POLICY, &secret, policy)
     }
 }

@@ -28,6 +28,7 @@ mod secrets;
 mod storage;
 mod temporary_keys;
 mod undo;
+mod web_identity;
 
 use std::io::{Write as _, stderr};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -12,16 +12,16 @@ use crate::together;
 
 /// What the Secret of a run holds to reach the store.
 #[derive(Clone)]
-struct Keys {
-    id: String,
-    secret: String,
-    token: Option<String>,
-    password: String,
+pub(crate) struct Keys {
+    pub(crate) id: String,
+    pub(crate) secret: String,
+    pub(crate) token: Option<String>,
+    pub(crate) password: String,
 }
 
 impl Keys {
     /// Those of a Secret of a run.
-    fn of(secret: &Value) -> Result<Self> {
+    pub(crate) fn of(secret: &Value) -> Result<Self> {
         let text = |name: &str| -> Result<String> {
             let data = secret["data"][name]
                 .as_str()
@@ -58,7 +58,8 @@ impl Keys {
         Ok((done.status.success(), String::from_utf8_lossy(&said).into_owned()))
     }
 
-    fn expect(
+    /// Runs it and expects it to go well, or to fail with this word.
+    pub(crate) fn expect(
         &self,
         story: &Story,
         server: &S3Env,

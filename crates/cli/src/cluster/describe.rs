@@ -187,7 +187,10 @@ fn storage(object: &BackupStorage, now: Timestamp) -> String {
     if let Some(s3) = &backend.s3 {
         fact(&mut page, "region", &s3.region);
     }
-    if let Some(credentials) = backend.credentials() {
+    if let Some(identity) = backend.web_identity() {
+        let account = &identity.service_account_name;
+        fact(&mut page, "credentials", &format!("web identity of ServiceAccount {account}"));
+    } else if let Some(credentials) = backend.credentials() {
         fact(&mut page, "credentials", &format!("Secret {}", credentials.name));
     }
     fact(&mut page, "default", if object.spec.default { "yes" } else { "no" });

@@ -15,7 +15,7 @@ use crate::access::{Credentials, RunnerFiles};
 use crate::context::Ctx;
 use crate::errors::Chain;
 use crate::kubernetes::{self, Created, Namespaced, RequestError};
-use crate::sts::{self, ExchangeError};
+use crate::sts::{self, Exchange, ExchangeError, Proof, WebIdentityOptions};
 
 /// Why a Job could not be started, watched or removed.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +82,8 @@ pub async fn start(
         return Ok(Started::Denied(denial));
     }
     // Rare, and larger than all else here together.
-    let (files, keys_end) = match Box::pin(for_runner(&plan.name, spec, credentials, ctx.now())).await {
+    let around = Around { client, web_identity: &ctx.settings.web_identity, now: ctx.now() };
+    let (files, keys_end) = match Box::pin(for_runner(around, &plan.name, spec, credentials)).await {
         Ok(given) => given,
         Err(error) => {
             tracing::warn!(job = plan.name, error = %Chain(&error), "there are no keys for a run");
@@ -110,41 +111,63 @@ pub async fn start(
 /// Why there would be no keys for a Job with this spec, if there would be none: asked before something is done that is only
 /// worth it with them. The keys that come are thrown away.
 pub async fn no_keys(
+    around: Around<'_>,
     run: &RunRef,
     spec: &RunSpec,
     credentials: &Credentials,
-    now: Timestamp,
 ) -> Option<Denial> {
     // Nothing is asked for where nothing is exchanged.
-    credentials.role()?;
+    credentials.exchange()?;
     // A session has a name of 2 to 64 characters.
     let session: String = format!("holdfast-{}", run.name).chars().take(64).collect();
-    let error = Box::pin(for_runner(&session, spec, credentials, now)).await.err()?;
+    let error = Box::pin(for_runner(around, &session, spec, credentials)).await.err()?;
     tracing::warn!(run = run.name, error = %Chain(&error), "there are no keys for a run");
     Some(Denial::no_keys(&error, credentials.storage(), &run.namespace))
+}
+
+/// What an exchange needs of the operator.
+#[derive(Clone, Copy)]
+pub struct Around<'a> {
+    /// Client of the API server.
+    pub client: &'a Client,
+    /// Where tokens may be exchanged.
+    pub web_identity: &'a WebIdentityOptions,
+    /// Now.
+    pub now: Timestamp,
 }
 
 /// What the runner gets of the credentials, and when its keys end where they were made for it. Where keys are to be
 /// exchanged it never gets those that it would exchange.
 async fn for_runner(
+    around: Around<'_>,
     job: &str,
     spec: &RunSpec,
     credentials: &Credentials,
-    now: Timestamp,
 ) -> Result<(RunnerFiles, Option<Timestamp>), ExchangeError> {
-    let Some(role) = credentials.role() else {
-        // Without a role there is nothing to exchange.
+    let Around { client, web_identity, now } = around;
+    let Some(exchange) = credentials.exchange() else {
+        // Where nothing is exchanged, they are handed out as they are.
         return credentials.as_they_are().map(|files| (files, None)).ok_or(ExchangeError::Keys);
     };
-    let policy = sts::session_policy(spec, role.partition())?;
-    let request = sts::Request {
-        role,
-        keys: credentials.signing_keys(),
-        ca: credentials.ca(),
-        policy: &policy,
-        session: job,
-        now,
+    let (named, token);
+    let role = match exchange {
+        Exchange::Keys(role) => role,
+        Exchange::Account(account) => {
+            web_identity.check(&account.endpoint, &account.audience)?;
+            named = sts::web::role(client, account).await?;
+            &named
+        }
     };
+    let policy = sts::session_policy(spec, role.partition())?;
+    let (proof, ca) = match exchange {
+        Exchange::Keys(_) => (Proof::Keys(credentials.signing_keys()), credentials.ca()),
+        Exchange::Account(account) => {
+            token = sts::web::token(client, account).await?;
+            // Not the storage's own authorities: its author does not vouch for whom the token is sent to.
+            (Proof::Token(&token), web_identity.ca())
+        }
+    };
+    let request = sts::Request { role, proof, ca, policy: &policy, session: job, now };
     let keys = sts::assume_role(&request).await?;
     tracing::debug!(job, expires = %keys.expires, "keys for one Job were taken");
     Ok((credentials.with_keys(&keys), Some(keys.expires)))
@@ -335,6 +358,25 @@ fn with_event(mut waiting: Waiting, events: &[Event]) -> Waiting {
 mod tests {
     use super::*;
 
+    fn spec(directory: &str) -> RunSpec {
+        serde_saphyr::from_str(&format!(
+            "
+version: {}
+run: {{kind: Repository, namespace: shop, name: r, uid: u, cluster: c, clusterUid: k}}
+storage: {{s3: {{endpoint: 'http://127.0.0.1:1', bucket: b, region: r}}}}
+directory: '{directory}'
+task: {{type: sync}}
+",
+            holdfast_protocol::VERSION
+        ))
+        .unwrap()
+    }
+
+    /// A client of an API server that is not there.
+    fn nobody() -> Client {
+        Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap()
+    }
+
     #[tokio::test]
     async fn without_an_exchange_no_runner_gets_a_key() {
         let of = |role: &str| {
@@ -347,26 +389,15 @@ mod tests {
             .unwrap();
             Credentials::of_store(&serde_saphyr::from_str(&backend).unwrap(), &secret).unwrap()
         };
-        let spec = |directory: &str| -> RunSpec {
-            serde_saphyr::from_str(&format!(
-                "
-version: {}
-run: {{kind: Repository, namespace: shop, name: r, uid: u, cluster: c, clusterUid: k}}
-storage: {{s3: {{endpoint: 'http://127.0.0.1:1', bucket: b, region: r}}}}
-directory: '{directory}'
-task: {{type: sync}}
-",
-                holdfast_protocol::VERSION
-            ))
-            .unwrap()
-        };
-        let now = Timestamp::UNIX_EPOCH;
-        let (plain, end) = for_runner("job", &spec("c/shop/r"), &of(""), now).await.unwrap();
+        let client = nobody();
+        let web_identity = WebIdentityOptions::default();
+        let around = Around { client: &client, web_identity: &web_identity, now: Timestamp::UNIX_EPOCH };
+        let (plain, end) = for_runner(around, "job", &spec("c/shop/r"), &of("")).await.unwrap();
         assert_eq!(plain.data().len(), 2, "a storage without a role hands out what it has");
         assert_eq!(end, None);
         // Nobody answers at this port.
         let away = of(", assumeRole: {stsEndpoint: 'https://127.0.0.1:1'}");
-        let error = for_runner("job", &spec("c/shop/r"), &away, now).await.unwrap_err();
+        let error = for_runner(around, "job", &spec("c/shop/r"), &away).await.unwrap_err();
         assert!(matches!(&error, ExchangeError::Unreachable { .. }), "{error}");
         // Asked beforehand, that is a reason to wait, and nothing is asked where nothing is exchanged.
         let run = RunRef {
@@ -375,14 +406,56 @@ task: {{type: sync}}
             name: "r".into(),
             uid: "u".into(),
         };
-        let denial = no_keys(&run, &spec("c/shop/r"), &away, now).await.unwrap();
+        let denial = no_keys(around, &run, &spec("c/shop/r"), &away).await.unwrap();
         assert!(denial.may_pass && denial.reason.as_str() == "EndpointUnreachable", "{denial:?}");
-        assert_eq!(no_keys(&run, &spec("c/shop/r"), &of(""), now).await, None);
+        assert_eq!(no_keys(around, &run, &spec("c/shop/r"), &of("")).await, None);
         // An object that an older schema let through.
-        let error = for_runner("job", &spec("c/shop/r"), &of(", assumeRole: {}"), now).await.unwrap_err();
+        let error = for_runner(around, "job", &spec("c/shop/r"), &of(", assumeRole: {}")).await.unwrap_err();
         assert!(matches!(&error, ExchangeError::Endpoint(_)), "{error}");
-        let error = for_runner("job", &spec("c/*"), &away, now).await.unwrap_err();
+        let error = for_runner(around, "job", &spec("c/*"), &away).await.unwrap_err();
         assert!(matches!(&error, ExchangeError::Policy(_)), "{error}");
+    }
+
+    /// What the administrator does not allow is found out before the API server is asked for anything: nobody answers at
+    /// this one.
+    #[tokio::test]
+    async fn a_token_is_asked_for_only_where_it_may_be_sent() {
+        let access = |identity: &str| {
+            let storage: holdfast_api::BackupStorage = serde_saphyr::from_str(&format!(
+                "
+apiVersion: holdfast.dev/v1alpha1
+kind: BackupStorage
+metadata: {{name: store, namespace: backups}}
+spec: {{backend: {{s3: {{bucket: b, webIdentity: {{serviceAccountName: store{identity}}}}}}}}}
+"
+            ))
+            .unwrap();
+            let client = nobody();
+            async move { crate::access::StorageAccess::read(&client, storage).await.unwrap().credentials }
+        };
+        let credentials = access("").await;
+        assert_eq!(credentials.as_they_are(), None, "there is nothing to hand out without an exchange");
+        let off = WebIdentityOptions::default();
+        let on = WebIdentityOptions {
+            enabled: true,
+            services: vec![sts::Service {
+                host: sts::StsHost::One { host: "sts.us-east-1.amazonaws.com".into(), port: 443 },
+                audience: "sts.amazonaws.com".into(),
+            }],
+            ca: String::new(),
+        };
+        let client = nobody();
+        let reason = async |web_identity: &WebIdentityOptions, credentials: &Credentials| {
+            let around = Around { client: &client, web_identity, now: Timestamp::UNIX_EPOCH };
+            for_runner(around, "job", &spec("c/shop/r"), credentials).await.unwrap_err().reason().as_str()
+        };
+        assert_eq!(reason(&off, &credentials).await, "WebIdentityNotAllowed");
+        let elsewhere = access(", stsEndpoint: 'https://sts.evil.example'").await;
+        assert_eq!(reason(&on, &elsewhere).await, "WebIdentityNotAllowed");
+        let for_others = access(", audience: other").await;
+        assert_eq!(reason(&on, &for_others).await, "WebIdentityNotAllowed");
+        // Allowed: now the API server is asked.
+        assert_eq!(reason(&on, &credentials).await, "AssumeRoleFailed");
     }
 
     #[test]

@@ -134,7 +134,7 @@ fn judge(said: &str, namespace: &str) -> Denial {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sts::PolicyError;
+    use crate::sts::{NotAllowed, PolicyError};
 
     #[test]
     fn what_a_token_service_says_is_read_by_the_storages_namespace_only() {
@@ -149,7 +149,8 @@ mod tests {
         let errors = [
             refused(),
             ExchangeError::Unreachable { endpoint: endpoint(), cause: "refused".into() },
-            ExchangeError::Certificate { endpoint: endpoint(), cause: "it has expired" },
+            ExchangeError::Certificate { endpoint: endpoint(), cause: "it has expired", advice: "name it" },
+            NotAllowed::Service { endpoint: endpoint(), audience: "sts".into() }.into(),
         ];
         let storage = StorageName { namespace: "storage".into(), name: "main".into() };
         for error in &errors {

@@ -168,7 +168,10 @@ fn next(facts: &Facts, step: &Step) -> Action {
                 | Reason::ClockSkew
                 | Reason::EndpointUnreachable
                 | Reason::InvalidCredentials
-                | Reason::UntrustedCertificate,
+                | Reason::ServiceAccountInvalid
+                | Reason::ServiceAccountNotFound
+                | Reason::UntrustedCertificate
+                | Reason::WebIdentityNotAllowed,
             ..
         } => Action::requeue(Duration::from_mins(1)),
         Step::Refuse { .. } => Action::requeue(Duration::from_mins(10)),

@@ -215,14 +215,13 @@ fn admit(facts: &Facts, directory: &str) -> Option<Step> {
             .map_or_else(
                 || "it was not tried yet".to_owned(),
                 // What a token service said of its account is for the storage's own namespace.
-                |ready| match &storage.spec.backend.s3 {
-                    Some(s3)
-                        if s3.assume_role.is_some()
-                            && facts.repository.namespace() != storage.namespace() =>
-                    {
+                |ready| {
+                    let is_own = facts.repository.namespace() == storage.namespace();
+                    if storage.spec.backend.has_keys_for_each_run() && !is_own {
                         ready.reason.clone()
+                    } else {
+                        format!("{}: {}", ready.reason, ready.message)
                     }
-                    _ => format!("{}: {}", ready.reason, ready.message),
                 },
             );
         let message = format!("waits for BackupStorage {storage_namespace}/{storage_name}: {why}");

@@ -101,7 +101,9 @@ impl Look<'_> {
         let identity = self.run.identity(&self.ctx.settings.cluster_name, &self.ctx.cluster_uid);
         // Reads the same directory; who gives keys for that gives those for a restore.
         let spec = access.spec(identity, Task::Sync);
-        jobs::apply::no_keys(&self.run, &spec, &access.credentials, self.now).await
+        let web_identity = &self.ctx.settings.web_identity;
+        let around = jobs::apply::Around { client: &self.ctx.client, web_identity, now: self.now };
+        jobs::apply::no_keys(around, &self.run, &spec, &access.credentials).await
     }
 
     /// What it takes to start a Job.

@@ -149,7 +149,7 @@ fn warnings(facts: &Facts, status: &mut BackupStorageStatus) {
     );
     let shared = spec.usage_policy.allowed_namespaces.from != NamespacesFrom::Same;
     let condition = ConditionType::CredentialsNotScoped;
-    if has_scoped_keys(&spec.backend) {
+    if spec.backend.has_keys_for_each_run() {
         // What a probe found out stands until the next one; what was said of the one key does not.
         let tried = find_condition(&status.conditions, condition)
             .is_some_and(|told| told.reason != Reason::SharedKey.as_str());
@@ -175,11 +175,6 @@ fn warnings(facts: &Facts, status: &mut BackupStorageStatus) {
     warn(status, shared, ConditionUpdate::yes(condition, Reason::SharedKey, message));
 }
 
-/// Whether each run gets keys that reach its own repository alone.
-fn has_scoped_keys(backend: &Backend) -> bool {
-    backend.s3.as_ref().is_some_and(|s3| s3.assume_role.is_some())
-}
-
 /// What a probe tells about the place besides whether it works. What nobody looked at stays as it is.
 fn surroundings(facts: &Facts, ended: &Ended, status: &mut BackupStorageStatus) {
     let (condition, generation) = (ConditionType::SharedFailureDomain, facts.storage.metadata.generation);
@@ -203,7 +198,8 @@ fn surroundings(facts: &Facts, ended: &Ended, status: &mut BackupStorageStatus) 
     else {
         return;
     };
-    if let Some(key_scope) = key_scope.as_ref().filter(|_| has_scoped_keys(&facts.storage.spec.backend)) {
+    if let Some(key_scope) = key_scope.as_ref().filter(|_| facts.storage.spec.backend.has_keys_for_each_run())
+    {
         set_condition(&mut status.conditions, scope(key_scope), generation, facts.now);
     }
     let condition = ConditionType::LifecycleRuleFound;

@@ -270,6 +270,13 @@ fn keys_of_a_run_are_called_scoped_when_it_was_seen() {
     // It stands while the storage is tried again, also by one that does not try it.
     facts.storage.status = Some(kept);
     assert_eq!(told(&after(&facts, None)).1, "PolicyKept");
+    // A token instead of keys is an exchange as well.
+    let keys = std::mem::replace(
+        &mut facts.storage.spec.backend,
+        serde_saphyr::from_str("{s3: {bucket: b, webIdentity: {serviceAccountName: a}}}").unwrap(),
+    );
+    assert_eq!(told(&after(&facts, Some(KeyScope::Ignored))).1, "PolicyIgnored");
+    facts.storage.spec.backend = keys;
     // And goes with the exchange.
     facts.storage.spec.backend.s3.as_mut().unwrap().assume_role = None;
     assert_eq!(told(&after(&facts, Some(KeyScope::Kept))).1, "SharedKey");

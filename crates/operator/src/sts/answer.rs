@@ -1,12 +1,13 @@
 //! What a security token service answers: keys, or why there are none. Pure.
 //!
-//! Source: AWS Security Token Service API Reference, `AssumeRole` and "Common Errors"; `MinIO` and Ceph answer alike.
+//! Source: AWS Security Token Service API Reference, `AssumeRole`, `AssumeRoleWithWebIdentity` and "Common Errors"; `MinIO`
+//! and Ceph answer alike.
 
 use holdfast_api::conditions::Reason;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
-use super::ExchangeError;
+use super::{ExchangeError, Proof};
 
 /// Most characters of a code and of a message that are repeated.
 const MOST_CODE: usize = 64;
@@ -41,6 +42,7 @@ impl std::fmt::Debug for TemporaryKeys {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Granted {
+    #[serde(alias = "AssumeRoleWithWebIdentityResult")]
     assume_role_result: Outcome,
 }
 
@@ -80,7 +82,7 @@ pub(super) fn granted(body: &[u8], now: Timestamp) -> Result<TemporaryKeys, Exch
     let parsed: Option<Granted> =
         std::str::from_utf8(body).ok().and_then(|text| quick_xml::de::from_str(text).ok());
     let Some(Granted { assume_role_result: Outcome { credentials: given } }) = parsed else {
-        return Err(ExchangeError::Garbled("it is no answer to AssumeRole"));
+        return Err(ExchangeError::Garbled("it is no answer to the question for keys"));
     };
     let fits = |text: &str, most: usize| !text.is_empty() && text.len() <= most && is_line(text);
     if !fits(&given.access_key_id, MOST_KEY)
@@ -111,12 +113,27 @@ pub(super) fn is_line(text: &str) -> bool {
 }
 
 /// What a refusal means. `date` is the server's clock, as it says.
-pub(super) fn refusal(status: u16, body: &[u8], date: Option<&str>, now: Timestamp) -> ExchangeError {
+pub(super) fn refusal(
+    status: u16,
+    body: &[u8],
+    date: Option<&str>,
+    now: Timestamp,
+    proof: Proof<'_>,
+) -> ExchangeError {
+    let advice = match proof {
+        Proof::Keys(_) => &FOR_KEYS,
+        Proof::Token(_) => &FOR_TOKEN,
+    };
     let text = std::str::from_utf8(body).unwrap_or_default();
     let Refused { error, code, message } = quick_xml::de::from_str(text).unwrap_or_default();
     let Said { code, message } = error
         .unwrap_or_else(|| Said { code: code.unwrap_or_default(), message: message.unwrap_or_default() });
-    let (code, message) = (told(&code, MOST_CODE), told(&message, MOST_MESSAGE));
+    // A service has no reason to repeat a token. Whoever reads what it says could use it meanwhile.
+    let kept = |text: String| match proof {
+        Proof::Token(token) if token.is_in(&text) => String::new(),
+        _ => text,
+    };
+    let (code, message) = (told(&kept(code), MOST_CODE), told(&kept(message), MOST_MESSAGE));
     let theirs = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp());
     let skewed = theirs.is_some_and(|theirs| theirs.duration_since(now).abs() > SKEW);
     let (reason, advice) = match code.as_str() {
@@ -132,7 +149,7 @@ pub(super) fn refusal(status: u16, body: &[u8], date: Option<&str>, now: Timesta
         "AccessDenied"
             if ["request signature", "Access Key Id"].iter().any(|word| message.contains(word)) =>
         {
-            (Reason::InvalidCredentials, KEYS_ADVICE)
+            (Reason::InvalidCredentials, advice.proof)
         }
         _ if skewed && matches!(status, 400..=403) => return ExchangeError::Skew,
         "InvalidClientTokenId"
@@ -145,9 +162,17 @@ pub(super) fn refusal(status: u16, body: &[u8], date: Option<&str>, now: Timesta
         | "ExpiredTokenException"
         | "MissingAuthenticationToken"
         | "UnrecognizedClientException"
-        | "AuthFailure" => (Reason::InvalidCredentials, KEYS_ADVICE),
+        | "AuthFailure" => (Reason::InvalidCredentials, advice.proof),
+        "InvalidIdentityToken" | "IDPRejectedClaim" | "InvalidClientGrantsToken" => {
+            (Reason::InvalidCredentials, advice.proof)
+        }
+        // MinIO says this of all that is wrong with a token, and of a role that it does not know.
+        "InvalidParameterValue" if matches!(proof, Proof::Token(_)) => {
+            (Reason::InvalidCredentials, advice.proof)
+        }
+        "IDPCommunicationError" => (Reason::AssumeRoleFailed, ISSUER_ADVICE),
         "AccessDenied" | "AccessDeniedException" | "NotAuthorized" | "RegionDisabledException" => {
-            (Reason::AccessDenied, ROLE_ADVICE)
+            (Reason::AccessDenied, advice.role)
         }
         "MalformedPolicyDocument" | "PackedPolicyTooLarge" | "PackedPolicyTooLargeException" => (
             Reason::AssumeRoleFailed,
@@ -157,7 +182,7 @@ pub(super) fn refusal(status: u16, body: &[u8], date: Option<&str>, now: Timesta
         | "InvalidParameterValue"
         | "InvalidParameterCombination"
         | "MissingParameter"
-        | "NoSuchEntity" => (Reason::AssumeRoleFailed, VALUES_ADVICE),
+        | "NoSuchEntity" => (Reason::AssumeRoleFailed, advice.values),
         "Throttling"
         | "ThrottlingException"
         | "SlowDown"
@@ -165,14 +190,14 @@ pub(super) fn refusal(status: u16, body: &[u8], date: Option<&str>, now: Timesta
         | "InternalFailure"
         | "InternalError" => (Reason::AssumeRoleFailed, LATER_ADVICE),
         "NotImplemented" | "MethodNotAllowed" | "InvalidAction" | "UnsupportedOperation" => {
-            (Reason::AssumeRoleFailed, SERVICE_ADVICE)
+            (Reason::AssumeRoleFailed, advice.service)
         }
         _ => match status {
-            401 | 403 => (Reason::AccessDenied, ROLE_ADVICE),
+            401 | 403 => (Reason::AccessDenied, advice.role),
             408 | 429 | 500 | 502..=504 => (Reason::AssumeRoleFailed, LATER_ADVICE),
             // A redirection is not followed: the signature is for this host.
-            300..=399 | 404 | 405 | 501 => (Reason::AssumeRoleFailed, SERVICE_ADVICE),
-            _ => (Reason::AssumeRoleFailed, VALUES_ADVICE),
+            300..=399 | 404 | 405 | 501 => (Reason::AssumeRoleFailed, advice.service),
+            _ => (Reason::AssumeRoleFailed, advice.values),
         },
     };
     let mut said = status.to_string();
@@ -185,14 +210,37 @@ pub(super) fn refusal(status: u16, body: &[u8], date: Option<&str>, now: Timesta
     ExchangeError::Refused { reason, said, advice }
 }
 
-const KEYS_ADVICE: &str = "check the keys in the Secret of credentialsSecretRef";
-const ROLE_ADVICE: &str = "allow these keys sts:AssumeRole on the role, and see that its trust policy names them (and the externalId)";
-const VALUES_ADVICE: &str =
-    "check assumeRole: roleArn, externalId, and sessionDuration, which a role may limit further";
-const LATER_ADVICE: &str = "it is tried again";
-const SERVICE_ADVICE: &str =
-    "there is no such service: set assumeRole.stsEndpoint, or leave assumeRole out where the store has none";
+/// What to do about a refusal, by what it is about.
+struct Advice {
+    /// Who asks.
+    proof: &'static str,
+    /// Who may assume the role.
+    role: &'static str,
+    /// What was asked for.
+    values: &'static str,
+    /// Who was asked.
+    service: &'static str,
+}
 
+const FOR_KEYS: Advice = Advice {
+    proof: "check the keys in the Secret of credentialsSecretRef",
+    role: "allow these keys sts:AssumeRole on the role, and see that its trust policy names them (and the externalId)",
+    values: "check assumeRole: roleArn, externalId, and sessionDuration, which a role may limit further",
+    service: "there is no such service: set assumeRole.stsEndpoint, or leave assumeRole out where the store has none",
+};
+
+const FOR_TOKEN: Advice = Advice {
+    proof: "see that the service knows the cluster's issuer as an OpenID Connect provider, with the audience of \
+            webIdentity.audience, and the role in the annotation holdfast.dev/role-arn of the ServiceAccount",
+    role: "see that the role's trust policy allows sts:AssumeRoleWithWebIdentity to the cluster's issuer, for the subject \
+           system:serviceaccount:NAMESPACE:NAME of the ServiceAccount and the audience of webIdentity.audience",
+    values: "check the annotation holdfast.dev/role-arn of the ServiceAccount, and webIdentity.sessionDuration, which a \
+             role may limit further",
+    service: "there is no such service: set webIdentity.stsEndpoint",
+};
+
+const ISSUER_ADVICE: &str = "it could not ask the cluster's issuer for its keys, and is asked again: see that it reaches the issuer's address";
+const LATER_ADVICE: &str = "it is tried again";
 /// What a server says, fit to be repeated: short, and on one line.
 fn told(text: &str, most: usize) -> String {
     text.trim().chars().take(most).map(|c| if c.is_control() { ' ' } else { c }).collect()

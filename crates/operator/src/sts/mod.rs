@@ -1,12 +1,16 @@
-//! Keys for one run: a storage's own keys are exchanged at a security token service (`AssumeRole`) for temporary ones
-//! that a session policy holds to the directory of the run's repository. Not who may run.
+//! Keys for one run: a storage's own keys, or a token of its `ServiceAccount`, are exchanged at a security token service
+//! (`AssumeRole`, `AssumeRoleWithWebIdentity`) for temporary ones that a session policy holds to the directory of the run's
+//! repository. Not who may run.
 //!
 //! The storage's author chooses the service, and so where the operator sends a request: one of fixed form, that follows
-//! no redirection, and of whose answer nothing is told but what a service says in its own words, cut short.
+//! no redirection, and of whose answer nothing is told but what a service says in its own words, cut short. Keys only sign
+//! it. A token is in it as it is, so it goes to none but the hosts that the cluster's administrator lists ([`allowed`]).
 
+mod allowed;
 mod answer;
 mod policy;
 mod sign;
+pub mod web;
 
 use std::time::Duration;
 
@@ -14,11 +18,13 @@ use holdfast_api::backend::S3Backend;
 use holdfast_api::conditions::Reason;
 use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE};
-use reqwest::{Certificate, Client, Url};
+use reqwest::{Certificate, Client, RequestBuilder, Url};
 
+pub use allowed::{NotAllowed, Service, StsHost, WebIdentityOptions};
 pub use answer::TemporaryKeys;
 pub use policy::{PolicyError, session_policy};
 pub use sign::Keys;
+pub use web::{Account, AccountError, Token};
 
 /// How long a connection and the whole exchange may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -60,7 +66,26 @@ impl Role {
     /// The partition of AWS that names of resources begin with.
     pub fn partition(&self) -> &str {
         let of_arn = self.arn.as_deref().and_then(|arn| arn.split(':').nth(1));
-        of_arn.filter(|partition| !partition.is_empty()).unwrap_or("aws")
+        // Roles of MinIO are named in a partition of its own, buckets are not.
+        of_arn.filter(|partition| partition.starts_with("aws")).unwrap_or("aws")
+    }
+}
+
+/// What a storage has exchanged for the keys of each run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exchange {
+    /// The keys in its Secret.
+    Keys(Role),
+    /// A token of its `ServiceAccount`, which names the role.
+    Account(Account),
+}
+
+impl Exchange {
+    /// What a storage of this namespace has exchanged, if anything.
+    pub fn of(s3: &S3Backend, namespace: &str) -> Option<Self> {
+        // A token wins: then keys that were in the way are not handed out.
+        let account = Account::of(s3, namespace).map(Self::Account);
+        account.or_else(|| Role::of(s3).map(Self::Keys))
     }
 }
 
@@ -76,11 +101,17 @@ pub enum ExchangeError {
          no key has; copy them again"
     )]
     Keys,
+    /// The cluster's administrator does not allow it.
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
+    /// There is no role, or no token, of the storage's `ServiceAccount`.
+    #[error(transparent)]
+    Account(#[from] AccountError),
     /// The certificates to trust cannot be read.
     #[error("the certificates of caBundleRef are not readable as PEM")]
     Ca,
     /// Keys come only over a connection that nobody reads.
-    #[error("{0} is no https address, and keys are not taken over any other: correct assumeRole.stsEndpoint")]
+    #[error("{0} is no https address, and keys are not taken over any other: correct stsEndpoint")]
     Endpoint(String),
     /// No answer.
     #[error(
@@ -93,20 +124,17 @@ pub enum ExchangeError {
         cause: String,
     },
     /// The server is not who it has to be.
-    #[error(
-        "the certificate of the security token service at {endpoint} is not trusted ({cause}): name its authority in \
-         caBundleRef"
-    )]
+    #[error("the certificate of the security token service at {endpoint} is not trusted ({cause}): {advice}")]
     Certificate {
         /// Where.
         endpoint: String,
         /// In a few words of ours.
         cause: &'static str,
+        /// What to do.
+        advice: &'static str,
     },
     /// The answer cannot be used.
-    #[error(
-        "the security token service gave an answer that cannot be used: {0}; check assumeRole.stsEndpoint"
-    )]
+    #[error("the security token service gave an answer that cannot be used: {0}; check stsEndpoint")]
     Garbled(&'static str),
     /// The clocks differ.
     #[error("the clocks of the security token service and of the operator's node differ too much: set them")]
@@ -128,6 +156,16 @@ impl ExchangeError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Policy(_) | Self::Endpoint(_) => Reason::InvalidSpec,
+            Self::NotAllowed(_) | Self::Account(AccountError::Forbidden { .. }) => {
+                Reason::WebIdentityNotAllowed
+            }
+            Self::Account(AccountError::NotFound(_)) => Reason::ServiceAccountNotFound,
+            Self::Account(AccountError::Silent { .. } | AccountError::Role(_)) => {
+                Reason::ServiceAccountInvalid
+            }
+            Self::Account(AccountError::NoToken { .. } | AccountError::OtherAudience(_)) => {
+                Reason::AssumeRoleFailed
+            }
             Self::Keys | Self::Ca => Reason::SecretInvalid,
             Self::Unreachable { .. } => Reason::EndpointUnreachable,
             Self::Certificate { .. } => Reason::UntrustedCertificate,
@@ -143,8 +181,8 @@ impl ExchangeError {
 pub struct Request<'a> {
     /// The role.
     pub role: &'a Role,
-    /// The storage's own keys.
-    pub keys: Keys<'a>,
+    /// What shows that the role may be assumed.
+    pub proof: Proof<'a>,
     /// Certificates to trust besides the well-known ones.
     pub ca: Option<&'a [u8]>,
     /// What the new keys may do at most: [`session_policy`].
@@ -155,7 +193,16 @@ pub struct Request<'a> {
     pub now: Timestamp,
 }
 
-/// Exchanges keys.
+/// What shows that a role may be assumed.
+#[derive(Debug, Clone, Copy)]
+pub enum Proof<'a> {
+    /// Keys, which sign the request.
+    Keys(Keys<'a>),
+    /// A token, which is sent in it.
+    Token(&'a Token),
+}
+
+/// Exchanges keys or a token.
 pub async fn assume_role(request: &Request<'_>) -> Result<TemporaryKeys, ExchangeError> {
     let endpoint = &request.role.endpoint;
     if !endpoint.starts_with("https://") {
@@ -165,31 +212,17 @@ pub async fn assume_role(request: &Request<'_>) -> Result<TemporaryKeys, Exchang
 }
 
 async fn exchange(request: &Request<'_>, patience: Duration) -> Result<TemporaryKeys, ExchangeError> {
-    let Request { role, keys, now, .. } = *request;
+    let Request { role, proof, now, .. } = *request;
     let endpoint = &role.endpoint;
     let url = Url::parse(endpoint).map_err(|_| ExchangeError::Endpoint(endpoint.clone()))?;
-    let host = url.host_str().ok_or_else(|| ExchangeError::Endpoint(endpoint.clone()))?;
-    let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-    let signs = |text: &str| !text.is_empty() && answer::is_line(text);
-    if !signs(keys.id) || !signs(keys.secret) || !keys.token.is_none_or(signs) {
-        return Err(ExchangeError::Keys);
-    }
+    let failed = |error: reqwest::Error| broken(endpoint, &error, patience, proof);
     let body = form(request);
-    let date = sign::amz_date(now);
-    let mut headers = vec![("content-type", FORM), ("host", host.as_str()), (AMZ_DATE, date.as_str())];
-    headers.extend(keys.token.map(|token| (AMZ_TOKEN, token)));
-    let scope = sign::Scope { region: &role.region, service: "sts" };
-    let signature = sign::authorization(keys, &scope, &date, &headers, body.as_bytes());
-    let failed = |error: reqwest::Error| broken(endpoint, &error, patience);
-
-    let mut post = client(request.ca, patience)?
-        .post(url)
-        .header(CONTENT_TYPE, FORM)
-        .header(AMZ_DATE, &date)
-        .header(AUTHORIZATION, signature);
-    if let Some(token) = keys.token {
-        post = post.header(AMZ_TOKEN, token);
-    }
+    let post = client(request.ca, patience)?.post(url.clone()).header(CONTENT_TYPE, FORM);
+    let post = match proof {
+        Proof::Keys(keys) => signed(post, &url, request, keys, &body)?,
+        Proof::Token(token) if answer::is_line(token.text()) && !token.text().is_empty() => post,
+        Proof::Token(_) => return Err(ExchangeError::Garbled("the API server gave no token to send")),
+    };
     let mut response = post.body(body).send().await.map_err(failed)?;
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
@@ -202,7 +235,34 @@ async fn exchange(request: &Request<'_>, patience: Duration) -> Result<Temporary
         return answer::granted(&bytes, now);
     }
     let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
-    Err(answer::refusal(response.status().as_u16(), &bytes, date, now))
+    Err(answer::refusal(response.status().as_u16(), &bytes, date, now, proof))
+}
+
+/// The request with a signature by the storage's keys.
+fn signed(
+    post: RequestBuilder,
+    url: &Url,
+    request: &Request<'_>,
+    keys: Keys<'_>,
+    body: &str,
+) -> Result<RequestBuilder, ExchangeError> {
+    let Role { endpoint, region, .. } = request.role;
+    let host = url.host_str().ok_or_else(|| ExchangeError::Endpoint(endpoint.clone()))?;
+    let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    let signs = |text: &str| !text.is_empty() && answer::is_line(text);
+    if !signs(keys.id) || !signs(keys.secret) || !keys.token.is_none_or(signs) {
+        return Err(ExchangeError::Keys);
+    }
+    let date = sign::amz_date(request.now);
+    let mut headers = vec![("content-type", FORM), ("host", host.as_str()), (AMZ_DATE, date.as_str())];
+    headers.extend(keys.token.map(|token| (AMZ_TOKEN, token)));
+    let scope = sign::Scope { region, service: "sts" };
+    let signature = sign::authorization(keys, &scope, &date, &headers, body.as_bytes());
+    let post = post.header(AMZ_DATE, &date).header(AUTHORIZATION, signature);
+    Ok(match keys.token {
+        Some(token) => post.header(AMZ_TOKEN, token),
+        None => post,
+    })
 }
 
 fn client(ca: Option<&[u8]>, patience: Duration) -> Result<Client, ExchangeError> {
@@ -210,7 +270,7 @@ fn client(ca: Option<&[u8]>, patience: Duration) -> Result<Client, ExchangeError
         .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT)
         .timeout(patience)
-        // One request; and what it is signed for is this host.
+        // One request; and what it is signed for, or what the token may be sent to, is this host.
         .pool_max_idle_per_host(0)
         .redirect(reqwest::redirect::Policy::none());
     if let Some(pem) = ca {
@@ -232,14 +292,19 @@ fn form(request: &Request<'_>) -> String {
     // A server without roles reads over it; those that have them demand one, and say so.
     let arn = role.arn.as_deref().map(|arn| ("RoleArn", arn));
     let external = role.external_id.as_deref().map(|id| ("ExternalId", id));
-    let fields = [("Action", "AssumeRole"), ("Version", "2011-06-15"), ("DurationSeconds", seconds.as_str())];
+    let (action, token) = match request.proof {
+        Proof::Keys(_) => ("AssumeRole", None),
+        Proof::Token(token) => ("AssumeRoleWithWebIdentity", Some(("WebIdentityToken", token.text()))),
+    };
+    let fields = [("Action", action), ("Version", "2011-06-15"), ("DurationSeconds", seconds.as_str())];
     let fields = fields.into_iter().chain(arn).chain(external);
-    let fields = fields.chain([("RoleSessionName", request.session), ("Policy", request.policy)]);
+    let fields =
+        fields.chain([("RoleSessionName", request.session), ("Policy", request.policy)]).chain(token);
     form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
 }
 
 /// Why no answer came, in words that are the same for the same cause each time.
-fn broken(endpoint: &str, error: &reqwest::Error, patience: Duration) -> ExchangeError {
+fn broken(endpoint: &str, error: &reqwest::Error, patience: Duration, proof: Proof<'_>) -> ExchangeError {
     let endpoint = endpoint.to_owned();
     if error.is_timeout() {
         return ExchangeError::Unreachable {
@@ -253,7 +318,16 @@ fn broken(endpoint: &str, error: &reqwest::Error, patience: Duration) -> Exchang
     }
     let cause: String = cause.to_string().chars().take(200).collect();
     match distrust(&cause) {
-        Some(cause) => ExchangeError::Certificate { endpoint, cause },
+        Some(cause) => {
+            let advice = match proof {
+                Proof::Keys(_) => "name its authority in caBundleRef",
+                // Whom a token is sent to is not for the storage's author to vouch for.
+                Proof::Token(_) => {
+                    "the cluster's administrator names its authority in webIdentity.caBundle of the chart"
+                }
+            };
+            ExchangeError::Certificate { endpoint, cause, advice }
+        }
         None => ExchangeError::Unreachable { endpoint, cause },
     }
 }

@@ -25,7 +25,14 @@ fn role(endpoint: &str) -> Role {
 const KEYS: Keys<'static> = Keys { id: "AKID", secret: "topsecret", token: None };
 
 fn request<'a>(role: &'a Role, keys: Keys<'a>) -> Request<'a> {
-    Request { role, keys, ca: None, policy: r#"{"a":"b/*"}"#, session: "holdfast-job", now: now() }
+    Request {
+        role,
+        proof: Proof::Keys(keys),
+        ca: None,
+        policy: r#"{"a":"b/*"}"#,
+        session: "holdfast-job",
+        now: now(),
+    }
 }
 
 /// A server that takes one request, gives this answer, and tells what it was asked. An empty answer never comes.
@@ -89,6 +96,76 @@ async fn keys_are_asked_for_with_role_policy_and_time_and_the_secret_is_not_sent
          RoleSessionName=holdfast-job&Policy=%7B%22a%22%3A%22b%2F*%22%7D"
     );
     assert!(!text.contains("topsecret"));
+}
+
+const TOKEN: &str = "eyJhbGciOiJSUzI1NiIs.eyJhdWQiOlsic3RzLmFt.c2lnbmF0dXJlLW9m+/=";
+
+/// The body is the only place of the token, and nothing is signed: it is the whole proof.
+#[tokio::test]
+async fn a_token_is_sent_in_the_body_and_nowhere_else() {
+    let answer = GRANTED.replace("AssumeRoleRe", "AssumeRoleWithWebIdentityRe");
+    let (endpoint, mut asked) = server(http("200 OK", &answer)).await;
+    let role = Role { external_id: None, ..role(&endpoint) };
+    let token = Token::new(TOKEN.to_owned());
+    let request = Request { proof: Proof::Token(&token), ..request(&role, KEYS) };
+    assert!(!format!("{request:?}").contains("eyJ"), "{request:?}");
+    let keys = exchange(&request, SHORT).await.unwrap();
+    assert_eq!((keys.id.as_str(), keys.token.as_str()), ("new", "t"));
+    let text = asked.recv().await.unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("POST / HTTP/1.1\r\n"), "{head}");
+    let lower = head.to_ascii_lowercase();
+    for word in ["authorization", "x-amz-", "cookie", "eyj"] {
+        assert!(!lower.contains(word), "{head}");
+    }
+    assert_eq!(
+        body,
+        "Action=AssumeRoleWithWebIdentity&Version=2011-06-15&DurationSeconds=5400&\
+         RoleArn=arn%3Aaws%3Aiam%3A%3A123456789012%3Arole%2Fbackups&\
+         RoleSessionName=holdfast-job&Policy=%7B%22a%22%3A%22b%2F*%22%7D&\
+         WebIdentityToken=eyJhbGciOiJSUzI1NiIs.eyJhdWQiOlsic3RzLmFt.c2lnbmF0dXJlLW9m%2B%2F%3D"
+    );
+}
+
+/// A service that sends the request on would have the token sent to whoever it names.
+#[tokio::test]
+async fn no_bad_end_tells_or_passes_on_a_token() {
+    let echo = format!(
+        "<ErrorResponse><Error><Code>InvalidIdentityToken</Code><Message>{TOKEN}</Message></Error></ErrorResponse>"
+    );
+    let (elsewhere, mut asked_there) = server(http("200 OK", GRANTED)).await;
+    let sent_on =
+        format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {elsewhere}/\r\ncontent-length: 0\r\n\r\n");
+    for (answer, reason) in [
+        (http("400 Bad Request", &echo), Reason::InvalidCredentials),
+        (sent_on, Reason::AssumeRoleFailed),
+        (http("200 OK", TOKEN), Reason::AssumeRoleFailed),
+        ("no http at all\r\n\r\n".to_owned(), Reason::EndpointUnreachable),
+        (String::new(), Reason::EndpointUnreachable),
+    ] {
+        let (endpoint, _asked) = server(answer.clone()).await;
+        let role = role(&endpoint);
+        let token = Token::new(TOKEN.to_owned());
+        let error = exchange(&Request { proof: Proof::Token(&token), ..request(&role, KEYS) }, SHORT)
+            .await
+            .unwrap_err();
+        assert_eq!(error.reason(), reason, "{answer:.80} gave {error}");
+        let shown = format!("{error} {error:?}");
+        assert!(TOKEN.split('.').all(|part| !shown.contains(&part[..12])), "{shown}");
+    }
+    assert!(asked_there.try_recv().is_err(), "the request was sent on");
+    let token = Token::new(TOKEN.to_owned());
+    let plain = role("http://127.0.0.1:1");
+    let error =
+        assume_role(&Request { proof: Proof::Token(&token), ..request(&plain, KEYS) }).await.unwrap_err();
+    assert!(matches!(&error, ExchangeError::Endpoint(_)), "{error}");
+    let role = role("https://127.0.0.1:1");
+    for bad in ["", "a b", "x\r\ny"] {
+        let token = Token::new(bad.to_owned());
+        let error =
+            assume_role(&Request { proof: Proof::Token(&token), ..request(&role, KEYS) }).await.unwrap_err();
+        assert!(matches!(&error, ExchangeError::Garbled(_)), "{bad:?} gave {error}");
+    }
 }
 
 #[tokio::test]
@@ -159,6 +236,8 @@ fn a_role_says_in_which_part_of_the_world_it_is() {
     assert_eq!(with(None).partition(), "aws");
     assert_eq!(with(Some("arn:aws-cn:iam::123456789012:role/r")).partition(), "aws-cn");
     assert_eq!(with(Some("arn:aws:iam:::role/r")).partition(), "aws");
+    // Its buckets are in AWS's, as those of all others.
+    assert_eq!(with(Some("arn:minio:iam:us-east-1::role/r")).partition(), "aws");
 }
 
 #[test]
