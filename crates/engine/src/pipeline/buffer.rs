@@ -69,7 +69,11 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        let _ = self.back.try_send(if self.filled > KEPT_FILLED { Vec::new() } else { bytes });
+        let mut bytes = std::mem::take(&mut self.bytes);
+        if self.filled > KEPT_FILLED {
+            // Freed here and now: whoever gets the place takes new memory at once.
+            bytes = Vec::new();
+        }
+        let _ = self.back.try_send(bytes);
     }
 }
