@@ -213,7 +213,7 @@ text_enum! {
         TargetNotFound,
         /// The claim that is to be made exists already.
         TargetExists,
-        /// The volume is fresh and the runner may not write to it.
+        /// The runner may not open the volume, or it is fresh and the runner may not write to it.
         TargetNotWritable,
         /// The namespace of the Snapshot does not let this one restore from it.
         SourceNotAllowed,

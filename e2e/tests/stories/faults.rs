@@ -107,7 +107,7 @@ fn a_node_that_dies_during_a_backup_costs_an_attempt() {
         locked(story)?;
         let kubelet = format!("{}-kubelet", pod["spec"]["nodeName"].as_str().unwrap_or_default());
         let over = std::thread::scope(|scope| {
-            let back = scope.spawn(|| story.bed.restart_daemon(&kubelet, Duration::from_secs(60)));
+            let back = scope.spawn(|| story.bed.restart_daemon(&kubelet, Duration::from_mins(1)));
             let over = without_node(story, &pod);
             back.join()
                 .map_err(|_| Failure("the thread that starts the kubelet again panicked".into()))??;

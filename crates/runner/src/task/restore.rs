@@ -23,9 +23,7 @@ impl Job {
     pub(super) async fn restore(&self, volume: &RestoreVolume) -> Result<Verdict, Failure> {
         let spec = engine_spec(volume)?;
         check_target(&spec.target)?;
-        if !volume.plan_only {
-            check_writable(&spec.target)?;
-        }
+        check_access(&spec.target, volume.plan_only)?;
         let repository = Stop::bound(&self.ctx.cancel, self.open()).await?;
         Stop::bound(&self.ctx.cancel, find(&repository, volume)).await?;
         if volume.plan_only || self.spec.read_only {
@@ -122,30 +120,35 @@ fn check_target(target: &Path) -> Result<(), Failure> {
     ))
 }
 
-/// A fresh volume belongs to root. A runner that is not could make nothing in it: better said at once, with the way out,
-/// than once a file. One that holds something may be writable further down.
-fn check_writable(target: &Path) -> Result<(), Failure> {
-    let writable = rustix::fs::accessat(
-        rustix::fs::CWD,
-        target,
-        rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK,
-        rustix::fs::AtFlags::EACCESS,
-    );
-    if writable == Err(rustix::io::Errno::ACCESS) && is_fresh(target) {
-        let owner = target.metadata().map_or(0, |metadata| metadata.uid());
-        return Err(not_writable(target, owner, rustix::process::geteuid().as_raw()));
-    }
-    Ok(())
+/// A fresh volume belongs to root. A runner that is not could make nothing in it, and where only root may look into it, not
+/// even see what is there: better said at once, with the way out, than once a file. One that holds something may be
+/// writable further down.
+fn check_access(target: &Path, plan_only: bool) -> Result<(), Failure> {
+    let denied = |access: rustix::fs::Access| {
+        let flags = rustix::fs::AtFlags::EACCESS;
+        rustix::fs::accessat(rustix::fs::CWD, target, access, flags) == Err(rustix::io::Errno::ACCESS)
+    };
+    let (read, write, enter) =
+        (rustix::fs::Access::READ_OK, rustix::fs::Access::WRITE_OK, rustix::fs::Access::EXEC_OK);
+    let what = if denied(read | enter) {
+        "open"
+    } else if !plan_only && denied(write | enter) && is_fresh(target) {
+        "write to"
+    } else {
+        return Ok(());
+    };
+    let owner = target.metadata().map_or(0, |metadata| metadata.uid());
+    Err(not_writable(target, owner, rustix::process::geteuid().as_raw(), what))
 }
 
-fn not_writable(target: &Path, owner: u32, runner: u32) -> Failure {
+fn not_writable(target: &Path, owner: u32, runner: u32, what: &str) -> Failure {
     Failure::fatal(
         "TargetNotWritable",
         format!(
-            "the volume at {} is empty and belongs to uid {owner}, and the runner has uid {runner} and may not write to \
-             it. Let the runner be root (annotate the namespace with holdfast.dev/allow-root-runner=true, and leave runAs \
-             at Auto); or use a storage class whose driver gives volumes to an fsGroup; or start the workload once, so \
-             that it takes the volume over",
+            "the volume at {} belongs to uid {owner}, and the runner has uid {runner} and may not {what} it. Let the \
+             runner be root (annotate the namespace with holdfast.dev/allow-root-runner=true, and leave runAs at Auto); \
+             or use a storage class whose driver gives volumes to an fsGroup; or start the workload once, so that it \
+             takes the volume over",
             target.display()
         ),
     )
@@ -273,8 +276,8 @@ mod tests {
         assert!(!is_fresh(directory.path()));
         assert!(!is_fresh(&directory.path().join("absent")));
         // Tests may run as root, for whom everything can be written: only what is told can be looked at here.
-        assert!(check_writable(directory.path()).is_ok());
-        let told = not_writable(Path::new("/data/x"), 0, 999).message;
-        assert!(told.contains("allow-root-runner") && told.contains("uid 999"), "{told}");
+        assert!(check_access(directory.path(), false).is_ok());
+        let told = not_writable(Path::new("/data/x"), 0, 999, "open").message;
+        assert!(told.contains("allow-root-runner") && told.contains("uid 999 and may not open it"), "{told}");
     }
 }
