@@ -284,13 +284,17 @@ impl Story {
         found
     }
 
-    /// The story's only repository, by its directory below the bucket.
+    /// The story's only repository, by its directory in the storage: below the bucket, or below the part of it that the
+    /// story has.
     pub fn repository_directory(&self) -> Result<String> {
-        if let Some(current) = self.bed.current() {
-            let objects = current.place.objects_below(&self.prefix().unwrap_or_default())?;
-            let found: Vec<_> = objects.iter().filter_map(|o| o.key.strip_suffix("/config")).collect();
+        if let Some((current, prefix)) = self.bed.current().zip(self.prefix()) {
+            let objects = current.place.objects_below(&prefix)?;
+            let below = |key: &str| {
+                key.strip_prefix(&prefix)?.strip_prefix('/')?.strip_suffix("/config").map(str::to_owned)
+            };
+            let found: Vec<_> = objects.iter().filter_map(|object| below(&object.key)).collect();
             return match found.as_slice() {
-                [one] => Ok((*one).to_owned()),
+                [one] => Ok(one.clone()),
                 _ => Err(Failure(format!("{} repositories in the bucket, not one: {found:?}", found.len()))),
             };
         }
@@ -340,8 +344,9 @@ impl Story {
 
     /// Runs stock restic on the story's repository.
     pub fn restic(&self, version: &str, args: &[&str]) -> Result<String> {
-        let repository =
-            format!("s3:{}/{}/{}", self.bed.s3_endpoint, self.bucket, self.repository_directory()?);
+        let part = self.prefix().map_or(String::new(), |prefix| prefix + "/");
+        let directory = self.repository_directory()?;
+        let repository = format!("s3:{}/{}/{part}{directory}", self.bed.s3_endpoint, self.bucket);
         let (program, region) = match self.bed.current() {
             None => (self.bed.restic(version)?, "us-east-1"),
             // Theirs, whatever its version.
