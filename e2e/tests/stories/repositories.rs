@@ -199,10 +199,9 @@ fn a_deleted_namespace_finds_its_backups_again() {
             kubectl.until(n, "backup", "first", RUN, |o| (phase(o) == "Succeeded").then(|| o.clone()))?;
         let snapshot = Story::snapshot_of(&backup)?;
         // No credential that outlives the run, and never the recovery password, in the tenant's namespace.
-        let secrets = kubectl.list(n, &["secrets"])?;
-        if !secrets.is_empty() {
-            return Err(Failure(format!("the tenant's namespace keeps Secrets: {secrets:?}")));
-        }
+        kubectl.until_true("no Secret in the tenant's namespace", RUN, || {
+            Ok(kubectl.list(n, &["secrets"])?.is_empty())
+        })?;
         let directory = story.repository_directory()?;
 
         kubectl.run(&["delete", "namespace", n, "--wait=true", "--timeout=180s"])?;
