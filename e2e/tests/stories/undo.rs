@@ -86,7 +86,7 @@ fn what_was_there_before_a_restore_can_be_put_back_exactly() {
         same(&before, &tree(story)?)?;
         story.restore("redone", &exactly(&undo_of(&undone)?), "Succeeded")?;
         same(&saved, &tree(story)?)?;
-        story.restic("0.19.1", &["check", "--read-data"])?;
+        sound(story)?;
         story.nothing_left()
     });
 }
