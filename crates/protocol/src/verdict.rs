@@ -101,7 +101,11 @@ pub enum KeyScope {
     /// It was refused.
     Kept,
     /// It went well: who gave the keys did not look at what they are for.
-    Ignored,
+    Ignored {
+        /// Path of an object that was written and could not be removed again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        left: Option<String>,
+    },
     /// It cannot be told.
     Unknown {
         /// Why not.

@@ -33,7 +33,7 @@ pub use location::{Location, Login};
 pub use object_store::PutPayload;
 pub use options::{AzureOptions, GcsOptions, KeySource, RestOptions, S3Identity, S3Options, StoreOptions};
 pub use pace::Pace;
-pub use probe::{ProbeReport, is_confined, probe};
+pub use probe::{Confinement, ProbeReport, confinement, probe};
 pub use retention::{ObjectLock, Retention, RetentionMode};
 pub use retry::RetryPolicy;
 

@@ -20,14 +20,27 @@ const DIRECTORY: &str = "holdfast-probe";
 /// Where keys that are good for probing alone may not write.
 const ELSEWHERE: &str = "holdfast-unscoped";
 
-/// Whether keys that are said to be good for probe objects alone are good for nothing else: an object that they may not
-/// write is refused. One that is taken is removed at once. An error when neither came of it.
-pub async fn is_confined(store: &dyn Store) -> Result<bool> {
+/// What keys that are said to be good for probe objects alone are good for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Confinement {
+    /// For nothing else: an object that they must not write was refused.
+    Kept,
+    /// For more: it was taken.
+    Broken {
+        /// Its path, where it could not be removed again.
+        left: Option<String>,
+    },
+}
+
+/// Tries to write what keys for probe objects must not write. One that is taken is removed at once. An error when it was
+/// neither taken nor refused.
+pub async fn confinement(store: &dyn Store) -> Result<Confinement> {
     let path = format!("{ELSEWHERE}/{}", unique()?);
     let body = Bytes::from_static(b"keys for holdfast-probe/ alone have written this; it can be deleted\n");
     match store.put_extra(&path, body, PutMode::CreateNew).await {
-        Ok(()) => store.delete_extra(&path).await.map(|()| false),
-        Err(e) if e.kind() == ErrorKind::AccessDenied => Ok(true),
+        // It is proved, whether it can be undone or not.
+        Ok(()) => Ok(Confinement::Broken { left: store.delete_extra(&path).await.err().map(|_| path) }),
+        Err(e) if e.kind() == ErrorKind::AccessDenied => Ok(Confinement::Kept),
         Err(e) => Err(e),
     }
 }

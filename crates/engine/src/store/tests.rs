@@ -172,20 +172,22 @@ async fn probing_leaves_nothing_and_says_what_is_wrong() {
 async fn keys_are_confined_where_writing_elsewhere_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let faults = FaultStore::new(local(directory.path()));
-    assert!(!is_confined(&faults).await.unwrap());
+    assert_eq!(confinement(&faults).await.unwrap(), Confinement::Broken { left: None });
     assert!(faults.is_empty().await.unwrap(), "what was written is removed again");
-    for (trouble, confined) in [
-        (Trouble::Fail(ErrorKind::AccessDenied), Ok(true)),
+    for (trouble, expected) in [
+        (Trouble::Fail(ErrorKind::AccessDenied), Ok(Confinement::Kept)),
         (Trouble::Fail(ErrorKind::Unreachable), Err(ErrorKind::Unreachable)),
         (Trouble::Fail(ErrorKind::Auth), Err(ErrorKind::Auth)),
     ] {
         faults.add(Fault::once(Operation::Put, None, trouble));
-        assert_eq!(is_confined(&faults).await.map_err(|e| e.kind()), confined);
+        assert_eq!(confinement(&faults).await.map_err(|e| e.kind()), expected);
         faults.heal();
     }
-    // It was written and stays: that is no answer to rest on either.
-    faults.add(Fault::once(Operation::Delete, None, Trouble::Fail(ErrorKind::Unreachable)));
-    assert_eq!(is_confined(&faults).await.unwrap_err().kind(), ErrorKind::Unreachable);
+    // Rights to write but not to delete, as some have on purpose: it was taken all the same.
+    faults.add(Fault::once(Operation::Delete, None, Trouble::Fail(ErrorKind::AccessDenied)));
+    let Confinement::Broken { left: Some(path) } = confinement(&faults).await.unwrap() else { panic!() };
+    assert!(path.starts_with("holdfast-unscoped/"), "{path}");
+    assert!(faults.get_extra(&path).await.unwrap().is_some(), "what is told to be left is there");
 }
 
 #[derive(Default)]

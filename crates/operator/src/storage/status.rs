@@ -240,14 +240,21 @@ fn scope(tried: &KeyScope) -> ConditionUpdate {
             Reason::PolicyKept,
             "keys of a run were refused to write an object that their policy does not name",
         ),
-        KeyScope::Ignored => ConditionUpdate::yes(
-            condition,
-            Reason::PolicyIgnored,
-            "keys of a run could write an object that their policy does not name: the service that exchanges the \
-             storage's keys does not look at the session policy, so every run can reach the repositories of all; use a \
-             service or a version that does (docs/storages.md), or give namespaces that do not trust each other \
-             storages and keys of their own",
-        ),
+        KeyScope::Ignored { left } => {
+            let rest = left.as_ref().map_or(String::new(), |path| {
+                format!("; the object {path} could not be removed again, and can be deleted")
+            });
+            ConditionUpdate::yes(
+                condition,
+                Reason::PolicyIgnored,
+                format!(
+                    "keys of a run could write an object that their policy does not name: the service that exchanges \
+                     the storage's keys does not look at the session policy, so every run can reach the repositories \
+                     of all; use a service or a version that does (docs/storages.md), or give namespaces that do not \
+                     trust each other storages and keys of their own{rest}"
+                ),
+            )
+        }
         KeyScope::Unknown { why } => ConditionUpdate::unknown(
             condition,
             Reason::CannotTell,

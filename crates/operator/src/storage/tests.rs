@@ -259,9 +259,13 @@ fn keys_of_a_run_are_called_scoped_when_it_was_seen() {
     // A runner of an older release does not try.
     let (status, reason, _) = told(&after(&facts, None));
     assert_eq!((status.as_str(), reason.as_str()), ("Unknown", "CannotTell"));
-    let (status, reason, message) = told(&after(&facts, Some(KeyScope::Ignored)));
+    let (status, reason, message) = told(&after(&facts, Some(KeyScope::Ignored { left: None })));
     assert_eq!((status.as_str(), reason.as_str()), ("True", "PolicyIgnored"));
     assert!(message.contains("does not look at the session policy"), "{message}");
+    assert!(!message.contains("could not be removed"), "{message}");
+    let left = Some("holdfast-unscoped/1".to_owned());
+    let (status, _, message) = told(&after(&facts, Some(KeyScope::Ignored { left })));
+    assert!(status == "True" && message.contains("holdfast-unscoped/1 could not be removed"), "{message}");
     let why = "no answer".to_owned();
     let (status, _, message) = told(&after(&facts, Some(KeyScope::Unknown { why })));
     assert!(status == "Unknown" && message.contains("no answer"), "{message}");
@@ -275,7 +279,7 @@ fn keys_of_a_run_are_called_scoped_when_it_was_seen() {
         &mut facts.storage.spec.backend,
         serde_saphyr::from_str("{s3: {bucket: b, webIdentity: {serviceAccountName: a}}}").unwrap(),
     );
-    assert_eq!(told(&after(&facts, Some(KeyScope::Ignored))).1, "PolicyIgnored");
+    assert_eq!(told(&after(&facts, Some(KeyScope::Ignored { left: None }))).1, "PolicyIgnored");
     facts.storage.spec.backend = keys;
     // And goes with the exchange.
     facts.storage.spec.backend.s3.as_mut().unwrap().assume_role = None;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_engine::store;
+use holdfast_engine::store::{self, Confinement};
 use holdfast_protocol::spec::FoundRepository;
 use holdfast_protocol::verdict::{KeyScope, Lifecycle};
 use holdfast_protocol::{TaskResult, Verdict, attachment};
@@ -80,9 +80,9 @@ impl Job {
             let why = "it would show by writing, and nothing is written to a storage for restores only";
             return Some(KeyScope::Unknown { why: why.to_owned() });
         }
-        Some(match store::is_confined(self.store.as_ref()).await {
-            Ok(true) => KeyScope::Kept,
-            Ok(false) => KeyScope::Ignored,
+        Some(match store::confinement(self.store.as_ref()).await {
+            Ok(Confinement::Kept) => KeyScope::Kept,
+            Ok(Confinement::Broken { left }) => KeyScope::Ignored { left },
             Err(error) => KeyScope::Unknown { why: error.to_string().chars().take(LIFECYCLE_TEXT).collect() },
         })
     }

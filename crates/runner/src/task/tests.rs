@@ -593,7 +593,7 @@ async fn exchanged_keys_are_tried_with_what_has_to_be_refused() {
     let before = place.content("store");
     let (mut job, _) = place.job(Task::Probe { scan_limit: 10 });
     job.spec.keys_end = Some("2126-11-28T12:00:00Z".into());
-    assert_eq!(scope(job.perform().await.unwrap()), Some(KeyScope::Ignored));
+    assert_eq!(scope(job.perform().await.unwrap()), Some(KeyScope::Ignored { left: None }));
     let files = |all: Vec<(String, Option<Vec<u8>>)>| -> Vec<_> {
         all.into_iter().filter(|(_, content)| content.is_some()).collect()
     };
