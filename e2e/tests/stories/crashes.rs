@@ -41,6 +41,15 @@ pub(crate) fn locked(story: &Story) -> Result<()> {
     story.kubectl.until_true("a lock in the repository", RUN, || Ok(!story.locks()?.is_empty()))
 }
 
+/// A Backup `run` in its middle: of a volume that takes some seconds to copy, with the lock written. Its runner's pod.
+pub(crate) fn under_way(story: &Story, mib: u32, spec: &str) -> Result<Value> {
+    heavy(story, mib)?;
+    story.start_backup("run", spec)?;
+    let pod = runner(story, "run")?;
+    locked(story)?;
+    Ok(pod)
+}
+
 pub(crate) fn sound(story: &Story) -> Result<()> {
     story.nothing_left()?;
     story.restics().last().map_or(Ok(()), |newest| story.restic(newest, &["check", "--read-data"]).map(drop))
@@ -130,10 +139,7 @@ fn an_operator_killed_at_any_stage_of_a_restore_gives_the_replicas_back() {
 fn a_killed_runner_is_tried_again() {
     let Some(_world) = together() else { return };
     Story::tell("runner-killed", Story::begin, |story| {
-        heavy(story, 600)?;
-        story.start_backup("run", "{}")?;
-        let pod = runner(story, "run")?;
-        locked(story)?;
+        let pod = under_way(story, 600, "{}")?;
         story.bed.kill_container(&pod)?;
         let first = story.until("backup", "run", |o| {
             let component = &o["status"]["components"][0];
@@ -160,10 +166,7 @@ fn a_killed_runner_is_tried_again() {
 fn a_runner_killed_without_retries_fails_the_run() {
     let Some(_world) = together() else { return };
     Story::tell("runner-dead", Story::begin, |story| {
-        heavy(story, 600)?;
-        story.start_backup("run", "{failurePolicy: {retries: 0}}")?;
-        let pod = runner(story, "run")?;
-        locked(story)?;
+        let pod = under_way(story, 600, "{failurePolicy: {retries: 0}}")?;
         story.bed.kill_container(&pod)?;
         let backup = story.expect_end("backup", "run", "Failed")?;
         if !backup["status"]["snapshotRef"].is_null()
@@ -207,10 +210,7 @@ fn a_restore_survives_its_runner() {
 fn a_deleted_backup_leaves_no_lock() {
     let Some(_world) = together() else { return };
     Story::tell("deleted", Story::begin, |story| {
-        heavy(story, 800)?;
-        story.start_backup("run", "{}")?;
-        runner(story, "run")?;
-        locked(story)?;
+        under_way(story, 800, "{}")?;
         story.kubectl.run(&[
             "-n",
             &story.namespace,
@@ -261,10 +261,7 @@ fn a_deleted_restore_gives_the_replicas_back() {
 fn a_backup_outlives_an_outage_of_the_store() {
     let Some(_world) = alone() else { return };
     Story::tell("outage", Story::begin, |story| {
-        heavy(story, 800)?;
-        story.start_backup("run", "{}")?;
-        runner(story, "run")?;
-        locked(story)?;
+        under_way(story, 800, "{}")?;
         story.bed.stop_s3()?;
         sleep(Duration::from_secs(8));
         let during = story.kubectl.get(&story.namespace, &["backup", "run"]);

@@ -7,7 +7,7 @@ use holdfast_e2e::gate::{Gate, Mode};
 use holdfast_e2e::kubectl::{Failure, condition, phase};
 use holdfast_e2e::story::{RUN, Story};
 
-use crate::crashes::{heavy, locked, runner, sound, sums};
+use crate::crashes::{heavy, locked, runner, sound, sums, under_way};
 use crate::{alone, together};
 
 /// A story whose storage is reached through a gate.
@@ -79,10 +79,7 @@ fn a_wrong_clock_is_named_and_storms_and_outages_are_sat_out() {
 fn kubelet_and_api_server_are_started_again_in_the_middle_of_a_run() {
     let Some(_world) = alone() else { return };
     Story::tell("restarts", Story::begin, |story| {
-        heavy(story, 800)?;
-        story.start_backup("run", "{}")?;
-        let pod = runner(story, "run")?;
-        locked(story)?;
+        let pod = under_way(story, 800, "{}")?;
         let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
         story.bed.restart_daemon(&format!("{node}-kubelet"), Duration::from_secs(2))?;
         story.bed.restart_daemon("n1-apiserver", Duration::from_secs(2))?;
@@ -100,10 +97,7 @@ fn kubelet_and_api_server_are_started_again_in_the_middle_of_a_run() {
 fn a_node_that_dies_during_a_backup_costs_an_attempt() {
     let Some(_world) = alone() else { return };
     Story::tell("dead-node", Story::begin, |story| {
-        heavy(story, 800)?;
-        story.start_backup("run", "{}")?;
-        let pod = runner(story, "run")?;
-        locked(story)?;
+        let pod = under_way(story, 800, "{}")?;
         let kubelet = format!("{}-kubelet", pod["spec"]["nodeName"].as_str().unwrap_or_default());
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
         std::thread::scope(|scope| {

@@ -78,6 +78,49 @@ impl Keys {
     }
 }
 
+/// Applies the YAML of a storage in the namespace that keeps it, for all namespaces, and slow enough for the Secret of a run to
+/// be seen.
+pub(crate) fn share(story: &Story, keeper: &str, storage: &str) -> Result<()> {
+    let yaml = format!(
+        "{storage}  usagePolicy: {{allowedNamespaces: {{from: All}}}}\n  limits: {{uploadBytesPerSecond: 1Mi}}\n"
+    );
+    let apply = ["-n", keeper, "apply", "--validate=strict", "-f", "-"];
+    story.kubectl.run_with(&apply, yaml.as_bytes()).map(drop)
+}
+
+/// A Backup of a new application to a shared storage, and what could be seen while it ran.
+pub(crate) struct FirstRun {
+    /// Pod of the application.
+    pub(crate) pod: String,
+    /// What the Secret of the run held.
+    pub(crate) keys: Keys,
+    /// Directory of the namespace's repository.
+    pub(crate) directory: String,
+    /// The Backup when it had ended.
+    pub(crate) backup: Value,
+}
+
+impl FirstRun {
+    /// Saves to the storage `store` that another namespace keeps.
+    pub(crate) fn to_storage_of(story: &Story, keeper: &str) -> Result<Self> {
+        let pod = story.app_with_a_file()?;
+        story.shell(&pod, "head -c 6000000 /dev/urandom > /store/large")?;
+        story.start_backup("first", &format!("{{storageRef: {{name: store, namespace: {keeper}}}}}"))?;
+        let mut seen = None;
+        story.kubectl.until_true("a Secret of the run", RUN, || {
+            let secrets = story.kubectl.list(&story.namespace, &["secrets", "-l", "holdfast.dev/run-uid"])?;
+            seen = secrets.into_iter().next();
+            Ok(seen.is_some())
+        })?;
+        let keys = Keys::of(&seen.unwrap_or_default())?;
+        let backup = story.expect_end("backup", "first", "Succeeded")?;
+        let repository = backup["status"]["repositoryRef"]["name"].as_str().unwrap_or_default();
+        let directory = story
+            .until("repository", repository, |o| o["status"]["directory"].as_str().map(str::to_owned))?;
+        Ok(Self { pod, keys, directory, backup })
+    }
+}
+
 /// A tenant's runs save and restore; the keys that they have meanwhile reach nothing else, and cannot overwrite the keys
 /// of the tenant's own repository. Keys that cannot be exchanged are told, and no run starts without.
 #[test]
@@ -100,13 +143,7 @@ fn a_tenants_runs_get_keys_to_their_own_directory_alone() {
                 .storage_with("store", &story.bucket, &owner.id, secret, Some(&story.bed.ca_pem))
                 .replace(&story.bed.s3_endpoint, &server.endpoint)
                 .replace("      bucket:", &format!("      {role}\n      bucket:"));
-            // Slow enough for the run's Secret to be seen.
-            let more =
-                "  usagePolicy: {allowedNamespaces: {from: All}}\n  limits: {uploadBytesPerSecond: 1Mi}\n";
-            story
-                .kubectl
-                .run_with(&["-n", &keeper, "apply", "--validate=strict", "-f", "-"], (yaml + more).as_bytes())
-                .map(drop)
+            share(story, &keeper, &yaml)
         };
         // What the storage says of itself, and of the keys that runs get.
         let until = |wanted: &str, scope: &str| {
@@ -124,20 +161,7 @@ fn a_tenants_runs_get_keys_to_their_own_directory_alone() {
         // Seen, not believed.
         until("Validated", "PolicyKept")?;
 
-        let pod = story.app_with_a_file()?;
-        story.shell(&pod, "head -c 6000000 /dev/urandom > /store/large")?;
-        story.start_backup("first", &format!("{{storageRef: {{name: store, namespace: {keeper}}}}}"))?;
-        let mut seen = None;
-        story.kubectl.until_true("a Secret of the run", RUN, || {
-            seen =
-                story.kubectl.list(&tenant, &["secrets", "-l", "holdfast.dev/run-uid"])?.into_iter().next();
-            Ok(seen.is_some())
-        })?;
-        let keys = Keys::of(&seen.unwrap_or_default())?;
-        let first = story.expect_end("backup", "first", "Succeeded")?;
-        let repository = first["status"]["repositoryRef"]["name"].as_str().unwrap_or_default().to_owned();
-        let own = story
-            .until("repository", &repository, |o| o["status"]["directory"].as_str().map(str::to_owned))?;
+        let FirstRun { pod, keys, directory: own, backup: first } = FirstRun::to_storage_of(story, &keeper)?;
 
         // The run's keys are not the storage's, and are good for the run's directory.
         if keys.id == owner.id || keys.secret == owner.secret {

@@ -5,7 +5,7 @@ use holdfast_e2e::kubectl::{Failure, Result, condition};
 use holdfast_e2e::story::{RUN, Story};
 use holdfast_testbed::{WEB_IDENTITY_AUDIENCE, WEB_IDENTITY_ROLE};
 
-use crate::scoped_keys::Keys;
+use crate::scoped_keys::{FirstRun, share};
 use crate::together;
 
 /// How every token of the cluster, and every session token of minio, begins.
@@ -31,13 +31,7 @@ fn a_storage_without_keys_serves_tenants_with_keys_to_their_own_directory() {
             if !yaml.contains("webIdentity") {
                 return Err(Failure(format!("the storage still has keys:\n{yaml}")));
             }
-            // Slow enough for the run's Secret to be seen.
-            let more =
-                "  usagePolicy: {allowedNamespaces: {from: All}}\n  limits: {uploadBytesPerSecond: 1Mi}\n";
-            story
-                .kubectl
-                .run_with(&["-n", &keeper, "apply", "--validate=strict", "-f", "-"], (yaml + more).as_bytes())
-                .map(drop)
+            share(story, &keeper, &yaml)
         };
         let until = |wanted: &str, word: &str| {
             story.kubectl.until(&keeper, "backupstorage", "store", RUN, |o| {
@@ -74,21 +68,7 @@ fn a_storage_without_keys_serves_tenants_with_keys_to_their_own_directory() {
         storage(&good)?;
         until("Validated", "")?;
 
-        let pod = story.app_with_a_file()?;
-        story.shell(&pod, "head -c 6000000 /dev/urandom > /store/large")?;
-        story.start_backup("first", &format!("{{storageRef: {{name: store, namespace: {keeper}}}}}"))?;
-        let mut seen = None;
-        story.kubectl.until_true("a Secret of the run", RUN, || {
-            seen =
-                story.kubectl.list(&tenant, &["secrets", "-l", "holdfast.dev/run-uid"])?.into_iter().next();
-            Ok(seen.is_some())
-        })?;
-        let secret = seen.unwrap_or_default();
-        let keys = Keys::of(&secret)?;
-        let first = story.expect_end("backup", "first", "Succeeded")?;
-        let repository = first["status"]["repositoryRef"]["name"].as_str().unwrap_or_default().to_owned();
-        let own = story
-            .until("repository", &repository, |o| o["status"]["directory"].as_str().map(str::to_owned))?;
+        let FirstRun { pod, keys, directory: own, backup: first } = FirstRun::to_storage_of(story, &keeper)?;
         keys.expect(story, &server, &own, &["snapshots"], None)?;
         for beside in [format!("{own}-2"), "testbed/other/main-x7k2p".to_owned()] {
             keys.expect(story, &server, &beside, &["init"], Some("AccessDenied"))?;
