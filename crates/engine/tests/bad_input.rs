@@ -231,7 +231,7 @@ async fn a_directory_of_a_hundred_thousand_entries_is_one_tree() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a million files: some minutes, and a gigabyte of inodes"]
+#[ignore = "a million files: some minutes, and a gigabyte of inodes; make scale runs it"]
 async fn a_directory_of_a_million_entries_is_one_tree() {
     one_wide_directory(1_000_000).await;
 }

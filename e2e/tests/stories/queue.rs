@@ -236,7 +236,7 @@ fn forty_claims_in_one_run() {
 }
 
 #[test]
-#[ignore = "takes a quarter of an hour on two cores: run it by its name with --ignored"]
+#[ignore = "takes a quarter of an hour on two cores; make scale runs it"]
 fn two_hundred_claims_in_one_run() {
     many_in_one_run("two-hundred", 200);
 }
