@@ -2,18 +2,18 @@
 //!
 //! An index file is written early, of durable packs only, so that a run that is killed leaves its work to the next.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::Shared;
 use super::checkpoint::{Brought, Checkpointer};
-use super::pack::{OpenPack, SealedPack};
+use super::pack::SealedPack;
 use crate::backup::Checkpoints;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::index_file::{IndexFile, IndexedPack, MAX_BLOBS};
@@ -38,6 +38,7 @@ pub(super) async fn run(
     let mut uploads = Uploads {
         shared,
         flying: JoinSet::new(),
+        last: JoinSet::new(),
         index: PendingIndex::new(shared.repository.clone()),
         outstanding: HashSet::new(),
         checkpoint: Checkpointer::new(checkpoints),
@@ -46,7 +47,7 @@ pub(super) async fn run(
     let result = tokio::select! {
         biased;
         () = shared.state.stop_signal().cancelled() => Ok(()),
-        result = uploads.drive(&mut packs, guess) => result,
+        result = uploads.run(&mut packs, guess) => result,
     };
     if let Err(error) = result {
         shared.state.fail(error);
@@ -56,12 +57,15 @@ pub(super) async fn run(
     shared.packs.give_up();
     packs.close();
     uploads.flying.shutdown().await;
+    uploads.last.shutdown().await;
     shared.state.report_progress(guess);
 }
 
 struct Uploads<'a> {
     shared: &'a Arc<Shared>,
     flying: JoinSet<Result<IndexedPack>>,
+    /// What was left in the open packs at the end. The index is made while these fly, and names them already.
+    last: JoinSet<Result<()>>,
     index: PendingIndex,
     /// Packs that were sent and have not arrived.
     outstanding: HashSet<Id>,
@@ -69,27 +73,36 @@ struct Uploads<'a> {
 }
 
 impl Uploads<'_> {
-    async fn drive(
+    async fn run(
         &mut self,
         packs: &mut mpsc::UnboundedReceiver<SealedPack>,
         guess: Option<(u64, u64)>,
     ) -> Result<()> {
         let mut tick = tokio::time::interval(PROGRESS_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut feeding = true;
-        // What was left in the open packs when all workers were through.
-        let mut rest: Option<VecDeque<OpenPack>> = None;
+        self.drive(packs, guess, &mut tick).await?;
+        let state = Arc::clone(&self.shared.state);
+        state.phase("commit");
+        let mut commit = std::pin::pin!(self.commit());
         loop {
-            let waiting = rest.as_ref().is_some_and(|rest| !rest.is_empty());
-            if rest.is_some() && !waiting && self.flying.is_empty() {
-                break;
+            tokio::select! {
+                biased;
+                result = &mut commit => return result,
+                _ = tick.tick() => state.report_progress(guess),
             }
-            // A checkpoint that is being made brings blobs too: the open packs are emptied after it.
-            if !feeding && rest.is_none() && !self.checkpoint.is_building() {
-                self.shared.state.phase("commit");
-                rest = Some(self.shared.packs.take_rest()?.into());
-                continue;
-            }
+        }
+    }
+
+    /// Sends packs until the workers and a checkpoint that is being made are through.
+    async fn drive(
+        &mut self,
+        packs: &mut mpsc::UnboundedReceiver<SealedPack>,
+        guess: Option<(u64, u64)>,
+        tick: &mut Interval,
+    ) -> Result<()> {
+        let mut feeding = true;
+        // A checkpoint that is being made brings blobs too: the open packs are emptied after it.
+        while feeding || self.checkpoint.is_building() {
             tokio::select! {
                 biased;
                 Some(done) = self.flying.join_next() => self.arrived(done).await?,
@@ -109,14 +122,6 @@ impl Uploads<'_> {
                     Some(pack) => self.send(pack),
                     None => feeding = false,
                 },
-                // One after the other, as those before: only so many fit into memory.
-                flight = self.shared.packs.flight(), if waiting => {
-                    let Some(flight) = flight else { return Ok(()) };
-                    if let Some(open) = rest.as_mut().and_then(VecDeque::pop_front) {
-                        let full = open.fly(flight);
-                        self.send(full.seal(self.shared.repository.key())?);
-                    }
-                }
                 _ = tick.tick() => {
                     self.shared.state.report_progress(guess);
                     let counters = &self.shared.state.counters;
@@ -130,7 +135,38 @@ impl Uploads<'_> {
                 }
             }
         }
-        self.index.flush().await
+        Ok(())
+    }
+
+    /// Sends what is left in the open packs, and the index of all that no index file lists yet. That is sealed while
+    /// the packs are on their way, and written when all have arrived.
+    async fn commit(&mut self) -> Result<()> {
+        let (sealed, mut named) = mpsc::unbounded_channel();
+        for open in self.shared.packs.take_rest()? {
+            // One after the other, as those before: only so many fit into memory.
+            let Some(flight) = self.shared.packs.flight().await else { return Ok(()) };
+            let (repository, sealed) = (self.shared.repository.clone(), sealed.clone());
+            self.last.spawn(async move {
+                let (full, key) = (open.fly(flight), repository.clone());
+                let SealedPack { id, body, blobs, flight } =
+                    repository.on_pool(move || full.seal(key.key())).await??;
+                // Nobody waits for it when the run has stopped.
+                let _ = sealed.send(IndexedPack { id, blobs, marked: false });
+                put_pack(&repository, id, body, || drop(flight)).await
+            });
+        }
+        drop(sealed);
+        while let Some(done) = self.flying.join_next().await {
+            self.arrived(done).await?;
+        }
+        while let Some(pack) = named.recv().await {
+            self.index.add(pack);
+        }
+        let index = self.index.seal().await?;
+        while let Some(done) = self.last.join_next().await {
+            done.map_err(broken_off)??;
+        }
+        self.index.write(index).await
     }
 
     fn send(&mut self, pack: SealedPack) {
@@ -144,8 +180,7 @@ impl Uploads<'_> {
     }
 
     async fn arrived(&mut self, done: Result<Result<IndexedPack>, JoinError>) -> Result<()> {
-        let pack =
-            done.map_err(|e| Error::with_source(ErrorKind::Internal, "an upload was broken off", e))??;
+        let pack = done.map_err(broken_off)??;
         self.outstanding.remove(&pack.id);
         self.checkpoint.arrived(&pack.id);
         self.index.add(pack);
@@ -165,7 +200,11 @@ impl Uploads<'_> {
     }
 }
 
-/// Durable packs that no index file lists yet.
+fn broken_off(e: JoinError) -> Error {
+    Error::with_source(ErrorKind::Internal, "an upload was broken off", e)
+}
+
+/// Packs that no index file lists yet.
 struct PendingIndex {
     repository: Repository,
     packs: Vec<IndexedPack>,
@@ -195,27 +234,44 @@ impl PendingIndex {
             && (self.blobs >= MAX_BLOBS || self.bytes >= FLUSH_BYTES || self.since.elapsed() >= FLUSH_AFTER)
     }
 
-    /// Writes index files of at most [`MAX_BLOBS`] blobs, unless one pack alone has more.
+    /// Writes index files of what is pending, all of it durable.
     async fn flush(&mut self) -> Result<()> {
-        let packs = std::mem::take(&mut self.packs);
-        (self.blobs, self.bytes) = (0, 0);
-        let mut file: Vec<IndexedPack> = Vec::new();
-        let mut blobs = 0;
-        for pack in packs {
-            if !file.is_empty() && blobs + pack.blobs.len() > MAX_BLOBS {
-                self.write(&file).await?;
-                file.clear();
-                blobs = 0;
-            }
-            blobs += pack.blobs.len();
-            file.push(pack);
-        }
-        if file.is_empty() { Ok(()) } else { self.write(&file).await }
+        let files = self.seal().await?;
+        self.write(files).await
     }
 
-    async fn write(&mut self, packs: &[IndexedPack]) -> Result<()> {
-        let json = IndexFile::to_json(packs)?;
-        self.written.push(save(&self.repository, FileKind::Index, &json).await?);
+    /// Makes index files of at most [`MAX_BLOBS`] blobs, unless one pack alone has more. Nothing is pending then.
+    async fn seal(&mut self) -> Result<Vec<Proved>> {
+        let packs = std::mem::take(&mut self.packs);
+        (self.blobs, self.bytes) = (0, 0);
+        let mut groups: Vec<Vec<IndexedPack>> = Vec::new();
+        let mut blobs = 0;
+        for pack in packs {
+            match groups.last_mut() {
+                Some(group) if blobs + pack.blobs.len() <= MAX_BLOBS => {
+                    blobs += pack.blobs.len();
+                    group.push(pack);
+                }
+                _ => {
+                    blobs = pack.blobs.len();
+                    groups.push(vec![pack]);
+                }
+            }
+        }
+        let mut files = Vec::new();
+        for group in groups {
+            let repository = self.repository.clone();
+            let seal = move || Proved::seal(&repository, FileKind::Index, &IndexFile::to_json(&group)?);
+            files.push(self.repository.on_pool(seal).await??);
+        }
+        Ok(files)
+    }
+
+    /// Writes files whose packs are all durable.
+    async fn write(&mut self, files: Vec<Proved>) -> Result<()> {
+        for file in files {
+            self.written.push(file.put(&self.repository).await?);
+        }
         Ok(())
     }
 }

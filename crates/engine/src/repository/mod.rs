@@ -21,7 +21,7 @@ use parking::Parked;
 use crate::crypto::Key;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Ctx;
-use crate::format::compress::{Compression, Compressor, Decompressor, FrameReader};
+use crate::format::compress::{Compressor, Decompressor, FrameReader};
 use crate::format::config::Config;
 use crate::format::index_file::IndexFile;
 use crate::format::records::Records;
@@ -235,7 +235,7 @@ impl Repository {
     }
 
     fn with_compressor<T>(&self, work: impl FnOnce(&mut Compressor) -> Result<T>) -> Result<T> {
-        self.inner.compressors.with(|| Compressor::new(Compression::Auto), work)
+        self.inner.compressors.with(Compressor::for_documents, work)
     }
 
     fn with_decompressor<T>(&self, work: impl FnOnce(&mut Decompressor) -> Result<T>) -> Result<T> {
