@@ -27,6 +27,9 @@ const SEGMENT: usize = 256 << 10;
 /// When the two open data packs have more than this together, the fuller one is filled up: at most one and a half
 /// times the target is held, and a blob. Two packs that fill up side by side would hold twice the target.
 const OPEN_DATA: usize = TARGET_SIZE;
+/// When packs have more than this in memory beside all that may be on their way, and all of those are, nothing is added
+/// until one has arrived. Else the two open data packs and that of trees would be as large as they may just then.
+const BESIDE_FLIGHTS: usize = TARGET_SIZE / 4 * 3;
 
 /// A pack that takes blobs. Its bytes lie in segments, so that it takes no more memory than it has bytes.
 #[derive(Default)]
@@ -48,6 +51,8 @@ pub(crate) struct FullPack {
 #[derive(Default)]
 struct Memory {
     spare: Mutex<Vec<Vec<u8>>>,
+    /// Segments that are in use.
+    used: AtomicUsize,
 }
 
 /// A part of a pack, at most [`SEGMENT`] bytes. Its memory goes back when the last who refers to it is done.
@@ -68,12 +73,14 @@ impl Drop for Segment {
             let mut bytes = std::mem::take(&mut self.bytes);
             bytes.clear();
             locked(&home.spare).push(bytes);
+            home.used.fetch_sub(1, Relaxed);
         }
     }
 }
 
 impl Memory {
     fn segment(self: &Arc<Self>) -> Segment {
+        self.used.fetch_add(1, Relaxed);
         let spare = locked(&self.spare).pop();
         Segment { bytes: spare.unwrap_or_else(|| Vec::with_capacity(SEGMENT)), home: Arc::downgrade(self) }
     }
@@ -169,6 +176,8 @@ pub(crate) struct OpenPacks {
     sizes: [AtomicUsize; 2],
     trees: Mutex<OpenPack>,
     flights: Arc<Semaphore>,
+    /// Segments in use from which on blobs wait for a flight to end, if all are under way.
+    crowded: usize,
     memory: Arc<Memory>,
     runtime: Handle,
 }
@@ -181,6 +190,7 @@ impl OpenPacks {
             sizes: Default::default(),
             trees: Mutex::default(),
             flights: Arc::new(Semaphore::new(flights)),
+            crowded: (flights.saturating_mul(TARGET_SIZE).saturating_add(BESIDE_FLIGHTS)) / SEGMENT,
             memory: Arc::default(),
             runtime,
         }
@@ -205,6 +215,7 @@ impl OpenPacks {
                 if is_heads { (heads, Some(heads_size)) } else { (tails, Some(tails_size)) }
             }
         };
+        self.wait_for_room();
         let mut open = locked(pack);
         open.add(blob, &self.memory)?;
         let full = if open.size() < TARGET_SIZE {
@@ -218,6 +229,14 @@ impl OpenPacks {
             size.store(open.length, Relaxed);
         }
         Ok(full)
+    }
+
+    /// Waits for a flight to end while packs take too much memory. Holds no pack meanwhile.
+    fn wait_for_room(&self) {
+        if self.memory.used.load(Relaxed) > self.crowded {
+            // Given back at once: that there is one is enough. If none is under way there is nothing to wait for.
+            drop(self.runtime.block_on(self.flights.acquire()));
+        }
     }
 
     /// Closes every open pack that holds something, full or not, and hands it over. Waits while too many packs are on
@@ -341,6 +360,42 @@ mod tests {
         let rest: usize = rest.iter().map(|pack| pack.segments.len()).sum();
         let segments = locked(&packs.memory.spare).len() + rest;
         assert!(segments * SEGMENT <= bound + content.len() + 2 * SEGMENT, "{segments}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn blobs_wait_while_all_flights_are_under_way_and_memory_is_short() {
+        let key = Key::generate().unwrap();
+        let packs = Arc::new(OpenPacks::new(1, Handle::current()));
+        let filler = Arc::clone(&packs);
+        let (added, adding) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let content = vec![3; 1 << 20];
+            for number in 0..40_usize {
+                let full = filler.add(&blob(BlobKind::Data, &content), number % 2 == 0).unwrap();
+                added.send(full).unwrap();
+            }
+        });
+        // On its way until the end of this test's first half.
+        let mut flying = None;
+        let mut count = 0;
+        while let Ok(full) = adding.recv_timeout(std::time::Duration::from_millis(300)) {
+            count += 1;
+            if let Some(full) = full {
+                assert!(flying.replace(full.seal(&key).unwrap()).is_none(), "one may be on its way");
+            }
+        }
+        let used = packs.memory.used.load(Relaxed) * SEGMENT;
+        assert!(flying.is_some() && count < 40);
+        assert!(used <= TARGET_SIZE + BESIDE_FLIGHTS + 2 * (1 << 20), "{used}");
+        drop(flying);
+        while let Ok(full) = adding.recv() {
+            count += 1;
+            drop(full);
+        }
+        thread.join().unwrap();
+        assert_eq!(count, 40, "all go on");
+        drop(packs.take_rest().unwrap());
+        assert_eq!(packs.memory.used.load(Relaxed), 0);
     }
 
     #[tokio::test(flavor = "multi_thread")]
