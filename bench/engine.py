@@ -128,7 +128,7 @@ class Bench:
                     print(f"{time.monotonic() - begin:.0f} s", file=sys.stderr)
 
     def add(self, row: str, program: Program, command: list[str]) -> None:
-        program.forget()
+        program.drop_cache()
         cost = measure(command, program.env())
         self.figures.costs[row][program.name].append(cost)
 

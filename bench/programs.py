@@ -42,7 +42,7 @@ class Program:
         """What the program leaves on this machine, besides its repository and what it restored."""
         return []
 
-    def forget(self) -> None:
+    def drop_cache(self) -> None:
         """Removes what a command has kept for the next one besides the repository."""
 
     def clear(self) -> None:
@@ -210,7 +210,7 @@ class Kopia(Program):
     def kept(self) -> list[Path]:
         return [self.work / "kopia"]
 
-    def forget(self) -> None:
+    def drop_cache(self) -> None:
         # It cannot do without: told to keep none, it ends with a panic.
         shutil.rmtree(self.work / "kopia" / "cache", ignore_errors=True)
 

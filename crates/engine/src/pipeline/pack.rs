@@ -24,12 +24,13 @@ pub(crate) const TARGET_SIZE: usize = 16 << 20;
 
 /// What an open pack's memory grows by, in bytes.
 const SEGMENT: usize = 256 << 10;
-/// When the two open data packs have more than this together, the fuller one is filled up: at most one and a half
-/// times the target is held, and a blob. Two packs that fill up side by side would hold twice the target.
-const OPEN_DATA: usize = TARGET_SIZE;
+/// When the two open data packs have more than this together, the fuller one is filled up: at most one and a quarter
+/// of the target is held, and a blob. Two packs that fill up side by side would hold twice the target.
+const OPEN_DATA: usize = TARGET_SIZE / 2;
 /// When packs have more than this in memory beside all that may be on their way, and all of those are, nothing is added
-/// until one has arrived. Else the two open data packs and that of trees would be as large as they may just then.
-const BESIDE_FLIGHTS: usize = TARGET_SIZE / 4 * 3;
+/// until one has arrived. It is what open data packs may hold when one of them is full and waits for its flight: less would
+/// leave the store without a next pack, more (that of trees, and what goes to the other one) does not make it quicker.
+const BESIDE_FLIGHTS: usize = TARGET_SIZE + OPEN_DATA / 2;
 
 /// A pack that takes blobs. Its bytes lie in segments, so that it takes no more memory than it has bytes.
 #[derive(Default)]
@@ -370,22 +371,24 @@ mod tests {
         let (added, adding) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             let content = vec![3; 1 << 20];
-            for number in 0..40_usize {
-                let full = filler.add(&blob(BlobKind::Data, &content), number % 2 == 0).unwrap();
+            for number in 0..60_usize {
+                // Data until a pack is on its way; then directories too, of which no pack is full yet.
+                let kind = if number > 24 && number % 2 == 0 { BlobKind::Tree } else { BlobKind::Data };
+                let full = filler.add(&blob(kind, &content), number % 3 == 0).unwrap();
                 added.send(full).unwrap();
             }
         });
         // On its way until the end of this test's first half.
         let mut flying = None;
         let mut count = 0;
-        while let Ok(full) = adding.recv_timeout(std::time::Duration::from_millis(300)) {
+        while let Ok(full) = adding.recv_timeout(std::time::Duration::from_secs(1)) {
             count += 1;
             if let Some(full) = full {
                 assert!(flying.replace(full.seal(&key).unwrap()).is_none(), "one may be on its way");
             }
         }
         let used = packs.memory.used.load(Relaxed) * SEGMENT;
-        assert!(flying.is_some() && count < 40);
+        assert!(flying.is_some() && count < 60);
         assert!(used <= TARGET_SIZE + BESIDE_FLIGHTS + 2 * (1 << 20), "{used}");
         drop(flying);
         while let Ok(full) = adding.recv() {
@@ -393,7 +396,7 @@ mod tests {
             drop(full);
         }
         thread.join().unwrap();
-        assert_eq!(count, 40, "all go on");
+        assert_eq!(count, 60, "all go on");
         drop(packs.take_rest().unwrap());
         assert_eq!(packs.memory.used.load(Relaxed), 0);
     }
