@@ -144,6 +144,30 @@ async fn a_store_that_fails_gets_no_snapshot_and_the_next_run_mends_it() {
     scene.assert_whole().await;
 }
 
+/// All packs of a small run are those left at the end, and their index is made before they have arrived.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_names_no_pack_that_has_not_arrived() {
+    let scene = Scene::new().await;
+    fs::remove_dir_all(scene.source()).unwrap();
+    fs::create_dir(scene.source()).unwrap();
+    fs::write(scene.source().join("small"), noise(fastrand(), 1 << 20)).unwrap();
+    for (trouble, expected) in [
+        (Trouble::Fail(ErrorKind::Full), ErrorKind::Full),
+        (Trouble::Lose, ErrorKind::Corrupt),
+        (Trouble::StoreTruncated(1), ErrorKind::Corrupt),
+    ] {
+        // The second one: that the first has arrived is not enough.
+        let fault = Fault { after: 1, ..Fault::always(Operation::Put, FileKind::Pack, trouble) };
+        scene.faults.add(fault.clone());
+        let error = scene.back_up(&scene.spec()).await.unwrap_err();
+        assert_eq!(error.kind(), expected, "{fault:?}: {}", error.chain());
+        assert_eq!((scene.count("index"), scene.count("snapshots")), (0, 0), "{fault:?}");
+        scene.faults.heal();
+    }
+    scene.back_up(&scene.spec()).await.unwrap();
+    scene.assert_whole().await;
+}
+
 /// A number that differs from call to call.
 fn fastrand() -> u64 {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1000);

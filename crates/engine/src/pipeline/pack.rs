@@ -25,7 +25,7 @@ pub(crate) const TARGET_SIZE: usize = 16 << 20;
 /// What an open pack's memory grows by, in bytes.
 const SEGMENT: usize = 256 << 10;
 /// When the two open data packs have more than this together, the fuller one is filled up: at most one and a quarter
-/// of the target is held, and a blob. Two packs that fill up side by side would hold twice the target.
+/// times the target is held, and a blob. Two packs that fill up side by side would hold twice the target.
 const OPEN_DATA: usize = TARGET_SIZE / 2;
 /// When packs have more than this in memory beside all that may be on their way, and all of those are, nothing is added
 /// until one has arrived. It is what open data packs may hold when one of them is full and waits for its flight: less would
@@ -191,7 +191,7 @@ impl OpenPacks {
             sizes: Default::default(),
             trees: Mutex::default(),
             flights: Arc::new(Semaphore::new(flights)),
-            crowded: (flights.saturating_mul(TARGET_SIZE).saturating_add(BESIDE_FLIGHTS)) / SEGMENT,
+            crowded: flights.saturating_mul(TARGET_SIZE).saturating_add(BESIDE_FLIGHTS) / SEGMENT,
             memory: Arc::default(),
             runtime,
         }
