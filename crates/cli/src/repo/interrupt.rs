@@ -1,4 +1,5 @@
-//! Ctrl-C (and SIGTERM): the first stops the work and lets the lock be released, the second leaves at once.
+//! Ctrl-C (and SIGTERM): the first stops the work and lets the lock be released, the second leaves at once. SIGHUP does
+//! nothing: with it `restic unlock` on the same machine asks whether the owner of a lock still lives.
 
 use std::future::Future;
 use std::time::Duration;
@@ -36,6 +37,9 @@ impl Interrupt {
                     once.cancel();
                 }
             });
+        }
+        if let Ok(mut stream) = signal(SignalKind::hangup()) {
+            tokio::spawn(async move { while stream.recv().await.is_some() {} });
         }
         interrupt
     }

@@ -1,9 +1,10 @@
 //! `repo restore`: a snapshot, or a directory of it, goes to a target directory.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use holdfast_engine::restore::{self, Counts, Ownership, RestorePlan, RestoreReport, RestoreSpec};
+use holdfast_engine::store::Location;
 use serde_json::json;
 
 use super::select::{Filter, Selector};
@@ -51,6 +52,14 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
             "name a directory with --target",
         )
     })?;
+    if args.delete && !args.dry_run && args.include.is_empty() && args.exclude.is_empty() {
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let repository = match &session.location {
+            Location::Local(path) => Some(real(path)),
+            _ => None,
+        };
+        may_delete(&real(&target), repository.as_deref())?;
+    }
     let repository = session.open().await?;
     let filter = args.filter.to_engine();
     let (id, snapshot) = session.bound(repository.find_snapshot(&args.snapshot.snapshot, &filter)).await?;
@@ -126,6 +135,25 @@ fn summary(report: &RestoreReport, dry_run: bool) -> serde_json::Value {
 }
 
 /// What would be done.
+/// Refuses what can only be a mistake: to remove from this machine whatever one snapshot does not hold, or the repository
+/// that is restored from.
+fn may_delete(target: &Path, repository: Option<&Path>) -> Result<()> {
+    if target == Path::new("/") {
+        return Err(Failure::usage(
+            "--delete with the target / would remove everything on this machine that the snapshot does not hold",
+            "restore to the directory that is meant (--target), with SNAPSHOT:PATH for a part of the snapshot, or say \
+             with --include what may be touched",
+        ));
+    }
+    if repository.is_some_and(|repository| repository.starts_with(target)) {
+        return Err(Failure::usage(
+            format!("the repository lies in {}, and --delete would remove it", target.display()),
+            "restore to another directory, or leave --delete out",
+        ));
+    }
+    Ok(())
+}
+
 fn plan(plan: &RestorePlan, delete: bool) -> String {
     let mut out = String::from("plan (nothing was written):\n");
     let mut line = |what: &str, counts: Counts| {
@@ -221,6 +249,19 @@ fn describe(report: &RestoreReport, spec: &RestoreSpec) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neither_the_machine_nor_the_repository_is_what_the_snapshot_does_not_hold() {
+        let refused = |target: &str, repository: Option<&str>| {
+            may_delete(Path::new(target), repository.map(Path::new)).map_err(|failure| failure.cause)
+        };
+        assert!(refused("/", None).unwrap_err().contains("this machine"));
+        assert!(refused("/srv", Some("/srv/repo")).unwrap_err().contains("the repository lies in /srv"));
+        assert!(refused("/srv/repo", Some("/srv/repo")).is_err());
+        assert_eq!(refused("/srv/data", Some("/srv/repo")), Ok(()));
+        assert_eq!(refused("/srv/re", Some("/srv/repo")), Ok(()), "by whole names");
+        assert_eq!(refused("/srv", None), Ok(()));
+    }
 
     #[test]
     fn a_plan_names_what_it_would_do_and_nothing_else() {
