@@ -74,9 +74,13 @@ pub struct SnapshotStatus {
     /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Whether every component of the Backup is in the repository.
+    /// Whether nothing is missing: every component of the Backup is in the repository, and all files of each could be
+    /// read. Where the Backup had `onUnreadableFile: Ignore`, files that could not be read change nothing here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub complete: Option<bool>,
+    /// Number of components of the Backup that are not in it; absent while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<u64>,
     /// Bytes of all files of all components, as they were on their volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_size: Option<u64>,
@@ -108,6 +112,9 @@ pub struct SnapshotComponent {
     /// Number of files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<u64>,
+    /// Number of files and directories that could not be read when it was saved; absent while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<u64>,
     /// What the volume was like.
     #[serde(default)]
     pub source: VolumeSource,

@@ -13,6 +13,7 @@
 //! | `component` | name of the component |
 //! | `components`, `components-digest` | how many components the Backup has, and their digest ([`ComponentSet`]) |
 //! | `unreadable` | number of files that could not be read; set by the runner, absent when there are none |
+//! | `on-unreadable` | only of a Backup that has it so: `Ignore`, files that could not be read are no gap |
 //! | `undo-of` | only on a safety snapshot: name of the Restore that was about to overwrite this; `run` and `run-uid` are that Restore's |
 //! | `capacity`, `storage-class`, `access-modes`, `volume-mode` | of the claim; access modes joined by `+` |
 
@@ -24,6 +25,7 @@ use sha2::{Digest, Sha256};
 
 const PREFIX: &str = "holdfast.dev/";
 const FORMAT: &str = "1";
+const IGNORE: &str = "Ignore";
 
 /// What the tags of one component's snapshot say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,12 +48,16 @@ pub struct RunTags {
     pub components: ComponentSet,
     /// What the volume was like.
     pub volume: VolumeTags,
+    /// Number of files and directories that could not be read. Known to the runner only: 0 in what it is told.
+    pub unreadable: u64,
+    /// Files that could not be read do not matter to the Backup: without them the component is whole.
+    pub ignores_unreadable: bool,
     /// Of a safety snapshot: name of the Restore that was about to overwrite what it holds.
     pub undo_of: Option<String>,
 }
 
-/// Count and digest of the components of a Backup. A Snapshot is complete when the set made from the components
-/// that were found equals the set that each of them names.
+/// Count and digest of the components of a Backup. A Snapshot lacks no component when the set made from those that
+/// were found equals the set that each of them names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ComponentSet {
     /// How many components.
@@ -138,6 +144,8 @@ impl RunTags {
             component,
             components,
             volume,
+            unreadable,
+            ignores_unreadable,
             undo_of,
         } = self;
         let VolumeTags { capacity, storage_class, access_modes, volume_mode } = volume;
@@ -157,6 +165,8 @@ impl RunTags {
         tags.extend(storage_class.as_deref().map(|value| tag("storage-class", value)));
         tags.extend(volume_mode.as_deref().map(|value| tag("volume-mode", value)));
         tags.extend(undo_of.as_deref().map(|value| tag("undo-of", value)));
+        tags.extend((*unreadable > 0).then(|| tag("unreadable", &unreadable.to_string())));
+        tags.extend(ignores_unreadable.then(|| tag("on-unreadable", IGNORE)));
         if !access_modes.is_empty() {
             tags.push(tag("access-modes", &access_modes.join("+")));
         }
@@ -217,6 +227,9 @@ impl RunTags {
                     .map(|modes| modes.split('+').map(str::to_owned).collect())
                     .unwrap_or_default(),
             },
+            // A count that cannot be read still says that there was something.
+            unreadable: values.remove("unreadable").map_or(0, |count| count.parse().unwrap_or(1)),
+            ignores_unreadable: values.remove("on-unreadable").is_some_and(|value| value == IGNORE),
             undo_of: values.remove("undo-of").filter(|name| !name.is_empty()),
         };
         Ok(Some(tags))
@@ -282,6 +295,8 @@ mod tests {
                 access_modes: vec!["ReadWriteOnce".into(), "ReadOnlyMany".into()],
                 volume_mode: Some("Filesystem".into()),
             },
+            unreadable: 0,
+            ignores_unreadable: false,
             undo_of: None,
         }
     }
@@ -315,7 +330,9 @@ mod tests {
         odd.volume = VolumeTags { storage_class: Some(String::new()), ..VolumeTags::default() };
         let safety = RunTags { undo_of: Some("put-back".into()), ..example() };
         assert!(safety.to_tags().contains(&"holdfast.dev/undo-of=put-back".to_owned()));
-        for tags in [example(), odd, safety] {
+        let gaps = RunTags { unreadable: 5, ignores_unreadable: true, ..example() };
+        assert!(gaps.to_tags().contains(&"holdfast.dev/on-unreadable=Ignore".to_owned()));
+        for tags in [example(), odd, safety, gaps] {
             let mut list = tags.to_tags();
             assert!(list.iter().all(|tag| !tag.contains([',', ' ', '\n'])), "{list:?}");
             list.push("release-42".into());
@@ -323,6 +340,21 @@ mod tests {
             list.reverse();
             assert_eq!(RunTags::parse(&list).unwrap().unwrap(), tags);
         }
+    }
+
+    #[test]
+    fn what_the_runner_could_not_read_is_known_from_its_tag() {
+        let with = |more: &[&str]| {
+            let theirs = more.iter().map(|&tag| tag.to_owned());
+            let tags: Vec<String> = example().to_tags().into_iter().chain(theirs).collect();
+            let tags = RunTags::parse(&tags).unwrap().unwrap();
+            (tags.unreadable, tags.ignores_unreadable)
+        };
+        assert_eq!(with(&[]), (0, false));
+        assert_eq!(with(&["holdfast.dev/unreadable=5"]), (5, false));
+        assert_eq!(with(&["holdfast.dev/unreadable=many"]), (1, false), "it says that there was something");
+        let others = ["holdfast.dev/unreadable=5", "holdfast.dev/on-unreadable=Other"];
+        assert_eq!(with(&others), (5, false), "a value of a later version is no leave");
     }
 
     #[test]

@@ -166,7 +166,20 @@ fn claims_are_chosen_by_label_and_by_opting_in() {
     });
 }
 
-/// Files that the runner may not read make the run PartiallyFailed, with the list; the rest is saved.
+/// What a Backup's Snapshot says of the files that could not be read, and whether it counts as complete.
+fn expect_gaps(story: &Story, backup: &Value, unreadable: u64, complete: bool) -> Result<String> {
+    let name = Story::snapshot_of(backup)?;
+    let status = story.kubectl.get(&story.namespace, &["snapshot", &name])?["status"].clone();
+    if status["components"][0]["unreadable"] == unreadable && status["complete"] == complete {
+        return Ok(name);
+    }
+    Err(Failure(format!(
+        "{unreadable} unreadable and complete: {complete} were expected of {name}: {status}"
+    )))
+}
+
+/// Files that the runner may not read make the run PartiallyFailed, with the list; the rest is saved, and is told to be
+/// that wherever it is restored from.
 #[test]
 fn unreadable_files_are_listed() {
     let _world = anywhere();
@@ -198,6 +211,8 @@ fn unreadable_files_are_listed() {
         if ignored["status"]["components"][0]["unreadable"] != 2 {
             return Err(Failure("ignored files must still be counted".into()));
         }
+        let gaps = expect_gaps(story, &backup, 2, false)?;
+        expect_gaps(story, &ignored, 2, true)?;
         let strict =
             story.backup("strict", "{failurePolicy: {onUnreadableFile: Fail, retries: 0}}", "Failed")?;
         if !strict["status"]["components"][0]["snapshotId"].is_null() {
@@ -205,7 +220,37 @@ fn unreadable_files_are_listed() {
         }
         // Root may read all, where an administrator allows it.
         story.allow_root()?;
-        story.backup("root", "{}", "Succeeded")?;
+        let whole = story.backup("root", "{}", "Succeeded")?;
+        let whole = expect_gaps(story, &whole, 0, true)?;
+        // The mirror says what the Backup said, from the tags alone.
+        story.kubectl.run(&["-n", &story.namespace, "delete", "snapshot", &gaps])?;
+        story.until("snapshot", &gaps, |o| {
+            (o["status"]["complete"] == false && o["status"]["components"][0]["unreadable"] == 2)
+                .then_some(())
+        })?;
+        // A newer one with gaps does not stand in the way of one that is whole, and says so when it is named. What root
+        // saved and is unchanged would be taken over without being read.
+        story.shell(
+            &pod,
+            "cd /store; chmod 700 shut; rm -rf shut secret; echo x > new; echo y > next; chmod 000 new next",
+        )?;
+        let newer = story.backup("newer", "{runAs: Workload}", "PartiallyFailed")?;
+        let newer = expect_gaps(story, &newer, 2, false)?;
+        let restore = |name: &str, from: &str| {
+            let spec = format!(
+                "{{from: {{{from}}}, volumes: [{{component: volume/data, to: {{newClaim: {{name: {name}}}}}}}]}}"
+            );
+            story.restore(name, &spec, "Succeeded")
+        };
+        let latest = restore("latest", "latestOf: {claim: data}")?;
+        if latest["status"]["snapshotRef"]["name"] != whole {
+            return Err(Failure(format!("{whole} is the last whole one: {}", latest["status"])));
+        }
+        let named = restore("named", &format!("snapshotRef: {{name: {newer}}}"))?;
+        let told = condition(&named, "Completed").map(|(_, _, message)| message).unwrap_or_default();
+        if !told.contains("2 files of claim data could not be read") {
+            return Err(Failure(format!("the end does not tell of the gaps: {}", named["status"])));
+        }
         story.nothing_left()
     });
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use holdfast_api::snapshot::SnapshotStatus;
 use holdfast_api::{Backup, BackupStorage, Repository, Restore, Snapshot};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
@@ -132,17 +133,33 @@ fn restore(object: &Restore, now: Timestamp) -> String {
     page
 }
 
+/// Whether anything is missing in a Snapshot, and what.
+fn completeness(status: &SnapshotStatus) -> String {
+    let unreadable: u64 = status.components.iter().filter_map(|component| component.unreadable).sum();
+    let gaps = format!("{} files or directories could not be read when it was made", count(unreadable));
+    match (status.complete, status.missing) {
+        (Some(true), _) if unreadable > 0 => {
+            format!("yes, as onUnreadableFile: Ignore has it; but {gaps}, and are not in it")
+        }
+        (Some(true), _) => "yes: every component of its Backup is in the repository".to_owned(),
+        (Some(false), Some(0)) => format!("NO: {gaps}"),
+        (Some(false), Some(missing)) if unreadable > 0 => {
+            format!("NO: {} components of its Backup are missing, and {gaps}", count(missing))
+        }
+        (Some(false), Some(missing)) => {
+            format!("NO: {} components of its Backup are missing", count(missing))
+        }
+        (Some(false), None) => "NO: components of its Backup are missing".to_owned(),
+        (None, _) => "not known yet".to_owned(),
+    }
+}
+
 fn snapshot(object: &Snapshot, now: Timestamp) -> String {
     let mut page = head(object, now);
     let status = object.status.clone().unwrap_or_default();
     let taken = object.spec.time.0;
     fact(&mut page, "taken", &format!("{} ({} ago)", local_time(taken), age(taken, now)));
-    let complete = match status.complete {
-        Some(true) => "yes: every component of its Backup is in the repository",
-        Some(false) => "NO: components of its Backup are missing",
-        None => "not known yet",
-    };
-    fact(&mut page, "complete", complete);
+    fact(&mut page, "complete", &completeness(&status));
     fact(&mut page, "backup", &object.spec.backup.name);
     fact(&mut page, "repository", &object.spec.repository_ref.name);
     fact(
@@ -155,14 +172,23 @@ fn snapshot(object: &Snapshot, now: Timestamp) -> String {
     }
     if !status.components.is_empty() {
         page.push('\n');
-        let mut table =
-            Table::new(&["COMPONENT", "FILES", "SIZE", "CAPACITY", "CLASS", "MODES", "RESTIC SNAPSHOT"]);
+        let mut table = Table::new(&[
+            "COMPONENT",
+            "FILES",
+            "NOT READ",
+            "SIZE",
+            "CAPACITY",
+            "CLASS",
+            "MODES",
+            "RESTIC SNAPSHOT",
+        ]);
         for component in &status.components {
             let dash = || "-".to_owned();
             let source = &component.source;
             table.row(vec![
                 safe(&component.name),
                 component.files.map_or_else(dash, count),
+                component.unreadable.map_or_else(dash, count),
                 component.size.map_or_else(dash, size),
                 source.capacity.as_ref().map_or_else(dash, |q| safe(&q.0)),
                 source.storage_class.as_deref().map_or_else(dash, safe),
@@ -314,6 +340,34 @@ mod tests {
 
     fn now() -> Timestamp {
         "2026-11-20T12:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn a_snapshot_says_what_is_missing_in_it() {
+        for (status, said) in [
+            (
+                "{complete: true, missing: 0, components: [{name: a, snapshotId: i, unreadable: 0}]}",
+                "yes: every",
+            ),
+            (
+                "{complete: true, components: [{name: a, snapshotId: i, unreadable: 2}]}",
+                "Ignore has it; but 2 files",
+            ),
+            (
+                "{complete: false, missing: 0, components: [{name: a, snapshotId: i, unreadable: 2}]}",
+                "NO: 2 files",
+            ),
+            (
+                "{complete: false, missing: 3, components: [{name: a, snapshotId: i, unreadable: 2}]}",
+                "NO: 3 components",
+            ),
+            ("{complete: false, missing: 3}", "NO: 3 components of its Backup are missing"),
+            ("{complete: false}", "NO: components"),
+            ("{}", "not known yet"),
+        ] {
+            let status: SnapshotStatus = serde_saphyr::from_str(status).unwrap();
+            assert!(completeness(&status).contains(said), "{}", completeness(&status));
+        }
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub(super) fn newest_first(snapshots: &mut [Snapshot]) {
     });
 }
 
-/// Whether every component of its Backup is in it.
+/// Whether nothing is missing in it.
 pub(super) fn is_complete(snapshot: &Snapshot) -> bool {
     snapshot.status.as_ref().and_then(|s| s.complete).unwrap_or(false)
 }

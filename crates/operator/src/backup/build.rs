@@ -79,6 +79,8 @@ pub fn task(
         component: component.name.clone(),
         components: set.clone(),
         volume: component.volume.clone(),
+        unreadable: 0,
+        ignores_unreadable: ignores_unreadable(backup),
         undo_of: None,
     }
     .to_tags();
@@ -100,6 +102,11 @@ pub fn task(
         },
         skip_empty: false,
     })
+}
+
+/// Whether files that could not be read are to change nothing.
+fn ignores_unreadable(backup: &Backup) -> bool {
+    backup.spec.failure_policy.on_unreadable_file == OnUnreadableFile::Ignore
 }
 
 /// The tags by which a runner knows the snapshot of an earlier attempt.
@@ -127,6 +134,8 @@ pub fn snapshot(
     if saved.is_empty() {
         return None;
     }
+    let missing = components.len().saturating_sub(saved.len());
+    let has_gaps = saved.iter().any(|component| component.unreadable.is_some_and(|files| files > 0));
     let name = names::snapshot_name(&backup.name_any(), &uid);
     let labels = [
         (names::LABEL_MANAGED_BY.to_owned(), names::MANAGED_BY.to_owned()),
@@ -150,7 +159,8 @@ pub fn snapshot(
         },
         status: Some(SnapshotStatus {
             observed_generation: Some(1),
-            complete: Some(saved.len() == components.len()),
+            complete: Some(missing == 0 && (!has_gaps || ignores_unreadable(backup))),
+            missing: u64::try_from(missing).ok(),
             total_size: Some(
                 saved.iter().filter_map(|component| component.size).fold(0, u64::saturating_add),
             ),
@@ -169,6 +179,7 @@ pub(crate) fn saved(component: &BackupComponent, volume: Option<VolumeTags>) -> 
         snapshot_id: component.snapshot_id.clone()?,
         size: component.bytes_processed,
         files: super::status::files(component),
+        unreadable: component.unreadable,
         source: VolumeSource {
             claim: component.source.claim.clone(),
             capacity: capacity.map(Quantity),
@@ -245,11 +256,43 @@ mod tests {
         let volume = |_: &str| Some(planned().volume);
         let snapshot = snapshot(&backup(), "prod", "main", started(), &components, volume).unwrap();
         let status = snapshot.status.unwrap();
-        assert_eq!((status.complete, status.total_size), (Some(false), Some(10)));
+        assert_eq!((status.complete, status.missing, status.total_size), (Some(false), Some(1), Some(10)));
         let [only] = status.components.as_slice() else { panic!("one component") };
         assert_eq!((only.snapshot_id.as_str(), only.files), ("aa", Some(3)));
         assert_eq!(only.source.capacity, Some(Quantity("1Gi".into())));
         let nothing = super::snapshot(&backup(), "prod", "main", started(), &components[1..], volume);
         assert_eq!(nothing, None);
+    }
+
+    #[test]
+    fn a_snapshot_without_files_that_could_not_be_read_is_not_complete_unless_they_do_not_matter() {
+        let components: Vec<BackupComponent> = serde_saphyr::from_str(
+            r"
+- {name: volume/data, source: {claim: data}, phase: PartiallyFailed, snapshotId: aa, unreadable: 3112}
+- {name: volume/logs, source: {claim: logs}, phase: Succeeded, snapshotId: bb, unreadable: 0}
+",
+        )
+        .unwrap();
+        let of = |backup: &Backup| {
+            let made = super::snapshot(backup, "prod", "main", started(), &components, |_| None).unwrap();
+            let status = made.status.unwrap();
+            let unreadable: Vec<_> = status.components.iter().map(|component| component.unreadable).collect();
+            assert_eq!((status.missing, unreadable), (Some(0), vec![Some(3112), Some(0)]));
+            status.complete
+        };
+        assert_eq!(of(&backup()), Some(false));
+        let mut ignoring = backup();
+        ignoring.spec.failure_policy.on_unreadable_file = OnUnreadableFile::Ignore;
+        assert_eq!(of(&ignoring), Some(true));
+        // The bucket says the same, so that a sync does not say otherwise.
+        let set = ComponentSet::of(["volume/data"]);
+        let told = |backup: &Backup| {
+            let cluster = Cluster { name: "prod", uid: "c-uid" };
+            let Task::BackupVolume(task) = task(backup, cluster, started(), &set, &planned()) else {
+                panic!("another task")
+            };
+            RunTags::parse(&task.tags).unwrap().unwrap().ignores_unreadable
+        };
+        assert_eq!((told(&backup()), told(&ignoring)), (false, true));
     }
 }

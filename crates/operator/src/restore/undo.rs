@@ -146,6 +146,8 @@ pub(super) fn task(
         component: component.name.clone(),
         components: set.clone(),
         volume,
+        unreadable: 0,
+        ignores_unreadable: false,
         undo_of: Some(restore.name_any()),
     }
     .to_tags();
@@ -247,6 +249,7 @@ pub(super) fn snapshot(
         status: Some(SnapshotStatus {
             observed_generation: Some(1),
             complete: Some(true),
+            missing: Some(0),
             total_size: Some(components.iter().filter_map(|c| c.size).fold(0, u64::saturating_add)),
             components,
             conditions: Vec::new(),

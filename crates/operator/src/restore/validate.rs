@@ -16,7 +16,7 @@ use kube::ResourceExt;
 
 use super::build::wish;
 use super::{claims, source};
-use crate::backup::status::bytes;
+use crate::backup::status::{bytes, count};
 use crate::backup::validate::root_allowed;
 use crate::jobs::{RunKind, RunRef};
 use crate::quiesce;
@@ -144,6 +144,7 @@ impl Findings {
 pub fn validate(restore: &Restore, snapshot: &Snapshot, facts: &Facts) -> Result<Plan, Refusal> {
     let mut findings = Findings::default();
     let selected = select(restore, snapshot, &mut findings);
+    check_gaps(snapshot, &selected, &mut findings);
     let mut components = Vec::new();
     let mut workloads = BTreeSet::new();
     let mut targets = BTreeSet::new();
@@ -170,9 +171,6 @@ pub fn validate(restore: &Restore, snapshot: &Snapshot, facts: &Facts) -> Result
         }
     }
     check_workloads(restore, facts, &workloads, &mut findings);
-    if snapshot.status.as_ref().and_then(|status| status.complete) == Some(false) {
-        findings.warnings.push("the Snapshot is not complete: its Backup had more components".to_owned());
-    }
     let all_warnings: Vec<String> = findings
         .warnings
         .iter()
@@ -254,6 +252,34 @@ fn select<'a>(
         );
     }
     selected
+}
+
+/// What the Snapshot lacks of what was there. These come before all other warnings, for the message at the end of a
+/// Restore tells the first one.
+fn check_gaps(
+    snapshot: &Snapshot,
+    selected: &[(&SnapshotComponent, RestoreVolume)],
+    findings: &mut Findings,
+) {
+    for (component, wish) in selected {
+        let files = component.unreadable.and_then(|files| usize::try_from(files).ok()).unwrap_or_default();
+        if files == 0 {
+            continue;
+        }
+        let of = component.source.claim.as_ref().unwrap_or(&component.name);
+        let verb = if files == 1 { "is" } else { "are" };
+        let extra =
+            if wish.delete_extra { "; deleteExtra deletes what there is of them on the claim" } else { "" };
+        findings.warnings.push(format!(
+            "{} of claim {of} could not be read when this was saved, and {verb} not in it{extra}",
+            count(files, "file")
+        ));
+    }
+    // A Snapshot of an earlier version does not say of what it lacks something: then it lacks components.
+    let status = snapshot.status.as_ref();
+    if status.is_some_and(|status| status.complete == Some(false) && status.missing != Some(0)) {
+        findings.warnings.push("the Snapshot is not complete: its Backup had more components".to_owned());
+    }
 }
 
 fn plan_component(

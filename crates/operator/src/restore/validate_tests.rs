@@ -105,6 +105,40 @@ fn everything_goes_back_to_its_own_claim_by_default() {
 }
 
 #[test]
+fn what_could_not_be_read_when_it_was_saved_is_the_first_warning() {
+    let mut gaps = snapshot();
+    let status = gaps.status.as_mut().unwrap();
+    (status.complete, status.missing) = (Some(false), Some(0));
+    status.components[0].unreadable = Some(3112);
+    status.components[1].unreadable = Some(0);
+    let warnings = |spec: &str, snapshot: &Snapshot| {
+        super::validate(&restore(spec), snapshot, &facts()).unwrap().compatibility().warnings
+    };
+    let data = "3112 files of claim data could not be read when this was saved, and are not in it";
+    assert_eq!(warnings(ALL, &gaps), [data]);
+    let logs = "{from: {snapshotRef: {name: s}}, components: [volume/logs]}";
+    assert!(warnings(logs, &gaps).is_empty(), "nothing is missing of what is restored");
+    let extra = "{from: {snapshotRef: {name: s}}, components: [volume/data], volumes: [{component: volume/data, to: {existingClaim: {name: data}}, deleteExtra: true}]}";
+    let deleted = warnings(extra, &gaps).remove(0);
+    assert!(deleted.starts_with(data) && deleted.contains("deleteExtra"), "{deleted}");
+    // Components that are missing are told beside it.
+    let status = gaps.status.as_mut().unwrap();
+    status.components[0].unreadable = Some(1);
+    status.missing = Some(1);
+    let both = warnings(ALL, &gaps);
+    assert_eq!(both.len(), 2, "{both:?}");
+    assert!(both[0].starts_with("1 file of claim data") && both[0].ends_with("is not in it"), "{both:?}");
+    assert!(both[1].contains("more components"), "{both:?}");
+    // Files that were to be ignored are missing all the same; of an old Snapshot only `complete` is known.
+    let mut ignored = snapshot();
+    ignored.status.as_mut().unwrap().components[0].unreadable = Some(3112);
+    assert_eq!(warnings(ALL, &ignored), [data]);
+    let mut old = snapshot();
+    old.status.as_mut().unwrap().complete = Some(false);
+    assert!(warnings(ALL, &old)[0].contains("more components"));
+}
+
+#[test]
 fn consumers_are_planned_to_be_scaled_and_lend_their_identity() {
     let plan = validate(&restore(ALL), &with_database(facts(), "")).unwrap();
     let db = WorkloadId { kind: WorkloadKind::StatefulSet, name: "db".into() };

@@ -51,6 +51,7 @@ pub(super) fn snapshot(repository: &Repository, point: &RecoveryPoint) -> Snapsh
 pub(super) fn status(point: &RecoveryPoint, before: Option<&SnapshotStatus>) -> SnapshotStatus {
     SnapshotStatus {
         complete: Some(point.complete),
+        missing: Some(point.missing),
         total_size: point
             .components
             .iter()

@@ -17,6 +17,8 @@ fn tags(run_uid: &str, component: &str, set: &[&str]) -> RunTags {
         component: component.into(),
         components: ComponentSet::of(set.iter().copied()),
         volume: VolumeTags { capacity: Some("1Gi".into()), ..VolumeTags::default() },
+        unreadable: 0,
+        ignores_unreadable: false,
         undo_of: None,
     }
 }
@@ -73,6 +75,7 @@ fn components_of_a_run_become_one_recovery_point() {
     assert_eq!((listing.points.len(), listing.foreign, listing.unreadable.len()), (2, 1, 1));
     let [whole, half] = listing.points.as_slice() else { panic!() };
     assert!(whole.complete && !half.complete);
+    assert_eq!((whole.missing, half.missing), (0, 1));
     let names: Vec<_> = whole.components.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names, BOTH);
     let first = &whole.components[0];
@@ -98,7 +101,56 @@ fn runs_that_disagree_about_their_parts_are_not_complete() {
         row("a", tags("u1", "volume/a", &BOTH).to_tags()),
         row("b", tags("u1", "volume/b", &["volume/a", "volume/b", "volume/c"]).to_tags()),
     ];
-    assert!(!points(&rows).points[0].complete);
+    let point = points(&rows).points.remove(0);
+    assert_eq!((point.complete, point.missing), (false, 1));
+}
+
+/// A run of which `volume/b` had files that could not be read, as the runner tells it.
+fn with_gaps(ignore: bool) -> RecoveryPoint {
+    let tagged =
+        |component: &str| RunTags { ignores_unreadable: ignore, ..tags("u1", component, &BOTH) }.to_tags();
+    let mut gaps = tagged("volume/b");
+    gaps.push("holdfast.dev/unreadable=5".into());
+    points(&[row("a", tagged("volume/a")), row("b", gaps)]).points.remove(0)
+}
+
+#[test]
+fn what_could_not_be_read_is_known_from_the_bucket_and_makes_it_incomplete() {
+    let point = with_gaps(false);
+    let unreadable: Vec<_> = point.components.iter().map(|c| c.unreadable).collect();
+    assert_eq!(unreadable, [Some(0), Some(5)]);
+    assert_eq!((point.complete, point.missing), (false, 0), "files are missing, and no component");
+    let status = build::status(&point, None);
+    assert_eq!((status.complete, status.missing), (Some(false), Some(0)));
+    // To whom such files do not matter, as those that are excluded.
+    let ignored = with_gaps(true);
+    assert_eq!((ignored.complete, ignored.components[1].unreadable), (true, Some(5)));
+}
+
+#[test]
+fn a_mirror_that_was_written_before_gaps_were_known_is_judged_again() {
+    let point = with_gaps(false);
+    let mut old = mirrored(&point, "2026-11-20T02:01:00Z");
+    let status = old.status.as_mut().unwrap();
+    (status.complete, status.missing) = (Some(true), None);
+    status.components.iter_mut().for_each(|component| component.unreadable = None);
+    let changes = changes(&repository(), vec![point.clone()], vec![old.clone()], &BTreeSet::new(), listed());
+    assert_eq!(changes.publish, std::slice::from_ref(&point));
+    old.status = Some(build::status(&point, old.status.as_ref()));
+    assert!(build::is_up_to_date(&repository(), &point, &old));
+    assert_eq!(old.status.unwrap().complete, Some(false));
+}
+
+#[test]
+fn a_volume_is_whole_beside_another_one_that_has_gaps() {
+    let snapshot = mirrored(&with_gaps(false), "2026-11-20T02:01:00Z");
+    let asked = [None, Some("volume/a"), Some("volume/b"), Some("volume/c")];
+    assert_eq!(asked.map(|component| is_whole(&snapshot, component)), [false, true, false, false]);
+    let ignored = mirrored(&with_gaps(true), "2026-11-20T02:01:00Z");
+    assert!(is_whole(&ignored, None) && is_whole(&ignored, Some("volume/b")));
+    let half = points(&[row("a", tags("u1", "volume/a", &BOTH).to_tags())]).points.remove(0);
+    let half = mirrored(&half, "2026-11-20T02:01:00Z");
+    assert!(!is_whole(&half, Some("volume/a")), "a run that lost a component is never chosen by itself");
 }
 
 #[test]
@@ -109,6 +161,12 @@ fn tags_that_no_object_could_hold_are_told_and_stop_nothing() {
     let listing = points(&rows);
     assert_eq!((listing.points.len(), listing.unreadable.len()), (1, 1));
     assert!(listing.unreadable[0].contains("run"), "{}", listing.unreadable[0]);
+    // Nor would the API server take such numbers.
+    let mut huge = RunTags { unreadable: u64::MAX, ..tags("u1", "volume/a", &BOTH) };
+    huge.components.count = usize::MAX;
+    let point = points(&[row("a", huge.to_tags())]).points.remove(0);
+    let numbers = [point.missing, point.components[0].unreadable.unwrap()];
+    assert!(numbers.iter().all(|&number| i64::try_from(number).is_ok()), "{numbers:?}");
 }
 
 #[test]

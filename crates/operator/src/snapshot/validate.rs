@@ -15,6 +15,9 @@ use kube::ResourceExt;
 
 use super::build;
 
+/// Largest number that the API server takes for an integer; a tag may hold any.
+const MOST: u64 = i64::MAX.unsigned_abs();
+
 /// One run's worth of data in a repository.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RecoveryPoint {
@@ -26,8 +29,10 @@ pub struct RecoveryPoint {
     pub cluster: String,
     /// Namespace that it was made in.
     pub namespace: String,
-    /// Every component of the run is there.
+    /// Nothing is missing: every component of the run is there, and all files of each that matter to it.
     pub complete: bool,
+    /// How many components of the run are not there.
+    pub missing: u64,
     /// The components that are there, by name.
     pub components: Vec<SnapshotComponent>,
     /// Of a safety snapshot: the Restore that was about to overwrite it; `backup` is that Restore.
@@ -98,16 +103,28 @@ fn point(mut members: Vec<(RunTags, &SnapshotRow)>) -> Option<RecoveryPoint> {
         cluster: first.cluster.clone(),
         namespace: first.namespace.clone(),
         complete: false,
+        missing: 0,
         components: Vec::new(),
         undo_of: first.undo_of.clone(),
     };
-    let by_name: BTreeMap<&str, SnapshotComponent> =
-        members.iter().map(|(tags, row)| (tags.component.as_str(), component(tags, row))).collect();
+    let by_name: BTreeMap<&str, &(RunTags, &SnapshotRow)> =
+        members.iter().map(|member| (member.0.component.as_str(), member)).collect();
     let present = ComponentSet::of(by_name.keys().copied());
     // A safety snapshot lacks the volumes that held no files. It is used only after all others were saved.
-    let whole = point.undo_of.is_some() || (same_set && present == wanted);
-    point.complete = whole && by_name.len() <= MAX_COMPONENTS;
-    point.components = by_name.into_values().take(MAX_COMPONENTS).collect();
+    let has_all = point.undo_of.is_some() || (same_set && present == wanted);
+    let lacking = if has_all {
+        0
+    } else {
+        // Where the members disagree about the set, something is missing by the account of one of them.
+        let most = members.iter().map(|(tags, _)| tags.components.count).max().unwrap_or_default();
+        most.saturating_sub(by_name.len()).max(1)
+    };
+    let left_out = by_name.len().saturating_sub(MAX_COMPONENTS);
+    point.missing = u64::try_from(lacking.saturating_add(left_out)).unwrap_or(MOST).min(MOST);
+    let has_gaps = by_name.values().any(|(tags, _)| tags.unreadable > 0 && !tags.ignores_unreadable);
+    point.complete = point.missing == 0 && !has_gaps;
+    point.components =
+        by_name.into_values().take(MAX_COMPONENTS).map(|(tags, row)| component(tags, row)).collect();
     Some(point)
 }
 
@@ -118,6 +135,7 @@ fn component(tags: &RunTags, row: &SnapshotRow) -> SnapshotComponent {
         snapshot_id: row.id.clone(),
         size: row.bytes,
         files: row.files,
+        unreadable: Some(tags.unreadable.min(MOST)),
         source: VolumeSource {
             claim: names::claim_of_component(&tags.component).map(str::to_owned),
             capacity: volume.capacity.clone().map(Quantity),
@@ -193,6 +211,16 @@ pub(super) fn namesake(existing: &Snapshot, wanted: &Snapshot, its_repository_ex
     }
     let same_repository = existing.spec.repository_ref == wanted.spec.repository_ref;
     if its_repository_exists && !same_repository { Namesake::Theirs } else { Namesake::Outdated }
+}
+
+/// Whether nothing is missing in a Snapshot, or in this component of it where one is named: another one that has gaps
+/// takes nothing from it.
+pub fn is_whole(snapshot: &Snapshot, component: Option<&str>) -> bool {
+    let Some(status) = &snapshot.status else { return false };
+    let read_in_full = |name: &str| {
+        status.components.iter().any(|component| component.name == name && component.unreadable == Some(0))
+    };
+    status.complete == Some(true) || (status.missing == Some(0) && component.is_some_and(read_in_full))
 }
 
 /// Whether a Snapshot can be restored from, and why not.
