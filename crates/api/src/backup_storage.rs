@@ -48,7 +48,9 @@ pub struct BackupStorageSpec {
     #[serde(default)]
     pub usage_policy: UsagePolicy,
     /// A second password of every repository in this storage. With it and the bucket alone everything can be
-    /// restored on a new cluster. Without it the condition `NoRecoveryPassword` is shown.
+    /// restored on a new cluster. One that is set or changed later is added to the repositories that exist; passwords
+    /// before it keep opening them. The condition `NoRecoveryPassword` is shown while it is not set, or does not open
+    /// all repositories of this cluster yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery_password_secret_ref: Option<PasswordSecretRef>,
     /// What may be done with it. `ReadWrite`: all. `ReadOnly`: only restores, and nothing is ever written to it: for

@@ -109,6 +109,10 @@ pub struct RepositoryStatus {
     /// The Secret that holds the password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret: Option<NamespacedRef>,
+    /// Which version of the storage's recovery password opens the repository, too: an opaque name. Absent while there is
+    /// none, or it is not known whether it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_password: Option<String>,
     /// Directories found beside this one that hold older repositories of the same name, at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]

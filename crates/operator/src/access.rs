@@ -119,6 +119,8 @@ pub struct Credentials {
     exchange: Option<Box<Exchange>>,
     /// Whose they are.
     storage: Option<StorageName>,
+    /// Which recovery password is among them.
+    recovery: Option<String>,
 }
 
 /// Which storage credentials are those of.
@@ -185,7 +187,7 @@ impl Credentials {
     /// Those of a store in this namespace that has no keys, as far as its backend says.
     fn without_keys(backend: &Backend, namespace: &str) -> Self {
         let exchange = backend.s3.as_ref().and_then(|s3| Exchange::of(s3, namespace)).map(Box::new);
-        Self { files: BTreeMap::new(), exchange, storage: None }
+        Self { files: BTreeMap::new(), exchange, storage: None, recovery: None }
     }
 
     /// What has to be exchanged before a runner gets any keys.
@@ -240,7 +242,23 @@ impl Credentials {
     #[must_use]
     pub fn without_recovery_password(mut self) -> Self {
         self.files.remove(files::RECOVERY_PASSWORD);
+        self.recovery = None;
         self
+    }
+
+    /// Adds the storage's recovery password. `version` names it without telling anything about it.
+    #[must_use]
+    pub fn with_recovery_password(mut self, password: Vec<u8>, version: String) -> Self {
+        self.files.insert(files::RECOVERY_PASSWORD, password);
+        self.recovery = Some(version);
+        self
+    }
+
+    /// Which recovery password is among them, for comparison with the one that a repository got. It names the Secret's
+    /// object and version, not the content: tenants may read it where it is written down, and a digest of a password
+    /// that a person chose would help to guess it.
+    pub fn recovery_version(&self) -> Option<&str> {
+        self.recovery.as_deref()
     }
 
     /// Whether the storage's recovery password is among them.
@@ -308,12 +326,18 @@ impl StorageAccess {
             };
             files.insert(files::CA, content);
         }
+        let mut recovery = None;
         if let Some(reference) = &storage.spec.recovery_password_secret_ref {
             let secret = self::secret(client, &namespace, &reference.name, RECOVERY_PURPOSE).await?;
-            files.insert(files::RECOVERY_PASSWORD, password_of(&secret, &reference.key, RECOVERY_PURPOSE)?);
+            let password = password_of(&secret, &reference.key, RECOVERY_PURPOSE)?;
+            recovery = Some((password, recovery_version(&secret, &reference.key)));
         }
         let name = StorageName { namespace, name: storage.name_any() };
-        Ok(Self { storage, location, credentials: Credentials { files, exchange, storage: Some(name) } })
+        let mut credentials = Credentials { files, exchange, storage: Some(name), recovery: None };
+        if let Some((password, version)) = recovery {
+            credentials = credentials.with_recovery_password(password, version);
+        }
+        Ok(Self { storage, location, credentials })
     }
 
     /// Namespace of the storage.
@@ -331,6 +355,8 @@ pub struct RepositoryAccess {
     pub location: StorageLocation,
     /// Directory below the storage's prefix.
     pub directory: String,
+    /// Its id, as far as it is known.
+    pub repository_id: Option<String>,
     /// Credentials of the storage and the repository's password; no recovery password.
     pub credentials: Credentials,
     /// Most Jobs that may use the repository at a time.
@@ -358,7 +384,8 @@ impl RepositoryAccess {
         let credentials = credentials.without_recovery_password().with_password(password);
         let concurrent_jobs = repository.spec.limits.as_ref().and_then(|limits| limits.concurrent_jobs);
         let concurrent_jobs = concurrent_jobs.and_then(NonZeroU32::new);
-        Ok(Self { storage, location, directory, credentials, concurrent_jobs })
+        let repository_id = status.and_then(|status| status.repository_id.clone());
+        Ok(Self { storage, location, directory, repository_id, credentials, concurrent_jobs })
     }
 
     /// What a Job on this repository takes a place of, when it is bound to this node.
@@ -389,6 +416,7 @@ impl RepositoryAccess {
             run,
             storage: self.location.clone(),
             directory: Some(self.directory.clone()),
+            repository_id: self.repository_id.clone(),
             dead_jobs: Vec::new(),
             read_only: self.storage.spec.is_read_only(),
             upload_bytes_per_second: pace(&self.storage, |limits| limits.upload_bytes_per_second.as_ref()),
@@ -528,6 +556,14 @@ async fn secret(
         name: name.to_owned(),
         purpose,
     })
+}
+
+/// Names what this key of a Secret holds now.
+fn recovery_version(secret: &Secret, key: &str) -> String {
+    let part = |text: Option<String>| text.unwrap_or_default();
+    let place = format!("{}/{}/{key}", part(secret.uid()), part(secret.resource_version()));
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, place.as_bytes());
+    data_encoding::HEXLOWER.encode(digest.as_ref()).chars().take(16).collect()
 }
 
 fn key_of(secret: &Secret, key: &str, purpose: &'static str) -> Result<Vec<u8>, AccessError> {

@@ -17,6 +17,10 @@ pub struct RunSpec {
     /// Directory of the repository below the storage's prefix; absent for tasks on the storage itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
+    /// Id that the repository there has to have; not looked at when absent. Another one was put in its place: what the
+    /// operator knows is not about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository_id: Option<String>,
     /// Uids of Jobs of which the operator knows that none of their pods runs any more: their locks may go.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dead_jobs: Vec<String>,

@@ -3,6 +3,7 @@
 use holdfast_e2e::kubectl::{Failure, Result, condition, phase};
 use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
+use serde_json::Value;
 
 use crate::{anywhere, together};
 
@@ -103,30 +104,72 @@ fn two_first_backups_share_one_repository() {
     });
 }
 
-/// The storage's recovery password opens every repository: the bucket and one password are enough.
+/// The storage's recovery password opens every repository: the bucket and one password are enough. So does one that is set
+/// after the repository was made.
 #[test]
 fn the_recovery_password_opens_the_repository() {
     let Some(_world) = together() else { return };
     Story::tell("recovery", Story::begin, |story| {
         story.app_with_a_file()?;
         story.backup("first", "{}", "Succeeded")?;
-        let repository =
-            format!("s3:{}/{}/{}", story.bed.s3_endpoint, story.bucket, story.repository_directory()?);
-        let out = holdfast_e2e::kubectl::run(
-            std::process::Command::new(story.bed.restic("0.19.1")?)
-                .args(["--no-cache", "--cacert"])
-                .arg(&story.bed.ca_path)
-                .args(["-r", &repository, "snapshots", "--json"])
-                .env("RESTIC_PASSWORD", format!("recovery of {}", story.bucket))
-                .env("AWS_ACCESS_KEY_ID", &story.bed.access_key)
-                .env("AWS_SECRET_ACCESS_KEY", &story.bed.secret_key),
-            b"",
-        )?;
-        if !String::from_utf8_lossy(&out).contains("/data/data") {
-            return Err(Failure("restic lists no snapshot of /data/data".into()));
+        let first = format!("recovery of {}", story.bucket);
+        opens(story, &first)?;
+
+        let own = story.namespace.clone();
+        let all = story.kubectl.list(&own, &["repositories"])?;
+        let name =
+            all.first().and_then(|object| object["metadata"]["name"].as_str()).unwrap_or_default().to_owned();
+        let version =
+            |object: &Value| object["status"]["recoveryPassword"].as_str().unwrap_or_default().to_owned();
+        let before = version(&story.kubectl.get(&own, &["repository", &name])?);
+        if before.is_empty() {
+            return Err(Failure("the Repository does not say that the recovery password opens it".into()));
         }
-        Ok(())
+        let later = "set a year later";
+        let patch = format!("{{\"stringData\":{{\"password\":\"{later}\"}}}}");
+        story.kubectl.run(&[
+            "-n",
+            &own,
+            "patch",
+            "secret",
+            "store-recovery",
+            "--type=merge",
+            "-p",
+            &patch,
+        ])?;
+        story.until("repository", &name, |object| {
+            let now = version(object);
+            (!now.is_empty() && now != before).then_some(())
+        })?;
+        opens(story, later)?;
+        opens(story, &first)?;
+        story.until("backupstorage", "store", |object| {
+            let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.iter().all(|condition| condition["type"] != "NoRecoveryPassword").then_some(())
+        })?;
+        story.backup("second", "{}", "Succeeded")?;
+        story.nothing_left()
     });
+}
+
+/// Lists the repository with stock restic and this password.
+fn opens(story: &Story, password: &str) -> Result<()> {
+    let repository =
+        format!("s3:{}/{}/{}", story.bed.s3_endpoint, story.bucket, story.repository_directory()?);
+    let out = holdfast_e2e::kubectl::run(
+        std::process::Command::new(story.bed.restic("0.19.1")?)
+            .args(["--no-cache", "--cacert"])
+            .arg(&story.bed.ca_path)
+            .args(["-r", &repository, "snapshots", "--json"])
+            .env("RESTIC_PASSWORD", password)
+            .env("AWS_ACCESS_KEY_ID", &story.bed.access_key)
+            .env("AWS_SECRET_ACCESS_KEY", &story.bed.secret_key),
+        b"",
+    )?;
+    if !String::from_utf8_lossy(&out).contains("/data/data") {
+        return Err(Failure("restic lists no snapshot of /data/data".into()));
+    }
+    Ok(())
 }
 
 /// A deleted Snapshot object is a lost mirror, not a lost backup.

@@ -166,6 +166,11 @@ pub(super) fn spec(
         run: facts.run.identity(&facts.cluster, cluster_uid),
         storage: access.location.clone(),
         directory: Some(directory.to_owned()),
+        // Opening finds out the id, and says itself what another one means.
+        repository_id: match task {
+            Task::Initialize { .. } => None,
+            _ => facts.repository.status.as_ref().and_then(|status| status.repository_id.clone()),
+        },
         dead_jobs: Vec::new(),
         read_only: access.storage.spec.is_read_only(),
         upload_bytes_per_second: None,

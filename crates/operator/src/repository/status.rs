@@ -1,16 +1,16 @@
 //! What came back about a repository, into its status. Pure.
 
-use holdfast_api::RepositoryStatus;
 use holdfast_api::conditions::{
     ConditionType, ConditionUpdate, Reason, find_condition, remove_condition, set_condition,
 };
 use holdfast_api::repository::RepositoryPhase;
+use holdfast_api::{RepositoryStatus, Snapshot};
 use holdfast_protocol::{Outcome, TaskResult};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::dereference::Facts;
-use super::validate::{Plan, Step, needs_opening};
+use super::validate::{Plan, Step, must_be_opened, needs_opening};
 use crate::jobs::Ended;
 
 /// Directories listed as previous repositories at most.
@@ -44,6 +44,9 @@ pub(super) fn status(facts: &Facts, plan: &Plan, synced: Option<&Synced>) -> Out
 
     if !matches!(plan.step, Step::Nothing) {
         counts(facts, &mut status);
+        if facts.storage.as_ref().is_some_and(|storage| storage.spec.recovery_password_secret_ref.is_none()) {
+            status.recovery_password = None;
+        }
         previous(facts, plan, &mut status);
     }
     match &plan.step {
@@ -66,8 +69,11 @@ pub(super) fn status(facts: &Facts, plan: &Plan, synced: Option<&Synced>) -> Out
             } else {
                 None
             };
-            // A repository that failed keeps its reason while it is tried again.
-            if status.phase != Some(RepositoryPhase::Failed) {
+            // A repository that failed keeps its reason while it is tried again, and one that can be used can be used while
+            // it gets another recovery password.
+            let keeps =
+                status.phase == Some(RepositoryPhase::Failed) || !must_be_opened(facts, &plan.directory);
+            if !keeps {
                 let message = waiting.unwrap_or_else(|| "the repository is being opened".into());
                 ready = Some((RepositoryPhase::Initializing, Reason::Initializing, message));
             }
@@ -75,6 +81,12 @@ pub(super) fn status(facts: &Facts, plan: &Plan, synced: Option<&Synced>) -> Out
         Step::JudgeOpen { ended, .. } => ready = Some(judge_open(facts, plan, ended, &mut status)),
         Step::JudgeSync { ended, answers, .. } => {
             judge_sync(facts, ended, answers.as_ref(), synced, &mut status, &mut news);
+            // What lies there is not what was opened: nothing may be saved to it, and it is opened again to find out.
+            let said = ended.reason().filter(|_| !ended.is_success()).unwrap_or_default();
+            if ["WrongPassword", "NotARepository", "RepositoryReplaced"].contains(&said) {
+                let message = ended.message().unwrap_or("see the log of the pod of its Job").to_owned();
+                ready = Some((RepositoryPhase::Failed, open_reason(said), message));
+            }
         }
         Step::Sync { .. } | Step::Syncing => {
             status.password_secret.clone_from(&plan.password);
@@ -120,14 +132,21 @@ fn counts(facts: &Facts, status: &mut RepositoryStatus) {
     if status.initialized && status.snapshot_count.is_none_or(|count| there > count) {
         status.snapshot_count = Some(there);
     }
-    let complete = facts
-        .snapshots
-        .iter()
-        .filter(|snapshot| snapshot.status.as_ref().is_some_and(|status| status.complete == Some(true)))
-        // What a Restore saved before it overwrote it is no backup that anybody planned.
-        .filter(|snapshot| snapshot.spec.undo_of.is_none());
-    if let Some(last) = complete.map(|snapshot| snapshot.spec.time.0).max() {
+    let last_that = |complete: bool| {
+        let is = move |snapshot: &&Snapshot| {
+            // What a Restore saved before it overwrote it is no backup that anybody planned.
+            snapshot.spec.undo_of.is_none()
+                && snapshot.status.as_ref().is_some_and(|status| status.complete == Some(complete))
+        };
+        facts.snapshots.iter().filter(is).map(|snapshot| snapshot.spec.time.0)
+    };
+    if let Some(last) = last_that(true).max() {
         status.last_successful_backup = Some(Time(last));
+    } else if let Some(told) = status.last_successful_backup.as_ref().map(|told| told.0)
+        && last_that(false).any(|time| time == told)
+    {
+        // It was taken for complete before it was known what could not be read.
+        status.last_successful_backup = None;
     }
 }
 
@@ -171,7 +190,8 @@ fn judge_open(
     let failed = |reason, message| (RepositoryPhase::Failed, reason, message);
     let result =
         ended.verdict().filter(|verdict| verdict.outcome != Outcome::Failed).and_then(|v| v.result.as_ref());
-    let Some(TaskResult::Initialize { repository_id, created, foreign_record, .. }) = result else {
+    let Some(TaskResult::Initialize { repository_id, created, foreign_record, recovery_key, .. }) = result
+    else {
         let message = ended.message().unwrap_or("the Job left no message; see the log of its pod").to_owned();
         return failed(open_reason(ended.reason().unwrap_or_default()), message);
     };
@@ -195,6 +215,10 @@ fn judge_open(
         return failed(Reason::RepositoryReplaced, message);
     }
     status.repository_id = Some(repository_id.clone());
+    // The Job's name is made of what it was given: one that was given another password is not judged.
+    let recovery = facts.access.as_ref().and_then(|access| access.as_ref().ok());
+    let recovery = recovery.and_then(|access| access.credentials.recovery_version());
+    status.recovery_password = recovery.filter(|_| *recovery_key).map(str::to_owned);
     if !status.initialized && *created {
         // Made a moment ago, and so empty: there is nothing to compare.
         status.snapshot_count = Some(0);
@@ -211,6 +235,7 @@ pub(super) fn open_reason(said: &str) -> Reason {
         "WrongPassword" => Reason::WrongPassword,
         "ForeignContent" | "AlreadyInitialized" | "Format" => Reason::ForeignContent,
         "NotARepository" => Reason::RepositoryMissing,
+        "RepositoryReplaced" => Reason::RepositoryReplaced,
         "Auth" => Reason::InvalidCredentials,
         "AccessDenied" => Reason::AccessDenied,
         "BucketNotFound" => Reason::BucketNotFound,

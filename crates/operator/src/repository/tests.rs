@@ -348,12 +348,56 @@ fn a_sync_that_failed_says_so_and_leaves_the_repository_ready() {
     assert_eq!((synced.status.as_str(), synced.reason.as_str()), ("False", "SyncFailed"));
     assert_eq!((failed.phase, failed.last_sync_request), (Some(RepositoryPhase::Ready), None));
 
+    // What lies there is not what was opened: nobody may believe that it can be used.
+    for (said, reason) in [
+        ("WrongPassword", "WrongPassword"),
+        ("NotARepository", "RepositoryMissing"),
+        ("RepositoryReplaced", "RepositoryReplaced"),
+    ] {
+        if let Step::JudgeSync { ended: end, .. } = &mut plan.step {
+            **end = ended(Verdict::failed(said, "m", false));
+        }
+        let failed = status(&facts, &plan, None).status;
+        assert_eq!((failed.phase, ready(&failed)), (Some(RepositoryPhase::Failed), ("False", reason)));
+        let again = repository("", READY);
+        let again = Repository { status: Some(failed), ..again };
+        assert!(super::validate::needs_opening(&again), "{said}: it is looked at again");
+    }
+
     let found = Synced { foreign: 2, unreadable: vec!["ab: bad".into()], total: 3 };
     let good = status(&facts, &plan, Some(&found)).status;
     let synced = find_condition(&good.conditions, ConditionType::SnapshotsSynced).unwrap();
     assert_eq!(synced.status, "True");
     assert!(synced.message.contains("2 snapshots of other programs") && synced.message.contains("ab: bad"));
     assert_eq!((good.snapshot_count, good.last_sync_request.as_deref()), (Some(3), Some("1")));
+}
+
+#[test]
+fn the_last_successful_backup_is_the_newest_in_which_nothing_is_missing() {
+    let snapshot = |hour: &str, complete: bool| -> holdfast_api::Snapshot {
+        serde_saphyr::from_str(&format!(
+            "{{metadata: {{name: s{hour}, namespace: shop}}, spec: {{repositoryRef: {{name: main}}, \
+             time: '2026-11-20T{hour}:00:00Z', backup: {{name: b, uid: u{hour}}}, cluster: prod, namespace: shop}}, \
+             status: {{complete: {complete}}}}}"
+        ))
+        .unwrap()
+    };
+    let last = |told: &str, snapshots: Vec<holdfast_api::Snapshot>| {
+        let mut facts = facts(repository("", READY));
+        facts.repository.status.as_mut().unwrap().last_successful_backup =
+            (!told.is_empty()).then(|| serde_json::from_value(told.into()).unwrap());
+        facts.snapshots = snapshots;
+        let plan = validate(&facts);
+        status(&facts, &plan, None).status.last_successful_backup.map(|time| time.0.to_string())
+    };
+    let (whole, gaps) = ("2026-11-20T00:00:00Z", "2026-11-20T01:00:00Z");
+    let both = vec![snapshot("00", true), snapshot("01", false)];
+    assert_eq!(last("", both.clone()).as_deref(), Some(whole));
+    // It was told of the newer one before it was known what could not be read of it.
+    assert_eq!(last(gaps, both).as_deref(), Some(whole));
+    assert_eq!(last(gaps, vec![snapshot("01", false)]), None);
+    // What was whole and is forgotten stays told.
+    assert_eq!(last(whole, vec![snapshot("01", false)]).as_deref(), Some(whole));
 }
 
 #[test]
@@ -417,6 +461,58 @@ fn a_password_that_was_changed_is_tried_before_the_next_run_meets_it() {
     facts.opened = None;
     facts.password = Some(Ok(b"changed".to_vec()));
     assert!(matches!(validate(&facts).step, Step::Rest { .. }));
+}
+
+/// Both ways: the storage got one after the repository was made, or its password was changed.
+#[test]
+fn a_recovery_password_of_later_is_added_to_the_repositories_that_exist() {
+    let mut facts = facts(repository("", READY));
+    let give = |facts: &mut Facts, version: &str| {
+        let Some(Ok(access)) = &mut facts.access else { panic!() };
+        access.credentials =
+            Credentials::default().with_recovery_password(version.as_bytes().to_vec(), version.into());
+        for spec in [&mut access.storage.spec, &mut facts.storage.as_mut().unwrap().spec] {
+            spec.recovery_password_secret_ref = Some(serde_saphyr::from_str("{name: recovery}").unwrap());
+        }
+    };
+    assert!(matches!(validate(&facts).step, Step::Rest { .. }), "there is none");
+    let mut names = Vec::new();
+    for version in ["first", "second"] {
+        give(&mut facts, version);
+        let plan = validate(&facts);
+        let Step::Open { job: name, must_exist: true } = &plan.step else { panic!("{:?}", plan.step) };
+        names.push(name.clone());
+        let meanwhile = status(&facts, &plan, None).status;
+        assert_eq!(meanwhile.phase, Some(RepositoryPhase::Ready), "it is used as before");
+
+        let mut end = opened("aa", false, None);
+        let End::Verdict(verdict) = &mut end.end else { panic!() };
+        let Some(TaskResult::Initialize { recovery_key, .. }) = &mut verdict.result else { panic!() };
+        *recovery_key = true;
+        facts.jobs = vec![job(JobTask::Init, name, JobState::Ended(end))];
+        let plan = validate(&facts);
+        let after = status(&facts, &plan, None).status;
+        assert_eq!(after.recovery_password.as_deref(), Some(version));
+        assert_eq!(ready(&after), ("True", "Initialized"));
+        facts.jobs = Vec::new();
+        facts.repository.status = Some(after);
+        assert!(matches!(validate(&facts).step, Step::Rest { .. }), "once is enough");
+    }
+    assert_ne!(names[0], names[1], "what the first Job finds out is not taken for the second password");
+
+    // A runner that could not add it, and a storage that has none any more.
+    let not_added = {
+        let mut plan = validate(&facts);
+        plan.step = Step::JudgeOpen { ended: Box::new(opened("aa", false, None)), inputs: String::new() };
+        status(&facts, &plan, None).status
+    };
+    assert_eq!(not_added.recovery_password, None);
+    let mut closed = facts.repository.clone();
+    closed.status.as_mut().unwrap().recovery_password = None;
+    facts.repository = closed;
+    let Some(Ok(access)) = &mut facts.access else { panic!() };
+    access.storage.spec.access_mode = holdfast_api::backup_storage::StorageAccessMode::ReadOnly;
+    assert!(matches!(validate(&facts).step, Step::Rest { .. }), "nothing is written there");
 }
 
 #[test]

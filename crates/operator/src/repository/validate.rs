@@ -65,6 +65,21 @@ pub(super) fn needs_opening(repository: &Repository) -> bool {
     !status.initialized || status.observed_generation != repository.metadata.generation || failed
 }
 
+/// Whether the repository cannot be used before it was opened.
+pub(super) fn must_be_opened(facts: &Facts, directory: &str) -> bool {
+    needs_opening(&facts.repository) || has_another_password(facts, &opening_inputs(facts, directory))
+}
+
+/// Whether the storage has a recovery password that the repository did not get yet. To get it, it is opened once more;
+/// meanwhile it can be used as before.
+fn lacks_recovery_password(facts: &Facts) -> bool {
+    let Some(Ok(access)) = &facts.access else { return false };
+    let wanted = access.credentials.recovery_version();
+    let has = facts.repository.status.as_ref().and_then(|status| status.recovery_password.as_deref());
+    // Where nothing is written, no key is added.
+    wanted.is_some() && wanted != has && !access.storage.spec.is_read_only()
+}
+
 /// Reasons that only another look into the repository can take away.
 const OPEN_FAILURES: [Reason; 11] = [
     Reason::WrongPassword,
@@ -147,7 +162,7 @@ fn step(
         Some(Err(error)) => return without_password(facts, error, password),
         None => return Step::SetDirectory,
     }
-    if needs_opening(&facts.repository) || has_another_password(facts, &inputs) {
+    if must_be_opened(facts, directory) || lacks_recovery_password(facts) {
         if let Some(view) = opening {
             let waiting =
                 if let JobState::Waiting(waiting) = &view.state { Some(waiting.clone()) } else { None };

@@ -39,6 +39,7 @@ pub(super) fn spec(facts: &Facts, access: &StorageAccess, cluster: &str, cluster
         run: facts.run.identity(cluster, cluster_uid),
         storage: access.location.clone(),
         directory: None,
+        repository_id: None,
         dead_jobs: Vec::new(),
         read_only: access.storage.spec.is_read_only(),
         upload_bytes_per_second: None,

@@ -31,6 +31,8 @@ pub(super) struct Facts {
     pub domain: Option<Domain>,
     /// Ids of repositories by their directory, as far as Repository objects of this cluster have opened them.
     pub ids: BTreeMap<String, String>,
+    /// Which recovery password opens each of them, by namespace and name of the Repository object.
+    pub recovery: BTreeMap<String, Option<String>>,
     /// The last try.
     pub attempt: Option<Attempt>,
     pub period: std::time::Duration,
@@ -90,9 +92,15 @@ pub(super) async fn dereference(ctx: &Ctx, storage: &BackupStorage) -> Result<Fa
         None => Some(Domain::Elsewhere),
     };
     let all = kubernetes::list_everywhere::<Repository>(&ctx.client, "").await?;
-    let ids = all
-        .iter()
-        .filter(|repository| crate::repository::is_in(repository, storage))
+    let ours = || all.iter().filter(|repository| crate::repository::is_in(repository, storage));
+    let recovery = ours()
+        .filter_map(|repository| {
+            let status = repository.status.as_ref().filter(|status| status.initialized)?;
+            let name = format!("{}/{}", repository.namespace().unwrap_or_default(), repository.name_any());
+            Some((name, status.recovery_password.clone()))
+        })
+        .collect();
+    let ids = ours()
         .filter_map(|repository| {
             let status = repository.status.as_ref()?;
             Some((status.directory.clone()?, status.repository_id.clone()?))
@@ -101,6 +109,7 @@ pub(super) async fn dereference(ctx: &Ctx, storage: &BackupStorage) -> Result<Fa
     Ok(Facts {
         domain,
         ids,
+        recovery,
         attempt: ctx.attempts.last(&run.uid, JobTask::Probe.as_str()),
         storage: storage.clone(),
         run,

@@ -27,7 +27,6 @@ pub(super) struct Outcomes {
 pub(super) fn status(facts: &Facts, step: &Step) -> Outcomes {
     let mut status = facts.storage.status.clone().unwrap_or_default();
     let generation = facts.storage.metadata.generation;
-    status.observed_generation = generation;
     let location = facts.storage.spec.backend.location("");
     status.location = (!location.is_empty()).then_some(location);
     let verdict = match step {
@@ -58,6 +57,10 @@ pub(super) fn status(facts: &Facts, step: &Step) -> Outcomes {
     warnings(facts, &mut status);
     if let Step::Judge { ended, .. } = step {
         surroundings(facts, ended, &mut status);
+    }
+    // A spec that is still being tried is not described by what was found out about the one before it.
+    if verdict.is_some() || matches!(step, Step::Rest { .. }) {
+        status.observed_generation = generation;
     }
     let mut news = None;
     if let Some((phase, reason, message)) = verdict {
@@ -137,16 +140,11 @@ fn warnings(facts: &Facts, status: &mut BackupStorageStatus) {
             remove_condition(&mut status.conditions, update.condition);
         }
     };
-    warn(
-        status,
-        spec.recovery_password_secret_ref.is_none(),
-        ConditionUpdate::yes(
-            ConditionType::NoRecoveryPassword,
-            Reason::NotConfigured,
-            "without spec.recoveryPasswordSecretRef, repositories open only with passwords kept in this cluster: if \
-             the cluster is lost, so is the data; set one and keep a copy elsewhere",
-        ),
-    );
+    match no_recovery(facts) {
+        Recovery::Lacks(update) => warn(status, true, update),
+        Recovery::OpensAll => remove_condition(&mut status.conditions, ConditionType::NoRecoveryPassword),
+        Recovery::Unknown => {}
+    }
     let shared = spec.usage_policy.allowed_namespaces.from != NamespacesFrom::Same;
     let condition = ConditionType::CredentialsNotScoped;
     if spec.backend.has_keys_for_each_run() {
@@ -173,6 +171,61 @@ fn warnings(facts: &Facts, status: &mut BackupStorageStatus) {
          {advice}give namespaces that do not trust each other storages and keys of their own"
     );
     warn(status, shared, ConditionUpdate::yes(condition, Reason::SharedKey, message));
+}
+
+/// Repositories that a message names at most.
+const MAX_NAMED: usize = 5;
+
+/// How far the recovery password reaches.
+enum Recovery {
+    /// Not to all repositories.
+    Lacks(ConditionUpdate),
+    /// To all that this cluster has.
+    OpensAll,
+    /// It cannot be read now, which makes the storage unusable and is said elsewhere.
+    Unknown,
+}
+
+fn no_recovery(facts: &Facts) -> Recovery {
+    let condition = ConditionType::NoRecoveryPassword;
+    if facts.storage.spec.recovery_password_secret_ref.is_none() {
+        return Recovery::Lacks(ConditionUpdate::yes(
+            condition,
+            Reason::NotConfigured,
+            "without spec.recoveryPasswordSecretRef, repositories open only with passwords kept in this cluster: if \
+             the cluster is lost, so is the data; set one and keep a copy elsewhere",
+        ));
+    }
+    let access = facts.access.as_ref().ok();
+    let Some(wanted) = access.and_then(|access| access.credentials.recovery_version()) else {
+        return Recovery::Unknown;
+    };
+    let without: Vec<&str> = facts
+        .recovery
+        .iter()
+        .filter(|(_, has)| has.as_deref() != Some(wanted))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if without.is_empty() {
+        return Recovery::OpensAll;
+    }
+    let named = without.iter().take(MAX_NAMED).copied().collect::<Vec<_>>().join(", ");
+    let more = without.len().saturating_sub(MAX_NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let next = if facts.storage.spec.is_read_only() {
+        "and is not added, for spec.accessMode is ReadOnly"
+    } else {
+        "which get it when they are opened next; a Repository that does not become Ready says why"
+    };
+    Recovery::Lacks(ConditionUpdate::yes(
+        condition,
+        Reason::NotInAllRepositories,
+        format!(
+            "the recovery password is not known to open {} of {} repositories ({named}{more}), {next}",
+            without.len(),
+            facts.recovery.len()
+        ),
+    ))
 }
 
 /// What a probe tells about the place besides whether it works. What nobody looked at stays as it is.

@@ -51,6 +51,7 @@ fn facts(storage: BackupStorage) -> Facts {
         found: None,
         domain: None,
         ids: std::collections::BTreeMap::new(),
+        recovery: std::collections::BTreeMap::new(),
         attempt: None,
         period: Duration::from_mins(5),
         stuck_after: Duration::from_mins(15),
@@ -230,10 +231,57 @@ fn warnings_come_and_go_with_what_they_warn_of() {
     assert!(!message(&google).contains("assumeRole"), "{}", message(&google));
     facts.storage = storage("Same", "recoveryPasswordSecretRef: {name: recovery}");
     facts.storage.status = Some(warned);
+    if let Ok(access) = &mut facts.access {
+        access.credentials = access.credentials.clone().with_recovery_password(b"r".to_vec(), "v1".into());
+    }
     let calm = super::status(&facts, &judge(success())).status;
     assert!(
         !has(&calm, ConditionType::NoRecoveryPassword) && !has(&calm, ConditionType::CredentialsNotScoped)
     );
+}
+
+#[test]
+fn a_recovery_password_is_not_called_set_before_all_repositories_have_it() {
+    let mut facts = facts(storage("Same", "recoveryPasswordSecretRef: {name: recovery}"));
+    let Ok(access) = &mut facts.access else { panic!() };
+    access.credentials = access.credentials.clone().with_recovery_password(b"r".to_vec(), "v2".into());
+    let told = |facts: &Facts| {
+        let status = super::status(facts, &Step::Rest { until: now() }).status;
+        find_condition(&status.conditions, ConditionType::NoRecoveryPassword)
+            .map(|found| (found.reason.clone(), found.message.clone()))
+    };
+    assert_eq!(told(&facts), None, "there is no repository yet");
+    let all = [("shop/main", Some("v2")), ("shop/old", Some("v1")), ("web/main", None)];
+    facts.recovery = all.map(|(name, has)| (name.to_owned(), has.map(str::to_owned))).into();
+    let (reason, message) = told(&facts).unwrap();
+    assert_eq!(reason, "NotInAllRepositories");
+    assert!(message.contains("2 of 3 repositories (shop/old, web/main)"), "{message}");
+    facts.storage.spec.access_mode = holdfast_api::backup_storage::StorageAccessMode::ReadOnly;
+    assert!(told(&facts).unwrap().1.contains("ReadOnly"), "{:?}", told(&facts));
+    facts.recovery.values_mut().for_each(|has| *has = Some("v2".into()));
+    assert_eq!(told(&facts), None);
+
+    // While the Secret cannot be read, nothing new is known: what was told stays.
+    facts.recovery.insert("shop/old".into(), None);
+    facts.storage.status = Some(super::status(&facts, &Step::Rest { until: now() }).status);
+    facts.access = Err(AccessError::NotFound {
+        kind: "Secret",
+        namespace: "backup".into(),
+        name: "recovery".into(),
+        purpose: "recovery password",
+    });
+    assert!(told(&facts).is_some());
+}
+
+#[test]
+fn a_spec_that_is_being_tried_is_not_called_observed() {
+    let mut facts = facts(storage("Same", ""));
+    facts.storage.status = Some(super::status(&facts, &judge(success())).status);
+    assert_eq!(facts.storage.status.as_ref().unwrap().observed_generation, Some(3));
+    facts.storage.metadata.generation = Some(4);
+    let trying = super::status(&facts, &Step::Probing { waiting: None }).status;
+    assert_eq!(trying.observed_generation, Some(3), "its Ready is of the spec before");
+    assert_eq!(super::status(&facts, &judge(success())).status.observed_generation, Some(4));
 }
 
 /// That keys are exchanged is not taken for their being held to anything: it is tried, and what came of it is told.

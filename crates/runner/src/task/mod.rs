@@ -107,7 +107,19 @@ impl Job {
     /// Opens the repository.
     async fn open(&self) -> Result<Repository, Failure> {
         self.reporter.phase("open");
-        Ok(Repository::open(Arc::clone(&self.store), self.password()?, &self.ctx).await?)
+        let repository = Repository::open(Arc::clone(&self.store), self.password()?, &self.ctx).await?;
+        match &self.spec.repository_id {
+            Some(wanted) if wanted != repository.id() => Err(Failure::fatal(
+                "RepositoryReplaced",
+                format!(
+                    "{} holds repository {}, and it held {wanted} before; somebody has replaced it: put the old one \
+                     back, or make another Repository",
+                    self.store.describe(),
+                    repository.id()
+                ),
+            )),
+            _ => Ok(repository),
+        }
     }
 }
 

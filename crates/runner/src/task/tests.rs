@@ -94,6 +94,7 @@ impl Place {
                     virtual_host: false,
                 },
                 directory: None,
+                repository_id: None,
                 dead_jobs: Vec::new(),
                 read_only: false,
                 upload_bytes_per_second: None,
@@ -299,6 +300,27 @@ async fn an_adopted_repository_is_never_made() {
     let failure = place.run(adopt).await.unwrap_err();
     assert_eq!(failure.reason, "NotARepository");
     assert_eq!(place.content("store"), []);
+}
+
+/// Somebody made a new one in its place, with the same password.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_done_with_another_repository_than_the_one_that_was_known() {
+    let place = Place::new();
+    place.initialized().await;
+    fs::write(place.path("source/file"), "precious").unwrap();
+    let id = place.open().await.id().to_owned();
+    for task in [Task::BackupVolume(place.backup()), Task::Sync, Task::Unlock] {
+        let before = place.content("store");
+        let (mut job, _) = place.job(task.clone());
+        job.spec.repository_id = Some("0".repeat(64));
+        let failure = job.perform().await.unwrap_err();
+        assert_eq!((failure.reason, failure.retryable), ("RepositoryReplaced", false), "{task:?}");
+        assert!(failure.message.contains(&id), "{}", failure.message);
+        assert_eq!(place.content("store"), before, "{task:?}");
+        let (mut job, _) = place.job(task);
+        job.spec.repository_id = Some(id.clone());
+        job.perform().await.unwrap();
+    }
 }
 
 #[tokio::test]
