@@ -291,6 +291,49 @@ fn a_queued_backup_says_what_it_waits_for_and_can_be_deleted() {
     });
 }
 
+/// A quota that leaves no room for the Secrets of runners is told; with room for one at a time the run comes to its end,
+/// since the Secret of a Job that is done goes at once.
+#[test]
+fn a_quota_on_secrets_is_told_and_room_for_one_is_enough() {
+    let Some(_world) = together() else { return };
+    Story::tell("few-secrets", Story::begin, |story| {
+        let own = story.namespace.clone();
+        story.apply(&many_claims(2))?;
+        workload::ready_pod(&story.kubectl, &own, "writer")?;
+        // With it comes the repository, which has a Secret that stays.
+        story.backup("first", "{}", "Succeeded")?;
+        let staying = story.kubectl.list(&own, &["secrets", "-l", "!holdfast.dev/run-uid"])?.len();
+        story.kubectl.run(&[
+            "-n",
+            &own,
+            "create",
+            "quota",
+            "few",
+            &format!("--hard=count/secrets={staying}"),
+        ])?;
+        story.start_backup("second", "{}")?;
+        story.until("backup", "second", |o| {
+            let components = o["status"]["components"].as_array()?;
+            let waits = components.iter().any(|c| {
+                c["phase"] == "Pending" && c["reason"] == "Failed" && text(&c["message"]).contains("quota")
+            });
+            (waits && text(&o["status"]["message"]).contains("quota")).then_some(())
+        })?;
+        story.kubectl.run(&[
+            "-n",
+            &own,
+            "patch",
+            "resourcequota",
+            "few",
+            "--type=merge",
+            "-p",
+            &format!(r#"{{"spec":{{"hard":{{"count/secrets":"{}"}}}}}}"#, staying + 1),
+        ])?;
+        story.expect_end("backup", "second", "Succeeded")?;
+        story.nothing_left()
+    });
+}
+
 /// What a PodConfig says stands on the runner's pod; without it, the run waits and goes on by itself.
 #[test]
 fn a_pod_config_shapes_the_runner() {

@@ -125,6 +125,64 @@ fn two_backups_and_a_restore_of_one_claim_at_once_all_end_well() {
     });
 }
 
+/// A restore does not wait for a backup that reads its claim, nor is what it writes mixed into that backup: the runner is
+/// stopped, and the backup begins anew when the data are back. That is no failure of its: it is allowed none here.
+#[test]
+fn a_backup_at_work_gives_way_to_a_restore_of_its_claim() {
+    let Some(_world) = together() else { return };
+    Story::tell("gives-way", Story::begin, |story| {
+        let snapshot = saved(story, 20, "")?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "cd /store; printf spoiled > big; head -c 60000000 /dev/urandom > noise")?;
+        // 60 MB of noise at 3 MB a second: the backup takes a while.
+        let slow = r#"{"spec":{"limits":{"uploadBytesPerSecond":"3M"}}}"#;
+        story.kubectl.run(&[
+            "-n",
+            &story.namespace,
+            "patch",
+            "backupstorage",
+            "store",
+            "--type=merge",
+            "-p",
+            slow,
+        ])?;
+        story.start_backup("slow", "{failurePolicy: {retries: 0}}")?;
+        runner(story, "slow")?;
+        story.start_restore(
+            "back",
+            &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}, volumes: [{{component: volume/data, to: {{existingClaim: {{name: data}}}}, deleteExtra: true}}]}}"),
+        )?;
+        // First that its Job stops, then that it waits: both name the Restore.
+        story.until("backup", "slow", |o| {
+            let component = &o["status"]["components"][0];
+            let message = component["message"].as_str().unwrap_or_default();
+            (component["reason"] == "ClaimInUse" && message.contains("Restore back writes")).then_some(())
+        })?;
+        story.expect_end("restore", "back", "Succeeded")?;
+        let ended = story.expect_end("backup", "slow", "Succeeded")?;
+        let component = &ended["status"]["components"][0];
+        if component["attempts"].as_u64() < Some(2) {
+            return Err(Failure(format!("the Job that gave way is not followed by another: {component}")));
+        }
+        let saved = Story::snapshot_of(&ended)?;
+        let object = story.kubectl.get(&story.namespace, &["snapshot", &saved])?;
+        if object["status"]["complete"] != true {
+            return Err(Failure(format!("the Snapshot is not complete: {}", object["status"])));
+        }
+        story.restore(
+            "copy",
+            &format!("{{from: {{snapshotRef: {{name: {saved}}}}}, volumes: [{{component: volume/data, to: {{newClaim: {{name: copy}}}}}}]}}"),
+            "Succeeded",
+        )?;
+        story.apply(&workload::keeper(&Keeper::deployment("copy", "copy")))?;
+        for app in ["app", "copy"] {
+            let pod = workload::ready_pod(&story.kubectl, &story.namespace, app)?;
+            story.shell(&pod, "cd /store; [ ! -e noise ] && sha256sum -c --quiet sum")?;
+        }
+        story.nothing_left()
+    });
+}
+
 /// A `GitOps` controller sets the replicas again and again, as its source says: the restore does not fight it. It ends,
 /// says who is to be stopped, and the application is as that controller wants it.
 #[test]

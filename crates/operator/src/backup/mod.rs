@@ -11,6 +11,7 @@
 pub mod apply;
 pub mod build;
 pub mod dereference;
+mod overlap;
 mod select;
 pub mod status;
 pub mod validate;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use holdfast_api::backup::{Backup, BackupPhase, BackupStatus, ComponentPhase};
+use holdfast_api::conditions::{ConditionStatus, ConditionType, find_condition};
 use holdfast_api::names::{self, FINALIZER_CLEANUP};
 use holdfast_api::tags::ComponentSet;
 use holdfast_api::{BackupStorage, PodConfig, Reason, Repository, Restore};
@@ -34,14 +36,15 @@ use kube::{Api, ResourceExt};
 use crate::access::RepositoryAccess;
 use crate::context::Ctx;
 use crate::controllers::{self, Wakes};
+use crate::errors::Chain;
 use crate::jobs::{self, JobPlan, JobView, RunKind, RunRef, observe};
-use crate::kubernetes;
+use crate::kubernetes::{self, RequestError};
 use crate::queue::{Answer, Asker, Demand};
-use crate::runs::advance::{Order, retry_news};
+use crate::runs::advance::{Order, not_started, refusal_news, retry_news};
 use crate::runs::bound;
 use crate::runs::lost::leave_behind;
 use crate::runs::settle::locks_left;
-use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, named, settle, time_left};
+use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, named, settle, time_left, waits};
 use crate::volumes::node_name;
 use build::Cluster;
 use status::Conclusion;
@@ -95,7 +98,7 @@ pub async fn run(ctx: Arc<Ctx>) {
             watcher::Config::default(),
             move |restore| {
                 let namespace = restore.namespace();
-                waiting_backups(&of_restore, |backup| backup.namespace() == namespace)
+                unfinished_backups(&of_restore, |backup| backup.namespace() == namespace)
             },
         )
         .reconcile_on(ctx.queue.words(RunKind::Backup).map(|run| controllers::reference(&run)));
@@ -111,6 +114,16 @@ fn waiting_backups(store: &Store<Backup>, which: impl Fn(&Backup) -> bool) -> Ve
         })
     };
     let found = store.state_filter(|backup| waits(backup) && which(backup));
+    found.iter().map(|backup| ObjectRef::from_obj(&**backup)).collect()
+}
+
+/// The Backups that have not ended. Also one that only reads: it gives way to a Restore.
+fn unfinished_backups(store: &Store<Backup>, which: impl Fn(&Backup) -> bool) -> Vec<ObjectRef<Backup>> {
+    let is_over = |backup: &Backup| {
+        let phase = backup.status.as_ref().and_then(|status| status.phase);
+        phase.is_some_and(BackupPhase::is_terminal)
+    };
+    let found = store.state_filter(|backup| !is_over(backup) && which(backup));
     found.iter().map(|backup| ObjectRef::from_obj(&**backup)).collect()
 }
 
@@ -317,7 +330,7 @@ impl Look<'_> {
 
     /// Waits for storage and repository, or for a Restore, but not for ever.
     async fn wait(&self, mut status: BackupStatus, refusal: &Refusal) -> Result<Action, RunError> {
-        let since = status::waits_since(&status, refusal, self.now);
+        let since = waits::since(&status.conditions, refusal.reason, self.now);
         let patience = match refusal.reason {
             // A Restore may take hours; this run may take as long as its own deadline says.
             // What somebody has to write may be written any time.
@@ -369,7 +382,7 @@ impl Look<'_> {
         fresh: Option<Ready>,
     ) -> Result<Action, RunError> {
         let ctx = self.ctx;
-        let mut views = observe(&ctx.client, &self.run.namespace, &self.run).await?;
+        let (mut views, restores) = Box::pin(self.make_room(&status)).await?;
         leave_behind(&ctx.client, &self.run, &mut views, &mut Vec::new(), self.now).await?;
         let deadline = Duration::from(self.backup.spec.active_deadline);
         let mut crew = Crew {
@@ -387,9 +400,21 @@ impl Look<'_> {
             look_again: LookAgain::default(),
         };
         crew.look_again.after(time_left(started, deadline, self.now).unwrap_or(WAITING_LOOK));
-        let all: Vec<String> = status.components.iter().map(|component| component.name.clone()).collect();
-        let set = ComponentSet::of(all.iter().map(String::as_str));
-        let ready = Box::pin(self.ask(&mut crew, &mut status, fresh)).await?;
+        let set = ComponentSet::of(status.components.iter().map(|component| component.name.as_str()));
+        let known = crew.views.len();
+        // What stands in the way of new Jobs does not keep those that are there from their end.
+        let (ready, mut trouble) = match Box::pin(self.ask(&mut crew, &mut status, fresh)).await {
+            Ok(ready) => (ready, None),
+            Err(error) if namespace_is_terminating(&error) => return Err(error),
+            Err(error) => {
+                let open = status.components.iter_mut().filter(|component| !component.phase.is_terminal());
+                for component in open.filter(|component| crew.needs_job(&component.name)) {
+                    not_started(&mut component.common(), &error);
+                }
+                crew.may_start = false;
+                (None, Some(error))
+            }
+        };
         for component in status.components.iter_mut().filter(|component| !component.phase.is_terminal()) {
             let planned = ready.as_ref().and_then(|ready| {
                 ready.plan.components.iter().find(|planned| planned.name == component.name)
@@ -416,14 +441,35 @@ impl Look<'_> {
                     credentials: &access.credentials,
                 })
             };
-            let before = component.next_attempt_time.clone();
-            let end = crew.advance(&mut component.common(), order).await?;
-            if let Some(news) = retry_news(before.as_ref(), &component.common()) {
+            let before = (component.next_attempt_time.clone(), component.reason.clone());
+            match crew.advance(&mut component.common(), order).await {
+                Ok(Some(end)) => {
+                    status::ended(component, &end);
+                    overlap::judge(component, &end, &crew.views, &restores, self.now);
+                }
+                Ok(None) => overlap::tell(&mut component.common(), &crew.views),
+                Err(error) if error.namespace_is_terminating() => return Err(error.into()),
+                // The others are looked at all the same: what is saved of them is to be told.
+                Err(error) => {
+                    trouble.get_or_insert(RunError::Job(error));
+                }
+            }
+            if let Some(news) = retry_news(before.0.as_ref(), &component.common()) {
                 ctx.events.warning(self.backup, Reason::Retrying, news).await;
             }
-            if let Some(end) = end {
-                status::ended(component, &end);
+            if let Some((reason, news)) = refusal_news(before.1.as_deref(), &component.common()) {
+                ctx.events.warning(self.backup, reason, news).await;
             }
+        }
+        // A Restore that began since they were listed may not have seen the Jobs that were started meanwhile.
+        if crew.views.len() > known
+            && let Err(error) = Box::pin(self.make_room(&status)).await
+        {
+            trouble.get_or_insert(error);
+        }
+        if let Some(error) = trouble {
+            status.message = Some(status::under_way(&mut status.components));
+            return self.told(status, error).await;
         }
         if status.components.iter().any(|component| !component.phase.is_terminal()) {
             status.message = Some(status::under_way(&mut status.components));
@@ -436,6 +482,21 @@ impl Look<'_> {
             None => dereference::namespace(&ctx.client, &self.run.namespace).await?,
         };
         self.finish(status, views, &namespace).await
+    }
+
+    /// Its Jobs, and the Restores of the namespace as they are after that. Jobs that read what one of these writes are
+    /// stopped.
+    async fn make_room(&self, status: &BackupStatus) -> Result<(Vec<JobView>, Vec<Restore>), RunError> {
+        let (client, own) = (&self.ctx.client, &self.run.namespace);
+        let views = observe(client, own, &self.run).await?;
+        if views.is_empty() {
+            return Ok((views, Vec::new()));
+        }
+        let restores = kubernetes::list::<Restore>(client, own, "").await?;
+        if overlap::give_way(client, &status.components, &views, &restores).await? {
+            return Ok((observe(client, own, &self.run).await?, restores));
+        }
+        Ok((views, restores))
     }
 
     /// Asks for places for the Jobs that are to be started, and finds out what it takes to start them when there may be
@@ -486,7 +547,7 @@ impl Look<'_> {
         let namespace = dereference::namespace(client, &self.run.namespace).await?;
         let facts = dereference::facts(client, namespace.clone(), self.ctx.settings.claims_default).await?;
         let nodes = facts.nodes.ready();
-        let plan = validate::validate(self.backup, &facts).unwrap_or_else(|_| Plan::nothing());
+        let plan = validate::validate(self.backup, &facts).unwrap_or_else(Plan::refused);
         let Some(repository) = self.recorded_repository().await? else {
             let name = self.backup.status.as_ref().and_then(|status| status.repository_ref.as_ref());
             let name = name.map_or("", |reference| reference.name.as_str());
@@ -532,7 +593,11 @@ impl Look<'_> {
             }
         }
         if !status.phase.is_some_and(BackupPhase::is_terminal) {
-            let snapshot = apply::snapshot(self.ctx, self.backup, &status).await?;
+            let snapshot = match apply::snapshot(self.ctx, self.backup, &status).await {
+                Ok(snapshot) => snapshot,
+                Err(error) if error.namespace_is_terminating() => return Err(error.into()),
+                Err(error) => return self.snapshot_refused(status, error).await,
+            };
             status.snapshot_ref = snapshot.map(holdfast_api::refs::LocalRef::new);
             let coverage = status.coverage.clone().unwrap_or_default();
             let conclusion = status::conclude(&status.components, &coverage);
@@ -548,6 +613,39 @@ impl Look<'_> {
             "a Backup ended"
         );
         self.end_of(&status).await
+    }
+
+    /// What could be saved is saved, and the Snapshot that shows it cannot be made: that is told, and tried again.
+    async fn snapshot_refused(
+        &self,
+        mut status: BackupStatus,
+        error: RequestError,
+    ) -> Result<Action, RunError> {
+        let was_told = status.phase == Some(BackupPhase::Finishing)
+            && find_condition(&status.conditions, ConditionType::Progressing)
+                .is_some_and(|condition| condition.status == ConditionStatus::False.as_str());
+        // Another text each time would be written, and so wake us, without any pause; a refusal says the same again.
+        if !was_told || error.is_refused() {
+            let cause = Chain(&error).to_string();
+            status::snapshot_refused(&mut status, &cause, self.generation, self.now);
+        }
+        if !was_told && let Some(message) = &status.message {
+            self.ctx.events.warning(self.backup, Reason::Failed, message).await;
+        }
+        self.told(status, error.into()).await
+    }
+
+    /// Writes down what was seen before an error ends the look. Should that fail, the error is the one that counts.
+    async fn told(&self, mut status: BackupStatus, error: RunError) -> Result<Action, RunError> {
+        if let Err(other) = self.write(&mut status).await {
+            tracing::warn!(
+                namespace = self.run.namespace,
+                backup = self.run.name,
+                error = %Chain(&other),
+                "what was seen of a Backup could not be written down"
+            );
+        }
+        Err(error)
     }
 
     /// The clean-up that follows a result at once, so that it need not wait for its own echo.
@@ -593,7 +691,6 @@ impl Look<'_> {
 
 /// What a terminal status says.
 fn conclusion_of(status: &BackupStatus) -> Conclusion {
-    use holdfast_api::conditions::{ConditionType, find_condition};
     let completed = find_condition(&status.conditions, ConditionType::Completed);
     let reason = completed
         .and_then(|condition| Reason::ALL.iter().copied().find(|reason| reason.as_str() == condition.reason))

@@ -6,41 +6,19 @@ use holdfast_api::backup::{
     BackupComponent, BackupPhase, BackupStatus, ComponentKind, ComponentPhase, ComponentSource, Coverage,
     FileProblem,
 };
-use holdfast_api::conditions::{
-    ConditionStatus, ConditionType, ConditionUpdate, find_condition, remove_condition, set_condition,
-};
+use holdfast_api::conditions::{ConditionType, ConditionUpdate, remove_condition, set_condition};
 use holdfast_api::refs::LocalRef;
-use holdfast_api::{MAX_SAMPLES, Reason};
+use holdfast_api::{MAX_COMPONENTS, MAX_SAMPLES, Reason};
 use holdfast_protocol::verdict::{BackupResult, FaultRow};
 use holdfast_protocol::{Outcome, TaskResult, Verdict};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::validate::{Plan, Refusal};
+use super::validate::{MOST_WARNINGS, Plan, Refusal};
 use crate::jobs::{End, Ended, Loss, WaitReason};
 use crate::queue::Answer;
-use crate::runs::{Common, Fields};
+use crate::runs::{Common, Fields, waits};
 use crate::volumes::identity::advice;
-
-/// Since when a run waits for what it waits for now. Not since it was made: the operator may have been down. Waits for
-/// a Restore, for a PodConfig and for the repository are counted each for itself.
-pub fn waits_since(status: &BackupStatus, refusal: &Refusal, now: Timestamp) -> Timestamp {
-    find_condition(&status.conditions, ConditionType::Progressing)
-        .filter(|condition| is_same_wait(condition, refusal.reason))
-        .map_or(now, |condition| condition.last_transition_time.0)
-}
-
-fn is_same_wait(condition: &Condition, reason: Reason) -> bool {
-    condition.status == ConditionStatus::False.as_str()
-        && WAITS.iter().all(|kind| {
-            let is_of_kind = |reason: &str| kind.iter().any(|known| known.as_str() == reason);
-            is_of_kind(&condition.reason) == is_of_kind(reason.as_str())
-        })
-}
-
-/// The kinds of waits that have a time of their own; all others are for storage and repository.
-const WAITS: [&[Reason]; 3] =
-    [&[Reason::ClaimInUse], &[Reason::PodConfigNotFound, Reason::PodConfigInvalid], &[Reason::Queued]];
 
 /// The status of a run that waits for its storage or repository.
 pub fn waiting(status: &mut BackupStatus, refusal: &Refusal, generation: Option<i64>, now: Timestamp) {
@@ -50,12 +28,19 @@ pub fn waiting(status: &mut BackupStatus, refusal: &Refusal, generation: Option<
         _ => BackupPhase::Pending,
     });
     status.message = Some(refusal.message.clone());
-    // Another kind of wait begins anew, with its own time.
-    if waits_since(status, refusal, now) == now {
-        remove_condition(&mut status.conditions, ConditionType::Progressing);
-    }
-    let update = ConditionUpdate::no(ConditionType::Progressing, refusal.reason, &refusal.message);
+    waits::tell(&mut status.conditions, refusal.reason, &refusal.message, generation, now);
+}
+
+/// The status of a run that has saved what it could, and whose Snapshot object cannot be made yet.
+pub fn snapshot_refused(status: &mut BackupStatus, cause: &str, generation: Option<i64>, now: Timestamp) {
+    status.observed_generation = generation;
+    status.phase = Some(BackupPhase::Finishing);
+    let message = format!(
+        "what was saved is in the repository, but its Snapshot object cannot be made, which is tried again: {cause}"
+    );
+    let update = ConditionUpdate::no(ConditionType::Progressing, Reason::Failed, &message);
     set_condition(&mut status.conditions, update, generation, now);
+    status.message = Some(message);
 }
 
 /// The status of a run that has begun: from now on the components are fixed.
@@ -70,7 +55,7 @@ pub fn begun(
     status.phase = Some(BackupPhase::Running);
     status.start_time = Some(Time(now));
     status.repository_ref = Some(LocalRef::new(repository));
-    status.coverage = Some(plan.coverage.clone());
+    status.coverage = Some(listed(plan.coverage.clone()));
     status.message = Some(format!("saves {}", count(plan.components.len(), "volume")));
     status.components = plan
         .components
@@ -86,6 +71,22 @@ pub fn begun(
         .collect();
     let update = ConditionUpdate::yes(ConditionType::Progressing, Reason::Running, "Jobs are at work");
     set_condition(&mut status.conditions, update, generation, now);
+}
+
+/// As much of it as a status can list, and how much that is not.
+fn listed(mut coverage: Coverage) -> Coverage {
+    let more = coverage.skipped.len().saturating_sub(MAX_COMPONENTS);
+    if more > 0 {
+        coverage.skipped.truncate(MAX_COMPONENTS);
+        let text = format!(
+            "{} left out beside the {MAX_COMPONENTS} that are listed; those that were to be saved are listed first",
+            count(more, "claim")
+        );
+        // In front, where no other warning takes its place.
+        coverage.warnings.insert(0, text);
+        coverage.warnings.truncate(MOST_WARNINGS);
+    }
+    coverage
 }
 
 /// What a run does at the moment, and what the first component that is held up waits for.
@@ -250,7 +251,8 @@ pub struct Conclusion {
     pub message: String,
 }
 
-/// What a run comes to, once each component has ended (or there is none).
+/// What a run comes to, once each component has ended (or there is none). The coverage lists the claims whose absence
+/// matters before the others.
 pub fn conclude(components: &[BackupComponent], coverage: &Coverage) -> Conclusion {
     let left_out: Vec<String> = coverage
         .skipped
@@ -263,8 +265,9 @@ pub fn conclude(components: &[BackupComponent], coverage: &Coverage) -> Conclusi
             "the namespace has no claims, so there was nothing to save".to_owned()
         } else {
             format!(
-                "nothing was to be saved: {} left out, status.coverage says why",
-                count(coverage.skipped.len(), "claim")
+                "nothing was to be saved: {}{} left out, status.coverage says why",
+                count(coverage.skipped.len(), "claim"),
+                if coverage.skipped.len() < MAX_COMPONENTS { "" } else { " or more" }
             )
         };
         return Conclusion { phase: BackupPhase::Skipped, reason: Reason::NothingToBackUp, message };
@@ -286,6 +289,9 @@ pub fn conclude(components: &[BackupComponent], coverage: &Coverage) -> Conclusi
         if !list.is_empty() {
             parts.push(format!("{text}: {}", shortened(&list)));
         }
+    }
+    if left_out.len() >= MAX_COMPONENTS {
+        parts.push("more may be left out than status.coverage lists".to_owned());
     }
     let first_failure = with(ComponentPhase::Failed).find_map(|component| component.message.as_deref());
     parts.extend(first_failure.map(str::to_owned));
@@ -374,9 +380,10 @@ pub fn refused(status: &mut BackupStatus, refusal: &Refusal, generation: Option<
 pub fn vanished(component: &mut BackupComponent, plan: &Plan, now: Timestamp) {
     let claim = component.source.claim.clone().unwrap_or_default();
     let skip = plan.coverage.skipped.iter().find(|skip| skip.claim == claim);
-    let (reason, message) = match skip {
-        Some(skip) => (skip.reason.as_str().to_owned(), skip.message.clone().unwrap_or_default()),
-        None => ("ClaimNotFound".to_owned(), format!("the claim {claim} is gone")),
+    let (reason, message) = match (&plan.refusal, skip) {
+        (Some(refusal), _) => (refusal.reason.as_str().to_owned(), refusal.message.clone()),
+        (None, Some(skip)) => (skip.reason.as_str().to_owned(), skip.message.clone().unwrap_or_default()),
+        (None, None) => ("ClaimNotFound".to_owned(), format!("the claim {claim} is gone")),
     };
     component.common().fail(reason, message, now);
 }

@@ -166,6 +166,8 @@ fn a_run_that_is_held_up_says_by_what() {
 fn patience_counts_from_the_first_look_that_had_to_wait() {
     let at = |second| Timestamp::from_second(second).unwrap();
     let refusal = |reason| Refusal { reason, message: "m".into() };
+    let waits_since =
+        |status: &BackupStatus, refusal: &Refusal, now| waits::since(&status.conditions, refusal.reason, now);
     let (repository, restore) = (refusal(Reason::RepositoryNotReady), refusal(Reason::ClaimInUse));
     let mut status = BackupStatus::default();
     assert_eq!(waits_since(&status, &repository, at(1000)), at(1000), "whenever it was made");
@@ -176,4 +178,21 @@ fn patience_counts_from_the_first_look_that_had_to_wait() {
     waiting(&mut status, &restore, None, at(1200));
     assert_eq!(waits_since(&status, &restore, at(9000)), at(1200));
     assert_eq!(waits_since(&status, &repository, at(9000)), at(9000));
+}
+
+#[test]
+fn a_snapshot_object_that_is_refused_is_told_and_the_end_told_after_it() {
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let mut status = BackupStatus { components: vec![good()], ..BackupStatus::default() };
+    let running = ConditionUpdate::yes(ConditionType::Progressing, Reason::Running, "m");
+    set_condition(&mut status.conditions, running, None, at(1000));
+    snapshot_refused(&mut status, "exceeded quota: few", None, at(2000));
+    assert_eq!(status.phase, Some(BackupPhase::Finishing), "it is tried again");
+    let said = status.message.clone().unwrap();
+    assert!(said.contains("is in the repository") && said.ends_with("exceeded quota: few"), "{said}");
+    let seen = status.clone();
+    snapshot_refused(&mut status, "exceeded quota: few", None, at(3000));
+    assert_eq!(status, seen, "the next look has no news");
+    concluded(&mut status, &conclude(&[good()], &Coverage::default()), None, at(4000));
+    assert_eq!(status.phase, Some(BackupPhase::Succeeded));
 }

@@ -60,14 +60,17 @@ impl Facts {
 pub struct Plan {
     /// What is saved, by name of the component.
     pub components: Vec<PlannedComponent>,
-    /// What is saved and what is not.
+    /// What is saved and what is not: first the claims whose absence matters. There may be more of them than a status can
+    /// list.
     pub coverage: Coverage,
+    /// Why nothing can be saved any more, of a plan that is made while the run is at work.
+    pub refusal: Option<Refusal>,
 }
 
 impl Plan {
-    /// The plan that saves nothing.
-    pub fn nothing() -> Self {
-        Self { components: Vec::new(), coverage: Coverage::default() }
+    /// The plan that saves nothing, because of this.
+    pub fn refused(refusal: Refusal) -> Self {
+        Self { components: Vec::new(), coverage: Coverage::default(), refusal: Some(refusal) }
     }
 }
 
@@ -156,11 +159,11 @@ pub fn validate(backup: &Backup, facts: &Facts) -> Result<Plan, Refusal> {
             ),
         });
     }
-    skipped.sort_by(|a, b| a.claim.cmp(&b.claim));
-    skipped.truncate(MAX_COMPONENTS);
+    // What the run's end is judged by comes first, so that it is never what a status has no room for.
+    skipped.sort_by(|a, b| (a.reason.is_harmless(), &a.claim).cmp(&(b.reason.is_harmless(), &b.claim)));
     let protected = u32::try_from(components.len()).unwrap_or(u32::MAX);
     warnings.truncate(MOST_WARNINGS);
-    Ok(Plan { components, coverage: Coverage { protected, skipped, warnings } })
+    Ok(Plan { components, coverage: Coverage { protected, skipped, warnings }, refusal: None })
 }
 
 /// The Restore that writes a claim of the plan at the moment. What is half restored is no recovery point, so the

@@ -67,6 +67,7 @@ fn every_claim_is_saved_beside_its_pod_as_its_user() {
         .unwrap();
     assert_eq!(names(&plan), ["a", "b"]);
     assert_eq!(plan.coverage, Coverage { protected: 2, ..Coverage::default() });
+    assert_eq!(plan.refusal, None);
     let [a, b] = plan.components.as_slice() else { panic!("two components") };
     assert_eq!((node_name(&b.placement), b.identity.uid, &b.limits), (Some("n1"), 999, &None));
     assert_eq!((node_name(&a.placement), a.identity.uid), (None, 65_532));
@@ -116,13 +117,13 @@ fn a_claim_that_cannot_be_mounted_is_reported_with_the_reason() {
         skipped(&plan),
         [
             ("block", SkipReason::BlockVolume),
-            ("fresh", SkipReason::NoDataYet),
             ("going", SkipReason::ClaimTerminating),
             ("lost", SkipReason::ClaimLost),
             ("on-dead", SkipReason::NodeNotReady),
             ("one-pod", SkipReason::ReadWriteOncePodInUse),
             ("pending", SkipReason::ClaimPending),
             ("waiting", SkipReason::ClaimPending),
+            ("fresh", SkipReason::NoDataYet),
         ]
     );
 }
@@ -152,6 +153,92 @@ fn more_claims_than_one_run_can_have_are_refused() {
     let claims: String = (0..=MAX_COMPONENTS).map(|n| bound(&format!("c{n}"), "{}")).collect();
     let refusal = validate(&backup("{}"), &facts(&claims, "[]")).unwrap_err();
     assert_eq!(refusal.reason, Reason::TooManyComponents);
+}
+
+/// The status of a run that begins with this plan, as far as claims are left out.
+fn begun(plan: &Plan) -> Coverage {
+    let mut status = holdfast_api::BackupStatus::default();
+    super::super::status::begun(&mut status, plan, "main", Some(1), jiff::Timestamp::UNIX_EPOCH);
+    status.coverage.unwrap()
+}
+
+#[test]
+fn a_claim_that_was_to_be_saved_is_never_cut_for_claims_that_were_not() {
+    let unselected: String = (0..600).map(|n| bound(&format!("c{n:03}"), "{}")).collect();
+    let lost = "\n- {metadata: {name: zz}, spec: {volumeName: v}, status: {phase: Lost}}\n";
+    let claims = unselected + &bound("good", "{}") + lost;
+    let plan = validate(&backup("{volumes: {claims: [good, zz]}}"), &facts(&claims, "[]")).unwrap();
+    assert_eq!((names(&plan), plan.coverage.skipped.len()), (vec!["good"], 601));
+    let coverage = begun(&plan);
+    assert_eq!(coverage.skipped.len(), MAX_COMPONENTS);
+    let first = coverage.skipped.first().map(|skip| (skip.claim.as_str(), skip.reason));
+    assert_eq!(first, Some(("zz", SkipReason::ClaimLost)));
+    assert!(coverage.warnings.first().unwrap().starts_with("89 claims left out"), "{:?}", coverage.warnings);
+    let saved = holdfast_api::backup::BackupComponent {
+        phase: holdfast_api::backup::ComponentPhase::Succeeded,
+        snapshot_id: Some("aa".into()),
+        ..holdfast_api::backup::BackupComponent::default()
+    };
+    let conclusion = super::super::status::conclude(&[saved], &coverage);
+    assert_eq!((conclusion.phase, conclusion.reason), (BackupPhase::PartiallyFailed, Reason::ClaimsSkipped));
+    assert!(conclusion.message.contains("not saved: zz (ClaimLost)"), "{}", conclusion.message);
+    assert!(!conclusion.message.contains("more"), "{}", conclusion.message);
+}
+
+#[test]
+fn more_claims_than_a_status_lists_are_told_as_that() {
+    let lost: Vec<String> = (0..600)
+        .map(|n| {
+            format!("- {{metadata: {{name: l{n:03}}}, spec: {{volumeName: v}}, status: {{phase: Lost}}}}")
+        })
+        .collect();
+    let lost = format!("\n{}\n", lost.join("\n"));
+    let plan = validate(&backup("{}"), &facts(&lost, "[]")).unwrap();
+    let conclusion = super::super::status::conclude(&[], &begun(&plan));
+    assert_eq!((conclusion.phase, conclusion.reason), (BackupPhase::Failed, Reason::ClaimsSkipped));
+    assert!(
+        conclusion.message.ends_with("more may be left out than status.coverage lists"),
+        "{conclusion:?}"
+    );
+    let unselected: String = (0..600).map(|n| bound(&format!("c{n:03}"), "{}")).collect();
+    let none = "{volumes: {selectors: [{matchLabels: {app: nowhere}}]}}";
+    let plan = validate(&backup(none), &facts(&unselected, "[]")).unwrap();
+    let conclusion = super::super::status::conclude(&[], &begun(&plan));
+    assert_eq!(conclusion.phase, BackupPhase::Skipped);
+    assert!(conclusion.message.contains("512 claims or more left out"), "{}", conclusion.message);
+}
+
+/// Reason and message of a component whose claim is not in the plan any more.
+fn vanished(claim: &str, plan: &Plan) -> (String, String) {
+    let mut component: holdfast_api::backup::BackupComponent =
+        serde_saphyr::from_str(&format!("{{name: volume/{claim}, source: {{claim: {claim}}}}}")).unwrap();
+    super::super::status::vanished(&mut component, plan, jiff::Timestamp::UNIX_EPOCH);
+    assert_eq!(component.phase, holdfast_api::backup::ComponentPhase::Failed);
+    (component.reason.unwrap(), component.message.unwrap())
+}
+
+#[test]
+fn a_component_that_cannot_be_saved_any_more_says_what_became_of_its_claim() {
+    let excluded = bound("zz", "{holdfast.dev/backup: 'false'}");
+    // More are left out than a status lists, and this one is the last of them.
+    let unselected: String = (0..600).map(|n| bound(&format!("c{n:03}"), "{}")).collect();
+    let plan =
+        validate(&backup("{volumes: {claims: [zz]}}"), &facts(&(unselected + &excluded), "[]")).unwrap();
+    assert_eq!(vanished("zz", &plan).0, "ExcludedByAnnotation");
+    assert_eq!(vanished("gone", &plan), ("ClaimNotFound".into(), "the claim gone is gone".into()));
+}
+
+#[test]
+fn a_component_that_may_not_be_saved_any_more_says_why() {
+    // The namespace had the annotation when the run began.
+    let refusal = validate(&backup("{runAs: Root}"), &facts(&bound("a", "{}"), "[]")).unwrap_err();
+    let plan = Plan::refused(refusal.clone());
+    assert_eq!(vanished("a", &plan), ("RootNotAllowed".into(), refusal.message));
+    let claims: String = (0..=MAX_COMPONENTS).map(|n| bound(&format!("c{n}"), "{}")).collect();
+    let plan = Plan::refused(validate(&backup("{}"), &facts(&claims, "[]")).unwrap_err());
+    let (reason, message) = vanished("c1", &plan);
+    assert_eq!(reason, "TooManyComponents");
+    assert!(message.contains("make several Backups"), "{message}");
 }
 
 #[test]

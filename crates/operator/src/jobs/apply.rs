@@ -60,8 +60,19 @@ pub enum Started {
     Job(Box<Job>),
     /// A Job of this name is being deleted: a watch tells when it is gone.
     BeingDeleted,
-    /// The cluster does not admit the runner's pod, or there are no keys for it.
+    /// The cluster does not admit the Job, its pod or its Secret, or there are no keys for it.
     Denied(Denial),
+}
+
+impl Started {
+    /// What a start came to that failed: a Job or Secret that the cluster refuses is a denial, to be told and waited for.
+    /// Not for a storage or repository, which would be told as unusable for a quota that is used up for a moment.
+    pub fn or_denied(error: JobError) -> Result<Self, JobError> {
+        let JobError::Request(request) = &error else { return Err(error) };
+        let Some(denial) = Denial::not_taken(request) else { return Err(error) };
+        tracing::warn!(error = %Chain(&error), "a Job or its Secret is refused");
+        Ok(Self::Denied(denial))
+    }
 }
 
 /// Starts a Job: asks whether its pod is admitted, exchanges the keys where the storage wants that, makes the Secret, makes
@@ -95,7 +106,7 @@ pub async fn start(
         serde_json::to_string(&spec).map_err(|source| JobError::Spec { name: plan.name.clone(), source })?;
     let secret = build::secret(plan, &text, &files);
     if let Created::Existing(old) = kubernetes::create(client, &secret).await? {
-        // Left by a start that was interrupted, and perhaps out of date; no Job reads it yet.
+        // Left by a start that was interrupted or refused, and perhaps out of date; no Job reads it yet.
         check_ours(plan, &old)?;
         kubernetes::delete::<Secret>(client, &plan.namespace, &plan.name, old.uid().as_deref()).await?;
         if let Created::Existing(other) = kubernetes::create(client, &secret).await? {
@@ -296,6 +307,14 @@ pub async fn remove(client: &Client, view: &JobView) -> Result<(), JobError> {
     }
     kubernetes::delete::<Secret>(client, view.namespace(), view.name(), None).await?;
     Ok(())
+}
+
+/// Removes the Secret of a Job that did its work, so that a quota has room for the next Job of the run. No pod reads it
+/// any more; where it cannot be removed now, it goes with the run.
+pub async fn remove_read_secret(client: &Client, view: &JobView) {
+    if let Err(error) = kubernetes::delete::<Secret>(client, view.namespace(), view.name(), None).await {
+        tracing::debug!(job = view.name(), error = %Chain(&error), "the Secret of a Job that is over stays");
+    }
 }
 
 /// Removes all Secrets of a run in a namespace, also those whose Job was never made. Their content is not read.

@@ -1,5 +1,6 @@
-//! Finding out beforehand whether the cluster admits a runner's pod, and whether there are keys for it. A Job whose pods
-//! are refused would wait for ever, with the reason only in an Event.
+//! Finding out whether the cluster admits a runner's pod, before its Job is made, and whether there are keys for it. A Job
+//! whose pods are refused would wait for ever, with the reason only in an Event. Here is also told why a Job or its Secret
+//! was not taken.
 
 use holdfast_api::conditions::Reason;
 use k8s_openapi::api::batch::v1::Job;
@@ -13,7 +14,7 @@ use crate::errors::Chain;
 use crate::kubernetes::{self, RequestError};
 use crate::sts::ExchangeError;
 
-/// The cluster does not admit the runner's pod, or there are no keys for it.
+/// The cluster does not admit the Job, its pod or its Secret, or there are no keys for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
     /// In one word.
@@ -47,6 +48,26 @@ impl Denial {
             }
         };
         Self { reason, message, may_pass: true }
+    }
+
+    /// The cluster does not take the Job or its Secret: a quota, an admission rule. None for any other error.
+    ///
+    /// All of it may pass: a quota has room again, and nothing tells us of a rule that was changed.
+    pub fn not_taken(error: &RequestError) -> Option<Self> {
+        let kube::Error::Api(status) = &*error.source else { return None };
+        if error.verb != "create" || !error.is_refused() || error.namespace_is_terminating() {
+            return None;
+        }
+        let RequestError { kind, namespace, .. } = error;
+        let said = &status.message;
+        let message = if said.contains("exceeded quota") {
+            format!(
+                "the quota of namespace {namespace} leaves no room for the runner's {kind}; raise it: {said}"
+            )
+        } else {
+            format!("namespace {namespace} does not admit the runner's {kind}: {said}")
+        };
+        Some(Self { reason: Reason::Failed, message, may_pass: true })
     }
 }
 
@@ -193,5 +214,52 @@ mod tests {
             assert!(judge(said, "shop").message.contains("spec.podConfigRef"), "{said}");
         }
         assert!(!judge(r#"admission webhook "w" denied the request"#, "shop").may_pass);
+    }
+
+    /// What a request to make an object of this kind comes to when the server answers so.
+    fn answered(verb: &'static str, kind: &str, code: u16, said: &str, cause: &str) -> RequestError {
+        let status: kube::core::Status = serde_json::from_value(serde_json::json!({
+            "status": "Failure",
+            "code": code,
+            "message": said,
+            "details": {"causes": [{"reason": cause}]},
+        }))
+        .unwrap();
+        RequestError {
+            verb,
+            kind: kind.into(),
+            namespace: "shop".into(),
+            name: "x".into(),
+            source: Box::new(kube::Error::Api(Box::new(status))),
+        }
+    }
+
+    #[test]
+    fn a_secret_or_job_that_is_refused_is_waited_for_and_said() {
+        let quota =
+            r#"secrets "x" is forbidden: exceeded quota: few, requested: secrets=1, used: secrets=10"#;
+        let denial = Denial::not_taken(&answered("create", "Secret", 403, quota, "")).unwrap();
+        assert!(denial.may_pass);
+        assert!(
+            denial.message.starts_with("the quota of namespace shop leaves no room for the runner's Secret")
+        );
+        assert!(denial.message.ends_with(quota), "{}", denial.message);
+        for code in [400, 403, 422] {
+            let said = r#"admission webhook "w" denied the request"#;
+            let denial = Denial::not_taken(&answered("create", "Job", code, said, "")).unwrap();
+            assert!(denial.may_pass && denial.message.contains("the runner's Job: admission webhook"));
+        }
+    }
+
+    #[test]
+    fn trouble_of_the_server_is_no_refusal() {
+        for code in [401, 404, 409, 429, 500, 503] {
+            let error = answered("create", "Secret", code, "no", "");
+            assert_eq!(Denial::not_taken(&error), None, "{code}");
+        }
+        let going = answered("create", "Job", 403, "no", "NamespaceTerminating");
+        assert_eq!(Denial::not_taken(&going), None, "the run goes with its namespace");
+        let other = answered("delete", "Secret", 403, "no", "");
+        assert_eq!(Denial::not_taken(&other), None, "that is a right that the operator lacks");
     }
 }

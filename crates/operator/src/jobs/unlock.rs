@@ -97,7 +97,8 @@ pub async fn unlock(
     let mut spec = access.spec(identity, Task::Unlock);
     spec.dead_jobs = dead_jobs.to_vec();
     // Rare, and larger than all else here together.
-    let job = match Box::pin(apply::start(ctx, &plan, &spec, &access.credentials)).await {
+    let started = Box::pin(apply::start(ctx, &plan, &spec, &access.credentials)).await;
+    let job = match started.or_else(Started::or_denied) {
         Ok(Started::Job(job)) => job,
         Ok(Started::BeingDeleted) => return Ok(Unlock::AtWork),
         Ok(Started::Denied(denial)) => return Ok(denied(&ctx.attempts, run, dead_jobs, &denial, ctx.now())),

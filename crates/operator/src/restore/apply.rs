@@ -15,6 +15,7 @@ use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 
 use super::dereference::Found;
+use super::readers::READERS_LOOK;
 use super::start::{Ready, claim_of, is_our_pause, placement};
 use super::status::{Writer, conclude, in_the_way};
 use super::validate::{Refusal, validate};
@@ -37,13 +38,9 @@ use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, Stopped, named, se
 use crate::volumes::{active_pods, node_name};
 
 /// How long a Restore waits for its repository or for a claim to be bound before it is Failed.
-const PATIENCE: Duration = Duration::from_mins(10);
-/// How long it waits until a repository that was not known before is opened and its snapshots are listed.
-const LISTING_PATIENCE: Duration = Duration::from_hours(1);
-/// How often it tells anew where in line it is; its turn is told by the queue.
-const QUEUE_LOOK: Duration = Duration::from_mins(2);
+pub(super) const PATIENCE: Duration = Duration::from_mins(10);
 /// How often it looks anew while it waits; watches tell of most changes before.
-const WAITING_LOOK: Duration = Duration::from_secs(30);
+pub(super) const WAITING_LOOK: Duration = Duration::from_secs(30);
 /// How often it tries again what it cannot do at the moment, while workloads are held.
 const BLOCKED_LOOK: Duration = Duration::from_secs(10);
 /// How long pods of workloads scaled to 0 get beyond their own grace period. A pod on a dead node never goes.
@@ -227,7 +224,7 @@ impl Look<'_> {
             return self.wait(untouched, Reason::Queued, &message).await;
         }
         if !dry_run && let Some(denial) = Box::pin(self.no_keys(&access)).await {
-            // It may have stood in line for long before.
+            // Whoever gives them may be away for long, and nothing was touched yet.
             let patience = self.restore.spec.active_deadline.into();
             return self.wait_for(untouched, denial.reason, &denial.message, patience).await;
         }
@@ -285,62 +282,16 @@ impl Look<'_> {
         }
     }
 
-    async fn refuse(&self, mut status: RestoreStatus, refusal: &Refusal) -> Result<Action, RunError> {
+    pub(super) async fn refuse(
+        &self,
+        mut status: RestoreStatus,
+        refusal: &Refusal,
+    ) -> Result<Action, RunError> {
         self.writer(&mut status).refused(refusal);
         self.save(&mut status).await?;
         self.ctx.events.warning(self.restore, refusal.reason, &refusal.message).await;
         self.log_end(&status);
         Ok(Action::await_change())
-    }
-
-    /// Waits for repository or another Restore, but not for ever.
-    async fn wait(&self, status: RestoreStatus, reason: Reason, message: &str) -> Result<Action, RunError> {
-        // Behind another Restore the time is its, not ours.
-        let allowed = match reason {
-            Reason::Pending => Duration::MAX,
-            Reason::Initializing if self.restore.spec.from.repository.is_some() => LISTING_PATIENCE,
-            Reason::PodConfigNotFound | Reason::PodConfigInvalid | Reason::Queued => {
-                self.restore.spec.active_deadline.into()
-            }
-            _ => PATIENCE,
-        };
-        self.wait_for(status, reason, message, allowed).await
-    }
-
-    /// Waits no longer than `allowed` after the Restore was made.
-    async fn wait_for(
-        &self,
-        mut status: RestoreStatus,
-        reason: Reason,
-        message: &str,
-        allowed: Duration,
-    ) -> Result<Action, RunError> {
-        let created = self.restore.creation_timestamp().map_or(self.now, |time| time.0);
-        let Some(left) = time_left(created, allowed, self.now) else {
-            let text = format!("waited {} minutes in vain: {message}", allowed.as_secs() / 60);
-            return self.refuse(status, &Refusal::plain(reason, text)).await;
-        };
-        let before = status.message.clone();
-        let stands_in_line = status.phase == Some(RestorePhase::Queued);
-        self.writer(&mut status).waiting(reason, message);
-        self.save(&mut status).await?;
-        if reason == Reason::Queued {
-            // The place in line changes all the time, which is no news.
-            if !stands_in_line {
-                self.ctx.events.normal(self.restore, reason, message).await;
-            }
-            return Ok(Action::requeue(left.min(QUEUE_LOOK)));
-        }
-        self.ctx.queue.forget(&self.run.uid);
-        if before != status.message {
-            match reason {
-                Reason::Pending | Reason::Initializing => {
-                    self.ctx.events.normal(self.restore, reason, message).await;
-                }
-                _ => self.ctx.events.warning(self.restore, reason, message).await,
-            }
-        }
-        Ok(Action::requeue(left.min(WAITING_LOOK)))
     }
 
     pub(super) fn crew(&self, views: Vec<JobView>, started: Timestamp, task: JobTask) -> Crew<'_> {
@@ -453,6 +404,10 @@ impl Look<'_> {
         self.ctx.queue.keep(&self.run);
         let client = &self.ctx.client;
         let ns = &self.run.namespace;
+        // Before a workload is touched: an application must not be down while a Backup comes to its end.
+        if let Some(cause) = self.being_read(&claims).await? {
+            return self.wait_for_readers(status, &cause).await;
+        }
         let mut inventory = read_inventory(client, ns).await?;
         let mut touched = false;
         let mut workloads: BTreeSet<WorkloadId> = BTreeSet::new();
@@ -505,6 +460,10 @@ impl Look<'_> {
             return Ok(Action::requeue(Duration::from_secs(1)));
         }
         if pods.is_empty() {
+            // One may have been started before it could see that this Restore is there.
+            if let Some(cause) = self.being_read(&claims).await? {
+                return self.wait_for_readers(status, &cause).await;
+            }
             return Box::pin(self.save_or_write(status, started)).await;
         }
         if !touched && overstay(&pods, started, self.now) {
@@ -542,6 +501,13 @@ impl Look<'_> {
         let mut crew = self.crew(views, started, JobTask::Restore);
         // What had ended by the last look counts; nothing more is begun.
         crew.may_start = contested.is_none();
+        let open = status.components.iter().filter(|component| !component.phase.is_terminal());
+        let is_due = !crew.needing(open.map(|component| component.name.as_str())).is_empty();
+        let read = if is_due { self.being_read(&claims).await? } else { None };
+        if read.is_some() {
+            crew.may_start = false;
+            crew.look_again.after(READERS_LOOK);
+        }
         let before = status.components.clone();
         let looked = Box::pin(self.advance(&mut crew, &mut status)).await;
         let there = kubernetes::list::<PersistentVolumeClaim>(client, ns, "").await?;
@@ -566,6 +532,9 @@ impl Look<'_> {
         match looked {
             Ok(true) => return self.unquiesce_next(status).await,
             Ok(false) => {
+                if let Some(cause) = read.filter(|_| idle) {
+                    return self.wait_for_readers(status, &cause).await;
+                }
                 let waits = status::waits(&status).filter(|(reason, _)| idle && !is_our_pause(*reason));
                 if let Some((reason, cause)) = waits {
                     return self.blocked(status, reason, &cause, true).await;

@@ -18,12 +18,14 @@ pub mod build;
 mod claims;
 pub mod dereference;
 mod made;
+mod readers;
 mod save;
 mod source;
 mod start;
 pub mod status;
 mod undo;
 pub mod validate;
+mod wait;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

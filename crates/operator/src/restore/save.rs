@@ -168,6 +168,9 @@ impl Look<'_> {
 
     /// All is saved: the Snapshot object is made, and only then the writing begins.
     async fn saved(&self, mut status: RestoreStatus, started: Timestamp) -> Result<Action, RunError> {
+        if let Some(cause) = self.being_read(&claims_of(&status)).await? {
+            return self.wait_for_readers(status, &cause).await;
+        }
         let (client, own) = (&self.ctx.client, &self.run.namespace);
         let repository = status.repository_ref.clone().unwrap_or_default();
         let place = repository.namespace_or(own).to_owned();

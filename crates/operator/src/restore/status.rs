@@ -19,7 +19,7 @@ use super::validate::{Plan, Refusal};
 use crate::backup::status::{bytes, count, loss_reason, samples};
 use crate::jobs::{End, Ended};
 use crate::quiesce::ReleaseReport;
-use crate::runs::Fields;
+use crate::runs::{Fields, waits};
 use crate::volumes::identity::advice;
 
 /// A status and what every change of it needs.
@@ -61,7 +61,7 @@ impl Writer<'_> {
             _ => RestorePhase::Pending,
         });
         self.status.message = Some(message.to_owned());
-        self.set(ConditionUpdate::no(ConditionType::Progressing, reason, message));
+        waits::tell(&mut self.status.conditions, reason, message, self.generation, self.now);
     }
 
     /// Nothing goes on at the moment; since when, tells [`blocked_since`].

@@ -8,7 +8,7 @@ use holdfast_api::backup::{BackupComponent, ComponentPhase, Progress};
 use holdfast_api::names;
 use holdfast_api::restore::RestoreComponent;
 use holdfast_api::{MAX_LOG_LINES, Reason};
-use holdfast_protocol::RunSpec;
+use holdfast_protocol::{Outcome, RunSpec};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -21,7 +21,7 @@ use crate::backup::status::loss_reason;
 use crate::context::Ctx;
 use crate::errors::Chain;
 use crate::events::shorten;
-use crate::jobs::apply::explain_waiting;
+use crate::jobs::apply::{explain_waiting, remove_read_secret};
 use crate::jobs::follow::Silence;
 use crate::jobs::{
     self, End, Ended, JobError, JobPlan, JobState, JobView, RunRef, Running, Started, WaitReason, Waiting,
@@ -33,7 +33,7 @@ use crate::queue::{Answer, Asker, Demand};
 const QUEUE_LOOK: Duration = Duration::from_mins(2);
 /// A wait longer than this is explained with what Kubernetes' Events say.
 const EXPLAIN_AFTER: Duration = Duration::from_secs(15);
-/// Most bytes of what an attempt failed for that are told while the next one is awaited.
+/// Most bytes of what an attempt failed for, or could not be started for, that are told while the next one is awaited.
 const MESSAGE_LIMIT: usize = 600;
 
 /// The fields that components of Backups and Restores share.
@@ -122,6 +122,17 @@ pub fn retry_news(before: Option<&Time>, component: &Common<'_>) -> Option<Strin
     let is_news = component.next_attempt_time.is_some() && component.next_attempt_time.as_ref() != before;
     let message = component.message.as_deref().filter(|_| is_news)?;
     Some(format!("{}: {message}", component.name))
+}
+
+/// What to tell of a component that cannot be started since it was last looked at: its Job is refused, there are no keys
+/// for it. `before` is its reason by then: how full a quota is changes all the time, which is no news.
+pub fn refusal_news(before: Option<&str>, component: &Common<'_>) -> Option<(Reason, String)> {
+    const OF_EACH_RUN: [Reason; 3] = [Reason::Queued, Reason::Retrying, Reason::Unschedulable];
+    let said = component.reason.as_deref().filter(|said| Some(*said) != before)?;
+    let reason = Reason::ALL.iter().copied().find(|reason| reason.as_str() == said)?;
+    let is_refused = *component.phase == ComponentPhase::Pending && !OF_EACH_RUN.contains(&reason);
+    let message = component.message.as_deref().filter(|_| is_refused)?;
+    Some((reason, format!("{}: {message}", component.name)))
 }
 
 /// All that one look at a run's Jobs needs.
@@ -308,6 +319,7 @@ impl Crew<'_> {
         order.plan.dead_jobs = dead.map(|view| view.uid().to_owned()).collect();
         order.spec.dead_jobs.clone_from(&order.plan.dead_jobs);
         let started = jobs::start(self.ctx, &order.plan, &order.spec, order.credentials).await;
+        let started = started.or_else(Started::or_denied);
         match &started {
             Ok(Started::Job(job)) => self.ctx.queue.started(self.run, &name, job),
             _ => self.ctx.queue.give_back(self.run, &name),
@@ -335,7 +347,10 @@ impl Crew<'_> {
             Err(error @ JobError::NameTaken { .. }) => {
                 component.fail(Reason::NameTaken.as_str(), error.to_string(), self.now);
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                not_started(component, &error);
+                return Err(error);
+            }
         }
         Ok(None)
     }
@@ -387,6 +402,10 @@ impl Crew<'_> {
                     let mut tail = logs::tail(&self.ctx.client, view.namespace(), pod).await;
                     tail.truncate(MAX_LOG_LINES);
                     *component.log_tail = tail;
+                }
+                // No pod of it is started again, so its place in a quota is free for the next.
+                if ended.verdict().is_some_and(|verdict| verdict.outcome != Outcome::Failed) {
+                    remove_read_secret(&self.ctx.client, view).await;
                 }
                 return Ok(Some(ended.clone()));
             }
@@ -484,18 +503,25 @@ fn current<'v>(
     retries: u32,
 ) -> Current<'v> {
     let (mut last, mut failed) = (None, None);
-    for number in 0..=retries {
+    let (mut number, mut retries) = (0, retries);
+    while number <= retries {
         let name = names::job_name(run, task, component, number);
         let Some(view) = views_of(views, task, component).find(|view| view.name() == name) else {
             return Current::Next(number, failed);
         };
         match abandoned(view) {
             Some(_) if view.has_live_pod() => return Current::Stopping,
-            Some(stopped) => (last, failed) = (Some(stopped), None),
+            Some(stopped) => {
+                if stopped.gave_way() {
+                    retries = retries.saturating_add(1);
+                }
+                (last, failed) = (Some(stopped), None);
+            }
             None if view.is_being_deleted() => return Current::Stopping,
             None if may_be_tried_again(view) && number < retries => failed = Some(view),
             None => return Current::Job(view),
         }
+        number = number.saturating_add(1);
     }
     Current::UsedUp(last.unwrap_or_else(Stopped::with_run))
 }
@@ -537,6 +563,17 @@ fn pausing(component: &mut Common<'_>, failed: &JobView, made: u32, due: Timesta
     *component.attempts = Some(made);
     component.wait(Reason::Retrying.as_str(), message);
     *component.next_attempt_time = Some(Time(due));
+}
+
+/// The Job of a component could not be started. The error goes to the log; who looks at the run reads it here.
+pub fn not_started(component: &mut Common<'_>, error: &(dyn std::error::Error + 'static)) {
+    const TEXT: &str = "its Job cannot be started, which is tried again";
+    // Only the first: a text that is another one each time would be written, and so wake us, without any pause.
+    if component.message.as_deref().is_some_and(|message| message.starts_with(TEXT)) {
+        return;
+    }
+    let message = format!("{TEXT}: {}", Chain(error));
+    component.wait(Reason::Failed.as_str(), shorten(&message, MESSAGE_LIMIT));
 }
 
 fn attempts_of(view: &JobView) -> u32 {
@@ -616,6 +653,17 @@ status: {{conditions: [{conditions}]}}
         );
     }
 
+    #[test]
+    fn a_job_that_made_room_for_a_restore_costs_no_try() {
+        let stopped = serde_json::to_string(&Stopped::for_restore("back")).unwrap();
+        let gave_way = |number| view(number, &format!("holdfast.dev/stopped: '{stopped}'"), "", None);
+        assert_eq!(of(&[gave_way(0)], 0), "next 1");
+        assert_eq!(of(&[gave_way(0), gave_way(1)], 0), "next 2");
+        assert_eq!(of(&[gave_way(0), ended(1, 137)], 0), "job uid-1", "its own failure is one");
+        assert_eq!(of(&[gave_way(0), ended(1, 137), ended(2, 137)], 1), "job uid-2");
+        assert_eq!(of(&[gave_way(0), view(1, STOPPED, "", None)], 0), "used up: NoSignOfLife");
+    }
+
     /// A Job whose only pod ended with this exit code and without a verdict.
     fn ended(number: u32, code: i32) -> JobView {
         let JobView { job, .. } = view(number, "", "", None);
@@ -665,6 +713,38 @@ status:
         component.common().wait("Starting", "the runner's pod is being started");
         assert_eq!(component.next_attempt_time, None);
         assert_eq!(retry_news(next.as_ref(), &component.common()), None);
+    }
+
+    #[test]
+    fn a_refusal_is_news_once_and_waits_of_each_run_are_none() {
+        let mut component = BackupComponent { name: COMPONENT.into(), ..BackupComponent::default() };
+        component.common().wait("Failed", "the quota leaves no room, 10 used");
+        let news = Some((Reason::Failed, "volume/data: the quota leaves no room, 10 used".to_owned()));
+        assert_eq!(refusal_news(None, &component.common()), news);
+        assert_eq!(refusal_news(Some("Queued"), &component.common()), news);
+        assert_eq!(refusal_news(Some("Failed"), &component.common()), None);
+        for reason in ["Starting", "PodNotCreated", "Stopping", "Queued", "Retrying", "Unschedulable"] {
+            component.common().wait(reason, "m");
+            assert_eq!(refusal_news(None, &component.common()), None, "{reason}");
+        }
+        component.common().fail("Failed", "m", Timestamp::UNIX_EPOCH);
+        assert_eq!(refusal_news(None, &component.common()), None, "the end is told by the run");
+    }
+
+    #[test]
+    fn an_error_at_a_start_is_told_once_whatever_it_says_next() {
+        let taken = |name: &str| JobError::NameTaken {
+            kind: "Job".into(),
+            namespace: "shop".into(),
+            name: name.into(),
+        };
+        let mut component = BackupComponent::default();
+        not_started(&mut component.common(), &taken("a"));
+        let seen = component.clone();
+        assert!(seen.message.as_deref().unwrap().contains("shop/a"));
+        assert_eq!((seen.phase, seen.reason.as_deref()), (ComponentPhase::Pending, Some("Failed")));
+        not_started(&mut component.common(), &taken("b"));
+        assert_eq!(component, seen);
     }
 
     #[test]

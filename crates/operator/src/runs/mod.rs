@@ -12,6 +12,7 @@ pub mod lost;
 pub mod retry;
 pub mod settle;
 pub mod stop;
+pub mod waits;
 
 pub use advance::{Common, Crew, Fields};
 pub use settle::{Settled, settle, stop_all};

@@ -34,6 +34,17 @@ impl Stopped {
     pub fn with_run() -> Self {
         Self::new(Reason::Deleted.as_str(), "the run was ended before this Job had finished")
     }
+
+    /// Because a Restore is to write what the Job reads.
+    pub fn for_restore(name: &str) -> Self {
+        let message = format!("stopped: Restore {name} writes to this claim; goes on afterwards");
+        Self::new(Reason::ClaimInUse.as_str(), message)
+    }
+
+    /// Whether it made room for a Restore, which is no failure of the component.
+    pub fn gave_way(&self) -> bool {
+        self.reason == Reason::ClaimInUse.as_str()
+    }
 }
 
 /// Stops a Job. Nothing happens to one that was stopped before.
