@@ -19,7 +19,7 @@ text_enum! {
         Completed,
         /// Every workload that a restore scaled down is back at the count it had, or was changed by a person.
         QuiesceReverted,
-        /// Warning: without a recovery password a lost password Secret means lost data.
+        /// Warning: there are repositories that no recovery password opens: a lost password Secret means lost data.
         NoRecoveryPassword,
         /// Warning: every namespace that uses the storage gets the same key, which can reach all repositories.
         CredentialsNotScoped,
@@ -86,6 +86,8 @@ text_enum! {
         ProbeFailed,
         /// What the warning asks for is not set.
         NotConfigured,
+        /// The recovery password does not open all repositories yet.
+        NotInAllRepositories,
         /// The storage's keys, or the token of its `ServiceAccount`, could not be exchanged for keys of a run, and no other
         /// reason fits.
         AssumeRoleFailed,
@@ -217,7 +219,8 @@ text_enum! {
         TargetNotWritable,
         /// The namespace of the Snapshot does not let this one restore from it.
         SourceNotAllowed,
-        /// The storage holds several repositories that could be meant, and none is named.
+        /// Several repositories of the storage could be meant, or Snapshots that were made in several places elsewhere, and no
+        /// repository is named.
         AmbiguousSource,
         /// The target claim is smaller than what is restored.
         TargetTooSmall,

@@ -159,7 +159,8 @@ pub struct LatestOf {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub claim: Option<String>,
-    /// Only Snapshots of this Repository, in their namespace.
+    /// Only Snapshots of this Repository, in their namespace. When absent, those that were made in another namespace or
+    /// cluster count only where there are none of the namespace's own, and only when all of them come from one place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_ref: Option<LocalRef>,
 }
@@ -178,7 +179,8 @@ pub struct PointInTime {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub claim: Option<String>,
-    /// Only Snapshots of this Repository, in their namespace.
+    /// Only Snapshots of this Repository, in their namespace. When absent, those that were made in another namespace or
+    /// cluster count only where there are none of the namespace's own, and only when all of them come from one place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_ref: Option<LocalRef>,
 }

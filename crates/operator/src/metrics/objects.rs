@@ -107,7 +107,7 @@ fn repositories(all: &[Arc<Repository>], snapshots: &[Arc<Snapshot>]) -> Vec<Fam
         "When the newest complete backup in the repository began, whatever became of the Backup object",
     );
     let mut newest: BTreeMap<(&str, &str), f64> = BTreeMap::new();
-    for snapshot in snapshots.iter().filter(|snapshot| is_complete(snapshot)) {
+    for snapshot in snapshots.iter().filter(|snapshot| is_complete(snapshot) && is_of_backup(snapshot)) {
         let key = (namespace(&**snapshot), snapshot.spec.repository_ref.name.as_str());
         let time = seconds(&snapshot.spec.time);
         newest.entry(key).and_modify(|known| *known = known.max(time)).or_insert(time);
@@ -133,6 +133,12 @@ fn is_complete(snapshot: &Snapshot) -> bool {
     snapshot.status.as_ref().and_then(|status| status.complete) == Some(true)
 }
 
+/// Whether a Backup made it. What a Restore saved before it overwrote it is complete too, but no recovery point: it goes
+/// after a while, and nobody planned it.
+fn is_of_backup(snapshot: &Snapshot) -> bool {
+    snapshot.spec.undo_of.is_none()
+}
+
 fn snapshots(all: &[Arc<Snapshot>]) -> Vec<Family> {
     struct Of {
         complete: u64,
@@ -140,7 +146,7 @@ fn snapshots(all: &[Arc<Snapshot>]) -> Vec<Family> {
         newest: Option<(f64, Option<u64>)>,
     }
     let mut groups: BTreeMap<(&str, &str), Of> = BTreeMap::new();
-    for snapshot in all {
+    for snapshot in all.iter().filter(|snapshot| is_of_backup(snapshot)) {
         let key = (namespace(&**snapshot), snapshot.spec.repository_ref.name.as_str());
         let group = groups.entry(key).or_insert(Of { complete: 0, incomplete: 0, newest: None });
         if !is_complete(snapshot) {
@@ -241,7 +247,7 @@ fn last_backups(all: &[Arc<Backup>]) -> Vec<Family> {
 /// How many claims are in a recovery point, and how many in none.
 fn protection(claims: &[Claim], snapshots: &[Arc<Snapshot>], cluster: &str) -> Family {
     let mut saved: BTreeMap<(&str, &str), Timestamp> = BTreeMap::new();
-    for snapshot in snapshots {
+    for snapshot in snapshots.iter().filter(|snapshot| is_of_backup(snapshot)) {
         let own = namespace(&**snapshot);
         // What was adopted from elsewhere protects nothing here.
         if snapshot.spec.cluster != cluster || snapshot.spec.namespace != own {

@@ -120,6 +120,39 @@ fn claims_in_no_recovery_point_of_this_cluster_are_unprotected() {
 }
 
 #[test]
+fn what_a_restore_saved_before_it_overwrote_it_is_neither_a_success_nor_protection() {
+    let older = snapshot("prod", "2026-11-20T03:00:00Z", true);
+    let safety = snapshot("prod", "2026-11-20T05:00:00Z", true)
+        .replace("namespace: shop}\nstatus", "namespace: shop, undoOf: back}\nstatus")
+        .replace("totalSize: 42", "totalSize: 99");
+    assert!(safety.contains("undoOf") && safety.contains("99"), "{safety}");
+    let of = |created: &str, snapshots: &[&str]| {
+        let created = Some(created.parse().unwrap());
+        let claim = Claim { namespace: "shop".into(), name: "data".into(), created, excluded: false };
+        scraped(&Objects {
+            repositories: all(&[REPOSITORY]),
+            snapshots: all(snapshots),
+            claims: Some(vec![claim]),
+            ..Objects::default()
+        })
+    };
+    let labels = r#"namespace="shop",repository="main""#;
+    let success = format!("holdfast_backup_last_success_timestamp_seconds{{{labels}}}");
+    let text = of("2026-11-20T02:00:00Z", &[&older, &safety]);
+    has(&text, &format!("{success} 1795143600.0"));
+    has(&text, &format!(r#"holdfast_snapshots{{{labels},complete="true"}} 1.0"#));
+    has(&text, &format!("holdfast_snapshot_newest_size_bytes{{{labels}}} 42.0"));
+    has(&text, r#"holdfast_claims{namespace="shop",state="protected"} 1.0"#);
+    // The claim was made anew after the backup, and a Restore saved it since.
+    let text = of("2026-11-20T04:00:00Z", &[&older, &safety]);
+    has(&text, r#"holdfast_claims{namespace="shop",state="unprotected"} 1.0"#);
+    let text = of("2026-11-20T02:00:00Z", &[&safety]);
+    has(&text, &format!("{success} 1795140000.0"));
+    assert!(!text.contains("holdfast_snapshots{"), "{text}");
+    has(&text, r#"holdfast_claims{namespace="shop",state="unprotected"} 1.0"#);
+}
+
+#[test]
 fn what_was_not_listed_yet_is_not_spoken_of() {
     let claims =
         Some(vec![Claim { namespace: "shop".into(), name: "data".into(), created: None, excluded: false }]);

@@ -66,7 +66,7 @@ pub async fn snapshot(ctx: &Ctx, restore: &Restore) -> Result<Found, RequestErro
     };
     let Some(from) = &from.repository else {
         let all = kubernetes::list::<Snapshot>(client, place, "").await?;
-        return Ok(source::choose(&wanted, &all).into());
+        return Ok(source::choose(&wanted, &all, &ctx.settings.cluster_name).into());
     };
     let (repository, beside) = match found_repository(client, restore, from).await? {
         Ok(found) => found,
@@ -81,7 +81,7 @@ pub async fn snapshot(ctx: &Ctx, restore: &Restore) -> Result<Found, RequestErro
     let name = repository.name_any();
     wanted.repository = Some(&name);
     let all = kubernetes::list::<Snapshot>(client, &own, "").await?;
-    Ok(source::choose(&wanted, &all).into())
+    Ok(source::choose(&wanted, &all, &ctx.settings.cluster_name).into())
 }
 
 fn gone(namespace: &str, name: &str) -> Refusal {

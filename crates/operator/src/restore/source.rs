@@ -1,7 +1,7 @@
 //! What a Restore is made from: which Snapshot is meant, who may read it, and the Repository object for a directory
 //! that the cluster does not know yet. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_api::backup_storage::FoundRepository;
 use holdfast_api::conditions::{ConditionType, find_condition};
@@ -81,8 +81,13 @@ pub(super) fn components(restore: &Restore, snapshot: &Snapshot) -> Vec<String> 
     by_id.or(by_claim).into_iter().collect()
 }
 
-/// The newest complete Snapshot of those that are meant. One that is named by an id need not be complete.
-pub(super) fn choose<'s>(wanted: &Wanted<'_>, all: &'s [Snapshot]) -> Result<&'s Snapshot, Refusal> {
+/// The newest complete Snapshot of those that are meant. One that is named by an id need not be complete. Where no
+/// Repository is named, what the namespace made itself in this cluster comes before what only is mirrored in it.
+pub(super) fn choose<'s>(
+    wanted: &Wanted<'_>,
+    all: &'s [Snapshot],
+    cluster: &str,
+) -> Result<&'s Snapshot, Refusal> {
     let component = wanted.claim.map(names::volume_component);
     let holds = |snapshot: &Snapshot| {
         let components =
@@ -97,7 +102,7 @@ pub(super) fn choose<'s>(wanted: &Wanted<'_>, all: &'s [Snapshot]) -> Result<&'s
         // What was saved before a restore is what somebody wanted to be rid of: it is restored when it is named.
         .filter(|s| s.spec.undo_of.is_none() || wanted.id.is_some())
         .collect();
-    let is_complete = |s: &Snapshot| s.status.as_ref().is_some_and(|status| status.complete == Some(true));
+    let is_complete = |s: &Snapshot| crate::snapshot::is_whole(s, component.as_deref());
     let age = |s: &&&Snapshot| (s.spec.time.0, s.name_any());
     if let Some(id) = wanted.id {
         let mut found = fitting.iter();
@@ -107,24 +112,71 @@ pub(super) fn choose<'s>(wanted: &Wanted<'_>, all: &'s [Snapshot]) -> Result<&'s
                 let text = format!("several Snapshots begin with the id {id}: give more of its digits");
                 Err(Refusal::plain(Reason::SnapshotNotFound, text))
             }
-            (None, _) => Err(not_found(wanted, all)),
+            (None, _) => Err(not_found(wanted, &all.iter().collect::<Vec<_>>(), cluster)),
         };
+    }
+    // Before it is asked which are complete: own Snapshots with gaps are no reason to take somebody else's data.
+    let own_first = wanted.repository.is_none() && fitting.iter().any(|s| is_own(s, cluster));
+    if wanted.repository.is_none()
+        && !own_first
+        && let Some(refusal) = of_several_origins(wanted, &fitting)
+    {
+        return Err(refusal);
     }
     fitting
         .iter()
+        .filter(|s| !own_first || is_own(s, cluster))
         .filter(|s| is_complete(s) && wanted.until.is_none_or(|until| s.spec.time.0 <= until))
         .max_by_key(age)
         .copied()
-        .ok_or_else(|| not_found(wanted, &fitting.into_iter().cloned().collect::<Vec<_>>()))
+        .ok_or_else(|| not_found(wanted, &fitting, cluster))
 }
 
-fn not_found(wanted: &Wanted<'_>, near: &[Snapshot]) -> Refusal {
+/// Whether a Snapshot was made in its own namespace, in this cluster. Else its repository came from elsewhere.
+fn is_own(snapshot: &Snapshot, cluster: &str) -> bool {
+    snapshot.spec.cluster == cluster && snapshot.metadata.namespace.as_ref() == Some(&snapshot.spec.namespace)
+}
+
+/// Why none of these is chosen: they were made in several places, all of them elsewhere.
+fn of_several_origins(wanted: &Wanted<'_>, fitting: &[&Snapshot]) -> Option<Refusal> {
+    let mut origins: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    for snapshot in fitting {
+        let origin = (snapshot.spec.cluster.as_str(), snapshot.spec.namespace.as_str());
+        origins.entry(origin).or_default().insert(&snapshot.spec.repository_ref.name);
+    }
+    (origins.len() > 1).then(|| {
+        let listed: Vec<String> = origins
+            .iter()
+            .take(LISTED)
+            .map(|((cluster, namespace), repositories)| {
+                let names: Vec<&str> = repositories.iter().take(LISTED).copied().collect();
+                format!("namespace {namespace} of cluster {cluster} (Repository {})", names.join(", "))
+            })
+            .collect();
+        let more = origins.len().saturating_sub(LISTED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let source = if wanted.until.is_some() { "pointInTime" } else { "latestOf" };
+        let text = format!(
+            "the Snapshots that could be meant were made in several places, all of them elsewhere: make another \
+             Restore that names one Repository in spec.from.{source}.repositoryRef, or one Snapshot in \
+             spec.from.snapshotRef: {}{more}",
+            listed.join("; ")
+        );
+        Refusal::plain(Reason::AmbiguousSource, text)
+    })
+}
+
+fn not_found(wanted: &Wanted<'_>, near: &[&Snapshot], cluster: &str) -> Refusal {
     let mut asked = Vec::new();
+    let own = near.iter().filter(|s| is_own(s, cluster)).count();
+    if wanted.repository.is_none() && own > 0 && own < near.len() {
+        asked.push("made in its own namespace and cluster".to_owned());
+    }
     asked.extend(wanted.repository.map(|name| format!("of Repository {name}")));
     asked.extend(wanted.claim.map(|claim| format!("that holds the claim {claim}")));
     asked.extend(wanted.until.map(|until| format!("begun at {until} or before")));
     asked.extend(wanted.id.map(|id| format!("with the id {id}")));
-    let mut listed: Vec<&Snapshot> = near.iter().collect();
+    let mut listed = near.to_vec();
     listed.sort_by_key(|s| (s.spec.time.0, s.name_any()));
     let listed: Vec<String> = listed
         .into_iter()
@@ -133,7 +185,12 @@ fn not_found(wanted: &Wanted<'_>, near: &[Snapshot]) -> Refusal {
         .map(|s| {
             let complete = s.status.as_ref().and_then(|status| status.complete) == Some(true);
             let note = if complete { "" } else { ", not complete" };
-            format!("{} ({}{note})", s.name_any(), s.spec.time.0)
+            let origin = if is_own(s, cluster) {
+                String::new()
+            } else {
+                format!(", of namespace {} of cluster {}", s.spec.namespace, s.spec.cluster)
+            };
+            format!("{} ({}{note}{origin})", s.name_any(), s.spec.time.0)
         })
         .collect();
     let rest = if listed.is_empty() {

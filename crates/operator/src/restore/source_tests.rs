@@ -30,7 +30,7 @@ fn restore(from: &str) -> Restore {
 
 fn chosen(from: &str) -> Result<String, Refusal> {
     let restore = restore(from);
-    choose(&wanted(&restore.spec.from).unwrap(), &all()).map(ResourceExt::name_any)
+    choose(&wanted(&restore.spec.from).unwrap(), &all(), "c").map(ResourceExt::name_any)
 }
 
 #[test]
@@ -54,6 +54,83 @@ fn a_point_in_time_takes_the_one_that_began_then_or_before() {
         refusal.message
     );
     assert!(refusal.message.contains("not complete"), "{}", refusal.message);
+}
+
+/// As it is mirrored in the namespace `shop`, from another one or from another cluster.
+fn mirrored(name: &str, time: &str, repository: &str, cluster: &str, namespace: &str) -> Snapshot {
+    let mut made = snapshot(name, time, repository, true, BOTH);
+    made.spec.cluster = cluster.into();
+    made.spec.namespace = namespace.into();
+    made
+}
+
+fn chosen_of(list: &[Snapshot], from: &str) -> Result<String, Refusal> {
+    let restore = restore(from);
+    choose(&wanted(&restore.spec.from).unwrap(), list, "c").map(ResourceExt::name_any)
+}
+
+#[test]
+fn what_the_namespace_made_itself_comes_before_what_is_mirrored_in_it() {
+    let mut list = all();
+    list.push(mirrored("friday", "2026-11-20T02:00:00Z", "prods", "prod", "shop"));
+    list.push(mirrored("saturday", "2026-11-21T02:00:00Z", "webs", "c", "web"));
+    assert_eq!(chosen_of(&list, "{latestOf: {}}").unwrap(), "wednesday");
+    assert_eq!(chosen_of(&list, "{latestOf: {claim: logs}}").unwrap(), "tuesday");
+    let late = "{pointInTime: {time: '2026-11-25T00:00:00Z'}}";
+    assert_eq!(chosen_of(&list, late).unwrap(), "wednesday");
+    // Asked for, it is taken.
+    assert_eq!(chosen_of(&list, "{latestOf: {repositoryRef: {name: prods}}}").unwrap(), "friday");
+    let late = "{pointInTime: {time: '2026-11-25T00:00:00Z', repositoryRef: {name: webs}}}";
+    assert_eq!(chosen_of(&list, late).unwrap(), "saturday");
+}
+
+#[test]
+fn mirrored_data_is_not_taken_because_the_own_does_not_do() {
+    let list = [
+        snapshot("own", "2026-11-19T02:00:00Z", "main", false, DATA),
+        mirrored("prods", "2026-11-18T02:00:00Z", "adopted", "prod", "shop"),
+    ];
+    for from in ["{latestOf: {}}", "{pointInTime: {time: '2026-11-18T12:00:00Z'}}"] {
+        let refusal = chosen_of(&list, from).unwrap_err();
+        assert_eq!(refusal.reason, Reason::SnapshotNotFound, "{from}");
+        assert!(
+            refusal.message.contains("no complete Snapshot made in its own namespace and cluster"),
+            "{}",
+            refusal.message
+        );
+        assert!(
+            refusal.message.contains("own (2026-11-19T02:00:00Z, not complete)")
+                && refusal
+                    .message
+                    .contains("prods (2026-11-18T02:00:00Z, of namespace shop of cluster prod)"),
+            "{}",
+            refusal.message
+        );
+    }
+}
+
+#[test]
+fn the_only_origin_there_is_is_meant_and_of_several_one_has_to_be_named() {
+    let one = mirrored("prods", "2026-11-18T02:00:00Z", "adopted", "prod", "shop");
+    let again = mirrored("later", "2026-11-19T02:00:00Z", "again", "prod", "shop");
+    let old = mirrored("olds", "2026-11-20T02:00:00Z", "old-one", "old", "shop");
+    assert_eq!(chosen_of(&[one.clone(), again.clone()], "{latestOf: {}}").unwrap(), "later");
+    let several = [one, again, old];
+    for (from, field) in [
+        ("{latestOf: {}}", "spec.from.latestOf.repositoryRef"),
+        ("{pointInTime: {time: '2026-11-25T00:00:00Z'}}", "spec.from.pointInTime.repositoryRef"),
+    ] {
+        let refusal = chosen_of(&several, from).unwrap_err();
+        assert_eq!(refusal.reason, Reason::AmbiguousSource, "{from}");
+        for part in [
+            field,
+            "namespace shop of cluster old (Repository old-one)",
+            "namespace shop of cluster prod (Repository adopted, again)",
+        ] {
+            assert!(refusal.message.contains(part), "{part} in {}", refusal.message);
+        }
+    }
+    assert_eq!(chosen_of(&several, "{latestOf: {repositoryRef: {name: old-one}}}").unwrap(), "olds");
 }
 
 #[test]
@@ -215,7 +292,7 @@ fn what_was_saved_before_a_restore_is_restored_only_when_it_is_named() {
     list.push(safety);
     let chosen = |from: &str| {
         let restore = restore(from);
-        choose(&wanted(&restore.spec.from).unwrap(), &list).map(ResourceExt::name_any)
+        choose(&wanted(&restore.spec.from).unwrap(), &list, "c").map(ResourceExt::name_any)
     };
     assert_eq!(chosen("{latestOf: {}}").unwrap(), "wednesday");
     assert_eq!(chosen("{pointInTime: {time: '2026-11-25T00:00:00Z'}}").unwrap(), "wednesday");

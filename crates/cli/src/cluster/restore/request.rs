@@ -1,5 +1,7 @@
 //! From arguments and the Snapshots that there are to the spec of a Restore. Pure.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use holdfast_api::refs::{LocalRef, ObjectRef, PasswordSecretRef, StorageRef};
 use holdfast_api::restore::{
     FromRepository, MissingClaims, NewClaim, Quiesce, RestoreFrom, RestorePaths, RestoreTo, RestoreVolume,
@@ -132,12 +134,17 @@ fn choose<'a>(
     if let Some(typed) = &args.snapshot {
         return find(typed, snapshots, namespace);
     }
+    // What a Restore saved before it overwrote it is what somebody wanted to be rid of: it is there for `holdfast undo`.
     let fits = |s: &&Snapshot| {
-        args.repository.as_ref().is_none_or(|name| s.spec.repository_ref.name == *name)
+        s.spec.undo_of.is_none()
+            && args.repository.as_ref().is_none_or(|name| s.spec.repository_ref.name == *name)
             && wishes.iter().all(|wish| holds(s, &wish.claim))
             && at.is_none_or(|at| s.spec.time.0 <= at)
     };
     let mut candidates = snapshots.iter().filter(fits);
+    if args.repository.is_none() {
+        of_one_origin(candidates.clone())?;
+    }
     if let Some(found) = candidates.clone().find(|s| is_complete(s)) {
         return Ok(found);
     }
@@ -155,6 +162,30 @@ fn choose<'a>(
         ),
         None => names::usage(cause, format!("`holdfast snapshots -n {namespace}` lists all")),
     })
+}
+
+/// Refuses to choose among Snapshots that were made in several clusters or namespaces: some of them are mirrored from
+/// elsewhere, and the newest one may be another environment's data.
+fn of_one_origin<'a>(candidates: impl Iterator<Item = &'a Snapshot>) -> Result<()> {
+    let mut origins: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    for snapshot in candidates {
+        let origin = (snapshot.spec.cluster.as_str(), snapshot.spec.namespace.as_str());
+        origins.entry(origin).or_default().insert(&snapshot.spec.repository_ref.name);
+    }
+    if origins.len() < 2 {
+        return Ok(());
+    }
+    let listed: Vec<String> = origins
+        .iter()
+        .map(|((cluster, namespace), repositories)| {
+            let names = repositories.iter().copied().collect::<Vec<_>>().join(", ");
+            format!("cluster {cluster}, namespace {namespace} (--repository {names})")
+        })
+        .collect();
+    Err(names::usage(
+        "the Snapshots that could be meant were made in several places",
+        format!("name the Repository, or a Snapshot: {}", listed.join("; ")),
+    ))
 }
 
 /// The components that the Snapshot has; fails when one that is asked for is not among them.
@@ -242,6 +273,32 @@ status: {{complete: {complete}, components: [{}]}}
         args.check()?;
         let target = args.to_namespace.clone().unwrap_or_else(|| "shop".to_owned());
         spec(&args, "shop", &target, &there(), "2026-11-20T12:00:00Z".parse().unwrap())
+    }
+
+    #[test]
+    fn a_safety_snapshot_and_another_environments_data_are_not_the_newest() {
+        let choose = |line: &str, all: &[Snapshot]| {
+            let args =
+                Line::try_parse_from(std::iter::once("x").chain(line.split_whitespace())).unwrap().args;
+            choose(&args, "shop", all, None, &[]).map(ResourceExt::name_any).map_err(|e| format!("{e:?}"))
+        };
+        let mut all = there();
+        all[0] = snapshot("safety", "2026-11-20T02:00:00Z", true, &["data"]);
+        all[0].spec.undo_of = Some("r".into());
+        assert_eq!(choose("--latest", &all).unwrap(), "middle");
+        assert_eq!(choose("safety", &all).unwrap(), "safety", "named, it is taken");
+
+        let mut theirs = snapshot("theirs", "2026-11-20T03:00:00Z", true, &["data"]);
+        theirs.spec.cluster = "staging".into();
+        theirs.spec.repository_ref.name = "mirrored".into();
+        all.insert(0, theirs);
+        let refused = choose("--latest", &all).unwrap_err();
+        assert!(
+            refused.contains("--repository mirrored") && refused.contains("--repository offsite"),
+            "{refused}"
+        );
+        assert_eq!(choose("--latest --repository offsite", &all).unwrap(), "middle");
+        assert_eq!(choose("--latest --repository mirrored", &all).unwrap(), "theirs");
     }
 
     /// The fields that differ from the default.

@@ -89,6 +89,8 @@ fn of_claim(
         .snapshots
         .iter()
         .filter(|s| s.namespace().as_deref() == Some(namespace.as_str()))
+        // What a Restore saved before it overwrote it, and what is mirrored from another namespace, protects nothing here.
+        .filter(|s| s.spec.undo_of.is_none() && s.spec.namespace == namespace)
         .filter(|s| s.status.iter().flat_map(|s| &s.components).any(|c| c.name == component))
         .max_by_key(|s| s.spec.time.0);
     let mut backups: Vec<&Backup> =

@@ -71,6 +71,15 @@ status: {phase: Succeeded, startTime: 2026-11-11T02:00:00Z, completionTime: 2026
 metadata: {name: good-1, namespace: shop}
 spec: {repositoryRef: {name: offsite-b325}, time: 2026-11-20T02:00:00Z, backup: {name: good, uid: u-good}, cluster: c, namespace: shop}
 status: {complete: true, components: [{name: volume/data, snapshotId: a}, {name: volume/mail, snapshotId: b}]}",
+            // What a Restore saved before it overwrote it, and what is mirrored from another namespace.
+            "
+metadata: {name: safety, namespace: shop}
+spec: {repositoryRef: {name: offsite-b325}, time: 2026-11-20T11:30:00Z, backup: {name: r, uid: u-r}, cluster: c, namespace: shop, undoOf: r}
+status: {complete: true, components: [{name: volume/raw, snapshotId: a}, {name: volume/logs, snapshotId: b}]}",
+            "
+metadata: {name: theirs, namespace: shop}
+spec: {repositoryRef: {name: mirrored}, time: 2026-11-20T11:31:00Z, backup: {name: b, uid: u-b}, cluster: c, namespace: prod}
+status: {complete: true, components: [{name: volume/raw, snapshotId: a}, {name: volume/logs, snapshotId: b}]}",
             "
 metadata: {name: older-1, namespace: shop}
 spec: {repositoryRef: {name: offsite-b325}, time: 2026-11-18T02:00:00Z, backup: {name: older, uid: u-gone}, cluster: c, namespace: shop}
