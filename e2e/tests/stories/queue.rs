@@ -253,7 +253,7 @@ fn a_queued_backup_says_what_it_waits_for_and_can_be_deleted() {
             workload::keeper(&Keeper { node: "n1", ..Keeper::deployment("app", "data") })
         ))?;
         let pod = workload::ready_pod(&story.kubectl, &own, "app")?;
-        story.shell(&pod, "echo data > /store/file; head -c 60000000 /dev/urandom > /store/large")?;
+        story.shell(&pod, "echo data > /store/file; head -c 90000000 /dev/urandom > /store/large")?;
         // One place, and a rate at which the first takes a while.
         story.kubectl.run(&[
             "-n",
@@ -269,18 +269,16 @@ fn a_queued_backup_says_what_it_waits_for_and_can_be_deleted() {
         story.start_backup("first", "{}")?;
         story.until("backup", "first", |o| (phase(o) == "Running").then_some(()))?;
         story.start_backup("second", "{}")?;
-        let message = story.until("backup", "second", |o| {
-            (phase(o) == "Queued").then(|| text(&o["status"]["message"]).to_owned())
-        })?;
         let expected =
             format!("waits for a free place at BackupStorage {own}/store (1 of 1 in use), 1st in line");
-        if message != expected {
-            return Err(Failure(format!("said {message:?}, not {expected:?}")));
-        }
+        // Runs of other stories may take the node's places as well, and then that is told for the moment.
+        story.until("backup", "second", |o| {
+            (phase(o) == "Queued" && text(&o["status"]["message"]) == expected).then_some(())
+        })?;
         story.kubectl.run(&["-n", &own, "delete", "backup", "second", "--timeout=60s"])?;
         story.expect_end("backup", "first", "Succeeded")?;
         let took = begin.elapsed();
-        // 60 MB of noise at 3 MB a second; the last pack goes as fast as it can.
+        // 90 MB of noise at 3 MB a second; the last pack goes as fast as it can.
         if took < Duration::from_secs(12) {
             return Err(Failure(format!("the rate was not kept: {took:?}")));
         }
