@@ -143,7 +143,7 @@ fn written(restore: &Restore, claim: &str) -> Option<Span> {
 
 /// Whether a Restore is about to write, or writes: from when it begins to stop who uses its claims until all of its
 /// runners have ended.
-fn is_at_work(restore: &Restore) -> bool {
+pub(super) fn is_at_work(restore: &Restore) -> bool {
     match restore.status.as_ref().and_then(|status| status.phase) {
         Some(
             RestorePhase::Quiescing
@@ -164,7 +164,8 @@ fn is_at_work(restore: &Restore) -> bool {
     }
 }
 
-fn has_target(restore: &Restore, claim: &str) -> bool {
+/// Whether a Restore puts something into this claim.
+pub(super) fn has_target(restore: &Restore, claim: &str) -> bool {
     let targets = restore.status.iter().flat_map(|status| &status.components);
     targets.into_iter().any(|target| target.claim.as_deref() == Some(claim))
 }

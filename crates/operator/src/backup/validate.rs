@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use holdfast_api::backup::{Backup, BackupPhase, ClaimsDefault, Coverage, SkipReason, SkippedClaim};
 use holdfast_api::names::{ANNOTATION_ALLOW_ROOT_RUNNER, volume_component};
 use holdfast_api::refs::Identity;
-use holdfast_api::restore::RestorePhase;
 use holdfast_api::tags::VolumeTags;
 use holdfast_api::{BackupStorage, MAX_COMPONENTS, Reason, Restore};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::ResourceExt;
 
+use super::overlap::{has_target, is_at_work};
 use super::select::{self, Wish};
 use crate::access::AccessError;
 use crate::jobs::Placement;
@@ -170,24 +170,8 @@ pub fn validate(backup: &Backup, facts: &Facts) -> Result<Plan, Refusal> {
 /// Backup waits until it is over.
 pub fn being_restored(plan: &Plan, restores: &[Restore]) -> Option<Refusal> {
     restores.iter().find_map(|restore| {
-        let status = restore.status.as_ref()?;
-        let writes = match status.phase? {
-            RestorePhase::Quiescing
-            | RestorePhase::Saving
-            | RestorePhase::Running
-            | RestorePhase::Unquiescing => !restore.spec.dry_run,
-            RestorePhase::Pending
-            | RestorePhase::Queued
-            | RestorePhase::Planning
-            | RestorePhase::Planned
-            | RestorePhase::Succeeded
-            | RestorePhase::PartiallyFailed
-            | RestorePhase::Failed => false,
-        };
-        let is_target = |planned: &&PlannedComponent| {
-            status.components.iter().any(|target| target.claim.as_ref() == Some(&planned.claim))
-        };
-        let hit = plan.components.iter().find(is_target).filter(|_| writes)?;
+        let is_target = |planned: &&PlannedComponent| has_target(restore, &planned.claim);
+        let hit = plan.components.iter().find(is_target).filter(|_| is_at_work(restore))?;
         Some(Refusal {
             reason: Reason::ClaimInUse,
             message: format!(
