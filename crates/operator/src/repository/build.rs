@@ -149,8 +149,13 @@ pub(super) fn initialize(facts: &Facts, cluster_uid: &str, must_exist: bool) -> 
             created: facts.now.to_string(),
         },
         must_exist,
-        read_only: facts.repository.annotations().contains_key(names::ANNOTATION_FOR_DRY_RUN),
+        read_only: is_for_dry_run(&facts.repository),
     }
+}
+
+/// Whether a Restore made it that only shows its plan: nothing is written to the repository, and the object goes again.
+pub(crate) fn is_for_dry_run(repository: &Repository) -> bool {
+    repository.annotations().contains_key(names::ANNOTATION_FOR_DRY_RUN)
 }
 
 /// The run spec of a task on the repository.

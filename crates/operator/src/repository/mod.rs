@@ -9,6 +9,8 @@ mod validate;
 
 use std::sync::Arc;
 
+pub(crate) use build::is_for_dry_run;
+
 use holdfast_api::{Backup, BackupStorage, Repository, Restore, Snapshot, names};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;

@@ -510,6 +510,10 @@ fn a_recovery_password_of_later_is_added_to_the_repositories_that_exist() {
     let mut closed = facts.repository.clone();
     closed.status.as_mut().unwrap().recovery_password = None;
     facts.repository = closed;
+    assert!(matches!(validate(&facts).step, Step::Open { .. }));
+    facts.repository.annotations_mut().insert(names::ANNOTATION_FOR_DRY_RUN.into(), "r".into());
+    assert!(matches!(validate(&facts).step, Step::Rest { .. }), "a dry run writes nothing");
+    facts.repository.annotations_mut().clear();
     let Some(Ok(access)) = &mut facts.access else { panic!() };
     access.storage.spec.access_mode = holdfast_api::backup_storage::StorageAccessMode::ReadOnly;
     assert!(matches!(validate(&facts).step, Step::Rest { .. }), "nothing is written there");

@@ -77,7 +77,8 @@ fn lacks_recovery_password(facts: &Facts) -> bool {
     let wanted = access.credentials.recovery_version();
     let has = facts.repository.status.as_ref().and_then(|status| status.recovery_password.as_deref());
     // Where nothing is written, no key is added.
-    wanted.is_some() && wanted != has && !access.storage.spec.is_read_only()
+    let is_closed = access.storage.spec.is_read_only() || build::is_for_dry_run(&facts.repository);
+    wanted.is_some() && wanted != has && !is_closed
 }
 
 /// Reasons that only another look into the repository can take away.

@@ -94,6 +94,7 @@ pub(super) async fn dereference(ctx: &Ctx, storage: &BackupStorage) -> Result<Fa
     let all = kubernetes::list_everywhere::<Repository>(&ctx.client, "").await?;
     let ours = || all.iter().filter(|repository| crate::repository::is_in(repository, storage));
     let recovery = ours()
+        .filter(|repository| !crate::repository::is_for_dry_run(repository))
         .filter_map(|repository| {
             let status = repository.status.as_ref().filter(|status| status.initialized)?;
             let name = format!("{}/{}", repository.namespace().unwrap_or_default(), repository.name_any());
