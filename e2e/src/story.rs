@@ -172,6 +172,12 @@ impl Story {
             .map_err(|e| Failure(format!("{e}\nof:\n{yaml}")))
     }
 
+    /// Merges JSON into an object of the story's namespace.
+    pub fn patch(&self, kind: &str, name: &str, patch: &str) -> Result<()> {
+        let args = ["-n", &self.namespace, "patch", kind, name, "--type=merge", "-p", patch];
+        self.kubectl.run(&args).map(drop)
+    }
+
     /// Waits for something about an object of the story's namespace.
     pub fn until<T>(&self, kind: &str, name: &str, done: impl Fn(&Value) -> Option<T>) -> Result<T> {
         self.kubectl.until(&self.namespace, kind, name, RUN, done)

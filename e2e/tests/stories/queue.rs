@@ -64,16 +64,11 @@ fn one_claim_is_not_held_up_by_many_of_another_namespace() {
     Story::tell("turns", Story::begin, |story| {
         let other = story.another_namespace("other")?;
         let own = story.namespace.clone();
-        story.kubectl.run(&[
-            "-n",
-            &own,
-            "patch",
+        story.patch(
             "backupstorage",
             "store",
-            "--type=merge",
-            "-p",
             r#"{"spec":{"limits":{"concurrentJobs":1},"usagePolicy":{"allowedNamespaces":{"from":"All"}}}}"#,
-        ])?;
+        )?;
         story.kubectl.run(&["annotate", "namespace", &other, "holdfast.dev/allow-root-runner=true"])?;
         story.apply(&many_claims(16))?;
         let there = |yaml: &str| {
@@ -147,7 +142,7 @@ fn many_in_one_run(name: &str, count: usize) {
     Story::tell(name, Story::begin, |story| {
         let (own, other) = (story.namespace.clone(), story.another_namespace("other")?);
         let patch = r#"{"spec":{"usagePolicy":{"allowedNamespaces":{"from":"All"}}}}"#;
-        story.kubectl.run(&["-n", &own, "patch", "backupstorage", "store", "--type=merge", "-p", patch])?;
+        story.patch("backupstorage", "store", patch)?;
         story.kubectl.run(&["annotate", "namespace", &other, "holdfast.dev/allow-root-runner=true"])?;
         let labelled =
             many_claims(count).replace("metadata: {name: c", "metadata: {labels: {part: many}, name: c");
@@ -255,16 +250,11 @@ fn a_queued_backup_says_what_it_waits_for_and_can_be_deleted() {
         let pod = workload::ready_pod(&story.kubectl, &own, "app")?;
         story.shell(&pod, "echo data > /store/file; head -c 90000000 /dev/urandom > /store/large")?;
         // One place, and a rate at which the first takes a while.
-        story.kubectl.run(&[
-            "-n",
-            &own,
-            "patch",
+        story.patch(
             "backupstorage",
             "store",
-            "--type=merge",
-            "-p",
             r#"{"spec":{"limits":{"concurrentJobs":1,"uploadBytesPerSecond":"3M"}}}"#,
-        ])?;
+        )?;
         let begin = Instant::now();
         story.start_backup("first", "{}")?;
         story.until("backup", "first", |o| (phase(o) == "Running").then_some(()))?;
@@ -317,16 +307,11 @@ fn a_quota_on_secrets_is_told_and_room_for_one_is_enough() {
             });
             (waits && text(&o["status"]["message"]).contains("quota")).then_some(())
         })?;
-        story.kubectl.run(&[
-            "-n",
-            &own,
-            "patch",
+        story.patch(
             "resourcequota",
             "few",
-            "--type=merge",
-            "-p",
             &format!(r#"{{"spec":{{"hard":{{"count/secrets":"{}"}}}}}}"#, staying + 1),
-        ])?;
+        )?;
         story.expect_end("backup", "second", "Succeeded")?;
         story.nothing_left()
     });
@@ -346,16 +331,7 @@ fn a_pod_config_shapes_the_runner() {
         ))?;
         let pod = workload::ready_pod(&story.kubectl, &own, "app")?;
         story.shell(&pod, "head -c 30000000 /dev/urandom > /store/file")?;
-        story.kubectl.run(&[
-            "-n",
-            &own,
-            "patch",
-            "backupstorage",
-            "store",
-            "--type=merge",
-            "-p",
-            r#"{"spec":{"limits":{"uploadBytesPerSecond":"2M"}}}"#,
-        ])?;
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":{"uploadBytesPerSecond":"2M"}}}"#)?;
         story.kubectl.run(&["create", "priorityclass", &class, "--value=-10"])?;
         let result = shaped(story, &own, &class);
         story.kubectl.run(&["delete", "priorityclass", &class])?;

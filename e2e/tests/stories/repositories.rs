@@ -127,16 +127,7 @@ fn the_recovery_password_opens_the_repository() {
         }
         let later = "set a year later";
         let patch = format!("{{\"stringData\":{{\"password\":\"{later}\"}}}}");
-        story.kubectl.run(&[
-            "-n",
-            &own,
-            "patch",
-            "secret",
-            "store-recovery",
-            "--type=merge",
-            "-p",
-            &patch,
-        ])?;
+        story.patch("secret", "store-recovery", &patch)?;
         story.until("repository", &name, |object| {
             let now = version(object);
             (!now.is_empty() && now != before).then_some(())
@@ -202,16 +193,11 @@ fn a_deleted_namespace_finds_its_backups_again() {
     let Some(_world) = together() else { return };
     Story::tell("lost-namespace", Story::begin, |story| {
         // The storage lives apart from the tenant, as an administrator sets it up.
-        story.kubectl.run(&[
-            "-n",
-            &story.namespace,
-            "patch",
+        story.patch(
             "backupstorage",
             "store",
-            "--type=merge",
-            "-p",
             r#"{"spec":{"usagePolicy":{"allowedNamespaces":{"from":"All"}}}}"#,
-        ])?;
+        )?;
         story.storage_ready("store")?;
         let tenant = story.another_namespace("tenant")?;
         let (kubectl, n) = (story.kubectl.clone(), tenant.as_str());

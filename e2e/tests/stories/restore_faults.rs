@@ -136,16 +136,7 @@ fn a_backup_at_work_gives_way_to_a_restore_of_its_claim() {
         story.shell(&pod, "cd /store; printf spoiled > big; head -c 60000000 /dev/urandom > noise")?;
         // 60 MB of noise at 3 MB a second: the backup takes a while.
         let slow = r#"{"spec":{"limits":{"uploadBytesPerSecond":"3M"}}}"#;
-        story.kubectl.run(&[
-            "-n",
-            &story.namespace,
-            "patch",
-            "backupstorage",
-            "store",
-            "--type=merge",
-            "-p",
-            slow,
-        ])?;
+        story.patch("backupstorage", "store", slow)?;
         story.start_backup("slow", "{failurePolicy: {retries: 0}}")?;
         runner(story, "slow")?;
         story.start_restore(

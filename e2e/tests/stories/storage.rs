@@ -146,13 +146,12 @@ fn objects(story: &Story) -> Result<Vec<(PathBuf, u64)>> {
 fn a_storage_for_restores_only_is_never_written_to() {
     let Some(_world) = together() else { return };
     Story::tell("read-only", Story::begin, |story| {
-        let own = story.namespace.clone();
         let pod = story.app_with_a_file()?;
         let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
         story.nothing_left()?;
         let before = objects(story)?;
         let patch = r#"{"spec":{"accessMode":"ReadOnly"}}"#;
-        story.kubectl.run(&["-n", &own, "patch", "backupstorage", "store", "--type=merge", "-p", patch])?;
+        story.patch("backupstorage", "store", patch)?;
         story.until("backupstorage", "store", |o| {
             let (_, _, message) = condition(o, "Ready")?;
             (phase(o) == "Ready" && message.contains("nothing was written")).then_some(())
