@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -182,6 +183,10 @@ fn extras_go_only_when_asked_for() {
     place.ok(&["restore", &from, "--target", "out", "--delete"]);
     assert!(!place.path("out/extra").exists());
     assert!(place.path("out/a").exists());
+    // The repository lies beside it.
+    let (code, said) = place.fails(&["restore", &from, "--target", ".", "--delete"]);
+    assert!(code != 0 && said.contains("the repository lies in"), "{code}: {said}");
+    assert!(place.path("out/a").exists() && place.path("repository/config").exists());
 }
 
 #[test]
@@ -349,6 +354,30 @@ fn ctrl_c_ends_a_backup_without_snapshot_or_lock() {
     assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!((place.snapshots(), place.locks()), (0, 0));
     place.ok(&["check"]);
+}
+
+/// With SIGHUP `restic unlock` asks whether the owner of a lock lives.
+#[test]
+fn a_hangup_ends_nothing() {
+    let place = Place::initialized();
+    let mut child = place
+        .command(&["backup", "--stdin", "--stdin-filename", "late"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while place.locks() == 0 {
+        assert!(Instant::now() < deadline, "the backup took no lock");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    child.stdin.take().unwrap().write_all(b"content").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!((place.snapshots(), place.locks()), (1, 0));
 }
 
 #[test]
