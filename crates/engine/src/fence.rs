@@ -6,8 +6,12 @@
 //! marks after its snapshot is there. So one of the two sees the other, without a clock and without locks. Usually it
 //! costs two listings; only when they show marks or losses the snapshot is walked. Not here: marking (`prune`).
 
+mod withdraw;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+pub(crate) use withdraw::withdraw;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, Event};

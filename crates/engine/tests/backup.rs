@@ -212,6 +212,39 @@ async fn a_lock_that_is_taken_away_ends_the_backup_before_its_snapshot() {
     assert_eq!(scene.count("snapshots"), 0);
 }
 
+/// Somebody takes the lock away and prunes: what no index file names yet is deleted. The run after that must not rely on
+/// what the broken one said of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_prune_deleted_after_it_took_the_lock_away_is_stored_again() {
+    let mut scene = Scene::new().await;
+    let repo = scene.dir.path().join("repo");
+    // The loss of the lock cancels what was locked with, not the store.
+    scene.ctx = Ctx::default();
+    scene.ctx.events = Arc::new(Listener(move |event: &Event| {
+        if matches!(event, Event::Phase("commit")) {
+            for lock in fs::read_dir(repo.join("locks")).unwrap() {
+                fs::remove_file(lock.unwrap().path()).unwrap();
+            }
+            for part in fs::read_dir(repo.join("data")).unwrap() {
+                for pack in fs::read_dir(part.unwrap().path()).unwrap() {
+                    fs::remove_file(pack.unwrap().path()).unwrap();
+                }
+            }
+        }
+    }));
+    // Packs that have arrived before the end.
+    for n in 0..4 {
+        fs::write(scene.source().join(format!("large-{n}")), noise(fastrand(), 20 << 20)).unwrap();
+    }
+    let error = scene.back_up(&scene.spec()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LockLost, "{}", error.chain());
+    assert_eq!(scene.count("snapshots"), 0);
+
+    scene.ctx = Ctx::default();
+    scene.back_up(&scene.spec()).await.unwrap();
+    scene.assert_whole().await;
+}
+
 /// A lock that somebody else removed is noticed at its next refresh, while the store hangs: nothing but the loss can
 /// end the run then, and nothing is written after it.
 #[tokio::test(flavor = "multi_thread")]

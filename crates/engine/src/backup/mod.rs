@@ -261,9 +261,24 @@ async fn perform(
     source: Source,
     ctx: &Ctx,
 ) -> Result<BackupReport> {
+    let state = Arc::new(State::new(ctx, spec.unreadable.limit()));
+    match Box::pin(save(repository, lock, spec, paths, source, &state, ctx)).await {
+        Err(e) => Err(fence::withdraw(repository, &state.index_files(), e).await),
+        saved => saved,
+    }
+}
+
+async fn save(
+    repository: &Repository,
+    lock: &LockGuard,
+    spec: &BackupSpec,
+    paths: Vec<String>,
+    source: Source,
+    state: &Arc<State>,
+    ctx: &Ctx,
+) -> Result<BackupReport> {
     let clock = Instant::now();
     let start = Timestamp::now();
-    let state = Arc::new(State::new(ctx, spec.unreadable.limit()));
     state.phase("prepare");
     // Snapshots before index: then the index knows all that the parent refers to.
     let listed = match spec.parent {
@@ -305,7 +320,7 @@ async fn perform(
             .map(|summary| (summary.total_files_processed, summary.total_bytes_processed)),
     };
     state.phase("read");
-    let tree = match pipeline::run(repository, index, plan, &state).await {
+    let tree = match pipeline::run(repository, index, plan, state).await {
         Ok(tree) => tree,
         Err(e) => {
             // A lost lock cancels the run; that is the reason to name then.
@@ -314,7 +329,7 @@ async fn perform(
         }
     };
 
-    let mut report = report(&state, tree, parent.map(|(id, _)| id));
+    let mut report = report(state, tree, parent.map(|(id, _)| id));
     let snapshot = snapshot(spec, paths, start, &report);
     let json = serde_json::to_vec(&snapshot).map_err(|e| {
         Error::with_source(ErrorKind::Internal, "the snapshot could not be written as JSON", e)

@@ -16,6 +16,7 @@ use serde::Serialize;
 use self::collect::{Collector, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, Event, Fault, Progress};
+use crate::fence;
 use crate::format::pack::BlobKind;
 use crate::format::snapshot::Snapshot;
 use crate::id::Id;
@@ -100,6 +101,7 @@ pub async fn copy(
         trees: TreeReader::new(source.clone(), Arc::clone(&source_index))?,
         source_index,
         writer: PackWriter::new(target),
+        relied_on: 0,
         known: target_index.files().to_vec(),
         collector: Collector::new(target_index),
         ready: Vec::new(),
@@ -108,35 +110,12 @@ pub async fn copy(
         progress: Progress::default(),
     };
     ctx.events.event(Event::Phase("copy"));
-    let mut oldest_first: Vec<&(Id, Snapshot)> = snapshots.iter().collect();
-    oldest_first.sort_by_key(|(id, snapshot)| (snapshot.time.timestamp, *id));
-    for (id, snapshot) in oldest_first {
-        ctx.check()?;
-        if let Some((copy, _)) = there.iter().find(|(_, theirs)| is_copy(*id, snapshot, theirs)) {
-            run.report.present.push(Copied { source: *id, target: *copy });
-            continue;
-        }
-        let blobs = run.blobs_of(snapshot).await.map_err(|e| {
-            // A lost lock cancels the run; that is the reason to name then.
-            lock.check().err().unwrap_or(e)
-        })?;
-        match blobs {
-            Ok(()) => run.ready.push((*id, snapshot.clone())),
-            Err(e) => {
-                let reason = e.chain();
-                ctx.events.event(Event::Fault(Fault {
-                    path: format!("snapshot {}", id.short()).into(),
-                    action: "copy",
-                    error: reason.clone(),
-                }));
-                run.report.failed.push(NotCopied { source: *id, reason });
-            }
-        }
-        if run.writer.written().bytes.saturating_sub(run.ready_since) >= COMMIT_BYTES {
-            run.commit().await?;
-        }
+    if let Err(e) = run.all(snapshots, &there).await {
+        let open = run.writer.index_files().get(run.relied_on..).unwrap_or_default();
+        // A lost lock cancels the run; that is the reason to name then.
+        let e = lock.check().err().unwrap_or(e);
+        return Err(fence::withdraw(target, open, e).await);
     }
-    run.commit().await?;
     let written = run.writer.written();
     Ok(CopyReport { blobs: written.blobs, bytes: written.bytes, ..run.report })
 }
@@ -163,6 +142,8 @@ struct Run<'a> {
     trees: TreeReader,
     source_index: Arc<Index>,
     writer: PackWriter,
+    /// How many of the index files that it wrote first are needed by snapshots that were committed.
+    relied_on: usize,
     collector: Collector,
     /// Index files of the target that were read.
     known: Vec<Id>,
@@ -175,6 +156,39 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Copies all of them; what was committed before a failure stays.
+    async fn all(&mut self, snapshots: &[(Id, Snapshot)], there: &[(Id, Snapshot)]) -> Result<()> {
+        let mut oldest_first: Vec<&(Id, Snapshot)> = snapshots.iter().collect();
+        oldest_first.sort_by_key(|(id, snapshot)| (snapshot.time.timestamp, *id));
+        for (id, snapshot) in oldest_first {
+            self.ctx.check()?;
+            if let Some((copy, _)) = there.iter().find(|(_, theirs)| is_copy(*id, snapshot, theirs)) {
+                self.report.present.push(Copied { source: *id, target: *copy });
+                continue;
+            }
+            let blobs = self.blobs_of(snapshot).await.map_err(|e| {
+                // A lost lock cancels the run; that is the reason to name then.
+                self.lock.check().err().unwrap_or(e)
+            })?;
+            match blobs {
+                Ok(()) => self.ready.push((*id, snapshot.clone())),
+                Err(e) => {
+                    let reason = e.chain();
+                    self.ctx.events.event(Event::Fault(Fault {
+                        path: format!("snapshot {}", id.short()).into(),
+                        action: "copy",
+                        error: reason.clone(),
+                    }));
+                    self.report.failed.push(NotCopied { source: *id, reason });
+                }
+            }
+            if self.writer.written().bytes.saturating_sub(self.ready_since) >= COMMIT_BYTES {
+                self.commit().await?;
+            }
+        }
+        self.commit().await
+    }
+
     /// Hands all blobs of a snapshot to the writer that the target does not have. The inner error is damage in the
     /// source, the outer one anything else.
     async fn blobs_of(&mut self, snapshot: &Snapshot) -> Result<Result<()>> {
@@ -223,6 +237,7 @@ impl Run<'_> {
             let copy = Snapshot { parent: None, original: Some(snapshot.original.unwrap_or(id)), ..snapshot };
             let known: Vec<Id> = self.known.iter().chain(self.writer.index_files()).copied().collect();
             let target = commit_snapshot(self.target, self.lock, &copy, &known, self.ctx).await?;
+            self.relied_on = self.writer.index_files().len();
             self.report.copied.push(Copied { source: id, target });
         }
         self.ready_since = self.writer.written().bytes;

@@ -211,7 +211,7 @@ struct PendingIndex {
     blobs: usize,
     bytes: u64,
     since: Instant,
-    /// Index files written by this run.
+    /// Index files written by this run, or begun.
     written: Vec<Id>,
 }
 
@@ -270,7 +270,9 @@ impl PendingIndex {
     /// Writes files whose packs are all durable.
     async fn write(&mut self, files: Vec<Proved>) -> Result<()> {
         for file in files {
-            self.written.push(file.put(&self.repository).await?);
+            // Also one of which it is not known whether it arrived.
+            self.written.push(file.name.id);
+            file.put(&self.repository).await?;
         }
         Ok(())
     }
