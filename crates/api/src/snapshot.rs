@@ -95,6 +95,30 @@ pub struct SnapshotStatus {
     pub conditions: Vec<Condition>,
 }
 
+impl Snapshot {
+    /// Whether nothing is missing in it.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.status.as_ref().and_then(|status| status.complete) == Some(true)
+    }
+
+    /// Whether this component is in it, and nothing that matters is missing in that one.
+    #[must_use]
+    pub fn has_all_of(&self, component: &str) -> bool {
+        let mut components = self.status.iter().flat_map(|status| &status.components);
+        let found = components.find(|one| one.name == component);
+        found.is_some_and(|one| self.is_complete() || one.unreadable == Some(0))
+    }
+
+    /// Whether it may be chosen by itself: nothing is missing in it, or in this component of it where one is named, from
+    /// which another one that has gaps takes nothing. A run that lost a component is never chosen.
+    #[must_use]
+    pub fn is_whole(&self, component: Option<&str>) -> bool {
+        let has_all_components = self.status.as_ref().and_then(|status| status.missing) == Some(0);
+        self.is_complete() || (has_all_components && component.is_some_and(|name| self.has_all_of(name)))
+    }
+}
+
 /// One part of a snapshot, such as one volume.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

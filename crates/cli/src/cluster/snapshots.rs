@@ -76,7 +76,7 @@ fn select(mut snapshots: Vec<Snapshot>, args: &Args) -> Vec<Snapshot> {
         args.claim.as_ref().is_none_or(|claim| holds(s, claim))
             && args.repository.as_ref().is_none_or(|name| s.spec.repository_ref.name == *name)
             && args.backup.as_ref().is_none_or(|name| s.spec.backup.name == *name)
-            && (!args.complete || is_complete(s))
+            && (!args.complete || s.is_complete())
     });
     newest_first(&mut snapshots);
     if let Some(most) = args.latest {
@@ -100,11 +100,6 @@ pub(super) fn newest_first(snapshots: &mut [Snapshot]) {
             .then_with(|| a.namespace().cmp(&b.namespace()))
             .then_with(|| a.name_any().cmp(&b.name_any()))
     });
-}
-
-/// Whether nothing is missing in it.
-pub(super) fn is_complete(snapshot: &Snapshot) -> bool {
-    snapshot.status.as_ref().and_then(|s| s.complete).unwrap_or(false)
 }
 
 /// Whether a claim's volume is in it.

@@ -107,7 +107,7 @@ fn repositories(all: &[Arc<Repository>], snapshots: &[Arc<Snapshot>]) -> Vec<Fam
         "When the newest complete backup in the repository began, whatever became of the Backup object",
     );
     let mut newest: BTreeMap<(&str, &str), f64> = BTreeMap::new();
-    for snapshot in snapshots.iter().filter(|snapshot| is_complete(snapshot) && is_of_backup(snapshot)) {
+    for snapshot in snapshots.iter().filter(|snapshot| snapshot.is_complete() && is_of_backup(snapshot)) {
         let key = (namespace(&**snapshot), snapshot.spec.repository_ref.name.as_str());
         let time = seconds(&snapshot.spec.time);
         newest.entry(key).and_modify(|known| *known = known.max(time)).or_insert(time);
@@ -129,10 +129,6 @@ fn repositories(all: &[Arc<Repository>], snapshots: &[Arc<Snapshot>]) -> Vec<Fam
     vec![ready, success]
 }
 
-fn is_complete(snapshot: &Snapshot) -> bool {
-    snapshot.status.as_ref().and_then(|status| status.complete) == Some(true)
-}
-
 /// Whether a Backup made it. What a Restore saved before it overwrote it is complete too, but no recovery point: it goes
 /// after a while, and nobody planned it.
 fn is_of_backup(snapshot: &Snapshot) -> bool {
@@ -149,7 +145,7 @@ fn snapshots(all: &[Arc<Snapshot>]) -> Vec<Family> {
     for snapshot in all.iter().filter(|snapshot| is_of_backup(snapshot)) {
         let key = (namespace(&**snapshot), snapshot.spec.repository_ref.name.as_str());
         let group = groups.entry(key).or_insert(Of { complete: 0, incomplete: 0, newest: None });
-        if !is_complete(snapshot) {
+        if !snapshot.is_complete() {
             group.incomplete = group.incomplete.saturating_add(1);
             continue;
         }
@@ -244,9 +240,10 @@ fn last_backups(all: &[Arc<Backup>]) -> Vec<Family> {
     vec![outcome, end]
 }
 
-/// How many claims are in a recovery point, and how many in none.
+/// How many claims are in a recovery point, with all of their files or not, and how many in none.
 fn protection(claims: &[Claim], snapshots: &[Arc<Snapshot>], cluster: &str) -> Family {
-    let mut saved: BTreeMap<(&str, &str), Timestamp> = BTreeMap::new();
+    // The newest time with or without gaps, and the newest one without.
+    let mut saved: BTreeMap<(&str, &str), [Option<Timestamp>; 2]> = BTreeMap::new();
     for snapshot in snapshots.iter().filter(|snapshot| is_of_backup(snapshot)) {
         let own = namespace(&**snapshot);
         // What was adopted from elsewhere protects nothing here.
@@ -258,17 +255,27 @@ fn protection(claims: &[Claim], snapshots: &[Arc<Snapshot>], cluster: &str) -> F
         for component in components {
             let claim = component.source.claim.as_deref().or_else(|| component.name.strip_prefix("volume/"));
             let Some(claim) = claim else { continue };
-            let newest = saved.entry((own, claim)).or_insert(snapshot.spec.time.0);
-            *newest = snapshot.spec.time.0.max(*newest);
+            let time = Some(snapshot.spec.time.0);
+            let [any, whole] = saved.entry((own, claim)).or_default();
+            *any = (*any).max(time);
+            if snapshot.has_all_of(&component.name) {
+                *whole = (*whole).max(time);
+            }
         }
     }
-    let mut counts: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
+    let mut counts: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
     for claim in claims {
-        let [protected, unprotected, excluded] = counts.entry(&claim.namespace).or_default();
-        let newest = saved.get(&(claim.namespace.as_str(), claim.name.as_str()));
+        let [protected, incomplete, unprotected, excluded] = counts.entry(&claim.namespace).or_default();
+        let [any, whole] =
+            saved.get(&(claim.namespace.as_str(), claim.name.as_str())).copied().unwrap_or_default();
         // What was saved before it was made is of another volume of its name.
-        let count = if newest.is_some_and(|saved| claim.created.is_none_or(|created| created <= *saved)) {
+        let counts_for_it = |saved: Option<Timestamp>| {
+            saved.is_some_and(|saved| claim.created.is_none_or(|created| created <= saved))
+        };
+        let count = if counts_for_it(whole) {
             protected
+        } else if counts_for_it(any) {
+            incomplete
         } else if claim.excluded {
             excluded
         } else {
@@ -278,10 +285,10 @@ fn protection(claims: &[Claim], snapshots: &[Arc<Snapshot>], cluster: &str) -> F
     }
     let mut family = Family::new(
         "claims",
-        "Bound volume claims: protected are in a recovery point made since they were, excluded ones are in none by their own annotation, unprotected ones are in none",
+        "Bound volume claims: protected are in a recovery point made since they were, incomplete ones only in such that lack files of theirs, excluded ones are in none by their own annotation, unprotected ones are in none",
     );
     for (namespace, counts) in counts {
-        for (state, count) in ["protected", "unprotected", "excluded"].into_iter().zip(counts) {
+        for (state, count) in ["protected", "incomplete", "unprotected", "excluded"].into_iter().zip(counts) {
             family.row([("namespace", namespace), ("state", state)], number(count));
         }
     }

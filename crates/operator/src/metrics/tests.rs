@@ -120,6 +120,37 @@ fn claims_in_no_recovery_point_of_this_cluster_are_unprotected() {
 }
 
 #[test]
+fn a_claim_is_not_protected_by_a_recovery_point_that_lacks_files_of_it() {
+    let of = |complete: &str, unreadable: &str, older: Option<&str>| {
+        let newest = snapshot("prod", "2026-11-20T03:00:00Z", true)
+            .replace("complete: true", complete)
+            .replace("snapshotId: abc", &format!("snapshotId: abc{unreadable}"));
+        let created = Some("2026-11-20T01:00:00Z".parse().unwrap());
+        let claim = Claim { namespace: "shop".into(), name: "data".into(), created, excluded: false };
+        let older = older.map(|time| snapshot("prod", time, true));
+        let snapshots: Vec<&str> = older.iter().map(String::as_str).chain([newest.as_str()]).collect();
+        scraped(&Objects { snapshots: all(&snapshots), claims: Some(vec![claim]), ..Objects::default() })
+    };
+    let state = |state: &str| format!(r#"holdfast_claims{{namespace="shop",state="{state}"}} 1.0"#);
+    let gaps = of("complete: false, missing: 0", ", unreadable: 3", None);
+    has(&gaps, &state("incomplete"));
+    has(&gaps, r#"holdfast_claims{namespace="shop",state="protected"} 0.0"#);
+    has(
+        &of("complete: false, missing: 0", ", unreadable: 3", Some("2026-11-20T02:00:00Z")),
+        &state("protected"),
+    );
+    has(
+        &of("complete: false, missing: 0", ", unreadable: 3", Some("2026-11-20T00:00:00Z")),
+        &state("incomplete"),
+    );
+    // The gaps are another claim's, or do not matter to whoever made it.
+    has(&of("complete: false, missing: 1", ", unreadable: 0", None), &state("protected"));
+    has(&of("complete: true", ", unreadable: 3", None), &state("protected"));
+    // What was mirrored before gaps were known is judged anew by the next listing.
+    has(&of("complete: false", "", None), &state("incomplete"));
+}
+
+#[test]
 fn what_a_restore_saved_before_it_overwrote_it_is_neither_a_success_nor_protection() {
     let older = snapshot("prod", "2026-11-20T03:00:00Z", true);
     let safety = snapshot("prod", "2026-11-20T05:00:00Z", true)

@@ -102,7 +102,7 @@ pub(super) fn choose<'s>(
         // What was saved before a restore is what somebody wanted to be rid of: it is restored when it is named.
         .filter(|s| s.spec.undo_of.is_none() || wanted.id.is_some())
         .collect();
-    let is_complete = |s: &Snapshot| crate::snapshot::is_whole(s, component.as_deref());
+    let is_complete = |s: &Snapshot| s.is_whole(component.as_deref());
     let age = |s: &&&Snapshot| (s.spec.time.0, s.name_any());
     if let Some(id) = wanted.id {
         let mut found = fitting.iter();

@@ -145,12 +145,13 @@ fn a_mirror_that_was_written_before_gaps_were_known_is_judged_again() {
 fn a_volume_is_whole_beside_another_one_that_has_gaps() {
     let snapshot = mirrored(&with_gaps(false), "2026-11-20T02:01:00Z");
     let asked = [None, Some("volume/a"), Some("volume/b"), Some("volume/c")];
-    assert_eq!(asked.map(|component| is_whole(&snapshot, component)), [false, true, false, false]);
+    assert_eq!(asked.map(|component| snapshot.is_whole(component)), [false, true, false, false]);
     let ignored = mirrored(&with_gaps(true), "2026-11-20T02:01:00Z");
-    assert!(is_whole(&ignored, None) && is_whole(&ignored, Some("volume/b")));
+    assert!(ignored.is_whole(None) && ignored.is_whole(Some("volume/b")));
     let half = points(&[row("a", tags("u1", "volume/a", &BOTH).to_tags())]).points.remove(0);
     let half = mirrored(&half, "2026-11-20T02:01:00Z");
-    assert!(!is_whole(&half, Some("volume/a")), "a run that lost a component is never chosen by itself");
+    assert!(half.has_all_of("volume/a") && !half.has_all_of("volume/b"));
+    assert!(!half.is_whole(Some("volume/a")), "a run that lost a component is never chosen by itself");
 }
 
 #[test]

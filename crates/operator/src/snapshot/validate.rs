@@ -213,16 +213,6 @@ pub(super) fn namesake(existing: &Snapshot, wanted: &Snapshot, its_repository_ex
     if its_repository_exists && !same_repository { Namesake::Theirs } else { Namesake::Outdated }
 }
 
-/// Whether nothing is missing in a Snapshot, or in this component of it where one is named: another one that has gaps
-/// takes nothing from it.
-pub fn is_whole(snapshot: &Snapshot, component: Option<&str>) -> bool {
-    let Some(status) = &snapshot.status else { return false };
-    let read_in_full = |name: &str| {
-        status.components.iter().any(|component| component.name == name && component.unreadable == Some(0))
-    };
-    status.complete == Some(true) || (status.missing == Some(0) && component.is_some_and(read_in_full))
-}
-
 /// Whether a Snapshot can be restored from, and why not.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Usable {

@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::super::names;
-use super::super::snapshots::{find, holds, is_complete};
+use super::super::snapshots::{find, holds};
 use super::args::{Args, time};
 use super::component;
 use crate::failure::Result;
@@ -145,7 +145,13 @@ fn choose<'a>(
     if args.repository.is_none() {
         of_one_origin(candidates.clone())?;
     }
-    if let Some(found) = candidates.clone().find(|s| is_complete(s)) {
+    let components: Vec<String> = wishes.iter().map(|wish| component(&wish.claim)).collect();
+    // What is not asked for may have gaps.
+    let is_whole = |s: &&Snapshot| match components.as_slice() {
+        [] => s.is_whole(None),
+        asked => asked.iter().all(|name| s.is_whole(Some(name))),
+    };
+    if let Some(found) = candidates.clone().find(is_whole) {
         return Ok(found);
     }
     let claims = wishes.iter().map(|wish| wish.claim.as_str()).collect::<Vec<_>>().join(", ");
@@ -273,6 +279,29 @@ status: {{complete: {complete}, components: [{}]}}
         args.check()?;
         let target = args.to_namespace.clone().unwrap_or_else(|| "shop".to_owned());
         spec(&args, "shop", &target, &there(), "2026-11-20T12:00:00Z".parse().unwrap())
+    }
+
+    #[test]
+    fn gaps_of_a_claim_that_is_not_asked_for_do_not_matter() {
+        let mut all = there();
+        let status = all[0].status.as_mut().unwrap();
+        status.missing = Some(0);
+        status.components.push(status.components[0].clone());
+        status.components[0].unreadable = Some(0);
+        status.components[1].name = "volume/logs".into();
+        status.components[1].unreadable = Some(2);
+        let choose = |line: &str, all: &[Snapshot]| {
+            let args =
+                Line::try_parse_from(std::iter::once("x").chain(line.split_whitespace())).unwrap().args;
+            let wishes = wishes(&args).unwrap();
+            choose(&args, "shop", all, None, &wishes).map(ResourceExt::name_any).unwrap()
+        };
+        assert_eq!(choose("--latest", &all), "middle");
+        assert_eq!(choose("--latest --claim data", &all), "new");
+        assert_eq!(choose("--latest --claim logs", &all), "middle");
+        assert_eq!(choose("--latest --claim data --claim logs", &all), "middle");
+        all[0].status.as_mut().unwrap().missing = Some(1);
+        assert_eq!(choose("--latest --claim data", &all), "middle", "a run that lost a component");
     }
 
     #[test]

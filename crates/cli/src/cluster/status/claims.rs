@@ -188,8 +188,21 @@ fn complaint(backup: &Backup, claim: &str, component: &str) -> Option<Complaint>
     }
 }
 
-/// What the backup behind a Snapshot could not save of the component, as far as its object is still there.
+/// What the backup behind a Snapshot could not save of the component. Its object tells more, but may be gone, or have
+/// been of another cluster.
 fn lacks(snapshot: &Snapshot, facts: &Facts, component: &str) -> Option<String> {
+    told(snapshot, facts, component).or_else(|| {
+        let saved =
+            snapshot.status.iter().flat_map(|status| &status.components).find(|c| c.name == component)?;
+        let count = saved.unreadable.filter(|_| !snapshot.has_all_of(component))?;
+        Some(format!(
+            "UnreadableFiles: {count} of its files or directories could not be read when it was saved"
+        ))
+    })
+}
+
+/// What the run itself says that it could not save.
+fn told(snapshot: &Snapshot, facts: &Facts, component: &str) -> Option<String> {
     let backup = facts.backups.iter().find(|b| b.uid().as_deref() == Some(&snapshot.spec.backup.uid))?;
     let of_run = backup.status.as_ref()?.components.iter().find(|c| c.name == component)?;
     if of_run.phase != ComponentPhase::PartiallyFailed {

@@ -139,6 +139,24 @@ fn what_was_saved_before_the_claim_was_made_is_of_another_volume() {
     }
 }
 
+/// The object of the Backup was deleted, or never was in this cluster.
+#[test]
+fn what_a_snapshot_lacks_is_known_without_its_backup() {
+    let mut facts = facts();
+    facts.claims.retain(|claim| ["data", "mail"].contains(&claim.name_any().as_str()));
+    facts.backups.clear();
+    let status = facts.snapshots[0].status.as_mut().unwrap();
+    (status.complete, status.missing) = (Some(false), Some(0));
+    for (component, unreadable) in status.components.iter_mut().zip([0, 3]) {
+        component.unreadable = Some(unreadable);
+    }
+    let found = report(&facts, None, now()).claims;
+    let found: Vec<_> =
+        found.iter().map(|c| (c.claim.as_str(), c.protection.as_str(), c.why.as_deref())).collect();
+    let why = "UnreadableFiles: 3 of its files or directories could not be read when it was saved";
+    assert_eq!(found, [("data", "Protected", None), ("mail", "Incomplete", Some(why))]);
+}
+
 #[test]
 fn without_a_greatest_age_no_backup_is_too_old() {
     let report = report(&facts(), None, now());
