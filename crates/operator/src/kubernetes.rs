@@ -103,16 +103,46 @@ pub async fn get<K: Namespaced>(
         .map_err(|e| RequestError::new::<K>("read", namespace, name, e))
 }
 
-/// Lists the objects of a namespace that match a label selector (all when empty).
+/// Objects of one answer to a list.
+const PAGE: u32 = 50;
+/// What the server answers when it does not know the place any more at which a list was to go on.
+const EXPIRED: u16 = 410;
+
+/// Lists objects, page by page, and drops what nobody here reads: who manages which field is most of what an object takes
+/// in memory, and a run may have hundreds of Jobs and pods.
+async fn all_pages<K: Namespaced>(api: &Api<K>, selector: &str) -> kube::Result<Vec<K>> {
+    let mut found = Vec::new();
+    let mut page = labelled(selector).limit(PAGE);
+    loop {
+        let list = match api.list(&page).await {
+            // What has changed meanwhile is not worth a second try in pieces.
+            Err(kube::Error::Api(status)) if status.code == EXPIRED && page.continue_token.is_some() => {
+                found.clear();
+                page = labelled(selector);
+                continue;
+            }
+            other => other?,
+        };
+        let next = list.metadata.continue_.filter(|token| !token.is_empty());
+        found.extend(list.items.into_iter().map(|mut object| {
+            object.meta_mut().managed_fields = None;
+            object
+        }));
+        match next {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(found),
+        }
+    }
+}
+
+/// Lists the objects of a namespace that match a label selector (all when empty), without their managed fields.
 pub async fn list<K: Namespaced>(
     client: &Client,
     namespace: &str,
     selector: &str,
 ) -> Result<Vec<K>, RequestError> {
-    Api::<K>::namespaced(client.clone(), namespace)
-        .list(&labelled(selector))
+    all_pages(&Api::<K>::namespaced(client.clone(), namespace), selector)
         .await
-        .map(|list| list.items)
         .map_err(|e| RequestError::new::<K>("list", namespace, selector, e))
 }
 
@@ -129,12 +159,10 @@ pub async fn list_metadata<K: Namespaced>(
         .map_err(|e| RequestError::new::<K>("list", namespace, selector, e))
 }
 
-/// Lists the objects of all namespaces that match a label selector.
+/// Lists the objects of all namespaces that match a label selector, without their managed fields.
 pub async fn list_everywhere<K: Namespaced>(client: &Client, selector: &str) -> Result<Vec<K>, RequestError> {
-    Api::<K>::all(client.clone())
-        .list(&labelled(selector))
+    all_pages(&Api::<K>::all(client.clone()), selector)
         .await
-        .map(|list| list.items)
         .map_err(|e| RequestError::new::<K>("list", "*", selector, e))
 }
 
@@ -258,5 +286,66 @@ pub async fn set_finalizer<K: Namespaced>(
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() && !present => Ok(()),
         Err(error) => Err(RequestError::new::<K>("change the finalizers of", &namespace, &name, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+    use std::sync::Mutex;
+
+    use http::{Request, Response};
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An API server that gives these answers, one after another; and the queries that it got.
+    async fn listed(answers: Vec<Value>) -> (Result<Vec<Pod>, RequestError>, Vec<String>) {
+        let queries = std::sync::Arc::new(Mutex::new(Vec::new()));
+        let seen = std::sync::Arc::clone(&queries);
+        let answers = Mutex::new(answers.into_iter());
+        let server = tower::service_fn(move |request: Request<Body>| {
+            let token = request.uri().query().unwrap_or_default().to_owned();
+            seen.lock().unwrap().push(token);
+            let answer = answers.lock().unwrap().next().unwrap();
+            let code = answer["code"].as_u64().map_or(200, |code| u16::try_from(code).unwrap());
+            let body = Body::from(serde_json::to_vec(&answer).unwrap());
+            ready(Response::builder().status(code).body(body).map_err(std::io::Error::other))
+        });
+        let pods = list(&Client::new(server, "ns"), "ns", "run=x").await;
+        let queries = queries.lock().unwrap().clone();
+        (pods, queries)
+    }
+
+    fn page(names: &[&str], more: &str) -> Value {
+        let pods: Vec<Value> = names
+            .iter()
+            .map(|name| json!({"metadata": {"name": name, "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:status": {}}}]}}))
+            .collect();
+        json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"continue": more}, "items": pods})
+    }
+
+    #[tokio::test]
+    async fn a_list_is_read_to_its_last_page_and_without_managed_fields() {
+        let (pods, queries) = listed(vec![page(&["a", "b"], "next"), page(&["c"], "")]).await;
+        let pods = pods.unwrap();
+        assert_eq!(pods.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert!(pods.iter().all(|pod| pod.metadata.managed_fields.is_none()));
+        let [first, second] = &queries[..] else { panic!("{queries:?}") };
+        assert!(first.contains("labelSelector=run%3Dx") && first.contains("limit=50"), "{first}");
+        assert!(second.contains("continue=next") && second.contains("labelSelector=run%3Dx"), "{second}");
+    }
+
+    #[tokio::test]
+    async fn a_list_whose_rest_expired_is_read_anew_in_one_piece() {
+        let expired = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410});
+        let (pods, queries) =
+            listed(vec![page(&["a"], "next"), expired.clone(), page(&["a", "b"], "")]).await;
+        assert_eq!(pods.unwrap().len(), 2);
+        assert!(!queries[2].contains("limit=") && !queries[2].contains("continue="), "{queries:?}");
+        let (pods, _) = listed(vec![expired]).await;
+        assert!(pods.is_err(), "an answer that is no page that ran out is told");
     }
 }

@@ -1,5 +1,7 @@
 //! Starting, watching and removing a runner's Job and its Secret. The only place that writes them.
 
+use std::collections::HashMap;
+
 use holdfast_protocol::RunSpec;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -274,12 +276,16 @@ pub async fn observe(client: &Client, namespace: &str, run: &RunRef) -> Result<V
         kubernetes::list::<Job>(client, namespace, &selector),
         kubernetes::list::<Pod>(client, namespace, &selector),
     )?;
+    let mut of_job: HashMap<String, Vec<Pod>> = HashMap::new();
+    for pod in pods {
+        if let Some(uid) = super::job_uid_of(&pod) {
+            of_job.entry(uid.to_owned()).or_default().push(pod);
+        }
+    }
     Ok(jobs
         .into_iter()
         .map(|job| {
-            let uid = job.uid().unwrap_or_default();
-            let own =
-                pods.iter().filter(|pod| super::job_uid_of(pod) == Some(uid.as_str())).cloned().collect();
+            let own = of_job.remove(&job.uid().unwrap_or_default()).unwrap_or_default();
             JobView::new(job, own)
         })
         .collect())
