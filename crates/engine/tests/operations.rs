@@ -16,19 +16,21 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use holdfast_engine::archive::{self, ArchiveReport, ArchiveSpec, Format};
 use holdfast_engine::browse::View;
 use holdfast_engine::copy::{CopyReport, copy};
 use holdfast_engine::diff::diff;
+use holdfast_engine::event::EventSink;
 use holdfast_engine::lock::{Holder, LockGuard, LockMode};
 use holdfast_engine::repair::{Mended, RepairSnapshots, repair_snapshots};
 use holdfast_engine::repository::{InitOptions, SnapshotFilter};
 use holdfast_engine::store::fault::{Fault, Operation, Trouble};
 use holdfast_engine::store::{FileKind, FileName};
 use holdfast_engine::tag::{TagChange, change_tags};
-use holdfast_engine::{Ctx, ErrorKind, Id, Repository, Result};
+use holdfast_engine::{Ctx, ErrorKind, Event, Id, Repository, Result};
 use restoring::{
     back_up, check_all, init, latest, open, open_faulty, packs, run_clean, scratch, spec, store_at,
 };
@@ -207,6 +209,46 @@ async fn a_target_that_fails_ends_the_copy_and_is_not_taken_for_damage() {
     Restic::newest(&to).check();
     let same = copy_all(&ours, &open(&to).await).await.unwrap_err();
     assert_eq!(same.kind(), ErrorKind::Usage);
+}
+
+/// Somebody takes the copy's lock away and prunes. What its index says of packs that are gone then must not be relied on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_prune_deleted_after_it_took_the_copys_lock_away_is_copied_again() {
+    struct Thief(PathBuf, std::sync::atomic::AtomicBool);
+    impl EventSink for Thief {
+        fn event(&self, event: Event) {
+            // The first packs have arrived by then, and no index names them.
+            if matches!(event, Event::Progress(done) if done.bytes_done > 60 << 20)
+                && !self.1.swap(true, SeqCst)
+            {
+                for lock in fs::read_dir(self.0.join("locks")).unwrap() {
+                    fs::remove_file(lock.unwrap().path()).unwrap();
+                }
+                let arrived = packs(&self.0);
+                assert!(!arrived.is_empty());
+                arrived.iter().for_each(|pack| fs::remove_file(pack).unwrap());
+            }
+        }
+    }
+    let dir = scratch();
+    let theirs = init(&dir.path().join("from")).await;
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    for n in 0..4 {
+        fs::write(source.join(n.to_string()), noise(n, 20 << 20)).unwrap();
+    }
+    back_up(&theirs, &source).await;
+    let to = dir.path().join("to");
+    let ours = init(&to).await;
+    let snapshots = theirs.snapshots().await.unwrap();
+    let held = lock(&ours, LockMode::Shared).await;
+    let ctx = Ctx { events: Arc::new(Thief(to.clone(), false.into())), ..Ctx::default() };
+    let lost = copy(&theirs, &ours, &held, &snapshots, &ctx).await.unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::LockLost, "{}", lost.chain());
+    drop(held.release().await);
+    assert_eq!(ours.snapshots().await.unwrap(), []);
+    copy_all(&theirs, &ours).await.unwrap();
+    Restic::newest(&to).check();
 }
 
 #[tokio::test(flavor = "multi_thread")]
