@@ -413,6 +413,9 @@ pub struct RestoreStatus {
     /// When the Backup that made this Snapshot began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_time: Option<Time>,
+    /// Where it was made: not always here, for a bucket may hold other clusters' Snapshots too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_origin: Option<SnapshotOrigin>,
     /// Whether the Snapshot fits the claims. Known before anything is touched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compatibility: Option<Compatibility>,
@@ -552,6 +555,16 @@ pub struct RestorePlan {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub warnings: Vec<String>,
+}
+
+/// Where a Snapshot was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotOrigin {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Namespace there.
+    pub namespace: String,
 }
 
 /// What a restore will do to one volume. Counts are files, directories and links.

@@ -20,6 +20,10 @@ pub(super) fn page(restore: &Restore, now: Timestamp) -> String {
     if let Some(taken) = &status.snapshot_time {
         let _ = write!(page, " (taken {}, {} ago)", local_time(taken.0), age(taken.0, now));
     }
+    if let Some(made) = &status.snapshot_origin {
+        let _ =
+            write!(page, ", made in cluster {}, namespace {},", safe(&made.cluster), safe(&made.namespace));
+    }
     let _ = writeln!(page, " into namespace {namespace}");
     let plan = status.plan.clone().unwrap_or_default();
     for volume in &plan.volumes {
@@ -186,6 +190,11 @@ volume/x → claim x
 ! two versions apart
 "
         );
+        let elsewhere = format!("{PLANNED}\n  snapshotOrigin: {{cluster: staging, namespace: other}}");
+        let elsewhere = page(&restore(&elsewhere), now());
+        let first =
+            "Restore of snapshot first-ae15, made in cluster staging, namespace other, into namespace shop\n";
+        assert!(elsewhere.starts_with(first), "{elsewhere}");
         let with = |undo: &str| prospect(&restore(&format!("{PLANNED}\n  undo: {undo}"))).unwrap_or_default();
         assert!(prospect(&restore(PLANNED)).is_some_and(|text| text.contains("is lost.")));
         assert!(with("{state: Planned, message: m}").starts_with("What is overwritten is saved first"));

@@ -4,7 +4,8 @@ use holdfast_api::backup::{ComponentKind, ComponentPhase};
 use holdfast_api::conditions::{ConditionType, ConditionUpdate, find_condition, set_condition};
 use holdfast_api::refs::{ObjectRef, RunAs};
 use holdfast_api::restore::{
-    ClaimFate, RestoreComponent, RestorePhase, RestorePlan, RestoreStatus, UndoState, VolumePlan,
+    ClaimFate, RestoreComponent, RestorePhase, RestorePlan, RestoreStatus, SnapshotOrigin, UndoState,
+    VolumePlan,
 };
 use holdfast_api::{Reason, Restore, Snapshot};
 use holdfast_protocol::verdict::RestoreResult;
@@ -51,6 +52,10 @@ impl Writer<'_> {
         let namespace = snapshot.namespace().unwrap_or_default();
         self.status.snapshot_ref = Some(ObjectRef::seen_from(own, &namespace, snapshot.name_any()));
         self.status.snapshot_time = Some(snapshot.spec.time.clone());
+        self.status.snapshot_origin = Some(SnapshotOrigin {
+            cluster: snapshot.spec.cluster.clone(),
+            namespace: snapshot.spec.namespace.clone(),
+        });
     }
 
     /// It waits for something before it begins.

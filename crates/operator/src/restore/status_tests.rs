@@ -316,3 +316,18 @@ fn a_claim_that_is_deleted_meanwhile_takes_its_success_with_it() {
     assert_eq!(components[3].reason.as_deref(), Some("NoSpaceLeft"), "the first reason stands");
     assert!(deleted(&mut components, &claims, Timestamp::UNIX_EPOCH).is_empty(), "told once");
 }
+
+#[test]
+fn it_is_written_down_where_the_snapshot_was_made() {
+    let snapshot: Snapshot = serde_saphyr::from_str(
+        "
+metadata: {name: s, namespace: shop}
+spec: {repositoryRef: {name: r}, time: 2026-11-20T02:00:00Z, backup: {name: b, uid: u}, cluster: old, namespace: theirs}",
+    )
+    .unwrap();
+    let mut status = RestoreStatus::default();
+    Writer { status: &mut status, generation: Some(1), now: Timestamp::UNIX_EPOCH }.chosen("shop", &snapshot);
+    let made = status.snapshot_origin.unwrap();
+    assert_eq!((made.cluster.as_str(), made.namespace.as_str()), ("old", "theirs"));
+    assert_eq!(status.snapshot_ref.unwrap().name, "s");
+}
