@@ -28,6 +28,7 @@ pub mod repair;
 pub mod repository;
 pub mod restore;
 pub mod retention;
+pub mod rewrite;
 pub mod stats;
 pub mod store;
 pub mod stream;

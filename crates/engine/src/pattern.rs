@@ -4,6 +4,10 @@
 //! literally. A pattern with a leading `/` starts at the root, any other may match at any depth. What matches a
 //! directory matches all that is in it. Names are bytes: they need not be UTF-8. Not here: what a match means.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+
 use crate::error::{Error, ErrorKind, Result};
 
 /// A pattern, parsed.
@@ -196,6 +200,24 @@ fn name_matches(mut tokens: &[Token], mut name: &[u8]) -> bool {
         let Some((_, from)) = next_char(from) else { return false };
         retry = Some((after_star, from));
         (tokens, name) = (after_star, from);
+    }
+}
+
+/// The names of a path, as patterns are matched with.
+pub(crate) fn names(path: &Path) -> Vec<&[u8]> {
+    path.components()
+        .filter_map(|c| match c {
+            Component::Normal(name) => Some(name.as_bytes()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Small letters where the path is text, byte by byte where it is not.
+pub(crate) fn fold(path: &Path) -> PathBuf {
+    match path.to_str() {
+        Some(text) => text.to_lowercase().into(),
+        None => OsStr::from_bytes(&path.as_os_str().as_bytes().to_ascii_lowercase()).into(),
     }
 }
 

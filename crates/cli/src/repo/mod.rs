@@ -21,11 +21,13 @@ mod list;
 mod ls;
 mod nearby;
 mod origin;
+mod pattern_file;
 mod prompt;
 mod protect;
 mod prune;
 mod repair;
 mod restore;
+mod rewrite;
 mod select;
 mod session;
 mod snapshots;
@@ -66,6 +68,8 @@ enum Command {
     Stats(stats::Args),
     /// Change the tags of snapshots
     Tag(tag::Args),
+    /// Write snapshots anew, without some of their files or with another host or time
+    Rewrite(rewrite::Args),
     /// Copy snapshots from another repository
     Copy(copy::Args),
     /// List, add, remove and change passwords
@@ -117,6 +121,7 @@ async fn perform(args: RepoArgs) -> u8 {
             Command::Diff(args) => diff::run(&session, &args).await,
             Command::Stats(args) => stats::run(&session, &args).await,
             Command::Tag(args) => tag::run(&session, &args).await,
+            Command::Rewrite(args) => Box::pin(rewrite::run(&session, &args)).await,
             Command::Copy(args) => Box::pin(copy::run(&session, &access, &args)).await,
             Command::Key(args) => key::run(&session, &args).await,
             Command::List(args) => list::run(&session, &args).await,

@@ -1,7 +1,6 @@
 //! Finding entries by name or time.
 
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::walk::Walk;
@@ -11,7 +10,7 @@ use crate::format::node::{Node, NodeType};
 use crate::format::snapshot::Snapshot;
 use crate::format::time::Time;
 use crate::index::Index;
-use crate::pattern::Pattern;
+use crate::pattern::{Pattern, fold, names};
 use crate::read::TreeReader;
 use crate::repository::Repository;
 
@@ -77,22 +76,5 @@ impl Finder {
     fn in_time(&self, node: &Node) -> bool {
         self.oldest.is_none_or(|oldest| node.mtime >= oldest)
             && self.newest.is_none_or(|newest| node.mtime <= newest)
-    }
-}
-
-fn names(path: &Path) -> Vec<&[u8]> {
-    path.components()
-        .filter_map(|c| match c {
-            Component::Normal(name) => Some(name.as_bytes()),
-            _ => None,
-        })
-        .collect()
-}
-
-/// Small letters where the name is text, byte by byte where it is not.
-fn fold(path: &Path) -> PathBuf {
-    match path.to_str() {
-        Some(text) => text.to_lowercase().into(),
-        None => std::ffi::OsStr::from_bytes(&path.as_os_str().as_bytes().to_ascii_lowercase()).into(),
     }
 }

@@ -44,7 +44,7 @@ use crate::index::Index;
 use crate::repository::Repository;
 
 use buffer::Pool;
-use exclude::Excludes;
+pub(crate) use exclude::Excludes;
 use file::Links;
 pub(crate) use pack::{OpenPacks, SealedBlob, SealedPack};
 use read::Reader;

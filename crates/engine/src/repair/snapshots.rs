@@ -1,26 +1,24 @@
 //! Snapshots from what is left of them: files lose the chunks that are gone, directories that cannot be read become
 //! empty ones, and the snapshot says so.
 
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::event::{Ctx, Event, Fault};
 use crate::format::node::{Node, NodeType};
 use crate::format::pack::BlobKind;
 use crate::format::snapshot::Snapshot;
-use crate::format::tree::{MAX_DEPTH, Tree, TreeWriter, too_deep};
 use crate::id::Id;
 use crate::index::Index;
 use crate::lock::LockGuard;
-use crate::read::{TreeReader, is_damage};
 use crate::repository::Repository;
+use crate::rewrite::{Edit, Fate, TreeRewriter};
 use crate::store::{FileKind, FileName};
 use crate::tag::replace;
-use crate::write::{PackWriter, Sealer, commit_snapshot};
+use crate::write::commit_snapshot;
 
 /// The tag that a mended snapshot carries while the damaged one is kept, as restic's.
 const REPAIRED: &str = "repaired";
@@ -77,22 +75,29 @@ pub async fn repair_snapshots(
 ) -> Result<Vec<RepairedSnapshot>> {
     let index = repo.load_index(ctx).await?;
     ctx.events.event(Event::Phase("mend"));
-    let mut run = Run {
-        repo,
-        trees: TreeReader::new(repo.clone(), Arc::clone(&index))?,
-        index,
-        writer: (!how.dry_run).then(|| PackWriter::new(repo)),
-        sealer: Sealer::new()?,
-        ctx,
-    };
+    let mut trees = TreeRewriter::new(repo, index, how.dry_run, ctx)?;
     let mut report = Vec::new();
     for (id, snapshot) in snapshots {
         ctx.check()?;
-        let mut losses = Vec::new();
-        let mended = match run.tree(snapshot.tree, &mut losses).await? {
+        let mut mending = Mending::new(Arc::clone(trees.index()));
+        let tree = trees.rewrite(snapshot.tree, &mut mending).await?;
+        let losses = mending.into_losses();
+        let mended = match tree {
             Some(tree) if tree == snapshot.tree => continue,
             Some(_) if how.dry_run => Mended::Rewritten(None),
-            Some(tree) => Mended::Rewritten(Some(run.write(lock, *id, snapshot, tree, how.forget).await?)),
+            Some(tree) => {
+                let known = trees.commit().await?;
+                let original = Some(snapshot.original.unwrap_or(*id));
+                let mut new = Snapshot { tree, original, ..snapshot.clone() };
+                Mended::Rewritten(Some(if how.forget {
+                    replace(repo, lock, *id, new, &known, ctx).await?
+                } else {
+                    if !new.tags.iter().any(|t| t == REPAIRED) {
+                        new.tags.push(REPAIRED.to_owned());
+                    }
+                    commit_snapshot(repo, lock, &new, &known, ctx).await?
+                }))
+            }
             None => {
                 if how.forget && !how.dry_run {
                     repo.refuse_append_only()?;
@@ -113,141 +118,54 @@ pub async fn repair_snapshots(
     Ok(report)
 }
 
-struct Run<'a> {
-    repo: &'a Repository,
-    trees: TreeReader,
+/// Takes out what is lost, and notes it.
+pub(super) struct Mending {
     index: Arc<Index>,
-    /// None for a dry run.
-    writer: Option<PackWriter>,
-    sealer: Sealer,
-    ctx: &'a Ctx,
+    losses: Vec<Loss>,
 }
 
-/// A directory on the way down.
-struct Frame {
-    path: PathBuf,
-    /// Its id as the snapshot has it.
-    id: Id,
-    /// Its own entry in the directory above; `None` for the root.
-    node: Option<Node>,
-    /// Entries still to look at, last first.
-    rest: Vec<Node>,
-    done: Vec<Node>,
-    changed: bool,
+impl Mending {
+    /// By the index, which must be right.
+    pub(super) fn new(index: Arc<Index>) -> Self {
+        Self { index, losses: Vec::new() }
+    }
+
+    /// What was lost.
+    pub(super) fn into_losses(self) -> Vec<Loss> {
+        self.losses
+    }
 }
 
-impl Run<'_> {
-    /// The mended tree; the same id when it is sound, `None` when the root cannot be read.
-    async fn tree(&mut self, root: Id, losses: &mut Vec<Loss>) -> Result<Option<Id>> {
-        let Some(tree) = self.load(root).await? else {
-            losses.push(Loss { path: "/".into(), bytes: 0, what: "the root cannot be read" });
-            return Ok(None);
+impl Edit for Mending {
+    // Better a directory without what other programs wrote into it than none.
+    const LOSSLESS: bool = false;
+
+    fn entry(&mut self, path: &Path, node: &mut Node) -> Fate {
+        let kind = node.kind;
+        match kind {
+            NodeType::File if mend_file(&self.index, path, node, &mut self.losses) => Fate::Changed,
+            NodeType::Irregular => {
+                let what = "an entry of no known type was left out";
+                self.losses.push(Loss { path: path.to_owned(), bytes: 0, what });
+                Fate::LeftOut
+            }
+            _ => Fate::Kept,
+        }
+    }
+
+    fn unreadable(&mut self, path: &Path, _: Error) -> Result<()> {
+        let what = if path == Path::new("/") {
+            "the root cannot be read"
+        } else {
+            "the directory cannot be read and is empty now"
         };
-        let mut stack = vec![frame(PathBuf::from("/"), root, None, &tree)];
-        loop {
-            let depth = stack.len();
-            let Some(top) = stack.last_mut() else {
-                return Err(Error::new(ErrorKind::Internal, "a walk ended without its root"));
-            };
-            if depth > MAX_DEPTH {
-                return Err(too_deep(&top.path));
-            }
-            if let Some(mut node) = top.rest.pop() {
-                let path = top.path.join(std::ffi::OsStr::from_bytes(&node.name));
-                match node.kind {
-                    NodeType::File => {
-                        top.changed |= mend_file(&self.index, &path, &mut node, losses);
-                        top.done.push(node);
-                    }
-                    NodeType::Dir => {
-                        let below = match node.subtree {
-                            Some(id) => self.load(id).await?.map(|tree| (id, tree)),
-                            None => None,
-                        };
-                        if let Some((id, tree)) = below {
-                            stack.push(frame(path, id, Some(node), &tree));
-                            continue;
-                        }
-                        let what = "the directory cannot be read and is empty now";
-                        losses.push(Loss { path, bytes: 0, what });
-                        let empty = self.save(&[]).await?;
-                        top.done.push(Node { subtree: Some(empty), ..node });
-                        top.changed = true;
-                    }
-                    NodeType::Irregular => {
-                        losses.push(Loss { path, bytes: 0, what: "an entry of no known type was left out" });
-                        top.changed = true;
-                    }
-                    _ => top.done.push(node),
-                }
-                continue;
-            }
-            let Some(Frame { id, node, done, changed, .. }) = stack.pop() else { continue };
-            let id_now = if changed { self.save(&done).await? } else { id };
-            match (stack.last_mut(), node) {
-                (Some(above), Some(node)) => {
-                    above.changed |= id_now != id;
-                    above.done.push(Node { subtree: Some(id_now), ..node });
-                }
-                _ => return Ok(Some(id_now)),
-            }
-        }
+        self.losses.push(Loss { path: path.to_owned(), bytes: 0, what });
+        Ok(())
     }
 
-    /// `None` when no copy of the directory is good.
-    async fn load(&self, id: Id) -> Result<Option<Arc<Tree>>> {
-        match self.ctx.run(self.trees.load(&id)).await {
-            Ok(tree) => Ok(Some(tree)),
-            Err(e) if is_damage(&e) => Ok(None),
-            Err(e) => Err(e),
-        }
+    fn keeps_empty(&self, _: &Path) -> bool {
+        true
     }
-
-    /// Stores a directory with these entries, unless it is a dry run.
-    async fn save(&mut self, nodes: &[Node]) -> Result<Id> {
-        let mut writer = TreeWriter::new();
-        for node in nodes {
-            writer.push(node)?;
-        }
-        let json = writer.finish();
-        let id = Id::hash(&json);
-        if let Some(writer) = &mut self.writer
-            && !self.index.contains(BlobKind::Tree, &id)
-        {
-            writer.add(&self.sealer.seal(self.repo, BlobKind::Tree, id, &json)?).await?;
-        }
-        Ok(id)
-    }
-
-    async fn write(
-        &mut self,
-        lock: &LockGuard,
-        id: Id,
-        snapshot: &Snapshot,
-        tree: Id,
-        forget: bool,
-    ) -> Result<Id> {
-        if let Some(writer) = &mut self.writer {
-            writer.flush().await?;
-        }
-        let written = self.writer.iter().flat_map(PackWriter::index_files);
-        let known: Vec<Id> = self.index.files().iter().chain(written).copied().collect();
-        let mut mended =
-            Snapshot { tree, original: Some(snapshot.original.unwrap_or(id)), ..snapshot.clone() };
-        if forget {
-            return replace(self.repo, lock, id, mended, &known, self.ctx).await;
-        }
-        if !mended.tags.iter().any(|t| t == REPAIRED) {
-            mended.tags.push(REPAIRED.to_owned());
-        }
-        commit_snapshot(self.repo, lock, &mended, &known, self.ctx).await
-    }
-}
-
-fn frame(path: PathBuf, id: Id, node: Option<Node>, tree: &Tree) -> Frame {
-    let mut rest = tree.nodes.clone();
-    rest.reverse();
-    Frame { path, id, node, rest, done: Vec::new(), changed: false }
 }
 
 /// Takes out the chunks that are in no index; whether anything changed.

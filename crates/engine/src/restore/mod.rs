@@ -22,6 +22,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub(crate) use select::Selection;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, FaultList};
 use crate::id::Id;

@@ -1,0 +1,87 @@
+//! Files with a pattern a line, as restic reads them: blank lines and those that begin with `#` count for nothing,
+//! `$NAME` and `${NAME}` are what the environment says, `$$` is a dollar sign.
+//!
+//! Not here: what a pattern means (the engine).
+
+use std::path::{Path, PathBuf};
+
+use super::access::Environment;
+use crate::failure::{Failure, Result};
+
+/// The patterns of all these files, in their order.
+pub(super) fn read_all(files: &[PathBuf], env: Environment<'_>) -> Result<Vec<String>> {
+    files.iter().map(|file| read(file, env)).collect::<Result<Vec<_>>>().map(|lists| lists.concat())
+}
+
+fn read(file: &Path, env: Environment<'_>) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(file).map_err(|e| {
+        Failure::usage(
+            format!("read the patterns in {}: {e}", file.display()),
+            "name a file in UTF-8 with a pattern a line",
+        )
+    })?;
+    let patterns = parse(&text, env).map_err(|name| {
+        Failure::usage(
+            format!("{} uses the variable {name}, which is not set", file.display()),
+            "set it, or write $$ for a dollar sign",
+        )
+    })?;
+    if patterns.is_empty() {
+        return Err(Failure::usage(
+            format!("there is no pattern in {}", file.display()),
+            "write one a line, or leave the file out",
+        ));
+    }
+    Ok(patterns)
+}
+
+/// The patterns; the name of a variable that is not set. (restic takes it for nothing, so that `$DIR/cache` would mean
+/// `/cache`.)
+fn parse(text: &str, env: Environment<'_>) -> std::result::Result<Vec<String>, String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| expand(line, env))
+        .collect()
+}
+
+fn expand(line: &str, env: Environment<'_>) -> std::result::Result<String, String> {
+    let mut out = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once('$') {
+        out.push_str(before);
+        if let Some(after) = after.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+            continue;
+        }
+        let braced = after.strip_prefix('{').and_then(|inner| inner.split_once('}'));
+        let (name, left) = braced.unwrap_or_else(|| {
+            after
+                .split_at(after.find(|c: char| c != '_' && !c.is_ascii_alphanumeric()).unwrap_or(after.len()))
+        });
+        if name.is_empty() {
+            out.push('$');
+        } else {
+            out.push_str(&env(name).ok_or_else(|| name.to_owned())?);
+        }
+        rest = left;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_as_restic_reads_them() {
+        let env = |name: &str| (name == "HOME").then(|| "/home/ann".to_owned());
+        let text = "\u{feff}# a comment\n\n  *.log  \r\n$HOME/cache\n${HOME}x\nprice$$\n5$ a\n";
+        let expected = ["*.log", "/home/ann/cache", "/home/annx", "price$", "5$ a"];
+        assert_eq!(parse(text, &env).unwrap(), expected);
+        assert_eq!(parse("$NOWHERE/cache", &env), Err("NOWHERE".to_owned()));
+    }
+}

@@ -1,0 +1,261 @@
+//! Snapshots written anew, with stock restic beside: the same patterns make the same trees.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that meets a surprise must fail, in its helpers too"
+)]
+
+mod restoring;
+mod stock;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use holdfast_engine::backup::{BackupSpec, backup};
+use holdfast_engine::format::snapshot::Snapshot;
+use holdfast_engine::lock::{Holder, LockGuard, LockMode};
+use holdfast_engine::rewrite::{Files, NewSnapshot, Patterns, Rewrite, Rewriter, Rewritten};
+use holdfast_engine::store::{FileKind, FileName};
+use holdfast_engine::{Ctx, ErrorKind, Id, Repository};
+use restoring::{back_up, init, scratch};
+use stock::{Restic, build_source, noise, settle};
+
+const NOTHING: Rewrite = Rewrite {
+    files: Files::All,
+    host: None,
+    time: None,
+    summary: false,
+    forget: false,
+    dry_run: false,
+    says_whole: |_| false,
+};
+
+fn own(list: &[&str]) -> Vec<String> {
+    list.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn without(exact: &[&str], any_case: &[&str]) -> Files {
+    Files::Without(Patterns { exact: own(exact), any_case: own(any_case) })
+}
+
+fn only(exact: &[&str], any_case: &[&str]) -> Files {
+    Files::Only(Patterns { exact: own(exact), any_case: own(any_case) })
+}
+
+async fn lock(repo: &Repository, mode: LockMode) -> LockGuard {
+    let holder = Holder::this_process("test", "test");
+    repo.lock(mode, &holder, Duration::from_secs(20), &[], &Ctx::default()).await.unwrap()
+}
+
+async fn try_rewrite(repo: &Repository, how: &Rewrite, id: Id) -> holdfast_engine::Result<Rewritten> {
+    let ctx = Ctx::default();
+    let guard = lock(repo, if how.forget { LockMode::Exclusive } else { LockMode::Shared }).await;
+    let snapshot = repo.load_snapshot(&id).await.unwrap();
+    let mut rewriter = Rewriter::new(repo, how, &ctx).await.unwrap();
+    let done = rewriter.rewrite(&guard, id, &snapshot).await;
+    guard.release().await.unwrap();
+    done
+}
+
+async fn rewrite(repo: &Repository, how: &Rewrite, id: Id) -> NewSnapshot {
+    match try_rewrite(repo, how, id).await.unwrap() {
+        Rewritten::Written(new) => new,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn ids(repo: &Repository) -> BTreeSet<Id> {
+    repo.snapshots().await.unwrap().into_iter().map(|(id, _)| id).collect()
+}
+
+/// What restic's `rewrite` makes of a snapshot with these arguments; `None` when it leaves it alone.
+async fn restics(repo: &Repository, at: &Path, id: Id, arguments: &[String]) -> Option<Snapshot> {
+    let before = ids(repo).await;
+    let words = ["rewrite".to_owned()].into_iter().chain(arguments.iter().cloned()).chain([id.to_hex()]);
+    let said = Restic::newest(at).run(words);
+    let made: Vec<Id> = ids(repo).await.difference(&before).copied().collect();
+    match made.as_slice() {
+        [] => None,
+        [new] => Some(repo.load_snapshot(new).await.unwrap()),
+        more => panic!("{more:?}: {said}"),
+    }
+}
+
+fn flags(files: &Files) -> Vec<String> {
+    let (patterns, exact, any_case) = match files {
+        Files::All => return Vec::new(),
+        Files::Without(patterns) => (patterns, "--exclude", "--iexclude"),
+        Files::Only(patterns) => (patterns, "--include", "--iinclude"),
+    };
+    let flag = |name: &str, list: &[String]| -> Vec<String> {
+        list.iter().map(|pattern| format!("{name}={pattern}")).collect()
+    };
+    [flag(exact, &patterns.exact), flag(any_case, &patterns.any_case)].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_patterns_make_the_same_trees_as_restics() {
+    let dir = scratch();
+    let at = dir.path().join("repo");
+    let repo = init(&at).await;
+    let source = dir.path().join("source");
+    build_source(&source);
+    // Names and attributes matter here, content does not.
+    fs::remove_dir_all(source.join("sizes")).unwrap();
+    fs::create_dir_all(source.join("Cases/EMPTY/deeper")).unwrap();
+    fs::write(source.join("Cases/Shout.LOG"), noise(7, 2_000)).unwrap();
+    fs::write(source.join("Cases/whisper.log"), noise(8, 3_000)).unwrap();
+    settle(&source);
+    let ours = back_up(&repo, &source).await.snapshot;
+    let theirs: Id =
+        Restic::newest(&at).backup(&source, "other", &[])["snapshot_id"].as_str().unwrap().parse().unwrap();
+    let anchored = format!("{}/Cases", source.display());
+    let cases = [
+        without(&["*.log"], &[]),
+        without(&[], &["*.LoG"]),
+        without(&["*.log", "!whisper.log"], &["shout.*"]),
+        without(&[&anchored], &[]),
+        without(&["Cases/*"], &[]),
+        without(&["many", "**/sub*", "[a-m]*"], &[]),
+        without(&["*"], &[]),
+        without(&["there-is-no-such-name"], &[]),
+        only(&["*.log"], &[]),
+        only(&[], &["*.log"]),
+        only(&[&anchored], &[]),
+        only(&["EMPTY"], &["WHISPER*"]),
+        only(&["there-is-no-such-name"], &[]),
+    ];
+    let mut changed = 0;
+    // Of a snapshot that restic made the first few: its trees have names of users and groups.
+    for (id, cases) in [(ours, &cases[..]), (theirs, &cases[..4])] {
+        for files in cases {
+            let expected = restics(&repo, &at, id, &flags(files)).await;
+            let done = try_rewrite(&repo, &Rewrite { files: files.clone(), ..NOTHING }, id).await.unwrap();
+            let Some(expected) = expected else {
+                assert!(!matches!(done, Rewritten::Written(_)), "{files:?}: {done:?}");
+                continue;
+            };
+            let Rewritten::Written(new) = done else { panic!("{files:?}: {done:?}") };
+            let made = repo.load_snapshot(&new.id.unwrap()).await.unwrap();
+            assert_eq!(made, expected, "{files:?}");
+            assert_eq!((made.original, made.tags.as_slice()), (Some(id), &["rewrite".to_owned()][..]));
+            changed += 1;
+        }
+    }
+    assert_eq!(changed, cases.len() - 2 + 4, "all but those that match nothing");
+    Restic::newest(&at).check();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn host_time_and_summary_are_restics() {
+    let dir = scratch();
+    let at = dir.path().join("repo");
+    let repo = init(&at).await;
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("a"), noise(1, 5_000)).unwrap();
+    settle(&source);
+    let id = back_up(&repo, &source).await.snapshot;
+    let time = serde_json::from_str("\"2026-03-01T14:30:00Z\"").unwrap();
+    let how = Rewrite { host: Some("elsewhere".into()), time: Some(time), ..NOTHING };
+    let new = rewrite(&repo, &how, id).await;
+    let made = repo.load_snapshot(&new.id.unwrap()).await.unwrap();
+    let words = own(&["--new-host", "elsewhere", "--new-time", "2026-03-01 14:30:00"]);
+    assert_eq!(made, restics(&repo, &at, id, &words).await.unwrap());
+    assert_eq!((new.lacks_files, made.hostname.as_str()), (false, "elsewhere"));
+    // It has both already.
+    let again = Rewrite { forget: true, ..how };
+    assert_eq!(try_rewrite(&repo, &again, new.id.unwrap()).await.unwrap(), Rewritten::Unchanged);
+
+    // Before 0.17 no counts were kept.
+    let old = Restic::new("0.14", &at);
+    old.backup(&source, "old", &[]);
+    let (old, snapshot) = repo.snapshots().await.unwrap().pop().unwrap();
+    assert_eq!(snapshot.summary, None);
+    let count = Rewrite { summary: true, ..NOTHING };
+    let made = repo.load_snapshot(&rewrite(&repo, &count, old).await.id.unwrap()).await.unwrap();
+    assert_eq!(made, restics(&repo, &at, old, &own(&["--snapshot-summary"])).await.unwrap());
+    let summary = made.summary.unwrap();
+    assert_eq!((summary.total_files_processed, summary.total_bytes_processed), (1, 5_000));
+    assert_eq!(try_rewrite(&repo, &count, id).await.unwrap(), Rewritten::Unchanged);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn originals_go_only_when_they_are_to_be_forgotten_and_a_dry_run_writes_nothing() {
+    let dir = scratch();
+    let at = dir.path().join("repo");
+    let repo = init(&at).await;
+    let source = dir.path().join("source");
+    fs::create_dir_all(source.join("sub/deeper")).unwrap();
+    fs::write(source.join("secret"), noise(1, 5_000)).unwrap();
+    fs::write(source.join("sub/deeper/secret"), noise(2, 500)).unwrap();
+    fs::write(source.join("sub/kept"), "kept").unwrap();
+    settle(&source);
+    let guard = lock(&repo, LockMode::Shared).await;
+    let spec = BackupSpec {
+        roots: vec![source.clone()],
+        host: "test".into(),
+        tags: own(&["whole=yes", "daily"]),
+        ..BackupSpec::default()
+    };
+    let id = backup(&repo, &guard, &spec, &Ctx::default()).await.unwrap().snapshot;
+    guard.release().await.unwrap();
+    let files = |at: &Path| -> usize {
+        ["data", "index", "snapshots"].iter().map(|kind| count_files(&at.join(kind))).sum()
+    };
+    let before = files(&at);
+    let says_whole: fn(&str) -> bool = |tag| tag.starts_with("whole=");
+    let how = Rewrite { files: without(&["secret"], &[]), forget: true, says_whole, ..NOTHING };
+    let would = rewrite(&repo, &Rewrite { dry_run: true, ..how.clone() }, id).await;
+    let excluded = vec![source.join("secret"), source.join("sub/deeper/secret")];
+    let dropped_tags = own(&["whole=yes"]);
+    assert_eq!(would, NewSnapshot { id: None, lacks_files: true, excluded, dropped_tags });
+    assert_eq!((files(&at), ids(&repo).await), (before, BTreeSet::from([id])));
+
+    // Only what changed its content loses the tag.
+    let moved = rewrite(&repo, &Rewrite { host: Some("b".into()), says_whole, ..NOTHING }, id).await;
+    let moved = repo.load_snapshot(&moved.id.unwrap()).await.unwrap();
+    assert_eq!(moved.tags, own(&["whole=yes", "daily", "rewrite"]));
+    let new = rewrite(&repo, &how, id).await;
+    assert_eq!(NewSnapshot { id: None, ..new.clone() }, would);
+    let new = new.id.unwrap();
+    let left = ids(&repo).await;
+    assert!(left.contains(&new) && !left.contains(&id), "{left:?}");
+    let made = repo.load_snapshot(&new).await.unwrap();
+    assert_eq!((made.tags, made.original), (own(&["daily"]), Some(id)));
+    // Of one that was rewritten before the first is remembered.
+    let last = rewrite(&repo, &Rewrite { host: Some("c".into()), forget: true, ..NOTHING }, new).await;
+    assert_eq!(repo.load_snapshot(&last.id.unwrap()).await.unwrap().original, Some(id));
+    Restic::newest(&at).check();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_with_a_directory_that_is_lost_is_left_as_it_is() {
+    let dir = scratch();
+    let at = dir.path().join("repo");
+    let repo = init(&at).await;
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("a"), "").unwrap();
+    let id = back_up(&repo, &source).await.snapshot;
+    for entry in repo.store().list(FileKind::Pack).await.unwrap() {
+        repo.store().delete(FileName { kind: FileKind::Pack, id: entry.id }).await.unwrap();
+    }
+    let how = Rewrite { files: without(&["a"], &[]), forget: true, ..NOTHING };
+    let error = try_rewrite(&repo, &how, id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Missing);
+    assert_eq!(ids(&repo).await, BTreeSet::from([id]));
+}
+
+fn count_files(at: &Path) -> usize {
+    fs::read_dir(at)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| if path.is_dir() { count_files(&path) } else { 1 })
+        .sum()
+}
