@@ -11,6 +11,7 @@
 mod restoring;
 mod stock;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,8 +25,9 @@ use holdfast_engine::browse::View;
 use holdfast_engine::copy::{CopyReport, copy};
 use holdfast_engine::diff::diff;
 use holdfast_engine::event::EventSink;
+use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::lock::{Holder, LockGuard, LockMode};
-use holdfast_engine::repair::{Mended, RepairSnapshots, repair_snapshots};
+use holdfast_engine::repair::{Mended, Recover, RecoverReport, RepairSnapshots, recover, repair_snapshots};
 use holdfast_engine::repository::{InitOptions, SnapshotFilter};
 use holdfast_engine::store::fault::{Fault, Operation, Trouble};
 use holdfast_engine::store::{FileKind, FileName};
@@ -549,6 +551,68 @@ async fn a_damaged_snapshot_is_written_anew_with_what_is_left() {
     assert_same_except(&source, &target, &[], "what was not lost");
     let left: Vec<Id> = repo.snapshots().await.unwrap().into_iter().map(|(id, _)| id).collect();
     assert!(!left.contains(&ids[1]) && left.contains(&ids[0]), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_snapshot_reaches_is_recovered_as_restic_does_and_what_is_lost_of_it_is_named() {
+    let dir = scratch();
+    let at = dir.path().join("repo");
+    let repo = init(&at).await;
+    let (source, ids) = two_snapshots(dir.path(), &repo).await;
+    let ctx = Ctx::default();
+    let how = Recover { host: "test".into(), username: "test".into(), ..Recover::default() };
+    let exclusive = lock(&repo, LockMode::Exclusive).await;
+    let nothing = recover(&repo, &exclusive, &how, &ctx).await.unwrap();
+    assert_eq!(nothing, RecoverReport::default());
+    let roots: Vec<Id> = repo.snapshots().await.unwrap().into_iter().map(|(_, s)| s.tree).collect();
+    for id in &ids {
+        repo.store().delete(FileName { kind: FileKind::Snapshot, id: *id }).await.unwrap();
+    }
+    exclusive.release().await.unwrap();
+    let (theirs, damaged) = (dir.path().join("theirs"), dir.path().join("damaged"));
+    for copy in [&theirs, &damaged] {
+        must(Command::new("cp").arg("-a").args([&at, copy]));
+    }
+
+    let exclusive = lock(&repo, LockMode::Exclusive).await;
+    let found = recover(&repo, &exclusive, &how, &ctx).await.unwrap();
+    exclusive.release().await.unwrap();
+    assert_eq!(found.roots.iter().map(|r| r.tree).collect::<BTreeSet<_>>(), BTreeSet::from_iter(roots));
+    assert!(found.unreadable.is_empty() && found.roots.iter().all(|r| r.losses.is_empty()), "{found:?}");
+    // 0.19.1 fails in half of the cases: it writes the roots in an order by chance, and refuses a wrong one.
+    Restic::new("0.18", &theirs).run(["recover"]);
+    let entries = async |repo: &Repository, snapshot: &Snapshot| -> BTreeMap<Vec<u8>, Option<Id>> {
+        let index = repo.load_index(&Ctx::default()).await.unwrap();
+        let tree = repo.load_tree(&index, &snapshot.tree).await.unwrap();
+        tree.nodes.iter().map(|node| (node.name.clone(), node.subtree)).collect()
+    };
+    let other = open(&theirs).await;
+    let (_, expected) = other.snapshots().await.unwrap().pop().unwrap();
+    let made = repo.load_snapshot(&found.snapshot.unwrap()).await.unwrap();
+    assert_eq!((&made.paths, &made.tags), (&expected.paths, &expected.tags));
+    assert_eq!(entries(&repo, &made).await, entries(&other, &expected).await);
+    Restic::newest(&at).check();
+
+    // A file's only chunk is gone from the copy: the rest comes back, and the snapshot is whole as it stands.
+    let whole = found.roots.iter().find(|r| r.losses.is_empty()).unwrap();
+    let below = Path::new("/").join(&whole.name);
+    let lost =
+        pack_of(&repo, found.snapshot.unwrap(), &below.join(source.strip_prefix("/").unwrap()).join("first"))
+            .await;
+    let repo = open(&damaged).await;
+    repo.store().delete(FileName { kind: FileKind::Pack, id: lost }).await.unwrap();
+    let exclusive = lock(&repo, LockMode::Exclusive).await;
+    let found = recover(&repo, &exclusive, &how, &ctx).await.unwrap();
+    exclusive.release().await.unwrap();
+    assert_eq!(found.roots.len(), 2);
+    let first: Vec<_> =
+        found.roots.iter().flat_map(|r| &r.losses).filter(|l| l.path.ends_with("first")).collect();
+    assert_eq!(
+        (first.len(), first[0].path.as_path(), first[0].bytes),
+        (2, source.join("first").as_path(), 300_000)
+    );
+    Restic::newest(&damaged).check();
+    check_all(&repo).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

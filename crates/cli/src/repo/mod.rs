@@ -25,6 +25,7 @@ mod pattern_file;
 mod prompt;
 mod protect;
 mod prune;
+mod recover;
 mod repair;
 mod restore;
 mod rewrite;
@@ -88,6 +89,11 @@ enum Command {
     Prune(prune::Args),
     /// Keep what the snapshots need from being deleted until a date, by the bucket's object lock
     Protect(protect::Args),
+    /// Make a snapshot of all directories that no snapshot reaches
+    ///
+    /// Such are what was forgotten and not yet pruned away, and what backups stored that broke off. It first mends the
+    /// index, and names what is lost of what it finds. Forgotten snapshots come back as they were with `unforget`.
+    Recover(recover::Args),
     /// Mend the index or damaged snapshots
     Repair(repair::Args),
     /// List what the backup that made a snapshot could not read
@@ -118,6 +124,7 @@ async fn perform(args: RepoArgs) -> u8 {
             Command::Find(args) => find::run(&session, &args).await,
             Command::Dump(args) => dump::run(&session, &args).await,
             Command::Repair(args) => repair::run(&session, &args).await,
+            Command::Recover(args) => recover::run(&session, &args).await,
             Command::Diff(args) => diff::run(&session, &args).await,
             Command::Stats(args) => stats::run(&session, &args).await,
             Command::Tag(args) => tag::run(&session, &args).await,
