@@ -156,6 +156,38 @@ async fn copies_of_every_restics_repository_are_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_comes_back_is_known_to_be_there() {
+    let dir = scratch();
+    let (at, other) = (dir.path().join("repo"), dir.path().join("other"));
+    let repo = init(&at).await;
+    let (_, ids) = two_snapshots(dir.path(), &repo).await;
+    let copies = init_like(&other, &repo).await;
+    copy_all(&repo, &copies).await.unwrap();
+    let back = copy_all(&copies, &repo).await.unwrap();
+    assert_eq!((back.copied.len(), back.blobs), (0, 0));
+    assert_eq!(back.present.iter().map(|c| c.target).collect::<Vec<_>>(), ids);
+    // As restic sees it.
+    let said = Restic::newest(&at)
+        .command(["copy", "--verbose", "--from-repo"])
+        .arg(&other)
+        .env("RESTIC_FROM_PASSWORD", PASSWORD)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert_eq!(said.matches("was already copied to snapshot").count(), 2, "{said}");
+
+    // Other tags make another snapshot of it, and the same ones in another order do not.
+    let guard = lock(&copies, LockMode::Shared).await;
+    for (tags, copied) in [(&["a", "b"][..], 1), (&["b", "a"], 0)] {
+        let (id, snapshot) = copies.snapshots().await.unwrap().remove(0);
+        let set = TagChange::Set(tags.iter().map(|&t| t.to_owned()).collect());
+        change_tags(&copies, &guard, id, &snapshot, &set, &Ctx::default()).await.unwrap();
+        assert_eq!(copy_all(&copies, &repo).await.unwrap().copied.len(), copied, "{tags:?}");
+    }
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_damaged_in_the_source_costs_only_its_own_snapshot() {
     let dir = scratch();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));

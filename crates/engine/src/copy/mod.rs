@@ -120,18 +120,21 @@ pub async fn copy(
     Ok(CopyReport { blobs: written.blobs, bytes: written.bytes, ..run.report })
 }
 
-/// Whether `theirs` is a copy of the snapshot: of the same first original, and the same in all that a person set.
-fn is_copy(id: Id, snapshot: &Snapshot, theirs: &Snapshot) -> bool {
+/// Whether `theirs` is a copy of the snapshot, or what it is a copy of: of the same first original, or that itself, and the
+/// same in all that a person set. As restic judges it.
+fn is_copy(id: Id, snapshot: &Snapshot, (their_id, theirs): &(Id, Snapshot)) -> bool {
     let original = snapshot.original.unwrap_or(id);
-    theirs.original == Some(original)
+    // In whatever order they are written.
+    let same = |a: &[String], b: &[String]| a.len() == b.len() && b.iter().all(|name| a.contains(name));
+    (theirs.original == Some(original) || *their_id == original)
         && theirs.tree == snapshot.tree
         && theirs.time.timestamp == snapshot.time.timestamp
         && theirs.hostname == snapshot.hostname
         && theirs.username == snapshot.username
         && (theirs.uid, theirs.gid) == (snapshot.uid, snapshot.gid)
-        && theirs.paths == snapshot.paths
+        && same(&theirs.paths, &snapshot.paths)
         && theirs.excludes == snapshot.excludes
-        && theirs.tags == snapshot.tags
+        && same(&theirs.tags, &snapshot.tags)
 }
 
 struct Run<'a> {
@@ -162,7 +165,7 @@ impl Run<'_> {
         oldest_first.sort_by_key(|(id, snapshot)| (snapshot.time.timestamp, *id));
         for (id, snapshot) in oldest_first {
             self.ctx.check()?;
-            if let Some((copy, _)) = there.iter().find(|(_, theirs)| is_copy(*id, snapshot, theirs)) {
+            if let Some((copy, _)) = there.iter().find(|theirs| is_copy(*id, snapshot, theirs)) {
                 self.report.present.push(Copied { source: *id, target: *copy });
                 continue;
             }
