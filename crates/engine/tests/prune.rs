@@ -166,6 +166,32 @@ async fn template() -> &'static Template {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_can_count_snapshots_as_gone_and_needs_no_lock() {
+    let template = template().await;
+    let first = template.snapshots[0];
+    let memory = template.memory.copy();
+    let repo = open(Actor::plain(&memory)).await;
+    let dry = PruneSpec { dry_run: true, ..thorough() };
+    let without = PruneSpec { without: vec![first], ..dry.clone() };
+    let foretold = try_prune(&repo, &without).await.unwrap().totals;
+    assert_ne!(try_prune(&repo, &dry).await.unwrap().totals, foretold);
+    let alone =
+        repo.lock(LockMode::Exclusive, &holder(), Duration::ZERO, &[], &Ctx::default()).await.unwrap();
+    assert_eq!(try_prune(&repo, &without).await.unwrap_err().kind(), ErrorKind::Locked);
+    let unlocked = PruneSpec { no_lock: true, ..without };
+    assert_eq!(try_prune(&repo, &unlocked).await.unwrap().totals, foretold);
+    alone.release().await.unwrap();
+    for wrong in [
+        PruneSpec { dry_run: false, without: Vec::new(), ..unlocked.clone() },
+        PruneSpec { dry_run: false, no_lock: false, ..unlocked },
+    ] {
+        assert_eq!(try_prune(&repo, &wrong).await.unwrap_err().kind(), ErrorKind::Usage);
+    }
+    try_forget(&repo, &[first]).await.unwrap();
+    assert_eq!(try_prune(&repo, &dry).await.unwrap().totals, foretold);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn space_is_freed_after_the_grace_and_not_before() {
     let template = template().await;
     let [first, second, third] = template.snapshots;

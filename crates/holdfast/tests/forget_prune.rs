@@ -182,3 +182,14 @@ fn what_makes_no_sense_is_refused_with_advice() {
     place.ok(&["unforget", "--all"]);
     assert_eq!(place.snapshots(), 3);
 }
+
+#[test]
+fn a_dry_run_foretells_what_is_free_without_what_would_be_forgotten() {
+    let place = Place::new();
+    let foretold = place.json(&["forget", "latest", "--prune", "--dry-run"]);
+    assert_eq!(place.snapshots(), 3);
+    assert_ne!(place.json(&["prune", "--dry-run"])["blobs"], foretold["blobs"]);
+    place.ok(&["forget", "latest"]);
+    assert_eq!(place.json(&["prune", "--dry-run"])["blobs"], foretold["blobs"]);
+    assert!(foretold["blobs"]["unused"].as_u64().unwrap() > 0, "{foretold}");
+}

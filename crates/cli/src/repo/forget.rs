@@ -188,7 +188,12 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     }
     let mut code = if report.retained.is_empty() { exit::OK } else { exit::PARTIAL };
     if args.prune && !report.forgotten.is_empty() {
-        code = code.max(prune::perform(session, &repository, &args.prune_options.spec(args.dry_run)).await?);
+        let mut spec = args.prune_options.spec(args.dry_run);
+        if args.dry_run {
+            // They are there still, and the prune that is foretold would find them gone.
+            spec.without = report.forgotten.iter().map(|(id, _)| *id).collect();
+        }
+        code = code.max(prune::perform(session, &repository, &spec).await?);
     }
     Ok(code)
 }

@@ -155,8 +155,9 @@ pub(crate) async fn walk(
 }
 
 /// Now, by the clock that stamps the store's files, never later than that: our own lock file tells. Ours where the
-/// store does not stamp.
-pub(super) async fn store_now(repo: &Repository, lock: &LockGuard) -> Result<Timestamp> {
+/// store does not stamp, or where there is no lock.
+pub(super) async fn store_now(repo: &Repository, lock: Option<&LockGuard>) -> Result<Timestamp> {
+    let Some(lock) = lock else { return Ok(Timestamp::now()) };
     let listed = repo.store().list(FileKind::Lock).await?;
     let stamped = listed.iter().find(|e| e.id == lock.id()).and_then(|e| e.modified);
     Ok(stamped.and_then(|at| Timestamp::from_second(at).ok()).unwrap_or_else(Timestamp::now))

@@ -54,6 +54,10 @@ pub enum MaxUnused {
 pub struct PruneSpec {
     /// Only say what would be done.
     pub dry_run: bool,
+    /// A dry run's: these snapshots count as gone.
+    pub without: Vec<Id>,
+    /// A dry run's: take no lock, for a store that may only be read. What others remove meanwhile may be missed.
+    pub no_lock: bool,
     /// How much waste may stay.
     pub max_unused: MaxUnused,
     /// At most so many bytes of packs are moved in one run.
@@ -83,6 +87,8 @@ impl Default for PruneSpec {
     fn default() -> Self {
         Self {
             dry_run: false,
+            without: Vec::new(),
+            no_lock: false,
             max_unused: MaxUnused::Percent(5.0),
             max_repack: None,
             repack_below: None,
@@ -165,6 +171,12 @@ pub async fn prune(repo: &Repository, locking: &Locking, spec: &PruneSpec, ctx: 
     {
         return Err(Error::new(ErrorKind::Usage, "the share of unused bytes is from 0 to below 100 percent"));
     }
+    if !spec.dry_run && (spec.no_lock || !spec.without.is_empty()) {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "only a dry run prunes without a lock, or as if snapshots were gone that are there",
+        ));
+    }
     if repo.config().append_only == Some(true) && !spec.dry_run {
         return Err(Error::new(
             ErrorKind::Guard,
@@ -174,6 +186,10 @@ pub async fn prune(repo: &Repository, locking: &Locking, spec: &PruneSpec, ctx: 
     let mode = if spec.instant && !spec.dry_run { LockMode::Exclusive } else { LockMode::Shared };
     // Each half has a context of its own: its lock's loss ends it, not the caller.
     let half = Ctx { cancel: ctx.cancel.child_token(), events: Arc::clone(&ctx.events) };
+    if spec.no_lock {
+        let first = first_half(repo, None, spec, &half).await?;
+        return Ok(PruneReport { duration: clock.elapsed(), ..first.report });
+    }
     let guard = repo.lock(mode, &locking.holder, locking.wait, &locking.dead_holders, &half).await?;
     if !spec.dry_run {
         // The beginning of a file whose writer died; nobody ever reads it.
@@ -183,7 +199,7 @@ pub async fn prune(repo: &Repository, locking: &Locking, spec: &PruneSpec, ctx: 
             Err(e) => tracing::warn!(error = %e.chain(), "unfinished files could not be removed"),
         }
     }
-    let outcome = first_half(repo, &guard, spec, &half).await;
+    let outcome = first_half(repo, Some(&guard), spec, &half).await;
     let mut first = match finish(guard, outcome, spec.instant && !spec.dry_run).await? {
         (first, Some(guard)) => {
             let outcome = second_half(repo, &guard, spec, first, &half).await;
@@ -238,17 +254,24 @@ struct First {
     due: bool,
 }
 
-async fn first_half(repo: &Repository, lock: &LockGuard, spec: &PruneSpec, ctx: &Ctx) -> Result<First> {
+async fn first_half(
+    repo: &Repository,
+    lock: Option<&LockGuard>,
+    spec: &PruneSpec,
+    ctx: &Ctx,
+) -> Result<First> {
     ctx.events.event(Event::Phase("index"));
-    let facts = facts::load(repo, ctx).await?;
+    let mut facts = facts::load(repo, ctx).await?;
     check_known(&facts.snapshots, &spec.known)?;
+    facts.snapshots.retain(|(id, _)| !spec.without.contains(id));
     ctx.events.event(Event::Phase("reach"));
     let needed = facts.walk(repo, Arc::new(BlobSet::new(&facts.index)), ctx).await?;
     let now = store_now(repo, lock).await?;
     let view = facts.view(&needed);
     let planned = plan(&view, spec)?;
     let sweep = plan_sweep(&view, spec.grace, now)?;
-    let alone = ctx.run(repo.store().list(FileKind::Lock)).await?.len() <= 1;
+    let ours = usize::from(lock.is_some());
+    let alone = ctx.run(repo.store().list(FileKind::Lock)).await?.len() <= ours;
     let orphans = plan::orphans_to_mark(&view, now, alone);
     let mut report = PruneReport {
         totals: planned.totals,
@@ -277,6 +300,9 @@ async fn first_half(repo: &Repository, lock: &LockGuard, spec: &PruneSpec, ctx: 
         (report.marked_packs, report.marked_bytes) = (packs, bytes);
         return Ok(First { report, facts, needed, due: false });
     }
+    let lock = lock.ok_or_else(|| {
+        Error::new(ErrorKind::Internal, "a prune without a lock went on after its forecast: a bug")
+    })?;
     lock.check()?;
     let Plan { moves, .. } = &planned;
     let damaged = if moves.is_empty() {
@@ -297,7 +323,7 @@ async fn first_half(repo: &Repository, lock: &LockGuard, spec: &PruneSpec, ctx: 
         .filter_map(|(number, why)| Some((facts.index.packs().get(*number as usize)?.id, why.clone())))
         .collect();
     // The time of the marks is read after all else, so that the grace is never too short.
-    let since = store_now(repo, lock).await?.max(Timestamp::now());
+    let since = store_now(repo, Some(lock)).await?.max(Timestamp::now());
     let mut marks = Vec::new();
     for (number, pack) in to_mark(&facts, &planned) {
         if damaged.contains_key(&number) {
@@ -351,7 +377,7 @@ async fn second_half(
     ctx.events.event(Event::Phase("sweep"));
     // Before the look, so that a mark which another prune makes during it is never old enough. Those of an instant run
     // are as old as this moment.
-    let mut now = store_now(repo, lock).await?;
+    let mut now = store_now(repo, Some(lock)).await?;
     if spec.instant {
         now = now.max(Timestamp::now());
     }
