@@ -175,12 +175,23 @@ pub(super) fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// The user's name, or number where nobody says the name.
+/// The user's name, or number where nobody says the name: in a container or a timer's job `USER` may be absent.
 pub(super) fn username() -> String {
+    let uid = rustix::process::geteuid().as_raw();
     ["USER", "LOGNAME"]
         .into_iter()
         .find_map(process_environment)
-        .unwrap_or_else(|| rustix::process::geteuid().as_raw().to_string())
+        .or_else(|| name_of(uid, &std::fs::read_to_string("/etc/passwd").ok()?))
+        .unwrap_or_else(|| uid.to_string())
+}
+
+/// The name that a user has in this text (passwd(5)).
+fn name_of(uid: u32, passwd: &str) -> Option<String> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, _password, number) = (fields.next()?, fields.next()?, fields.next()?);
+        (number.parse() == Ok(uid) && !name.is_empty()).then(|| name.to_owned())
+    })
 }
 
 /// Failure of an argument that names no snapshot path.
@@ -189,4 +200,17 @@ pub(super) fn relative(path: &str) -> Failure {
         format!("{path:?} is no path within a snapshot"),
         "paths within a snapshot begin with /, as `holdfast repo ls SNAPSHOT` shows them",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_named_as_the_system_names_it() {
+        let passwd = "# comment\nroot:x:0:0:root:/root:/bin/sh\nbroken\nann:x:1000:1000::/home/ann:\n";
+        assert_eq!(name_of(0, passwd).as_deref(), Some("root"));
+        assert_eq!(name_of(1000, passwd).as_deref(), Some("ann"));
+        assert_eq!(name_of(7, passwd), None);
+    }
 }
