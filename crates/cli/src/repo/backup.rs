@@ -3,6 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use holdfast_engine::backup::{self, BackupReport, BackupSpec, Parent, Unreadable};
+use holdfast_engine::event::{Event, Fault};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -46,8 +47,11 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
-    let spec = spec(args)?;
+    let (spec, missing) = spec(args)?;
     let repository = session.open().await?;
+    for fault in &missing {
+        session.ctx.events.event(Event::Fault(fault.clone()));
+    }
     session.ui.begin(Work::Backup);
     let begin = Timestamp::now();
     let report = session
@@ -67,33 +71,49 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     } else {
         session.ui.print(&describe(&report))?;
     }
-    Ok(if report.faults.is_empty() { exit::OK } else { exit::PARTIAL })
+    Ok(if report.faults.is_empty() && missing.is_empty() { exit::OK } else { exit::PARTIAL })
 }
 
-fn roots(args: &Args) -> Result<Vec<PathBuf>> {
+/// The paths to back up, and those that are not there: they are told, and the others backed up. As restic does.
+fn roots(args: &Args) -> Result<(Vec<PathBuf>, Vec<Fault>)> {
     args.stream.check(&args.paths)?;
     if args.stream.wanted() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Vec::new()));
     }
     let here = std::env::current_dir()
         .map_err(|e| Failure::usage(format!("find the current directory: {e}"), "give absolute paths"))?;
     let mut roots: Vec<PathBuf> = args.paths.iter().map(|path| absolute(&here, path)).collect();
     roots.sort();
     roots.dedup();
+    let mut missing = Vec::new();
     for root in &roots {
-        std::fs::symlink_metadata(root).map_err(|e| {
-            Failure::usage(
-                format!("{} cannot be backed up: {e}", root.display()),
-                "check the path; nothing was stored",
-            )
-        })?;
+        match std::fs::symlink_metadata(root) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                missing.push(Fault { path: root.clone(), action: "back up", error: e.to_string() });
+            }
+            Err(e) => {
+                return Err(Failure::usage(
+                    format!("{} cannot be backed up: {e}", root.display()),
+                    "check the path; nothing was stored",
+                ));
+            }
+            Ok(_) => {}
+        }
     }
-    Ok(roots)
+    roots.retain(|root| missing.iter().all(|fault| fault.path != *root));
+    let too_many = args.max_errors.is_some_and(|most| u64::try_from(missing.len()).is_ok_and(|n| n > most));
+    match missing.first() {
+        Some(fault) if roots.is_empty() || too_many => Err(Failure::usage(
+            format!("{} cannot be backed up: {}", fault.path.display(), fault.error),
+            "check the path; nothing was stored",
+        )),
+        _ => Ok((roots, missing)),
+    }
 }
 
-fn spec(args: &Args) -> Result<BackupSpec> {
-    let roots = roots(args)?;
-    Ok(BackupSpec {
+fn spec(args: &Args) -> Result<(BackupSpec, Vec<Fault>)> {
+    let (roots, missing) = roots(args)?;
+    let spec = BackupSpec {
         roots,
         host: args.host.clone().unwrap_or_else(hostname),
         tags: split_tags(&args.tag),
@@ -108,7 +128,8 @@ fn spec(args: &Args) -> Result<BackupSpec> {
         gid: rustix::process::getgid().as_raw(),
         program_version: concat!("holdfast ", env!("CARGO_PKG_VERSION")).to_owned(),
         ..BackupSpec::default()
-    })
+    };
+    Ok((spec, missing))
 }
 
 /// The path from the root, without `.` and `..`, by its words alone: what was asked for is what the snapshot
@@ -206,6 +227,27 @@ mod tests {
         assert_eq!(of("../../../x"), "/x");
         assert_eq!(of("/srv//data/"), "/srv/data");
         assert_eq!(of("."), "/home/ann");
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_costs_only_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let there = directory.path().to_str().unwrap();
+        let gone = format!("{there}/gone");
+        let of = |words: &[&str]| {
+            let line = <Line as clap::Parser>::try_parse_from([&["backup"], words].concat()).unwrap();
+            roots(&line.args).map(|(roots, missing)| (roots, missing.len()))
+        };
+        assert_eq!(of(&[there, &gone]).unwrap(), (vec![directory.path().to_owned()], 1));
+        assert_eq!(of(&[there, &gone, "--max-errors=1"]).unwrap().1, 1);
+        assert!(of(&[there, &gone, "--max-errors=0"]).is_err());
+        assert!(of(&[&gone]).unwrap_err().cause.contains("gone cannot be backed up"));
     }
 
     #[test]
