@@ -41,6 +41,16 @@ impl Failure {
     }
 }
 
+impl From<&clap::Error> for Failure {
+    /// The first paragraph says what is wrong, those behind it what is right.
+    fn from(error: &clap::Error) -> Self {
+        let text = error.render().to_string();
+        let (cause, advice) = text.trim().split_once("\n\n").unwrap_or((text.trim(), ""));
+        let cause = cause.strip_prefix("error: ").unwrap_or(cause);
+        Self::usage(one_line(cause), one_line(advice))
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let kind = error.kind();
@@ -50,8 +60,19 @@ impl From<Error> for Failure {
             cause: one_line(&cause),
             advice: advice(kind).map(str::to_owned),
             kind: kind.as_str(),
-            code: if kind == ErrorKind::Cancelled { exit::INTERRUPTED } else { exit::FATAL },
+            code: code(kind),
         }
+    }
+}
+
+/// The exit code of a failure of this kind: restic's, where it has one.
+fn code(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::NotARepository => exit::NO_REPOSITORY,
+        ErrorKind::Locked => exit::LOCKED,
+        ErrorKind::WrongPassword => exit::WRONG_PASSWORD,
+        ErrorKind::Cancelled => exit::INTERRUPTED,
+        _ => exit::FATAL,
     }
 }
 
@@ -135,7 +156,7 @@ mod tests {
         let json = Failure::from(Error::new(ErrorKind::WrongPassword, "no key opens")).to_json();
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value["message_type"], "exit_error");
-        assert_eq!(value["code"], 1);
+        assert_eq!(value["code"], 12);
         assert_eq!(value["kind"], "WrongPassword");
     }
 }

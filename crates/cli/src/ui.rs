@@ -177,6 +177,11 @@ pub(crate) fn complain(failure: &Failure) {
     let _ = writeln!(std::io::stderr().lock(), "{}", in_words(failure));
 }
 
+/// The same to a program.
+pub(crate) fn complain_in_json(failure: &Failure) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", failure.to_json());
+}
+
 fn in_words(failure: &Failure) -> String {
     let advice = failure.advice.as_ref().map(|a| format!("\n  → {}", safe(a))).unwrap_or_default();
     format!("error: {}{advice}", safe(&failure.cause))

@@ -100,9 +100,34 @@ fn command_line(arguments: Vec<OsString>) -> Cli {
     if is_plugin(arguments.first()) {
         command = command.bin_name("kubectl holdfast");
     }
+    let wanted = Wanted::of(&arguments);
     let parsed =
         command.try_get_matches_from_mut(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
-    parsed.unwrap_or_else(|error| error.format(&mut command).exit())
+    parsed.unwrap_or_else(|error| {
+        let error = error.format(&mut command);
+        if wanted.is_repo {
+            std::process::exit(holdfast_cli::repo::refuse(&error, wanted.json).into());
+        }
+        error.exit()
+    })
+}
+
+/// What can be told of arguments before they are parsed, and when they cannot be.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    /// A command of `holdfast repo`.
+    is_repo: bool,
+    /// Answers in JSON.
+    json: bool,
+}
+
+impl Wanted {
+    fn of(arguments: &[OsString]) -> Self {
+        let is_repo = arguments.get(1).is_some_and(|word| word == "repo");
+        // What comes after it is a command of somebody else's.
+        let json = arguments.iter().take_while(|word| *word != "--").any(|word| word == "--json");
+        Self { is_repo, json }
+    }
 }
 
 fn is_plugin(program: Option<&OsString>) -> bool {
@@ -172,6 +197,15 @@ fn start_logging(log: Log, level: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_is_wanted_also_by_arguments_that_cannot_be_parsed() {
+        let of = |line: &str| Wanted::of(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(of("holdfast repo backup --json --what"), Wanted { is_repo: true, json: true });
+        assert_eq!(of("holdfast repo backup -- x --json"), Wanted { is_repo: true, json: false });
+        assert_eq!(of("holdfast snapshots --json"), Wanted { is_repo: false, json: true });
+        assert_eq!(of("holdfast"), Wanted { is_repo: false, json: false });
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {

@@ -232,7 +232,7 @@ fn failures_are_one_line_of_cause_and_one_of_advice() {
     let place = Place::initialized();
     fs::write(place.path("wrong"), "another").unwrap();
     let (code, said) = place.fails(&["snapshots", "--password-file", "wrong"]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 12);
     let lines: Vec<_> = said.lines().collect();
     assert_eq!(lines.len(), 2, "{said}");
     assert!(lines[0].starts_with("error: ") && lines[1].starts_with("  → "), "{said}");
@@ -241,7 +241,7 @@ fn failures_are_one_line_of_cause_and_one_of_advice() {
     let message: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(
         (code, &message["message_type"], &message["kind"]),
-        (1, &"exit_error".into(), &"WrongPassword".into())
+        (12, &"exit_error".into(), &"WrongPassword".into())
     );
 
     for (args, kind) in [
@@ -255,7 +255,8 @@ fn failures_are_one_line_of_cause_and_one_of_advice() {
     ] {
         let (code, said) = place.fails(&[&args[..], &["--json"]].concat());
         let message: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{args:?}: {e}: {said}"));
-        assert_eq!((code, message["kind"].as_str()), (1, Some(kind)), "{args:?}: {said}");
+        let expected = if kind == "NotARepository" { 10 } else { 1 };
+        assert_eq!((code, message["kind"].as_str()), (expected, Some(kind)), "{args:?}: {said}");
     }
     assert!(!place.path("out").exists());
 }
@@ -413,7 +414,7 @@ fn a_foreign_lock_stops_a_backup_until_somebody_removes_it() {
     child.kill().unwrap();
     child.wait().unwrap();
     let message: Value = serde_json::from_slice(&refused.stderr).unwrap();
-    assert_eq!((refused.status.code(), &message["kind"]), (Some(1), &"Locked".into()));
+    assert_eq!((refused.status.code(), &message["kind"]), (Some(11), &"Locked".into()));
 
     assert_eq!(place.locks(), 1, "restic was killed and left its lock");
     // Its host name and process number prove nothing, for containers share both: it stays until it is old, or until

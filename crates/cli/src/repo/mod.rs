@@ -102,6 +102,22 @@ enum Command {
     Unlock(unlock::Args),
 }
 
+/// Tells of arguments that cannot be parsed, as restic does: in JSON where that is wanted. The result is the exit code.
+pub fn refuse(error: &clap::Error, as_json: bool) -> u8 {
+    if !error.use_stderr() {
+        // Help and version are no failure.
+        return if error.print().is_ok() { exit::OK } else { exit::FATAL };
+    }
+    let failure = Failure::from(error);
+    if as_json {
+        crate::ui::complain_in_json(&failure);
+    } else {
+        // In clap's words and colours. When even standard error is gone there is nobody left to tell.
+        let _ = error.print();
+    }
+    failure.code
+}
+
 /// Runs one command; the result is the exit code.
 ///
 /// Boxed, so that the commands are compiled here once and not again in the binary.
