@@ -55,6 +55,7 @@ pub enum Work {
 /// One command's voice.
 pub struct Ui {
     style: Style,
+    quiet: bool,
     board: Arc<Board>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -84,8 +85,8 @@ enum Line {
 }
 
 impl Ui {
-    /// A voice in JSON, or for people as standard error allows.
-    pub fn new(json: bool) -> Self {
+    /// A voice in JSON, or for people as standard error allows; a quiet one tells results and what went wrong.
+    pub fn new(json: bool, quiet: bool) -> Self {
         let style = match (json, std::io::stderr().is_terminal()) {
             (true, _) => Style::Json,
             (false, true) => Style::Terminal,
@@ -108,9 +109,11 @@ impl Ui {
         });
         let theirs = Arc::clone(&board);
         // Without the thread the command still works; it is only silent until its end.
-        let thread =
-            std::thread::Builder::new().name("ui".to_owned()).spawn(move || theirs.draw_all(style)).ok();
-        Self { style, board, thread: Mutex::new(thread) }
+        let thread = std::thread::Builder::new()
+            .name("ui".to_owned())
+            .spawn(move || theirs.draw_all(style, quiet))
+            .ok();
+        Self { style, quiet, board, thread: Mutex::new(thread) }
     }
 
     /// How this command talks.
@@ -121,6 +124,11 @@ impl Ui {
     /// Whether results are to be JSON.
     pub fn json(&self) -> bool {
         self.style == Style::Json
+    }
+
+    /// Whether nobody wants to hear what was done; what is JSON is for programs, and wanted.
+    pub fn quiet(&self) -> bool {
+        self.quiet && self.style != Style::Json
     }
 
     /// Where the engine sends its events.
@@ -248,10 +256,10 @@ impl Board {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn draw_all(&self, style: Style) {
+    fn draw_all(&self, style: Style, quiet: bool) {
         let bar = match style {
-            Style::Terminal => Some(Bar::new()),
-            Style::Json | Style::Plain => None,
+            Style::Terminal if !quiet => Some(Bar::new()),
+            Style::Json | Style::Plain | Style::Terminal => None,
         };
         let mut bar = bar;
         let mut last_status = Instant::now();
@@ -286,6 +294,7 @@ impl Board {
                 bar.draw(phase, progress);
             }
             if style == Style::Json
+                && !quiet
                 && matches!(work, Work::Backup | Work::Restore)
                 && last_status.elapsed() >= STATUS
             {

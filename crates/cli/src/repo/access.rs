@@ -7,10 +7,12 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use holdfast_engine::backup::Compression;
 use holdfast_engine::store::{Location, Pace, StoreOptions};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
+use zeroize::Zeroizing;
 
-use super::{credentials, prompt};
+use super::{credentials, password, prompt};
 use crate::failure::{Failure, Result};
 
 /// Flags that all commands share.
@@ -21,12 +23,23 @@ pub(super) struct Access {
     /// The repository: a directory, s3:https://HOST[:PORT]/BUCKET/PREFIX, gs:BUCKET:/PREFIX,
     /// azure:CONTAINER:/PREFIX or rest:https://HOST[:PORT]/PATH/
     /// [env: HOLDFAST_REPOSITORY, RESTIC_REPOSITORY]
-    #[arg(short, long, global = true, value_name = "LOCATION")]
+    #[arg(short, long, visible_alias = "repo", global = true, value_name = "LOCATION")]
     pub(super) repository: Option<String>,
+    /// File that holds the repository's location, for one with a password in it
+    /// [env: HOLDFAST_REPOSITORY_FILE, RESTIC_REPOSITORY_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) repository_file: Option<PathBuf>,
     /// File with the repository's password; asked for on a terminal when absent
     /// [env: HOLDFAST_PASSWORD_FILE, RESTIC_PASSWORD_FILE; or the password in HOLDFAST_PASSWORD, RESTIC_PASSWORD]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(short, long, global = true, value_name = "FILE")]
     pub(super) password_file: Option<PathBuf>,
+    /// Command that prints the password; it is split into words as a shell does, and run without one
+    /// [env: HOLDFAST_PASSWORD_COMMAND, RESTIC_PASSWORD_COMMAND]
+    #[arg(long, global = true, value_name = "COMMAND")]
+    pub(super) password_command: Option<String>,
+    /// Id of the key that is tried first, or the beginning of it [env: HOLDFAST_KEY_HINT, RESTIC_KEY_HINT]
+    #[arg(long, global = true, value_name = "ID")]
+    pub(super) key_hint: Option<String>,
     /// File with certificates (PEM) to trust beside the system's
     /// [env: HOLDFAST_CACERT, RESTIC_CACERT]
     #[arg(long, global = true, value_name = "FILE")]
@@ -46,6 +59,67 @@ pub(super) struct Access {
     /// Print results as JSON with restic's field names, errors as JSON on standard error
     #[arg(long, global = true)]
     pub(super) json: bool,
+    /// No progress; `init` and `backup` do not tell what they did, unless with --json
+    #[arg(short, long, global = true)]
+    pub(super) quiet: bool,
+    /// With `snapshots` all tags, also those that Holdfast gives the snapshots of its runs; other commands say no more
+    /// than without it
+    #[arg(
+        short, long, global = true, value_name = "LEVEL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "1", action = clap::ArgAction::Append
+    )]
+    pub(super) verbose: Vec<u8>,
+    /// How hard `backup` compresses [env: HOLDFAST_COMPRESSION, RESTIC_COMPRESSION] [default: auto]
+    #[arg(long, global = true, value_name = "MODE", value_enum)]
+    pub(super) compression: Option<CompressionMode>,
+    #[command(flatten)]
+    accepted: Accepted,
+}
+
+/// Flags of restic's that have nothing to act on here, so that its command lines work as they are.
+#[expect(clippy::doc_markdown, reason = "the comments are the help text, which shows backticks as they are")]
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Accepted for restic's sake, without any effect")]
+struct Accepted {
+    /// Holdfast keeps no cache
+    #[arg(long, global = true)]
+    no_cache: bool,
+    /// Holdfast keeps no cache, and does not touch restic's; nor does RESTIC_CACHE_DIR matter
+    #[arg(long, global = true, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Holdfast keeps no cache
+    #[arg(long, global = true)]
+    cleanup_cache: bool,
+    /// Holdfast's packs have 16 MiB, restic's default; nor does RESTIC_PACK_SIZE matter
+    #[arg(long, global = true, value_name = "MIB", value_parser = clap::value_parser!(u32).range(4..=128))]
+    pack_size: Option<u32>,
+}
+
+/// How hard to compress, by restic's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum CompressionMode {
+    /// Fast and good
+    Auto,
+    /// Content not at all; directories and metadata always are
+    Off,
+    /// Faster, larger
+    Fastest,
+    /// Slower, smaller
+    Better,
+    /// As small as it gets
+    Max,
+}
+
+impl CompressionMode {
+    fn to_engine(self) -> Compression {
+        match self {
+            Self::Auto => Compression::Auto,
+            Self::Off => Compression::Off,
+            Self::Fastest => Compression::Fastest,
+            Self::Better => Compression::Better,
+            Self::Max => Compression::Max,
+        }
+    }
 }
 
 /// Flags that name a second repository, from which something is taken.
@@ -61,29 +135,42 @@ pub(super) struct From {
     /// RESTIC_FROM_PASSWORD]
     #[arg(long, value_name = "FILE")]
     pub(super) from_password_file: Option<PathBuf>,
+    /// File that holds its location [env: HOLDFAST_FROM_REPOSITORY_FILE, RESTIC_FROM_REPOSITORY_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub(super) from_repository_file: Option<PathBuf>,
+    /// Command that prints its password [env: HOLDFAST_FROM_PASSWORD_COMMAND, RESTIC_FROM_PASSWORD_COMMAND]
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) from_password_command: Option<String>,
+    /// Id of its key that is tried first [env: HOLDFAST_FROM_KEY_HINT, RESTIC_FROM_KEY_HINT]
+    #[arg(long, value_name = "ID")]
+    pub(super) from_key_hint: Option<String>,
 }
 
 impl From {
     /// Resolves flags and environment; everything but location and password is as in `access`.
     pub(super) fn resolve(&self, access: &Access, env: Environment<'_>) -> Result<Resolved> {
-        let named = self
-            .from_repo
-            .clone()
-            .or_else(|| env("HOLDFAST_FROM_REPOSITORY"))
-            .or_else(|| env("RESTIC_FROM_REPOSITORY"))
-            .ok_or_else(|| {
-                Failure::usage("no repository to take from was named", "name it with --from-repo LOCATION")
-            })?;
+        let missing =
+            || Failure::usage("no repository to take from was named", "name it with --from-repo LOCATION");
         let access = Access {
-            repository: Some(named),
+            repository: self.from_repo.clone(),
+            repository_file: self.from_repository_file.clone(),
             password_file: self.from_password_file.clone(),
+            password_command: self.from_password_command.clone(),
+            key_hint: self.from_key_hint.clone(),
             ..access.clone()
         };
-        // Only the source's own password may open it: with the other's the error would be hard to understand.
-        access.resolve(&|name| match name.split_once("_PASSWORD") {
-            Some((family, rest)) => env(&format!("{family}_FROM_PASSWORD{rest}")),
-            None => env(name),
-        })
+        // Only the source's own variables may name it and open it: with the other's password the error would be hard
+        // to understand.
+        let from = |name: &str| match name.split_once('_') {
+            Some((family, rest))
+                if ["REPOSITORY", "PASSWORD", "KEY_HINT"].iter().any(|of| rest.starts_with(of)) =>
+            {
+                env(&format!("{family}_FROM_{rest}"))
+            }
+            _ => env(name),
+        };
+        access.location(&from)?.ok_or_else(missing)?;
+        access.resolve(&from)
     }
 }
 
@@ -92,12 +179,17 @@ pub(super) struct Resolved {
     pub(super) location: Location,
     pub(super) options: StoreOptions,
     pub(super) password: Password,
+    /// The key to try first.
+    pub(super) key_hint: Option<String>,
+    pub(super) compression: Compression,
 }
 
 /// Where the password comes from.
 pub(super) enum Password {
     /// A file, and which flag or variable named it.
     File(PathBuf, &'static str),
+    /// What a command prints, and which flag or variable named it.
+    Command(String, &'static str),
     /// The environment.
     Value(SecretString),
     /// The person at the terminal.
@@ -115,6 +207,7 @@ impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path, from) => write!(f, "File({}, {from})", path.display()),
+            Self::Command(_, from) => write!(f, "Command({from})"),
             Self::Value(_) => f.write_str("Value(…)"),
             Self::Ask => f.write_str("Ask"),
         }
@@ -132,18 +225,13 @@ pub(super) fn process_environment(name: &str) -> Option<String> {
 impl Access {
     /// Resolves flags and environment.
     pub(super) fn resolve(&self, env: Environment<'_>) -> Result<Resolved> {
-        let location = self
-            .repository
-            .clone()
-            .or_else(|| env("HOLDFAST_REPOSITORY"))
-            .or_else(|| env("RESTIC_REPOSITORY"))
-            .ok_or_else(|| {
-                Failure::usage(
-                    "no repository was named",
-                    "name one with -r LOCATION or HOLDFAST_REPOSITORY: a directory, s3:https://host/bucket/prefix, \
-                     gs:bucket:/prefix, azure:container:/prefix or rest:https://host/path/",
-                )
-            })?;
+        let location = self.location(env)?.ok_or_else(|| {
+            Failure::usage(
+                "no repository was named",
+                "name one with -r LOCATION or HOLDFAST_REPOSITORY: a directory, s3:https://host/bucket/prefix, \
+                 gs:bucket:/prefix, azure:container:/prefix or rest:https://host/path/",
+            )
+        })?;
         let location: Location = location.parse()?;
         let ca_pem = match self
             .cacert
@@ -161,25 +249,101 @@ impl Access {
         };
         let pace = Pace { upload: pace(self.limit_upload), download: pace(self.limit_download) };
         let options = StoreOptions { ca_pem, pace, ..credentials::resolve(env, &self.options)? };
-        Ok(Resolved { location, options, password: self.password_source(env) })
+        Ok(Resolved {
+            location,
+            options,
+            password: self.password_source(env)?,
+            key_hint: self
+                .key_hint
+                .clone()
+                .or_else(|| env("HOLDFAST_KEY_HINT"))
+                .or_else(|| env("RESTIC_KEY_HINT")),
+            compression: self.compression(env)?.to_engine(),
+        })
     }
 
-    fn password_source(&self, env: Environment<'_>) -> Password {
-        // Within each family the file wins: it is the better hidden of the two.
-        if let Some(path) = &self.password_file {
-            return Password::File(path.clone(), "--password-file");
-        }
-        for (file, value) in
-            [("HOLDFAST_PASSWORD_FILE", "HOLDFAST_PASSWORD"), ("RESTIC_PASSWORD_FILE", "RESTIC_PASSWORD")]
-        {
-            if let Some(path) = env(file) {
-                return Password::File(path.into(), file);
+    /// The location as it was written, by the first of the flags and the two families of variables that names one.
+    fn location(&self, env: Environment<'_>) -> Result<Option<String>> {
+        let family = |value, file| (env(value), env(file).map(PathBuf::from), [value, file]);
+        for (value, file, names) in [
+            (
+                self.repository.clone(),
+                self.repository_file.clone(),
+                ["--repository (--from-repo)", "--repository-file"],
+            ),
+            family("HOLDFAST_REPOSITORY", "HOLDFAST_REPOSITORY_FILE"),
+            family("RESTIC_REPOSITORY", "RESTIC_REPOSITORY_FILE"),
+        ] {
+            match (value, file) {
+                (Some(_), Some(_)) => return Err(both(names)),
+                (Some(location), None) => return Ok(Some(location)),
+                (None, Some(file)) => return read_location(&file).map(Some),
+                (None, None) => {}
             }
-            if let Some(password) = env(value) {
-                return Password::Value(password.into());
+        }
+        Ok(None)
+    }
+
+    fn password_source(&self, env: Environment<'_>) -> Result<Password> {
+        let family = |file, command| (env(file).map(PathBuf::from), env(command), [file, command]);
+        for ((path, command, [of_file, of_command]), value) in [
+            (
+                (
+                    self.password_file.clone(),
+                    self.password_command.clone(),
+                    ["--password-file", "--password-command"],
+                ),
+                None,
+            ),
+            (family("HOLDFAST_PASSWORD_FILE", "HOLDFAST_PASSWORD_COMMAND"), env("HOLDFAST_PASSWORD")),
+            (family("RESTIC_PASSWORD_FILE", "RESTIC_PASSWORD_COMMAND"), env("RESTIC_PASSWORD")),
+        ] {
+            // The value comes last: it is the worst hidden of the three.
+            match (path, command, value) {
+                (Some(_), Some(_), _) => return Err(both([of_file, of_command])),
+                (Some(path), None, _) => return Ok(Password::File(path, of_file)),
+                (None, Some(command), _) => return Ok(Password::Command(command, of_command)),
+                (None, None, Some(password)) => return Ok(Password::Value(password.into())),
+                (None, None, None) => {}
             }
         }
-        Password::Ask
+        Ok(Password::Ask)
+    }
+
+    fn compression(&self, env: Environment<'_>) -> Result<CompressionMode> {
+        if let Some(mode) = self.compression {
+            return Ok(mode);
+        }
+        for name in ["HOLDFAST_COMPRESSION", "RESTIC_COMPRESSION"] {
+            let Some(text) = env(name) else { continue };
+            return clap::ValueEnum::from_str(&text, false).map_err(|_| {
+                Failure::usage(
+                    format!("{name} is {text:?}, which is no mode of compression"),
+                    "known are auto, off, fastest, better and max",
+                )
+            });
+        }
+        Ok(CompressionMode::Auto)
+    }
+}
+
+fn both(names: [&str; 2]) -> Failure {
+    let [one, other] = names;
+    Failure::usage(format!("both {one} and {other} are given"), "give one of them")
+}
+
+fn read_location(path: &Path) -> Result<String> {
+    let bad = |why: &dyn fmt::Display| {
+        Failure::usage(
+            format!("read the repository's location from {}: {why}", path.display()),
+            "check the file: it holds the location as -r takes it",
+        )
+    };
+    let bytes = fs::read(path).map_err(|e| bad(&e))?;
+    let text = password::decode(&bytes).ok_or_else(|| bad(&"it is not UTF-8"))?;
+    match text.trim() {
+        "" => Err(bad(&"it is empty")),
+        location => Ok(location.to_owned()),
     }
 }
 
@@ -193,30 +357,43 @@ const KIB: NonZeroU64 = NonZeroU64::MIN.saturating_mul(NonZeroU64::MIN.saturatin
 impl Password {
     /// The password itself; `twice` when a new one is made and a slip would lock everybody out.
     pub(super) fn read(&self, twice: bool) -> Result<SecretString> {
-        let password = match self {
+        let mut all = self.read_all(twice)?.into_iter();
+        // One that is all blanks opens what an earlier release made, but restic takes none from such a file.
+        let first = all.next().filter(|password| !matches!(self, Self::File(..)) || !is_blank(password));
+        first.ok_or_else(empty)
+    }
+
+    /// What may be meant, most likely first: a repository was made with one of them.
+    pub(super) fn read_all(&self, twice: bool) -> Result<Vec<SecretString>> {
+        let mut all = match self {
             Self::File(path, from) => read_file(path, from)?,
-            Self::Value(password) => password.clone(),
-            Self::Ask if twice => prompt::ask_twice()?,
-            Self::Ask => prompt::ask("password of the repository: ")?,
+            Self::Command(command, from) => vec![password::printed_by(command, from)?],
+            Self::Value(password) => vec![password.clone()],
+            Self::Ask if twice => vec![prompt::ask_twice()?],
+            Self::Ask => vec![prompt::ask("password of the repository: ")?],
         };
-        if secrecy::ExposeSecret::expose_secret(&password).is_empty() {
-            return Err(Failure::usage("the password is empty", "a repository needs a password; choose one"));
-        }
-        Ok(password)
+        all.retain(|password| !password.expose_secret().is_empty());
+        if all.is_empty() { Err(empty()) } else { Ok(all) }
     }
 }
 
-fn read_file(path: &Path, from: &str) -> Result<SecretString> {
-    let text = fs::read_to_string(path).map_err(|e| {
+fn is_blank(password: &SecretString) -> bool {
+    password.expose_secret().trim().is_empty()
+}
+
+pub(super) fn empty() -> Failure {
+    Failure::usage("the password is empty", "a repository needs a password; choose one")
+}
+
+fn read_file(path: &Path, from: &str) -> Result<Vec<SecretString>> {
+    let bad = |why: &dyn fmt::Display| {
         Failure::usage(
-            format!("read the password from {} ({from}): {e}", path.display()),
+            format!("read the password from {} ({from}): {why}", path.display()),
             "check the file's name and that you may read it",
         )
-    })?;
-    // Editors end files with a line feed; nobody means it as part of the password. restic trims it as well.
-    let password = SecretString::from(text.trim_end_matches(['\n', '\r']));
-    drop(zeroize::Zeroizing::new(text));
-    Ok(password)
+    };
+    let bytes = Zeroizing::new(fs::read(path).map_err(|e| bad(&e))?);
+    password::in_file(&bytes).ok_or_else(|| bad(&"it is not UTF-8"))
 }
 
 /// Durations as people write them: `90s`, `10m`, `1h30m`.
@@ -228,21 +405,27 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use secrecy::ExposeSecret;
 
     const NONE: Access = Access {
         repository: None,
+        repository_file: None,
         password_file: None,
+        password_command: None,
+        key_hint: None,
         cacert: None,
         options: Vec::new(),
         limit_upload: None,
         limit_download: None,
         retry_lock: Duration::ZERO,
         json: false,
+        quiet: false,
+        verbose: Vec::new(),
+        compression: None,
+        accepted: Accepted { no_cache: false, cache_dir: None, cleanup_cache: false, pack_size: None },
     };
 
     fn env<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
-        move |name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
+        move |name| pairs.iter().find(|(n, v)| *n == name && !v.is_empty()).map(|(_, v)| (*v).to_owned())
     }
 
     #[test]
@@ -296,11 +479,14 @@ mod tests {
             ("RESTIC_FROM_PASSWORD", "source"),
             ("RESTIC_FROM_REPOSITORY", "/source"),
             ("AWS_ACCESS_KEY_ID", "id"),
+            ("RESTIC_REPOSITORY_FILE", "/of-the-target"),
+            ("RESTIC_KEY_HINT", "1234"),
         ];
         let resolved = From::default().resolve(&NONE, &env(&all)).unwrap();
         assert_eq!(resolved.location, Location::Local("/source".into()));
         assert_eq!(resolved.password.read(false).unwrap().expose_secret(), "source");
         assert_eq!(resolved.options.s3.access_key_id.as_deref(), Some("id"));
+        assert_eq!(resolved.key_hint, None);
         let without = From::default().resolve(&NONE, &env(&all[..1])).err().unwrap();
         assert!(without.advice.unwrap().contains("--from-repo"));
     }
@@ -312,13 +498,61 @@ mod tests {
     }
 
     #[test]
-    fn the_line_end_of_a_password_file_is_no_part_of_the_password() {
+    fn a_new_password_is_what_restic_takes_from_the_same_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pw");
+        let file = Password::File(path.clone(), "x");
         fs::write(&path, " sec ret \r\n").unwrap();
-        assert_eq!(Password::File(path.clone(), "x").read(false).unwrap().expose_secret(), " sec ret ");
+        assert_eq!(file.read(true).unwrap().expose_secret(), "sec ret");
+        assert_eq!(file.read_all(false).unwrap().len(), 2);
+        for blank in ["\n", "  \n"] {
+            fs::write(&path, blank).unwrap();
+            assert!(file.read(true).is_err(), "{blank:?}");
+        }
+        let value = Password::Value(" as it is ".into());
+        assert_eq!(value.read(false).unwrap().expose_secret(), " as it is ");
+    }
+
+    #[test]
+    fn a_command_and_a_file_of_the_same_family_exclude_each_other() {
+        let all = [
+            ("RESTIC_REPOSITORY", "/r"),
+            ("RESTIC_PASSWORD_FILE", "/f"),
+            ("RESTIC_PASSWORD_COMMAND", "pass"),
+            ("HOLDFAST_PASSWORD_COMMAND", "ours"),
+        ];
+        assert!(NONE.resolve(&env(&all[..3])).err().unwrap().cause.contains("RESTIC_PASSWORD_COMMAND"));
+        let resolved = NONE.resolve(&env(&all)).unwrap();
+        assert!(matches!(resolved.password, Password::Command(_, "HOLDFAST_PASSWORD_COMMAND")));
+        let flags = Access { password_command: Some("p".into()), password_file: Some("/f".into()), ..NONE };
+        assert!(flags.resolve(&env(&all)).is_err());
+    }
+
+    #[test]
+    fn the_location_may_be_in_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("location");
+        fs::write(&path, "\u{feff} /in/file \n\n").unwrap();
+        let named = path.to_str().unwrap();
+        let only = [("RESTIC_REPOSITORY_FILE", named), ("RESTIC_REPOSITORY", "/value")];
+        let resolved = NONE.resolve(&env(&only[..1])).unwrap();
+        assert_eq!(resolved.location, Location::Local("/in/file".into()));
+        assert!(NONE.resolve(&env(&only)).is_err(), "which of the two?");
+        let flag = Access { repository: Some("/flag".into()), ..NONE };
+        assert_eq!(flag.resolve(&env(&only)).unwrap().location, Location::Local("/flag".into()));
         fs::write(&path, "\n").unwrap();
-        assert!(Password::File(path, "x").read(false).is_err());
+        assert!(NONE.resolve(&env(&only[..1])).is_err());
+    }
+
+    #[test]
+    fn compression_has_restics_names() {
+        let of = |value| {
+            let all = [("RESTIC_REPOSITORY", "/r"), ("RESTIC_COMPRESSION", value)];
+            NONE.resolve(&env(&all)).map(|resolved| resolved.compression)
+        };
+        assert_eq!((of("max").unwrap(), of("off").unwrap()), (Compression::Max, Compression::Off));
+        assert_eq!(of("").unwrap(), Compression::Auto);
+        assert!(of("high").err().unwrap().cause.contains("RESTIC_COMPRESSION"));
     }
 
     #[test]

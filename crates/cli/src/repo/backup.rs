@@ -7,7 +7,8 @@ use holdfast_engine::event::{Event, Fault};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::select::split_tags;
+use super::access::process_environment;
+use super::select::{default_host, split_tags};
 use super::session::{Session, hostname, username};
 use super::stream;
 use crate::exit;
@@ -16,6 +17,7 @@ use crate::text::{count, counted, duration, size};
 use crate::ui::Work;
 
 /// Command line of `repo backup`.
+#[expect(clippy::doc_markdown, reason = "the comments are the help text, which shows backticks as they are")]
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Files and directories to back up; with --stdin-from-command the command and its arguments
@@ -24,7 +26,7 @@ pub(super) struct Args {
     /// Tag of the snapshot; `a,b` gives two (may be given several times)
     #[arg(long, value_name = "TAG[,TAG…]")]
     tag: Vec<String>,
-    /// Host name of the snapshot; this machine's when absent
+    /// Host name of the snapshot; this machine's when absent [env: HOLDFAST_HOST, RESTIC_HOST]
     #[arg(short = 'H', long, value_name = "HOST")]
     host: Option<String>,
     /// Leave out what matches this pattern (restic's rules; may be given several times)
@@ -47,7 +49,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
-    let (spec, missing) = spec(args)?;
+    let (spec, missing) = spec(session, args)?;
     let repository = session.open().await?;
     for fault in &missing {
         session.ctx.events.event(Event::Fault(fault.clone()));
@@ -68,7 +70,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     session.ui.close();
     if session.ui.json() {
         session.ui.print(&summary(&report, begin).to_string())?;
-    } else {
+    } else if !session.ui.quiet() {
         session.ui.print(&describe(&report))?;
     }
     Ok(if report.faults.is_empty() && missing.is_empty() { exit::OK } else { exit::PARTIAL })
@@ -111,11 +113,11 @@ fn roots(args: &Args) -> Result<(Vec<PathBuf>, Vec<Fault>)> {
     }
 }
 
-fn spec(args: &Args) -> Result<(BackupSpec, Vec<Fault>)> {
+fn spec(session: &Session<'_>, args: &Args) -> Result<(BackupSpec, Vec<Fault>)> {
     let (roots, missing) = roots(args)?;
     let spec = BackupSpec {
         roots,
-        host: args.host.clone().unwrap_or_else(hostname),
+        host: args.host.clone().or_else(|| default_host(&process_environment)).unwrap_or_else(hostname),
         tags: split_tags(&args.tag),
         time: Timestamp::now(),
         excludes: args.exclude.clone(),
@@ -127,6 +129,7 @@ fn spec(args: &Args) -> Result<(BackupSpec, Vec<Fault>)> {
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),
         program_version: concat!("holdfast ", env!("CARGO_PKG_VERSION")).to_owned(),
+        compression: session.compression(),
         ..BackupSpec::default()
     };
     Ok((spec, missing))

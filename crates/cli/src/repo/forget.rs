@@ -19,6 +19,7 @@ use crate::failure::{Failure, Result};
 use crate::text::{Table, counted, local_time, safe};
 
 /// Command line of `repo forget`.
+#[expect(clippy::doc_markdown, reason = "the comments are the help text, which shows backticks as they are")]
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Forget these snapshots: ids, beginnings of ids, or `latest`
@@ -29,7 +30,8 @@ pub(super) struct Args {
     /// Which snapshots belong together: any of host, paths, tags; '' puts all together
     #[arg(short, long, value_name = "GROUP", default_value = "host,paths")]
     group_by: GroupBy,
-    /// Only snapshots of this host (may be given several times)
+    /// Only snapshots of this host (may be given several times; empty: of any)
+    /// [env: HOLDFAST_HOST, RESTIC_HOST]
     #[arg(long, value_name = "HOST")]
     host: Vec<String>,
     /// Only snapshots with this tag; `a,b` asks for both, several flags for any of them

@@ -24,7 +24,7 @@ pub(super) struct Args {
 pub(super) async fn run(session: &Session<'_>, access: &Access, args: &Args) -> Result<u8> {
     let store = session.store()?;
     let options = InitOptions {
-        password: session.password(true)?,
+        password: session.new_password()?,
         recovery_password: None,
         version: args.repository_version,
         hostname: hostname(),
@@ -40,7 +40,7 @@ pub(super) async fn run(session: &Session<'_>, access: &Access, args: &Args) -> 
     if session.ui.json() {
         let message = json!({"message_type": "initialized", "id": repository.id(), "repository": session.location.to_string()});
         session.ui.print(&message.to_string())?;
-    } else {
+    } else if !session.ui.quiet() {
         session.ui.print(&format!("made repository {} at {}", short(repository.id()), session.location))?;
         session.ui.print("Keep its password safe: without it nobody can read what will be stored there.")?;
     }

@@ -21,6 +21,7 @@ mod list;
 mod ls;
 mod nearby;
 mod origin;
+mod password;
 mod pattern_file;
 mod prompt;
 mod protect;
@@ -127,7 +128,7 @@ pub fn run(args: RepoArgs) -> std::pin::Pin<Box<dyn Future<Output = u8>>> {
 
 async fn perform(args: RepoArgs) -> u8 {
     let RepoArgs { access, command } = args;
-    let ui = Ui::new(access.json);
+    let ui = Ui::new(access.json, access.quiet);
     let interrupt = interrupt::Interrupt::listen();
     let work = async {
         let session = session::Session::new(&access, &ui, &interrupt)?;

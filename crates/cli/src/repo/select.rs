@@ -5,13 +5,16 @@ use std::str::FromStr;
 
 use holdfast_engine::repository::SnapshotFilter;
 
+use super::access::{Environment, process_environment};
 use super::session::relative;
 use crate::failure::Failure;
 
 /// Flags that narrow down snapshots.
+#[expect(clippy::doc_markdown, reason = "the comments are the help text, which shows backticks as they are")]
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Filter {
-    /// Only snapshots of this host (may be given several times)
+    /// Only snapshots of this host (may be given several times; empty: of any)
+    /// [env: HOLDFAST_HOST, RESTIC_HOST]
     #[arg(short = 'H', long, value_name = "HOST")]
     pub(super) host: Vec<String>,
     /// Only snapshots with this tag; `a,b` asks for both, several flags for any of them
@@ -25,13 +28,28 @@ pub(super) struct Filter {
 impl Filter {
     /// The engine's form of it.
     pub(super) fn to_engine(&self) -> SnapshotFilter {
-        SnapshotFilter { hosts: self.host.clone(), paths: self.path.clone(), tags: self.tag.clone() }
+        self.resolve(&process_environment)
+    }
+
+    fn resolve(&self, env: Environment<'_>) -> SnapshotFilter {
+        let hosts = match self.host.as_slice() {
+            [] => default_host(env).into_iter().collect(),
+            // restic's way to say that the variable does not count.
+            [only] if only.is_empty() => Vec::new(),
+            hosts => hosts.to_vec(),
+        };
+        SnapshotFilter { hosts, paths: self.path.clone(), tags: self.tag.clone() }
     }
 
     /// Whether it lets everything through.
     pub(super) fn is_empty(&self) -> bool {
-        self.host.is_empty() && self.tag.is_empty() && self.path.is_empty()
+        self.to_engine().hosts.is_empty() && self.tag.is_empty() && self.path.is_empty()
     }
+}
+
+/// The host that the environment names in place of this machine's.
+pub(super) fn default_host(env: Environment<'_>) -> Option<String> {
+    env("HOLDFAST_HOST").or_else(|| env("RESTIC_HOST"))
 }
 
 /// Tags as people give them: `a,b` is two; empty ones are none.
@@ -86,6 +104,18 @@ impl FromStr for Selector {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_environments_host_counts_where_no_flag_does() {
+        let hosts = |flags: &[&str]| {
+            let host = flags.iter().map(|flag| (*flag).to_owned()).collect();
+            let filter = Filter { host, ..Filter::default() };
+            filter.resolve(&|name| (name == "RESTIC_HOST").then(|| "env".to_owned())).hosts
+        };
+        assert_eq!(hosts(&[]), ["env"]);
+        assert_eq!(hosts(&["a", "b"]), ["a", "b"]);
+        assert!(hosts(&[""]).is_empty());
+    }
 
     #[test]
     fn a_path_may_follow_the_snapshot() {

@@ -4,6 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_engine::backup::Compression;
+use holdfast_engine::error::ErrorKind;
 use holdfast_engine::event::Ctx;
 use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::id::Id;
@@ -14,7 +16,7 @@ use holdfast_engine::store::{self, Location, Store};
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::access::{Access, Resolved, process_environment};
+use super::access::{self, Access, Resolved, process_environment};
 use super::interrupt::{Interrupt, interrupted};
 use super::nearby;
 use super::select::Filter;
@@ -35,6 +37,8 @@ pub(super) struct Session<'a> {
     interrupt: &'a Interrupt,
     resolved: Resolved,
     retry_lock: Duration,
+    /// How much a person wants to hear.
+    pub(super) verbosity: u8,
 }
 
 impl<'a> Session<'a> {
@@ -48,6 +52,7 @@ impl<'a> Session<'a> {
             interrupt,
             resolved,
             retry_lock: access.retry_lock,
+            verbosity: access.verbose.iter().copied().fold(0, u8::saturating_add),
         })
     }
 
@@ -60,6 +65,7 @@ impl<'a> Session<'a> {
             interrupt: self.interrupt,
             resolved,
             retry_lock: self.retry_lock,
+            verbosity: self.verbosity,
         }
     }
 
@@ -70,17 +76,34 @@ impl<'a> Session<'a> {
         Ok(store::open(&self.location, &self.resolved.options, &ctx)?)
     }
 
-    /// The password; `twice` for a new one.
-    pub(super) fn password(&self, twice: bool) -> Result<SecretString> {
-        self.resolved.password.read(twice)
+    /// The password for a new repository.
+    pub(super) fn new_password(&self) -> Result<SecretString> {
+        self.resolved.password.read(true)
+    }
+
+    /// How hard to compress.
+    pub(super) fn compression(&self) -> Compression {
+        self.resolved.compression
     }
 
     /// Opens the repository.
     pub(super) async fn open(&self) -> Result<Repository> {
         let store = self.store()?;
-        let password = self.password(false)?;
-        let opened = self.bound(Repository::open(store, &password, &self.ctx)).await;
-        match opened {
+        let hint = self.resolved.key_hint.as_deref();
+        let mut opened = None;
+        for password in self.resolved.password.read_all(false)? {
+            let result =
+                self.bound(Repository::open_hinted(Arc::clone(&store), &password, hint, &self.ctx)).await;
+            let is_wrong = result.as_ref().is_err_and(|e| e.kind == ErrorKind::WrongPassword.as_str());
+            // What is said is of the first: the others are guesses.
+            if !is_wrong || opened.is_none() {
+                opened = Some(result);
+            }
+            if !is_wrong {
+                break;
+            }
+        }
+        match opened.ok_or_else(access::empty)? {
             Err(failure) if nearby::applies(&failure) => Err(self.look_around(failure).await),
             other => other,
         }

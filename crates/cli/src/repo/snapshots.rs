@@ -27,9 +27,6 @@ pub(super) struct Args {
     /// Without files and paths
     #[arg(short, long)]
     compact: bool,
-    /// With all tags, also those that Holdfast gives the snapshots of its runs
-    #[arg(short, long)]
-    verbose: bool,
     #[command(flatten)]
     filter: Filter,
 }
@@ -63,7 +60,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
             session.ui.print(&format!("{gap}snapshots of {}:", safe(&key.to_string())))?;
             gap = "\n";
         }
-        session.ui.print(table(snapshots, args.compact, args.verbose).trim_end())?;
+        session.ui.print(table(snapshots, args.compact, session.verbosity > 0).trim_end())?;
     }
     let total: usize = groups.iter().map(|(_, snapshots)| snapshots.len()).sum();
     let total = u64::try_from(total).unwrap_or(u64::MAX);

@@ -43,10 +43,20 @@ pub struct KeyInfo {
 impl Repository {
     /// Opens a repository. `NotARepository` when there is definitely none, `WrongPassword` when no key opens.
     pub async fn open(store: Arc<dyn Store>, password: &SecretString, ctx: &Ctx) -> Result<Self> {
-        ctx.run(Self::open_inner(store, password)).await
+        Self::open_hinted(store, password, None, ctx).await
     }
 
-    async fn open_inner(store: Arc<dyn Store>, password: &SecretString) -> Result<Self> {
+    /// As [`Repository::open`]; the key whose id begins with `hint` is tried before the others, where there is one.
+    pub async fn open_hinted(
+        store: Arc<dyn Store>,
+        password: &SecretString,
+        hint: Option<&str>,
+        ctx: &Ctx,
+    ) -> Result<Self> {
+        ctx.run(Self::open_inner(store, password, hint)).await
+    }
+
+    async fn open_inner(store: Arc<dyn Store>, password: &SecretString, hint: Option<&str>) -> Result<Self> {
         let (sealed_config, keys) = tokio::join!(store.get(CONFIG, None), load_keys(&store));
         let sealed_config = match sealed_config {
             Err(e) if e.kind() == ErrorKind::Missing => {
@@ -61,7 +71,11 @@ impl Repository {
             }
             other => other?,
         };
-        let Keys { files, mut damaged } = keys?;
+        let Keys { mut files, mut damaged } = keys?;
+        if let Some(hint) = hint.filter(|hint| !hint.is_empty()) {
+            // Stable: the others keep their order.
+            files.sort_by_key(|(id, _)| !id.to_hex().starts_with(hint));
+        }
         // One at a time: each attempt takes tens of MiB.
         let pool = WorkPool::new(
             "holdfast-work",
