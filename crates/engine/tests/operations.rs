@@ -556,7 +556,7 @@ async fn a_damaged_snapshot_is_written_anew_with_what_is_left() {
     );
     assert_eq!(mended.await.unwrap().dropped, 1);
     let all = repo.snapshots().await.unwrap();
-    let dry = RepairSnapshots { dry_run: true, forget: true };
+    let dry = RepairSnapshots { dry_run: true, forget: true, ..RepairSnapshots::default() };
     let would = repair_snapshots(&repo, &exclusive, &all, dry, &ctx).await.unwrap();
     assert_eq!((would.len(), would[0].mended), (1, Mended::Rewritten(None)));
     assert_eq!(repo.snapshots().await.unwrap(), all);
@@ -567,9 +567,11 @@ async fn a_damaged_snapshot_is_written_anew_with_what_is_left() {
     assert_eq!((&done[0].losses[0].path, done[0].losses[0].bytes), (&source.join("second"), 300_000));
     let written = repo.load_snapshot(&new).await.unwrap();
     assert_eq!((written.original, &written.tags[..]), (Some(ids[1]), &["repaired".to_owned()][..]));
-    let forget = RepairSnapshots { dry_run: false, forget: true };
+    let told: fn(&mut Vec<String>, u64) = |tags, losses| tags.push(format!("lost={losses}"));
+    let forget = RepairSnapshots { dry_run: false, forget: true, tell_losses: Some(told) };
     let done = repair_snapshots(&repo, &exclusive, &all, forget, &ctx).await.unwrap();
     let Mended::Rewritten(Some(new)) = done[0].mended else { panic!("{done:?}") };
+    assert_eq!(repo.load_snapshot(&new).await.unwrap().tags, ["lost=1"]);
     exclusive.release().await.unwrap();
 
     Restic::newest(&at).check();

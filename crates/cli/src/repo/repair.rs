@@ -1,5 +1,6 @@
 //! `repo repair`: mends the index, and snapshots that lost content.
 
+use holdfast_api::tags::RunTags;
 use holdfast_engine::lock::LockMode;
 use holdfast_engine::repair::{
     Mended, RepairIndex, RepairIndexReport, RepairSnapshots, RepairedSnapshot, repair_index, repair_snapshots,
@@ -106,7 +107,7 @@ async fn index(session: &Session<'_>, args: &IndexArgs) -> Result<u8> {
 }
 
 async fn snapshots(session: &Session<'_>, args: &Which) -> Result<u8> {
-    let how = RepairSnapshots { dry_run: args.dry_run, forget: args.forget };
+    let how = RepairSnapshots { dry_run: args.dry_run, forget: args.forget, tell_losses: Some(tell_losses) };
     let mode = if args.dry_run { LockMode::Shared } else { LockMode::Exclusive };
     let repository = session.open().await?;
     let mended = session
@@ -126,6 +127,17 @@ async fn snapshots(session: &Session<'_>, args: &Which) -> Result<u8> {
         session.ui.print("no snapshot needs mending")?;
     }
     Ok(exit::OK)
+}
+
+/// Counts what is lost with what could not be read, in the tags of a snapshot of a cluster's run: the operator then shows
+/// its recovery point as incomplete, also where unreadable files were no matter to the run, and can still restore it.
+fn tell_losses(tags: &mut Vec<String>, losses: u64) {
+    let Ok(Some(mut run)) = RunTags::parse(tags) else { return };
+    let before = run.to_tags();
+    tags.retain(|tag| !before.contains(tag));
+    run.unreadable = run.unreadable.saturating_add(losses);
+    run.ignores_unreadable = false;
+    tags.extend(run.to_tags());
 }
 
 fn to_json(one: &RepairedSnapshot) -> String {
@@ -163,5 +175,24 @@ fn describe(one: &RepairedSnapshot, how: RepairSnapshots) -> String {
         }
         (Mended::Lost, true) if !how.dry_run => format!("snapshot {id} had nothing left and was removed"),
         (Mended::Lost, _) => format!("snapshot {id} has nothing left; --forget removes it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::origin::tagged;
+
+    #[test]
+    fn a_run_is_told_what_its_snapshot_lost_and_nobody_elses_is_touched() {
+        let mut tags =
+            tagged(&["mine", "holdfast.dev/unreadable=2", "holdfast.dev/on-unreadable=Ignore"]).tags;
+        tell_losses(&mut tags, 3);
+        let run = RunTags::parse(&tags).unwrap().unwrap();
+        assert_eq!((run.unreadable, run.ignores_unreadable), (5, false));
+        assert!(tags.contains(&"mine".to_owned()) && tags.len() == 12, "{tags:?}");
+        let mut plain = vec!["daily".to_owned()];
+        tell_losses(&mut plain, 3);
+        assert_eq!(plain, ["daily"]);
     }
 }

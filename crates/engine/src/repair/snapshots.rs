@@ -24,12 +24,15 @@ use crate::write::commit_snapshot;
 const REPAIRED: &str = "repaired";
 
 /// How to mend snapshots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct RepairSnapshots {
     /// Only say what would be done.
     pub dry_run: bool,
     /// Remove the damaged snapshots once the mended ones are written.
     pub forget: bool,
+    /// Given the tags of a damaged snapshot and how many entries lack something now: makes them say so, for those who
+    /// know a whole backup by its tags.
+    pub tell_losses: Option<fn(&mut Vec<String>, u64)>,
 }
 
 /// What became of a damaged snapshot.
@@ -89,6 +92,9 @@ pub async fn repair_snapshots(
                 let known = trees.commit().await?;
                 let original = Some(snapshot.original.unwrap_or(*id));
                 let mut new = Snapshot { tree, original, ..snapshot.clone() };
+                if let Some(tell) = how.tell_losses {
+                    tell(&mut new.tags, u64::try_from(losses.len()).unwrap_or(u64::MAX));
+                }
                 Mended::Rewritten(Some(if how.forget {
                     replace(repo, lock, *id, new, &known, ctx).await?
                 } else {
