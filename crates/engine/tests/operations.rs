@@ -21,10 +21,11 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use holdfast_engine::archive::{self, ArchiveReport, ArchiveSpec, Format};
-use holdfast_engine::browse::View;
+use holdfast_engine::browse::{FoundObject, ObjectFinder, ObjectSpec, View};
 use holdfast_engine::copy::{CopyReport, copy};
 use holdfast_engine::diff::diff;
 use holdfast_engine::event::EventSink;
+use holdfast_engine::format::pack::BlobKind;
 use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::lock::{Holder, LockGuard, LockMode};
 use holdfast_engine::repair::{Mended, Recover, RecoverReport, RepairSnapshots, recover, repair_snapshots};
@@ -647,6 +648,66 @@ async fn what_no_snapshot_reaches_is_recovered_as_restic_does_and_what_is_lost_o
     );
     Restic::newest(&damaged).check();
     check_all(&repo).await;
+}
+
+/// Object, id, path, parent and snapshot, as restic tells them.
+fn restics_objects(at: &Path, flag: &str, id: &str) -> BTreeSet<[String; 5]> {
+    let said: serde_json::Value =
+        serde_json::from_str(Restic::newest(at).run(["find", "--json", flag, id]).trim()).unwrap();
+    let keys = ["object_type", "id", "path", "parent_tree", "snapshot"];
+    let row = |row: &serde_json::Value| keys.map(|key| row[key].as_str().unwrap_or_default().to_owned());
+    said.as_array().unwrap().iter().map(row).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_uses_a_blob_a_directory_or_a_pack_is_what_restic_says() {
+    let dir = scratch();
+    let at = dir.path().join("repo");
+    let repo = init(&at).await;
+    let (source, ids) = two_snapshots(dir.path(), &repo).await;
+    let ctx = Ctx::default();
+    let index = repo.load_index(&ctx).await.unwrap();
+    let snapshots = repo.snapshots().await.unwrap();
+    let view = View::new(&repo, &index, snapshots[1].1.clone()).unwrap();
+    let blob = view.stat(&source.join("second")).await.unwrap().unwrap().content.unwrap()[0];
+    let tree = view.stat(&source.join("sub")).await.unwrap().unwrap().subtree.unwrap();
+    let pack = pack_of(&repo, ids[0], &source.join("first")).await;
+    let look = async |spec: &ObjectSpec| -> BTreeSet<[String; 5]> {
+        let finder = ObjectFinder::new(&repo, &index, spec, &ctx).await.unwrap();
+        let mut all = BTreeSet::new();
+        for (id, snapshot) in &snapshots {
+            for found in finder.find(snapshot, &ctx).await.unwrap() {
+                let FoundObject { kind, id: object, path, parent } = found;
+                all.insert([
+                    if kind == BlobKind::Tree { "tree" } else { "blob" }.to_owned(),
+                    object.to_hex(),
+                    path.to_str().unwrap().to_owned(),
+                    parent.map(|id| id.to_hex()).unwrap_or_default(),
+                    id.to_hex(),
+                ]);
+            }
+        }
+        all
+    };
+    for (flag, id, spec, count) in [
+        ("--blob", blob, ObjectSpec::Blobs(vec![blob.short()]), 1),
+        ("--tree", tree, ObjectSpec::Trees(vec![tree.to_hex()]), 1),
+        ("--tree", snapshots[0].1.tree, ObjectSpec::Trees(vec![snapshots[0].1.tree.to_hex()]), 1),
+        // At least the large file in both; the small one may lie beside it.
+        ("--pack", pack, ObjectSpec::Packs(vec![pack.to_hex()]), 2),
+    ] {
+        let found = look(&spec).await;
+        assert_eq!(found, restics_objects(&at, flag, &id.to_hex()), "{flag}");
+        assert!(found.len() == count || (flag == "--pack" && found.len() > count), "{flag}: {found:?}");
+    }
+    // The pack is gone: the index still knows what was in it.
+    let spec = ObjectSpec::Packs(vec![pack.short()]);
+    let before = look(&spec).await;
+    repo.store().delete(FileName { kind: FileKind::Pack, id: pack }).await.unwrap();
+    assert_eq!(look(&spec).await, before);
+    let nowhere = ObjectSpec::Packs(vec!["00000000".to_owned()]);
+    let error = ObjectFinder::new(&repo, &index, &nowhere, &ctx).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::EmptySelection);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
+use super::find_objects;
 use super::ls::long;
 use super::select::Filter;
 use super::session::Session;
@@ -18,7 +19,7 @@ use crate::text::{local_time, mode, safe};
 /// Command line of `repo find`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Names or paths to look for, with * ? [a-z] and ** (any depth)
+    /// Names or paths to look for, with * ? [a-z] and ** (any depth); or ids, with --blob, --tree or --pack
     #[arg(required = true, value_name = "PATTERN")]
     patterns: Vec<String>,
     /// Only in this snapshot: an id, the beginning of one, or `latest` (may be given several times)
@@ -40,6 +41,8 @@ pub(super) struct Args {
     #[arg(short = 'R', long)]
     reverse: bool,
     #[command(flatten)]
+    objects: find_objects::Flags,
+    #[command(flatten)]
     filter: Filter,
 }
 
@@ -50,6 +53,9 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         snapshots.reverse();
     }
     let index = session.bound(repository.load_index(&session.ctx)).await?;
+    if let Some(spec) = args.objects.spec(&args.patterns) {
+        return find_objects::run(session, &repository, &index, &snapshots, &spec, &args.objects).await;
+    }
     let spec = FindSpec {
         patterns: args.patterns.clone(),
         ignore_case: args.ignore_case,

@@ -13,6 +13,7 @@ mod credentials;
 mod diff;
 mod dump;
 mod find;
+mod find_objects;
 mod forget;
 mod init;
 mod interrupt;

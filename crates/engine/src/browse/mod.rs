@@ -3,6 +3,7 @@
 //! Nothing here touches a file system: names are given as they are stored, whatever they are.
 
 mod find;
+mod objects;
 mod view;
 mod walk;
 
@@ -11,6 +12,7 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 
 pub use find::{FindSpec, Finder};
+pub use objects::{FoundObject, ObjectFinder, ObjectSpec};
 pub use view::{Page, View};
 pub(crate) use walk::Walk;
 
