@@ -122,7 +122,7 @@ fn advice(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::Target => "check that the target exists and that you may write to it",
         ErrorKind::TargetFull => "make room or choose another target; --dry-run tells how much is needed",
         ErrorKind::EmptySelection => {
-            "`holdfast repo snapshots` and `holdfast repo ls SNAPSHOT` show what is there"
+            "`holdfast repo snapshots`, `ls SNAPSHOT` and `list TYPE` show what is there"
         }
         ErrorKind::Internal => "this is a bug: please report it with the command that led to it",
         _ => return None,

@@ -9,7 +9,7 @@ use crate::id::Id;
 use crate::store::{FileKind, FileName};
 
 impl Repository {
-    /// The file of this kind whose name begins with `text`; `Missing` when there is none, `Usage` when there are
+    /// The file of this kind whose name begins with `text`; `EmptySelection` when there is none, `Usage` when there are
     /// several or it is no beginning of an id.
     pub async fn find_file(&self, kind: FileKind, text: &str) -> Result<Id> {
         let what = kind.singular();
@@ -41,12 +41,10 @@ impl Repository {
     }
 
     fn absent(&self, what: &str, text: &str) -> Error {
+        // Not `Missing`, which is damage: this is somebody's slip of the pen.
         Error::new(
-            ErrorKind::Missing,
-            format!(
-                "there is no {what} {text} in {}; list them to see what there is",
-                self.store().describe()
-            ),
+            ErrorKind::EmptySelection,
+            format!("there is no {what} {text} in {}", self.store().describe()),
         )
     }
 

@@ -246,7 +246,7 @@ async fn snapshots_are_found_by_time_beginning_and_filter() {
     assert_eq!(found("latest".into(), paths("/data/c")).await, Err(ErrorKind::EmptySelection));
     assert_eq!(found(a.to_hex(), any.clone()).await, Ok(a));
     assert_eq!(found(b.short(), any.clone()).await, Ok(b));
-    assert_eq!(found("0".repeat(63), any.clone()).await, Err(ErrorKind::Missing));
+    assert_eq!(found("0".repeat(63), any.clone()).await, Err(ErrorKind::EmptySelection));
     for nonsense in ["", "Latest", "zz", &"0".repeat(65)] {
         assert_eq!(found(nonsense.to_owned(), any.clone()).await, Err(ErrorKind::Usage), "{nonsense:?}");
     }
