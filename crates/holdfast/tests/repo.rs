@@ -383,6 +383,28 @@ fn a_hangup_ends_nothing() {
 }
 
 #[test]
+fn a_dump_that_nobody_hurries_holds_off_a_prune() {
+    let place = Place::initialized();
+    // More than a pipe takes.
+    let content: Vec<u8> = (0..=255).cycle().take(4 << 20).collect();
+    fs::write(place.path("source/large"), &content).unwrap();
+    place.ok(&["backup", "source"]);
+    let path = place.text("source/large");
+    let dump = place.command(&["dump", "latest", &path]).stdout(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_mins(10);
+    while place.locks() == 0 {
+        assert!(Instant::now() < deadline, "the dump took no lock");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let (_, said) = place.fails(&["prune", "--instant", "--json"]);
+    assert!(said.contains("Locked"), "{said}");
+    let output = dump.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert!(output.stdout == content, "{} bytes came", output.stdout.len());
+    assert_eq!(place.locks(), 0);
+}
+
+#[test]
 fn a_foreign_lock_stops_a_backup_until_somebody_removes_it() {
     let place = Place::initialized();
     place.ok(&["backup", "source"]);
@@ -416,6 +438,37 @@ fn a_foreign_lock_stops_a_backup_until_somebody_removes_it() {
     child.wait().unwrap();
     let message: Value = serde_json::from_slice(&refused.stderr).unwrap();
     assert_eq!((refused.status.code(), &message["kind"]), (Some(11), &"Locked".into()));
+    // Whoever reads waits too, or says that it goes without.
+    let (other, target) = (place.text("other"), place.text("target"));
+    place.ok(&["-r", &other, "init"]);
+    let from = place.text("repository");
+    let password = place.text("password");
+    for reads in [
+        &["snapshots"][..],
+        &["ls", "latest"],
+        &["find", "a"],
+        &["dump", "latest", "/"],
+        &["diff", "latest", "latest"],
+        &["stats"],
+        &["cat", "config"],
+        &["list", "snapshots"],
+        &["key", "list"],
+        &["unreadable", "latest"],
+        &["check"],
+        &["restore", "latest", "--target", &target],
+        &["restore", "latest", "--target", &target, "--dry-run"],
+        &["-r", &other, "copy", "--from-repo", &from, "--from-password-file", &password],
+        &["forget", "latest", "--dry-run", "--prune", "--unsafe-allow-remove-all"],
+        &["prune", "--dry-run"],
+    ] {
+        let (_, said) = place.fails(&[reads, &["--json"]].concat());
+        let message: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+        assert_eq!(message["kind"], "Locked", "{reads:?}: {said}");
+        place.ok(&[&["--no-lock"], reads].concat());
+    }
+    place.ok(&["list", "locks"]);
+    let (_, said) = place.fails(&["prune", "--no-lock"]);
+    assert!(said.contains("--dry-run"), "{said}");
 
     assert_eq!(place.locks(), 1, "restic was killed and left its lock");
     // Its host name and process number prove nothing, for containers share both: it stays until it is old, or until

@@ -56,6 +56,9 @@ pub(super) struct Access {
     /// Wait so long for a lock that somebody else holds, e.g. 30s or 10m
     #[arg(long, global = true, value_name = "DURATION", value_parser = duration, default_value = "0s")]
     pub(super) retry_lock: Duration,
+    /// Take no lock where a command only reads: for a store that may only be read. What a prune removes meanwhile is missed
+    #[arg(long, global = true)]
+    pub(super) no_lock: bool,
     /// Print results as JSON with restic's field names, errors as JSON on standard error
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -417,6 +420,7 @@ mod tests {
         limit_upload: None,
         limit_download: None,
         retry_lock: Duration::ZERO,
+        no_lock: false,
         json: false,
         quiet: false,
         verbose: Vec::new(),

@@ -61,7 +61,8 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         ));
     }
     let repository = session.open().await?;
-    let bytes = session_bytes(session, &repository, args).await?;
+    let bytes =
+        session.reading(&repository, async |_| session_bytes(session, &repository, args).await).await?;
     session.ui.close();
     let mut out = std::io::stdout().lock();
     let raw = matches!(args.kind, What::Blob | What::Pack);

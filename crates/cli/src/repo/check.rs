@@ -20,9 +20,6 @@ pub(super) struct Args {
     /// Read a part: N/M (the n-th of m parts), P% or an amount such as 50M or 2G (packs chosen at random)
     #[arg(long, value_name = "N/M|P%|SIZE")]
     read_data_subset: Option<Subset>,
-    /// Take no lock: for a store that may only be read
-    #[arg(long)]
-    no_lock: bool,
 }
 
 /// Which part of the data to read.
@@ -72,15 +69,11 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let spec = CheckSpec { read_data };
     let repository = session.open().await?;
     session.ui.begin(Work::Check);
-    let report = if args.no_lock {
-        session.bound(check::check(&repository, None, &spec, &session.ctx)).await?
-    } else {
-        session
-            .locked(&repository, async |guard| {
-                session.bound(check::check(&repository, Some(guard), &spec, &session.ctx)).await
-            })
-            .await?
-    };
+    let report = session
+        .reading(&repository, async |guard| {
+            session.bound(check::check(&repository, guard, &spec, &session.ctx)).await
+        })
+        .await?;
     session.ui.close();
     let text = if session.ui.json() { summary(&report).to_string() } else { describe(&report) };
     session.ui.print(&text)?;

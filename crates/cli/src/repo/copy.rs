@@ -27,7 +27,7 @@ pub(super) async fn run(session: &Session<'_>, access: &Access, args: &Args) -> 
     let source = from.open().await?;
     let target = session.open().await?;
     let report = from
-        .locked(&source, async |_| {
+        .reading(&source, async |_| {
             let snapshots = from.select(&source, &args.snapshots, &args.filter).await?;
             if snapshots.is_empty() && !args.filter.is_empty() {
                 return Err(Failure::usage(

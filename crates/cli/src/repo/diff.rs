@@ -5,7 +5,7 @@ use std::path::Path;
 use holdfast_engine::browse;
 use holdfast_engine::diff::{Change, DiffReport, OneSide, diff};
 use holdfast_engine::error::{Error, ErrorKind};
-use holdfast_engine::repository::SnapshotFilter;
+use holdfast_engine::repository::{Repository, SnapshotFilter};
 use serde_json::{Value, json};
 
 use super::select::Selector;
@@ -30,6 +30,10 @@ pub(super) struct Args {
 
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let repository = session.open().await?;
+    session.reading(&repository, async |_| read(session, &repository, args).await).await
+}
+
+async fn read(session: &Session<'_>, repository: &Repository, args: &Args) -> Result<u8> {
     let any = SnapshotFilter::default();
     let mut snapshots = Vec::new();
     for selector in [&args.first, &args.second] {
@@ -39,7 +43,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let mut trees = Vec::new();
     for (selector, (_, snapshot)) in [&args.first, &args.second].into_iter().zip(&snapshots) {
         let path = Path::new(selector.path.as_deref().unwrap_or("/"));
-        trees.push(session.bound(browse::subtree(&repository, &index, snapshot, path)).await?);
+        trees.push(session.bound(browse::subtree(repository, &index, snapshot, path)).await?);
     }
     let [left, right] = trees[..] else { return Ok(exit::FATAL) };
     session.ui.close();
@@ -48,7 +52,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     }
     // The engine takes its own errors only; one of the output's travels beside them.
     let mut broken: Option<Failure> = None;
-    let comparing = diff(&repository, &index, (left, right), args.metadata, &session.ctx, |change| {
+    let comparing = diff(repository, &index, (left, right), args.metadata, &session.ctx, |change| {
         session.ui.print(&line(change, session.ui.json())).map_err(|failure| {
             broken = Some(failure);
             Error::new(ErrorKind::Cancelled, "the output was closed")

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use holdfast_engine::archive::{self, ArchiveReport, ArchiveSpec, Format};
 use holdfast_engine::browse;
 use holdfast_engine::error::ErrorKind;
+use holdfast_engine::repository::Repository;
 use serde_json::json;
 
 use super::select::{Filter, Selector};
@@ -50,13 +51,17 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         return Err(relative(&args.path));
     }
     let repository = session.open().await?;
+    session.reading(&repository, async |_| read(session, &repository, args).await).await
+}
+
+async fn read(session: &Session<'_>, repository: &Repository, args: &Args) -> Result<u8> {
     let filter = args.filter.to_engine();
     let found = repository.find_snapshot(&args.snapshot.snapshot, &filter);
     let (_, mut snapshot) = session.bound(found).await?;
     let index = session.bound(repository.load_index(&session.ctx)).await?;
     if let Some(path) = &args.snapshot.path {
         snapshot.tree =
-            session.bound(browse::subtree(&repository, &index, &snapshot, Path::new(path))).await?;
+            session.bound(browse::subtree(repository, &index, &snapshot, Path::new(path))).await?;
     }
     let format = match args.archive {
         Form::Tar => Format::Tar,
@@ -69,13 +74,13 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         let unfinished = Unfinished::create(target)?;
         let out = unfinished.file.try_clone().map_err(|e| cannot(target, &e))?;
         let out = io::BufWriter::with_capacity(1 << 20, out);
-        let report = session.bound(archive::write(&repository, &index, spec, out, &session.ctx)).await?;
+        let report = session.bound(archive::write(repository, &index, spec, out, &session.ctx)).await?;
         unfinished.keep()?;
         report
     } else {
         // A file may be text; an archive would fill the screen with bytes.
         let on_screen = io::stdout().is_terminal() && {
-            let is_dir = browse::subtree(&repository, &index, &spec.snapshot, &spec.path);
+            let is_dir = browse::subtree(repository, &index, &spec.snapshot, &spec.path);
             session.bound(is_dir).await.is_ok()
         };
         if session.ui.json() || on_screen {
@@ -85,7 +90,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
             ));
         }
         let out = io::BufWriter::with_capacity(1 << 20, io::stdout());
-        let result = session.bound(archive::write(&repository, &index, spec, out, &session.ctx)).await;
+        let result = session.bound(archive::write(repository, &index, spec, out, &session.ctx)).await;
         result.map_err(closed_output)?
     };
     session.ui.close();

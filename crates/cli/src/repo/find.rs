@@ -3,6 +3,7 @@
 use holdfast_engine::browse::{FindSpec, Finder};
 use holdfast_engine::format::node::Node;
 use holdfast_engine::format::time::Time;
+use holdfast_engine::repository::Repository;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -48,7 +49,11 @@ pub(super) struct Args {
 
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let repository = session.open().await?;
-    let mut snapshots = session.select(&repository, &args.snapshot, &args.filter).await?;
+    session.reading(&repository, async |_| read(session, &repository, args).await).await
+}
+
+async fn read(session: &Session<'_>, repository: &Repository, args: &Args) -> Result<u8> {
+    let mut snapshots = session.select(repository, &args.snapshot, &args.filter).await?;
     if !args.reverse {
         snapshots.reverse();
     }
@@ -62,7 +67,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         oldest: args.oldest,
         newest: args.newest,
     };
-    let finder = Finder::new(&repository, &index, &spec)?;
+    let finder = Finder::new(repository, &index, &spec)?;
     let mut rows = Vec::new();
     let mut first = true;
     for (id, snapshot) in &snapshots {

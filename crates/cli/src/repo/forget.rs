@@ -5,6 +5,7 @@ use std::str::FromStr;
 use holdfast_engine::Id;
 use holdfast_engine::forget::{self, ForgetReport, ForgetSpec, GroupReport, Selection};
 use holdfast_engine::format::snapshot::Snapshot;
+use holdfast_engine::prune::PruneSpec;
 use holdfast_engine::repository::{Repository, SnapshotFilter};
 use holdfast_engine::retention::{GroupBy, Keep, Policy, Span};
 use jiff::Timestamp;
@@ -156,6 +157,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
             "name snapshots, or say what to keep, e.g. --keep-daily 7 --keep-weekly 5 --keep-monthly 12",
         ));
     }
+    let no_lock = session.no_lock(args.dry_run)?;
     let repository = session.open().await?;
     let filter = filter.to_engine();
     let selection = selection(session, &repository, args, filter, policy.clone()).await?;
@@ -166,11 +168,15 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         known: Vec::new(),
         now: Timestamp::now(),
     };
-    let report = session
-        .locked(&repository, async |guard| {
-            session.bound(forget::forget(&repository, guard, &spec, &session.ctx)).await
-        })
-        .await?;
+    let report = if no_lock {
+        session.bound(forget::preview(&repository, &spec, &session.ctx)).await?
+    } else {
+        session
+            .locked(&repository, async |guard| {
+                session.bound(forget::forget(&repository, guard, &spec, &session.ctx)).await
+            })
+            .await?
+    };
     if !args.prune || report.forgotten.is_empty() {
         session.ui.close();
     }
@@ -195,7 +201,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
             // They are there still, and the prune that is foretold would find them gone.
             spec.without = report.forgotten.iter().map(|(id, _)| *id).collect();
         }
-        code = code.max(prune::perform(session, &repository, &spec).await?);
+        code = code.max(prune::perform(session, &repository, &PruneSpec { no_lock, ..spec }).await?);
     }
     Ok(code)
 }

@@ -51,7 +51,9 @@ struct NewKey {
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let repository = session.open().await?;
     match &args.command {
-        Command::List => list(session, &repository).await?,
+        Command::List => {
+            session.reading(&repository, async |_| list(session, &repository).await).await?;
+        }
         Command::Add(new) => add(session, &repository, new).await?,
         Command::Remove { id } => remove(session, &repository, id).await?,
         Command::Passwd(new) => passwd(session, &repository, new).await?,

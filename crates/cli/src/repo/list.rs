@@ -1,5 +1,6 @@
 //! `repo list`: the names of a repository's files.
 
+use holdfast_engine::repository::Repository;
 use holdfast_engine::store::FileKind;
 
 use super::session::Session;
@@ -35,6 +36,14 @@ enum What {
 
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let repository = session.open().await?;
+    if matches!(args.kind, What::Locks) {
+        // Somebody else's lock is what is asked for.
+        return read(session, &repository, args).await;
+    }
+    session.reading(&repository, async |_| read(session, &repository, args).await).await
+}
+
+async fn read(session: &Session<'_>, repository: &Repository, args: &Args) -> Result<u8> {
     let kind = match args.kind {
         What::Blobs => {
             if let Some(pack) = &args.pack {

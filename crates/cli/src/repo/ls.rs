@@ -5,6 +5,7 @@ use std::path::Path;
 use holdfast_engine::browse;
 use holdfast_engine::error::{Error, ErrorKind};
 use holdfast_engine::format::node::{Node, NodeType};
+use holdfast_engine::repository::Repository;
 use serde_json::{Value, json};
 
 use super::select::{Filter, Selector};
@@ -34,23 +35,27 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
-    let mut paths = args.paths.clone();
-    if let Some(path) = paths.iter().find(|p| !p.starts_with('/')) {
+    if let Some(path) = args.paths.iter().find(|p| !p.starts_with('/')) {
         return Err(relative(path));
     }
+    let repository = session.open().await?;
+    session.reading(&repository, async |_| read(session, &repository, args).await).await
+}
+
+async fn read(session: &Session<'_>, repository: &Repository, args: &Args) -> Result<u8> {
+    let mut paths = args.paths.clone();
     let recursive = args.recursive || paths.is_empty();
     if paths.is_empty() {
         paths.push("/".to_owned());
     }
 
-    let repository = session.open().await?;
     let filter = args.filter.to_engine();
     // The snapshot first, the index after: then the index knows all that the snapshot refers to.
     let (id, snapshot) = session.bound(repository.find_snapshot(&args.snapshot.snapshot, &filter)).await?;
     let index = session.bound(repository.load_index(&session.ctx)).await?;
     let mut listed = snapshot.clone();
     if let Some(path) = &args.snapshot.path {
-        listed.tree = session.bound(browse::subtree(&repository, &index, &snapshot, Path::new(path))).await?;
+        listed.tree = session.bound(browse::subtree(repository, &index, &snapshot, Path::new(path))).await?;
     }
     session.ui.close();
 
@@ -65,7 +70,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     for path in &paths {
         // The engine takes its own errors only; one of the output's travels beside them.
         let mut broken: Option<Failure> = None;
-        let listing = browse::ls(&repository, &index, &listed, path, recursive, |path, node| {
+        let listing = browse::ls(repository, &index, &listed, path, recursive, |path, node| {
             session.ctx.check()?;
             let line = if session.ui.json() {
                 to_json(path, node).to_string()

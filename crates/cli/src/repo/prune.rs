@@ -122,8 +122,9 @@ impl Options {
 }
 
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
+    let no_lock = session.no_lock(args.dry_run)?;
     let repository = session.open().await?;
-    perform(session, &repository, &args.options.spec(args.dry_run)).await
+    perform(session, &repository, &PruneSpec { no_lock, ..args.options.spec(args.dry_run) }).await
 }
 
 /// Prunes and says what came of it.

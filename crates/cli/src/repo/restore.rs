@@ -38,9 +38,6 @@ pub(super) struct Args {
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Take no lock: for a store that may only be read
-    #[arg(long)]
-    no_lock: bool,
     #[command(flatten)]
     filter: Filter,
 }
@@ -87,15 +84,11 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         allow_empty: false,
     };
     session.ui.begin(Work::Restore);
-    let report = if args.no_lock || args.dry_run {
-        session.bound(restore::restore(&repository, None, &spec, &session.ctx)).await?
-    } else {
-        session
-            .locked(&repository, async |guard| {
-                session.bound(restore::restore(&repository, Some(guard), &spec, &session.ctx)).await
-            })
-            .await?
-    };
+    let report = session
+        .reading(&repository, async |guard| {
+            session.bound(restore::restore(&repository, guard, &spec, &session.ctx)).await
+        })
+        .await?;
     session.ui.close();
     let text = match (session.ui.json(), args.dry_run) {
         (true, _) => summary(&report, args.dry_run).to_string(),

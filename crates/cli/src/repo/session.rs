@@ -39,6 +39,7 @@ pub(super) struct Session<'a> {
     retry_lock: Duration,
     /// How much a person wants to hear.
     pub(super) verbosity: u8,
+    no_lock: bool,
 }
 
 impl<'a> Session<'a> {
@@ -53,6 +54,7 @@ impl<'a> Session<'a> {
             resolved,
             retry_lock: access.retry_lock,
             verbosity: access.verbose.iter().copied().fold(0, u8::saturating_add),
+            no_lock: access.no_lock,
         })
     }
 
@@ -66,6 +68,7 @@ impl<'a> Session<'a> {
             resolved,
             retry_lock: self.retry_lock,
             verbosity: self.verbosity,
+            no_lock: self.no_lock,
         }
     }
 
@@ -152,6 +155,39 @@ impl<'a> Session<'a> {
         Locking { holder: holder(), wait: self.retry_lock, dead_holders: Vec::new() }
     }
 
+    /// Whether a dry run takes no lock. With no dry run, as restic has it, that cannot be asked for.
+    pub(super) fn no_lock(&self, dry_run: bool) -> Result<bool> {
+        if self.no_lock && !dry_run {
+            return Err(Failure::usage(
+                "--no-lock was given for a command that deletes",
+                "leave it out, or add --dry-run",
+            ));
+        }
+        Ok(self.no_lock)
+    }
+
+    /// Does `work`, which only reads, under a shared lock, so that no prune moves or removes what it is about to read; under
+    /// none with --no-lock.
+    pub(super) async fn reading<T>(
+        &self,
+        repository: &Repository,
+        work: impl AsyncFnOnce(Option<&LockGuard>) -> Result<T>,
+    ) -> Result<T> {
+        if self.no_lock {
+            return Box::pin(work(None)).await;
+        }
+        let guard = self.take(repository, LockMode::Shared).await.map_err(could_do_without)?;
+        let work = async |guard: &LockGuard| {
+            let result = Box::pin(work(Some(guard))).await;
+            // A lost lock cancels the work, so it is the reason to tell.
+            if result.is_err() && !self.interrupt.token().is_cancelled() {
+                guard.check()?;
+            }
+            result
+        };
+        self.hold(guard, work).await
+    }
+
     /// Does `work` under a shared lock, which is released on every path.
     pub(super) async fn locked<T>(
         &self,
@@ -168,9 +204,16 @@ impl<'a> Session<'a> {
         mode: LockMode,
         work: impl AsyncFnOnce(&LockGuard) -> Result<T>,
     ) -> Result<T> {
+        let guard = self.take(repository, mode).await?;
+        self.hold(guard, work).await
+    }
+
+    async fn take(&self, repository: &Repository, mode: LockMode) -> Result<LockGuard> {
         let holder = holder();
-        let taking = repository.lock(mode, &holder, self.retry_lock, &[], &self.ctx);
-        let guard = self.bound(taking).await?;
+        self.bound(repository.lock(mode, &holder, self.retry_lock, &[], &self.ctx)).await
+    }
+
+    async fn hold<T>(&self, guard: LockGuard, work: impl AsyncFnOnce(&LockGuard) -> Result<T>) -> Result<T> {
         let result = work(&guard).await;
         if self.interrupt.token().is_cancelled() {
             self.ui.say("interrupted: releasing the lock (Ctrl-C again to leave at once)");
@@ -186,6 +229,16 @@ impl<'a> Session<'a> {
         }
         result
     }
+}
+
+/// A failure to take a lock that a reader can do without.
+fn could_do_without(failure: Failure) -> Failure {
+    let refused = [ErrorKind::AccessDenied, ErrorKind::Retained, ErrorKind::Full].map(ErrorKind::as_str);
+    if !refused.contains(&failure.kind) {
+        return failure;
+    }
+    let advice = "the store takes no lock; if it may only be read, or is full, read without one: --no-lock";
+    Failure { advice: Some(advice.to_owned()), ..failure }
 }
 
 /// This process, as its locks name it.

@@ -2,6 +2,7 @@
 
 use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::id::Id;
+use holdfast_engine::repository::Repository;
 use holdfast_engine::retention::{GroupBy, GroupKey, group};
 use serde_json::{Value, json};
 
@@ -36,7 +37,11 @@ type Part = (Option<GroupKey>, Vec<(Id, Snapshot)>);
 
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let repository = session.open().await?;
-    let found = session.select(&repository, &args.snapshots, &args.filter).await?;
+    session.reading(&repository, async |_| read(session, &repository, args).await).await
+}
+
+async fn read(session: &Session<'_>, repository: &Repository, args: &Args) -> Result<u8> {
+    let found = session.select(repository, &args.snapshots, &args.filter).await?;
     session.ui.close();
     let groups: Vec<Part> = match args.group_by {
         Some(by) => group(&found, by).into_iter().map(|g| (Some(g.key), owned(g.snapshots))).collect(),

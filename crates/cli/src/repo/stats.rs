@@ -1,5 +1,6 @@
 //! `repo stats`: how much is in a repository.
 
+use holdfast_engine::repository::Repository;
 use holdfast_engine::stats::{CountMode, Stats, stats};
 use serde_json::{Map, Value, json};
 
@@ -48,9 +49,13 @@ impl Mode {
 
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let repository = session.open().await?;
-    let snapshots = session.select(&repository, &args.snapshots, &args.filter).await?;
+    session.reading(&repository, async |_| read(session, &repository, args).await).await
+}
+
+async fn read(session: &Session<'_>, repository: &Repository, args: &Args) -> Result<u8> {
+    let snapshots = session.select(repository, &args.snapshots, &args.filter).await?;
     let mode = args.mode.to_engine();
-    let found = session.bound(stats(&repository, &snapshots, mode, &session.ctx)).await?;
+    let found = session.bound(stats(repository, &snapshots, mode, &session.ctx)).await?;
     session.ui.close();
     if session.ui.json() {
         session.ui.print(&to_json(&found).to_string())?;

@@ -1,5 +1,6 @@
 //! `repo unreadable`: what the backup that made a snapshot could not read.
 
+use holdfast_engine::repository::Repository;
 use serde_json::json;
 
 use super::select::{Filter, Selector};
@@ -20,6 +21,10 @@ pub(super) struct Args {
 
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let repository = session.open().await?;
+    session.reading(&repository, async |_| read(session, &repository, args).await).await
+}
+
+async fn read(session: &Session<'_>, repository: &Repository, args: &Args) -> Result<u8> {
     let filter = args.filter.to_engine();
     let (id, snapshot) = session.bound(repository.find_snapshot(&args.snapshot.snapshot, &filter)).await?;
     let list = session.bound(repository.unreadable(&id, &snapshot)).await?;

@@ -92,6 +92,19 @@ pub struct ForgetReport {
     pub retained: Vec<(Id, String)>,
 }
 
+/// What [`forget`] would do, for which no lock is needed.
+///
+/// # Errors
+/// As of [`forget`].
+pub async fn preview(repo: &Repository, spec: &ForgetSpec, ctx: &Ctx) -> Result<ForgetReport> {
+    ctx.events.event(Event::Phase("snapshots"));
+    let all = ctx.run(repo.snapshots()).await?;
+    let report = select(&all, spec)?;
+    check_known(&all, &spec.known)?;
+    check_floor(&all, &report, spec.floor)?;
+    Ok(report)
+}
+
 /// Forgets snapshots. The caller holds a shared lock, or an exclusive one.
 ///
 /// # Errors
@@ -103,11 +116,7 @@ pub async fn forget(
     spec: &ForgetSpec,
     ctx: &Ctx,
 ) -> Result<ForgetReport> {
-    ctx.events.event(Event::Phase("snapshots"));
-    let all = ctx.run(repo.snapshots()).await?;
-    let mut report = select(&all, spec)?;
-    check_known(&all, &spec.known)?;
-    check_floor(&all, &report, spec.floor)?;
+    let mut report = preview(repo, spec, ctx).await?;
     lock.check()?;
     if spec.dry_run || report.forgotten.is_empty() {
         return Ok(report);
