@@ -113,7 +113,7 @@ class Holdfast(Program):
         return self.words("backup", str(tree), *(["--exclude", exclude] if exclude else []))
 
     def restore(self, snapshot: str, tree: Path) -> list[str]:
-        return self.words("restore", f"{snapshot}:{tree}", "--target", str(self.target))
+        return self.words("restore", f"{snapshot}:{tree}", "--target", str(self.target), "--overwrite", "if-changed")
 
     def check(self) -> list[str]:
         return self.words("check", "--read-data")

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use zeroize::Zeroizing;
 
 /// Bytes in binary units with three digits or so: `512 B`, `1.5 KiB`, `12.3 GiB`.
 pub fn size(bytes: u64) -> String {
@@ -137,6 +138,23 @@ impl Table {
         }
         out
     }
+}
+
+/// Text in UTF-8, or in what its mark of the encoding says; without the mark. Wiped
+/// when it is dropped, for it may be a password.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Zeroizing<String>> {
+    let wide = |rest: &[u8], unit: fn([u8; 2]) -> u16| {
+        let (pairs, odd) = rest.as_chunks::<2>();
+        let units: Zeroizing<Vec<u16>> = Zeroizing::new(pairs.iter().map(|pair| unit(*pair)).collect());
+        odd.is_empty().then(|| String::from_utf16(&units).ok()).flatten()
+    };
+    let text = match bytes {
+        [0xef, 0xbb, 0xbf, rest @ ..] => std::str::from_utf8(rest).ok().map(str::to_owned),
+        [0xff, 0xfe, rest @ ..] => wide(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => wide(rest, u16::from_be_bytes),
+        _ => std::str::from_utf8(bytes).ok().map(str::to_owned),
+    };
+    text.map(Zeroizing::new)
 }
 
 #[cfg(test)]

@@ -30,16 +30,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (snapshot, _) = repo.find_snapshot("latest", &SnapshotFilter::default()).await?;
     let spec = RestoreSpec {
         snapshot,
-        subpath: None,
         target: PathBuf::from(target),
-        include: Vec::new(),
-        exclude: Vec::new(),
         delete_extra: asked("delete"),
         verify: asked("verify"),
-        dry_run: false,
         ownership: if asked("keep-owners") { Ownership::Keep } else { Ownership::Restore },
-        sparse: false,
-        allow_empty: false,
+        ..RestoreSpec::default()
     };
     let report = restore(&repo, None, &spec, &ctx).await.inspect_err(|e| eprintln!("{}", e.chain()))?;
     println!("{}", serde_json::to_string_pretty(&report)?);

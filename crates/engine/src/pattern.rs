@@ -213,12 +213,32 @@ pub(crate) fn names(path: &Path) -> Vec<&[u8]> {
         .collect()
 }
 
-/// Small letters where the path is text, byte by byte where it is not.
+/// A path in lower case. Bytes that are no UTF-8 stay as they are.
 pub(crate) fn fold(path: &Path) -> PathBuf {
-    match path.to_str() {
-        Some(text) => text.to_lowercase().into(),
-        None => OsStr::from_bytes(&path.as_os_str().as_bytes().to_ascii_lowercase()).into(),
+    OsStr::from_bytes(&lower(path.as_os_str().as_bytes())).into()
+}
+
+/// A pattern as it is held against what is in lower case.
+pub(crate) fn lower_pattern(pattern: &str) -> String {
+    pattern.chars().map(lower_char).collect()
+}
+
+/// A name in lower case. Bytes that are no UTF-8 stay as they are.
+pub(crate) fn lower(name: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(name.len());
+    for part in name.utf8_chunks() {
+        let mut bytes = [0; 4];
+        for c in part.valid().chars().map(lower_char) {
+            out.extend_from_slice(c.encode_utf8(&mut bytes).as_bytes());
+        }
+        out.extend_from_slice(part.invalid());
     }
+    out
+}
+
+/// One character for one, whatever stands beside it, as Go has it: İ is i, and Σ is σ at the end of a word too.
+fn lower_char(c: char) -> char {
+    c.to_lowercase().next().unwrap_or(c)
 }
 
 #[cfg(test)]

@@ -261,7 +261,9 @@ async fn what_a_prune_deleted_after_it_took_the_copys_lock_away_is_copied_again(
                 }
                 let arrived = packs(&self.0);
                 assert!(!arrived.is_empty());
-                arrived.iter().for_each(|pack| fs::remove_file(pack).unwrap());
+                for pack in arrived {
+                    fs::remove_file(pack).unwrap();
+                }
             }
         }
     }

@@ -16,7 +16,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
-use holdfast_engine::restore::{Counts, RestoreSpec};
+use holdfast_engine::restore::{Counts, Overwrite, RestoreSpec};
 use holdfast_engine::{ErrorKind, Repository, browse};
 use restoring::{back_up, check_all, init, latest, open, run, run_clean, scratch, spec, temporary_files};
 use stock::{Restic, assert_same, build_source, facts, noise, settle};
@@ -166,20 +166,154 @@ fn settle_root(source: &Path, target: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn same_size_and_time_is_believed_unless_verified() {
+async fn same_size_and_time_is_believed_only_where_that_is_asked_for() {
     let dir = scratch();
     let (repo, spec) = prepared(dir.path()).await;
     run_clean(&repo, &spec).await;
     let path = spec.target.join("sub/b.bin");
+    let trusting = RestoreSpec { overwrite: Overwrite::IfChanged, verify: false, ..spec.clone() };
+    for comparing in [
+        RestoreSpec { verify: false, ..spec.clone() },
+        spec.clone(),
+        RestoreSpec { overwrite: Overwrite::IfChanged, ..spec.clone() },
+    ] {
+        rot(&path);
+        let report = run_clean(&repo, &trusting).await;
+        assert_eq!((report.files_restored, report.files_unchanged), (0, 5));
+        assert_ne!(fs::read(&path).unwrap(), noise(2, 3000));
+        let report = run_clean(&repo, &comparing).await;
+        assert_eq!((report.files_restored, report.files_unchanged), (1, 4), "{comparing:?}");
+        assert_eq!(fs::read(&path).unwrap(), noise(2, 3000), "{comparing:?}");
+    }
+}
+
+/// Changes bytes of a file, and neither its size nor its time.
+fn rot(path: &Path) {
     let modified = path.metadata().unwrap().modified().unwrap();
-    let file = File::options().write(true).open(&path).unwrap();
+    let file = File::options().write(true).open(path).unwrap();
     file.write_all_at(b"rot", 100).unwrap();
     file.set_modified(modified).unwrap();
-    let trusting = run_clean(&repo, &RestoreSpec { verify: false, ..spec.clone() }).await;
-    assert_eq!(trusting.files_restored, 0);
-    let report = run_clean(&repo, &spec).await;
-    assert_eq!(report.files_restored, 1);
-    assert_eq!(fs::read(&path).unwrap(), noise(2, 3000));
+}
+
+/// Fills a target with what is rotten, newer and older than in the snapshot, as it should be, or not there.
+fn fill(source: &Path, target: &Path) {
+    fs::create_dir_all(target.join("sub")).unwrap();
+    let seconds = |name: &str| source.join(name).symlink_metadata().unwrap().mtime();
+    let stamp = |name: &str, later: i64| {
+        let at = rustix::fs::Timespec { tv_sec: seconds(name) + later, tv_nsec: 0 };
+        let at = rustix::fs::Timestamps { last_access: at, last_modification: at };
+        let no_follow = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::utimensat(rustix::fs::CWD, target.join(name), &at, no_follow).unwrap();
+    };
+    for name in ["large", "empty"] {
+        fs::copy(source.join(name), target.join(name)).unwrap();
+        let modified = source.join(name).metadata().unwrap().modified().unwrap();
+        File::options().write(true).open(target.join(name)).unwrap().set_modified(modified).unwrap();
+    }
+    rot(&target.join("large"));
+    fs::write(target.join("sub/a.txt"), "newer").unwrap();
+    stamp("sub/a.txt", 100);
+    fs::write(target.join("sub/b.bin"), "older").unwrap();
+    stamp("sub/b.bin", -100);
+    symlink("newer", target.join("link")).unwrap();
+    stamp("link", 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_is_overwritten_as_restic_does_it() {
+    let dir = scratch();
+    let (repo, spec) = prepared(dir.path()).await;
+    let source = dir.path().join("source");
+    let restic = Restic::newest(dir.path().join("repo"));
+    let within = |target: &Path| target.join(source.strip_prefix("/").unwrap());
+    // Files that a dry run would make, change, leave because they are right, and keep because of the rule; and links.
+    for (overwrite, word, files, links_kept) in [
+        (Overwrite::Always, "always", [1, 3, 1, 0], 0),
+        (Overwrite::IfChanged, "if-changed", [1, 2, 2, 0], 0),
+        (Overwrite::IfNewer, "if-newer", [1, 1, 0, 3], 1),
+        (Overwrite::Never, "never", [1, 0, 0, 4], 1),
+    ] {
+        let (ours, theirs) =
+            (dir.path().join(format!("ours {word}")), dir.path().join(format!("theirs {word}")));
+        for target in [&ours, &theirs] {
+            fill(&source, &within(target));
+        }
+        let before = facts(&ours);
+        let spec =
+            RestoreSpec { subpath: None, verify: false, overwrite, target: ours.clone(), ..spec.clone() };
+        let plan = run_clean(&repo, &RestoreSpec { dry_run: true, ..spec.clone() }).await.plan;
+        assert_eq!(
+            [plan.create, plan.change, plan.unchanged, plan.kept].map(|c| c.files),
+            files,
+            "{word}: {plan:?}"
+        );
+        assert_eq!(plan.kept.others, links_kept, "{word}");
+        assert_eq!(facts(&ours), before, "{word}: a dry run changes nothing");
+
+        let report = run_clean(&repo, &spec).await;
+        assert_eq!(
+            [report.files_restored, report.files_unchanged],
+            [files[0] + files[1], files[2] + files[3]],
+            "{word}"
+        );
+        let id = spec.snapshot.to_string();
+        restic.run(["restore", &id, "--target", theirs.to_str().unwrap(), "--overwrite", word]);
+        assert_same(&within(&theirs), &within(&ours), word);
+        if overwrite == Overwrite::Always {
+            assert_same(&source, &within(&ours), "always");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn further_names_of_what_is_there_are_neither_written_through_nor_linked_to() {
+    let dir = scratch();
+    let (source, at, target) =
+        (dir.path().join("source"), dir.path().join("repo"), dir.path().join("target"));
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("a"), noise(3, 3000)).unwrap();
+    fs::hard_link(source.join("a"), source.join("b")).unwrap();
+    fs::hard_link(source.join("a"), source.join("c")).unwrap();
+    settle(&source);
+    let repo = init(&at).await;
+    let spec =
+        RestoreSpec { verify: false, ..spec(back_up(&repo, &source).await.snapshot, &source, &target) };
+    run_clean(&repo, &spec).await;
+
+    // A name that is none of the snapshot's shares the content; that is not to change with what is put right.
+    let foreign = dir.path().join("foreign");
+    fs::hard_link(target.join("a"), &foreign).unwrap();
+    rot(&foreign);
+    let rotten = fs::read(&foreign).unwrap();
+    run_clean(&repo, &spec).await;
+    assert_same(&source, &target, "three names of one file");
+    assert_eq!(fs::read(&foreign).unwrap(), rotten);
+
+    // What is kept is not what the others are names of.
+    for name in ["a", "b", "c"] {
+        fs::remove_file(target.join(name)).unwrap();
+    }
+    fs::write(target.join("a"), "mine").unwrap();
+    run_clean(&repo, &RestoreSpec { overwrite: Overwrite::Never, ..spec }).await;
+    assert_eq!(fs::read(target.join("a")).unwrap(), b"mine");
+    assert_eq!(fs::read(target.join("b")).unwrap(), noise(3, 3000));
+    let inode = |name: &str| target.join(name).metadata().unwrap().ino();
+    assert_eq!(inode("b"), inode("c"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_in_the_place_of_a_directory_is_kept_and_told() {
+    let dir = scratch();
+    let (repo, spec) = prepared(dir.path()).await;
+    fs::create_dir(&spec.target).unwrap();
+    fs::write(spec.target.join("sub"), "mine").unwrap();
+    for overwrite in [Overwrite::Never, Overwrite::IfNewer] {
+        let report = run(&repo, &RestoreSpec { overwrite, ..spec.clone() }).await.unwrap();
+        assert!(report.faults.first.iter().any(|f| f.path == Path::new("/sub")), "{:?}", report.faults.first);
+        assert_eq!(fs::read(spec.target.join("sub")).unwrap(), b"mine");
+    }
+    run_clean(&repo, &spec).await;
+    assert_same(&dir.path().join("source"), &spec.target, "always");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -304,11 +438,12 @@ async fn without_root_a_restore_can_be_run_again() {
         assert_eq!(fs::read(restored.join("closed/readonly")).unwrap(), b"readonly");
     };
     check(&restore(), 3);
-    check(&restore(), 0);
+    // What may not even be read cannot be compared, and is written anew.
+    check(&restore(), 1);
     // Root changes what the owner may not even write to; the next restore of nobody's mends it.
     fs::write(restored.join("closed/readonly"), "changed").unwrap();
     fs::write(restored.join("closed/inner/f"), "changed").unwrap();
-    check(&restore(), 2);
+    check(&restore(), 3);
     assert_eq!(fs::read(restored.join("closed/inner/f")).unwrap(), b"f");
 }
 

@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 use crate::failure::{Failure, Result};
+use crate::text::decode;
 
 /// The password in a file's bytes, and after it what earlier releases took for it, where that differs. They left blanks
 /// at the ends, and repositories were made so.
@@ -19,22 +20,6 @@ pub(super) fn in_file(bytes: &[u8]) -> Option<Vec<SecretString>> {
     }
     found.retain(|password| !password.expose_secret().is_empty());
     Some(found)
-}
-
-/// Text in UTF-8, or in what its mark of the encoding says; without the mark.
-pub(super) fn decode(bytes: &[u8]) -> Option<Zeroizing<String>> {
-    let wide = |rest: &[u8], unit: fn([u8; 2]) -> u16| {
-        let (pairs, odd) = rest.as_chunks::<2>();
-        let units: Zeroizing<Vec<u16>> = Zeroizing::new(pairs.iter().map(|pair| unit(*pair)).collect());
-        odd.is_empty().then(|| String::from_utf16(&units).ok()).flatten()
-    };
-    let text = match bytes {
-        [0xef, 0xbb, 0xbf, rest @ ..] => std::str::from_utf8(rest).ok().map(str::to_owned),
-        [0xff, 0xfe, rest @ ..] => wide(rest, u16::from_le_bytes),
-        [0xfe, 0xff, rest @ ..] => wide(rest, u16::from_be_bytes),
-        _ => std::str::from_utf8(bytes).ok().map(str::to_owned),
-    };
-    text.map(Zeroizing::new)
 }
 
 /// Runs a command and takes what it prints. Its words are those of a shell, but no shell is started.

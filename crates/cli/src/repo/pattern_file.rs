@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::access::Environment;
 use crate::failure::{Failure, Result};
+use crate::text::decode;
 
 /// The patterns of all these files, in their order.
 pub(super) fn read_all(files: &[PathBuf], env: Environment<'_>) -> Result<Vec<String>> {
@@ -14,10 +15,16 @@ pub(super) fn read_all(files: &[PathBuf], env: Environment<'_>) -> Result<Vec<St
 }
 
 fn read(file: &Path, env: Environment<'_>) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(file).map_err(|e| {
+    let bytes = std::fs::read(file).map_err(|e| {
         Failure::usage(
             format!("read the patterns in {}: {e}", file.display()),
-            "name a file in UTF-8 with a pattern a line",
+            "name a file that may be read, with a pattern a line",
+        )
+    })?;
+    let text = decode(&bytes).ok_or_else(|| {
+        Failure::usage(
+            format!("{} is neither UTF-8 nor UTF-16 text", file.display()),
+            "name a text file with a pattern a line",
         )
     })?;
     let patterns = parse(&text, env).map_err(|name| {
@@ -38,7 +45,6 @@ fn read(file: &Path, env: Environment<'_>) -> Result<Vec<String>> {
 /// The patterns; the name of a variable that is not set. (restic takes it for nothing, so that `$DIR/cache` would mean
 /// `/cache`.)
 fn parse(text: &str, env: Environment<'_>) -> std::result::Result<Vec<String>, String> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     text.lines()
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
@@ -79,9 +85,27 @@ mod tests {
     #[test]
     fn lines_are_read_as_restic_reads_them() {
         let env = |name: &str| (name == "HOME").then(|| "/home/ann".to_owned());
-        let text = "\u{feff}# a comment\n\n  *.log  \r\n$HOME/cache\n${HOME}x\nprice$$\n5$ a\n";
+        let text = "# a comment\n\n  *.log  \r\n$HOME/cache\n${HOME}x\nprice$$\n5$ a\n";
         let expected = ["*.log", "/home/ann/cache", "/home/annx", "price$", "5$ a"];
         assert_eq!(parse(text, &env).unwrap(), expected);
         assert_eq!(parse("$NOWHERE/cache", &env), Err("NOWHERE".to_owned()));
+    }
+
+    #[test]
+    fn what_editors_on_windows_write_is_text_too() {
+        let of = |bytes: &[u8]| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), bytes).unwrap();
+            read_all(&[file.path().to_owned()], &|_| None)
+        };
+        let wide =
+            |unit: fn(u16) -> [u8; 2]| "\u{feff}ä*\r\n".encode_utf16().flat_map(unit).collect::<Vec<_>>();
+        for bytes in ["\u{feff}ä*".as_bytes().to_vec(), wide(u16::to_le_bytes), wide(u16::to_be_bytes)] {
+            assert_eq!(of(&bytes).unwrap(), ["ä*"]);
+        }
+        assert!(of(b"a\xff").unwrap_err().cause.contains("UTF-8"));
+        assert!(of(b"# nothing\n").unwrap_err().cause.contains("no pattern"));
+        let missing = read_all(&["/no/such/file".into()], &|_| None).unwrap_err();
+        assert!(missing.cause.contains("/no/such/file"), "{}", missing.cause);
     }
 }

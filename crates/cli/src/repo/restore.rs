@@ -3,10 +3,14 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use holdfast_engine::restore::{self, Counts, Ownership, RestorePlan, RestoreReport, RestoreSpec};
+use holdfast_engine::lock::LockGuard;
+use holdfast_engine::repository::Repository;
+use holdfast_engine::restore::{self, Counts, Overwrite, Ownership, RestorePlan, RestoreReport, RestoreSpec};
 use holdfast_engine::store::Location;
 use serde_json::json;
 
+use super::access::process_environment;
+use super::pattern_file;
 use super::select::{Filter, Selector};
 use super::session::Session;
 use crate::exit;
@@ -26,9 +30,33 @@ pub(super) struct Args {
     /// Restore only what matches this pattern (may be given several times)
     #[arg(short, long, value_name = "PATTERN")]
     include: Vec<String>,
+    /// As --include, whatever the case of letters
+    #[arg(long, value_name = "PATTERN")]
+    iinclude: Vec<String>,
+    /// Take patterns of --include from this file, one a line
+    #[arg(long, value_name = "FILE")]
+    include_file: Vec<PathBuf>,
+    /// Take patterns of --iinclude from this file, one a line
+    #[arg(long, value_name = "FILE")]
+    iinclude_file: Vec<PathBuf>,
     /// Leave out what matches this pattern (may be given several times)
     #[arg(short, long, value_name = "PATTERN")]
     exclude: Vec<String>,
+    /// As --exclude, whatever the case of letters
+    #[arg(long, value_name = "PATTERN")]
+    iexclude: Vec<String>,
+    /// Take patterns of --exclude from this file, one a line
+    #[arg(long, value_name = "FILE")]
+    exclude_file: Vec<PathBuf>,
+    /// Take patterns of --iexclude from this file, one a line
+    #[arg(long, value_name = "FILE")]
+    iexclude_file: Vec<PathBuf>,
+    /// What happens to files that are there already
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    overwrite: When,
+    /// Make holes of long runs of zeros, which is always done
+    #[arg(long)]
+    sparse: bool,
     /// Remove from the target what the snapshot does not hold
     #[arg(long)]
     delete: bool,
@@ -36,20 +64,83 @@ pub(super) struct Args {
     #[arg(long)]
     verify: bool,
     /// Show what would be done, and do nothing
-    #[arg(long)]
+    #[arg(short = 'n', long)]
     dry_run: bool,
     #[command(flatten)]
     filter: Filter,
 }
 
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum When {
+    /// they become what the snapshot says: their content is compared, and put back where it differs
+    #[default]
+    Always,
+    /// as always, but one of the same size and time of change is taken for right
+    IfChanged,
+    /// only where the snapshot's was changed later; all others stay as they are
+    IfNewer,
+    /// they stay as they are
+    Never,
+}
+
+impl From<When> for Overwrite {
+    fn from(when: When) -> Self {
+        match when {
+            When::Always => Self::Always,
+            When::IfChanged => Self::IfChanged,
+            When::IfNewer => Self::IfNewer,
+            When::Never => Self::Never,
+        }
+    }
+}
+
+/// Patterns of the command line and of files.
+struct Patterns {
+    include: Vec<String>,
+    include_any_case: Vec<String>,
+    exclude: Vec<String>,
+    exclude_any_case: Vec<String>,
+}
+
+impl Patterns {
+    fn of(args: &Args) -> Result<Self> {
+        let all = |given: &[String], files: &[PathBuf]| -> Result<Vec<String>> {
+            Ok([given, &pattern_file::read_all(files, &process_environment)?].concat())
+        };
+        let patterns = Self {
+            include: all(&args.include, &args.include_file)?,
+            include_any_case: all(&args.iinclude, &args.iinclude_file)?,
+            exclude: all(&args.exclude, &args.exclude_file)?,
+            exclude_any_case: all(&args.iexclude, &args.iexclude_file)?,
+        };
+        if let Some(file) = args.include_file.iter().chain(&args.iinclude_file).next()
+            && patterns.include.is_empty()
+            && patterns.include_any_case.is_empty()
+        {
+            return Err(Failure::usage(
+                format!("{} holds no pattern, so that everything would be restored", file.display()),
+                "write one pattern a line, or leave the flag out to restore everything",
+            ));
+        }
+        Ok(patterns)
+    }
+
+    fn is_empty(&self) -> bool {
+        [&self.include, &self.include_any_case, &self.exclude, &self.exclude_any_case]
+            .iter()
+            .all(|list| list.is_empty())
+    }
+}
+
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
+    let patterns = Patterns::of(args)?;
     let target = std::path::absolute(&args.target).map_err(|e| {
         Failure::usage(
             format!("{} is no target: {e}", args.target.display()),
             "name a directory with --target",
         )
     })?;
-    if args.delete && !args.dry_run && args.include.is_empty() && args.exclude.is_empty() {
+    if args.delete && !args.dry_run && patterns.is_empty() {
         let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let repository = match &session.location {
             Location::Local(path) => Some(real(path)),
@@ -58,6 +149,29 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         may_delete(&real(&target), repository.as_deref())?;
     }
     let repository = session.open().await?;
+    let work = async |guard: Option<&LockGuard>| {
+        carry_out(session, &repository, guard, args, patterns, target).await
+    };
+    let (spec, report) = session.reading(&repository, work).await?;
+    session.ui.close();
+    let text = match (session.ui.json(), args.dry_run) {
+        (true, _) => summary(&report, args.dry_run).to_string(),
+        (false, true) => plan(&report.plan, args.delete),
+        (false, false) => describe(&report, &spec),
+    };
+    session.ui.print(&text)?;
+    Ok(if complete(&report) { exit::OK } else { exit::PARTIAL })
+}
+
+/// Finds the snapshot and restores it: what was asked of the engine, and what came of it.
+async fn carry_out(
+    session: &Session<'_>,
+    repository: &Repository,
+    guard: Option<&LockGuard>,
+    args: &Args,
+    patterns: Patterns,
+    target: PathBuf,
+) -> Result<(RestoreSpec, RestoreReport)> {
     let filter = args.filter.to_engine();
     let (id, snapshot) = session.bound(repository.find_snapshot(&args.snapshot.snapshot, &filter)).await?;
     let what = args.snapshot.path.as_deref().unwrap_or("everything");
@@ -73,8 +187,11 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         snapshot: id,
         subpath: args.snapshot.path.clone().map(PathBuf::from),
         target,
-        include: args.include.clone(),
-        exclude: args.exclude.clone(),
+        include: patterns.include,
+        exclude: patterns.exclude,
+        include_any_case: patterns.include_any_case,
+        exclude_any_case: patterns.exclude_any_case,
+        overwrite: args.overwrite.into(),
         delete_extra: args.delete,
         verify: args.verify,
         dry_run: args.dry_run,
@@ -84,19 +201,8 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         allow_empty: false,
     };
     session.ui.begin(Work::Restore);
-    let report = session
-        .reading(&repository, async |guard| {
-            session.bound(restore::restore(&repository, guard, &spec, &session.ctx)).await
-        })
-        .await?;
-    session.ui.close();
-    let text = match (session.ui.json(), args.dry_run) {
-        (true, _) => summary(&report, args.dry_run).to_string(),
-        (false, true) => plan(&report.plan, args.delete),
-        (false, false) => describe(&report, &spec),
-    };
-    session.ui.print(&text)?;
-    Ok(if complete(&report) { exit::OK } else { exit::PARTIAL })
+    let report = session.bound(restore::restore(repository, guard, &spec, &session.ctx)).await?;
+    Ok((spec, report))
 }
 
 fn complete(report: &RestoreReport) -> bool {
@@ -107,7 +213,7 @@ fn complete(report: &RestoreReport) -> bool {
 fn summary(report: &RestoreReport, dry_run: bool) -> serde_json::Value {
     let plan = &report.plan;
     let total_files: u64 =
-        [plan.create, plan.change, plan.replace, plan.unchanged].iter().map(Counts::total).sum();
+        [plan.create, plan.change, plan.replace, plan.unchanged, plan.kept].iter().map(Counts::total).sum();
     json!({
         "message_type": "summary",
         "dry_run": dry_run,
@@ -159,6 +265,7 @@ fn plan(plan: &RestorePlan, delete: bool) -> String {
     line("change", plan.change);
     line("replace", plan.replace);
     line("unchanged", plan.unchanged);
+    line("kept", plan.kept);
     line("delete", plan.delete);
     let _ = writeln!(out, "  {:<10} at most {}", "write", size(plan.bytes_to_write));
     let _ = write!(

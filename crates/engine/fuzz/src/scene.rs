@@ -13,7 +13,7 @@ use holdfast_engine::format::key_file::KeyFile;
 use holdfast_engine::format::node::NodeType;
 use holdfast_engine::format::pack::{self, BlobKind, PackedBlob};
 use holdfast_engine::repository::InitOptions;
-use holdfast_engine::restore::{Ownership, RestoreSpec, restore};
+use holdfast_engine::restore::{Overwrite, Ownership, RestoreSpec, restore};
 use holdfast_engine::store::{self, FileKind, FileName, Location, PutMode, StoreOptions};
 use holdfast_engine::{Ctx, Error, ErrorKind, Id, Repository, browse};
 use tempfile::TempDir;
@@ -330,6 +330,9 @@ impl Scene {
             target,
             include: Vec::new(),
             exclude: Vec::new(),
+            include_any_case: Vec::new(),
+            exclude_any_case: Vec::new(),
+            overwrite: Overwrite::Always,
             delete_extra: true,
             verify: true,
             dry_run: false,

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 
 use rustix::fs::FileType;
 
+use super::Overwrite;
 use super::attributes::Handle;
 use super::file::{Attributes, put_in_place};
 use super::plan::{Found, compare, extras};
@@ -59,7 +60,7 @@ impl DirMaker {
             self.ensure(run, parent)?;
             run.target.dir(parent).map_err(|e| ("open directory", e))?
         };
-        make(&dir, name).map_err(|e| ("create directory", e))?;
+        make(&dir, name, run.spec.overwrite).map_err(|e| ("create directory", e))?;
         if self.narrowed {
             self.made.insert(path.to_vec());
         }
@@ -71,10 +72,13 @@ impl DirMaker {
     }
 }
 
-fn make(dir: &Dir, name: &[u8]) -> io::Result<()> {
+fn make(dir: &Dir, name: &[u8], overwrite: Overwrite) -> io::Result<()> {
     if let Some(stat) = dir.stat(name)?
         && FileType::from_raw_mode(stat.st_mode) != FileType::Directory
     {
+        if overwrite.may_keep() {
+            return Err(io::Error::other("something else is in its place, which is not to be overwritten"));
+        }
         // Whatever it is, and wherever it points: the snapshot has a directory here.
         dir.unlink(name)?;
     }
@@ -129,12 +133,17 @@ fn make_rest(
         run.go_on()?;
         let Step::Enter(visit) = step else { continue };
         let mut here = None;
-        for node in visit.selected() {
+        for node in visit.selected().filter(|n| n.kind != NodeType::Dir) {
+            if run.spec.overwrite.may_keep() {
+                let Some(dir) = opened(&mut here, run, &visit.path) else { break };
+                if run.keeps(dir, &visit.path, node) {
+                    continue;
+                }
+            }
             let path = join(&visit.path, &node.name);
             let linked = node.links > 1 && node.inode != 0;
             let key = (node.device_id, node.inode);
             let link_to = match node.kind {
-                NodeType::Dir => continue,
                 NodeType::Socket => {
                     count(&run.tally.sockets, 1);
                     continue;
@@ -159,13 +168,7 @@ fn make_rest(
                 },
                 _ => None,
             };
-            let dir = match &here {
-                Some(dir) => dir,
-                None => match run.target.dir(&visit.path) {
-                    Ok(dir) => here.insert(dir),
-                    Err(_) => break,
-                },
-            };
+            let Some(dir) = opened(&mut here, run, &visit.path) else { break };
             let outcome = match &link_to {
                 Some(first) => link(run, dir, node, &path, first),
                 None => make_other(run, dir, node, &path),
@@ -177,6 +180,14 @@ fn make_rest(
         }
     }
     run.go_on()
+}
+
+/// The directory, opened the first time that it is asked for. Why it cannot be was told by the walk that wrote files.
+fn opened<'a>(here: &'a mut Option<Dir>, run: &Run<'_>, path: &[u8]) -> Option<&'a Dir> {
+    if here.is_none() {
+        *here = run.target.dir(path).ok();
+    }
+    here.as_ref()
 }
 
 /// First names of special files and links with several names.

@@ -41,8 +41,31 @@ pub enum Ownership {
     Keep,
 }
 
+/// What happens to what lies in the target already, where the snapshot has a file, a link or a special file. Directories
+/// get their attributes back in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overwrite {
+    /// It becomes what the snapshot says: the content of files is compared, whatever their size and time look like.
+    #[default]
+    Always,
+    /// As `Always`, but the content of a file with the snapshot's size and modification time is taken for right. With
+    /// `RestoreSpec::verify` it is compared all the same.
+    IfChanged,
+    /// Only where what the snapshot has was modified later; the rest is left as it is.
+    IfNewer,
+    /// Nothing that is there is touched.
+    Never,
+}
+
+impl Overwrite {
+    /// Whether it may leave something as it is that is not what the snapshot says.
+    fn may_keep(self) -> bool {
+        matches!(self, Self::IfNewer | Self::Never)
+    }
+}
+
 /// What to restore, where to, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RestoreSpec {
     /// The snapshot.
     pub snapshot: Id,
@@ -54,13 +77,19 @@ pub struct RestoreSpec {
     pub include: Vec<String>,
     /// Leave out what matches one of these patterns.
     pub exclude: Vec<String>,
+    /// As `include`, whatever the case of letters.
+    pub include_any_case: Vec<String>,
+    /// As `exclude`, whatever the case of letters.
+    pub exclude_any_case: Vec<String>,
+    /// What happens to what is there.
+    pub overwrite: Overwrite,
     /// Remove from the target what the snapshot does not have, once all else has succeeded. Also lets a
     /// directory that stands where a file belongs be removed.
     pub delete_extra: bool,
-    /// Write everything out, then read it back from the disk and compare; files that look unchanged are compared
-    /// too, not trusted.
+    /// Write everything out, then read it back from the disk and compare; existing files are compared with what the disk
+    /// has, not with what is cached of it.
     pub verify: bool,
-    /// Only plan; nothing is written.
+    /// Only plan; nothing is written. With [`Overwrite::Always`] existing files are read and compared for it.
     pub dry_run: bool,
     /// What to do about owners.
     pub ownership: Ownership,
@@ -99,8 +128,11 @@ pub struct RestorePlan {
     pub replace: Counts,
     /// There and not in the snapshot (only counted with `delete_extra`).
     pub delete: Counts,
-    /// There with the right size and time.
+    /// There as it should be. Whether a file of the right size and time also has the right content is only looked at by
+    /// a dry run with [`Overwrite::Always`], or later, when it is its turn to be restored.
     pub unchanged: Counts,
+    /// There, and left as it is, because [`Overwrite`] says so.
+    pub kept: Counts,
     /// Bytes of the files to create, change and replace: the most that may be written.
     pub bytes_to_write: u64,
     /// Bytes the target must have free.
@@ -154,7 +186,7 @@ pub async fn restore(
     spec: &RestoreSpec,
     ctx: &Ctx,
 ) -> Result<RestoreReport> {
-    let selection = select::Selection::new(&spec.include, &spec.exclude)?;
+    let selection = select::Selection::of(spec)?;
     let snapshot = repo.load_snapshot(&spec.snapshot).await?;
     let index = repo.load_index(ctx).await?;
     let outcome = run::start(repo, index, snapshot.tree, selection, spec, ctx).await;

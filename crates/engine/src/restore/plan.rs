@@ -3,13 +3,14 @@
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{FileType, Stat, StatVfs};
+use rustix::fs::{FileType, OFlags, Stat, StatVfs};
 
+use super::compare::{Ask, Expected, differing};
 use super::run::existing;
 use super::select::Selection;
 use super::target::{Dir, Target};
 use super::walk::{Start, Step, TreeSource, Visit, Walk, join, shown};
-use super::{Counts, RestorePlan, RestoreSpec};
+use super::{Counts, Overwrite, RestorePlan, RestoreSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, Fault};
 use crate::format::node::{Node, NodeType};
@@ -24,6 +25,22 @@ pub(crate) enum Found {
     Differs,
     /// Something else, to be replaced.
     Other,
+    /// Whatever it is, it is to be left as it is.
+    Kept,
+}
+
+/// Whether what is there is left as it is. Directories are not: they get their attributes in any case.
+pub(crate) fn keeps(overwrite: Overwrite, node: &Node, there: &Stat) -> bool {
+    let dirs = node.kind == NodeType::Dir && NodeType::from_st_mode(there.st_mode) == NodeType::Dir;
+    match overwrite {
+        Overwrite::Always | Overwrite::IfChanged => false,
+        _ if dirs => false,
+        // A directory's time tells when a name in it came or went, which is no reason to remove what is in its place.
+        Overwrite::IfNewer if node.kind != NodeType::Dir => {
+            (node.mtime.seconds, u64::from(node.mtime.nanos)) <= (there.st_mtime, there.st_mtime_nsec)
+        }
+        Overwrite::IfNewer | Overwrite::Never => true,
+    }
 }
 
 /// Compares one node with what lies at its name.
@@ -88,7 +105,7 @@ pub(crate) fn make(
                 && node.links > 1
                 && node.inode != 0
                 && !seen_links.insert((node.device_id, node.inode));
-            add(&mut plan, trees, dir.as_ref(), node, further_link, spec.sparse);
+            add(&mut plan, trees, dir.as_ref(), node, further_link, spec, ctx);
         }
         if spec.delete_extra
             && visit.whole
@@ -110,7 +127,7 @@ pub(crate) fn make(
 
 fn nothing_selected(selection: &Selection, spec: &RestoreSpec) -> String {
     let from = spec.subpath.as_deref().unwrap_or(Path::new("/")).display();
-    if selection.is_narrowed() || !spec.exclude.is_empty() {
+    if selection.is_partial() {
         format!(
             "the include and exclude patterns select nothing below {from} of snapshot {}; list what it has with \
              `ls`",
@@ -141,15 +158,32 @@ fn add(
     dir: Option<&Dir>,
     node: &Node,
     further_link: bool,
-    sparse: bool,
+    spec: &RestoreSpec,
+    ctx: &Ctx,
 ) {
     let stat = dir.and_then(|d| d.stat(&node.name).ok().flatten());
-    let found = dir.map_or(Found::Nothing, |d| compare(d, node, stat.as_ref()));
+    let found = match dir {
+        None => Found::Nothing,
+        Some(_) if stat.as_ref().is_some_and(|there| keeps(spec.overwrite, node, there)) => Found::Kept,
+        Some(dir) => match compare(dir, node, stat.as_ref()) {
+            Found::Same
+                if spec.dry_run
+                    && spec.overwrite == Overwrite::Always
+                    && node.kind == NodeType::File
+                    && !further_link
+                    && content_differs(trees, dir, node, ctx) =>
+            {
+                Found::Differs
+            }
+            found => found,
+        },
+    };
     let counts = match found {
         Found::Nothing => &mut plan.create,
         Found::Same => &mut plan.unchanged,
         Found::Differs => &mut plan.change,
         Found::Other => &mut plan.replace,
+        Found::Kept => &mut plan.kept,
     };
     let counter = match node.kind {
         NodeType::File => &mut counts.files,
@@ -158,7 +192,7 @@ fn add(
         _ => &mut counts.others,
     };
     *counter = counter.saturating_add(1);
-    if node.kind != NodeType::File || further_link || found == Found::Same {
+    if node.kind != NodeType::File || further_link || matches!(found, Found::Same | Found::Kept) {
         return;
     }
     let (size, zeros) = trees.content_bytes(node);
@@ -167,9 +201,26 @@ fn add(
         (Some(stat), Found::Differs) => u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512),
         _ => 0,
     };
-    let holes = if sparse { zeros } else { 0 };
+    let holes = if spec.sparse { zeros } else { 0 };
     plan.bytes_required =
         plan.bytes_required.saturating_add(size.saturating_sub(holes).saturating_sub(there));
+}
+
+/// Whether a file that looks right holds something else than the snapshot says. What cannot be compared counts as that: it
+/// would be written anew.
+fn content_differs(trees: &TreeSource, dir: &Dir, node: &Node, ctx: &Ctx) -> bool {
+    let mut at = 0_u64;
+    let mut expected = Vec::new();
+    for id in node.content.iter().flatten() {
+        let Some(length) = trees.chunk_length(id) else { return true };
+        expected.push(Expected { at, length: length.into(), id: *id });
+        at = at.saturating_add(length.into());
+    }
+    let Ok(fd) = dir.open_file(&node.name, false) else { return true };
+    // A dry run leaves no trace; not being allowed to ask for that is no harm.
+    let _ = rustix::fs::fcntl_setfl(&fd, OFlags::NOATIME);
+    differing(&fd, &expected, Ask::Cache, || ctx.cancel.is_cancelled())
+        .map_or(true, |wrong| !wrong.is_empty())
 }
 
 /// Names in a directory that the snapshot does not have and the selection covers.
@@ -295,5 +346,29 @@ mod tests {
         let link = Node { link_target: b"there".to_vec(), ..node(NodeType::Symlink) };
         assert_eq!(found(&dir, &link), Found::Same);
         assert_eq!(found(&dir, &Node { link_target: b"else".to_vec(), ..link }), Found::Other);
+    }
+
+    #[test]
+    fn what_is_there_is_kept_by_the_rule_that_was_chosen() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let path = temp.path().join("n");
+        std::fs::write(&path, "mine").expect("write");
+        let there = rustix::fs::stat(&path).expect("stat");
+        let (seconds, nanos) = (there.st_mtime, u32::try_from(there.st_mtime_nsec).expect("nanoseconds"));
+        let of = |mtime, kind| Node { mtime, ..node(kind) };
+        let same = of(Time::new(seconds, nanos), NodeType::File);
+        let later = of(Time::new(seconds + 1, nanos), NodeType::File);
+        let dir = of(Time::new(seconds + 1, nanos), NodeType::Dir);
+        for (overwrite, kept) in [
+            (Overwrite::Always, [false, false, false]),
+            (Overwrite::IfChanged, [false, false, false]),
+            (Overwrite::IfNewer, [true, false, true]),
+            (Overwrite::Never, [true, true, true]),
+        ] {
+            assert_eq!([&same, &later, &dir].map(|n| keeps(overwrite, n, &there)), kept, "{overwrite:?}");
+        }
+        let there = rustix::fs::stat(temp.path()).expect("stat");
+        assert!(!keeps(Overwrite::Never, &dir, &there), "a directory gets its attributes");
+        assert!(keeps(Overwrite::Never, &same, &there), "one in the place of a file stays");
     }
 }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use tokio::runtime::Handle;
 
 use super::select::Selection;
-use super::target::Target;
+use super::target::{Dir, Target};
 use super::walk::{Start, Step, TreeSource, Walk, join, shown};
 use super::window::{Tools, Window};
 use super::{RestorePlan, RestoreReport, RestoreSpec, finish, plan};
@@ -225,6 +225,11 @@ fn walk_files(
             }
         };
         for node in visit.selected().filter(|n| n.kind == NodeType::File) {
+            if run.keeps(&dir, &visit.path, node) {
+                count(&run.tally.unchanged, 1);
+                count(&run.tally.files_done, 1);
+                continue;
+            }
             let mut link = (node.links > 1 && node.inode != 0).then_some((node.device_id, node.inode));
             if let Some(key) = link {
                 match links.entry(key) {
@@ -294,7 +299,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl<'a> Run<'a> {
     fn new(spec: &'a RestoreSpec, target: &'a Target, ctx: &'a Ctx, plan: &RestorePlan) -> Self {
-        let files = [plan.create, plan.change, plan.replace, plan.unchanged].iter().map(|c| c.files).sum();
+        let all = [plan.create, plan.change, plan.replace, plan.unchanged, plan.kept];
+        let files = all.iter().map(|c| c.files).sum();
         let totals = Progress { files_total: files, bytes_total: plan.bytes_to_write, ..Progress::default() };
         Self {
             spec,
@@ -331,6 +337,20 @@ impl<'a> Run<'a> {
             lock(&self.fatal).get_or_insert(error);
         }
         self.ctx.cancel.cancel();
+    }
+
+    /// Whether what lies where this node belongs is left as it is.
+    pub(crate) fn keeps(&self, dir: &Dir, parent: &[u8], node: &Node) -> bool {
+        if !self.spec.overwrite.may_keep() {
+            return false;
+        }
+        match dir.stat(&node.name) {
+            Ok(there) => there.is_some_and(|there| plan::keeps(self.spec.overwrite, node, &there)),
+            Err(e) => {
+                self.fault(&join(parent, &node.name), "stat", e.to_string());
+                true
+            }
+        }
     }
 
     /// Records that something could not be restored.

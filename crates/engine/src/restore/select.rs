@@ -3,8 +3,9 @@
 //!
 //! Not here: what one pattern means (`pattern`), reading trees or touching the target.
 
+use super::RestoreSpec;
 use crate::error::Result;
-use crate::pattern::Pattern;
+use crate::pattern::{Pattern, lower, lower_pattern};
 
 /// What the patterns say about one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,43 +19,101 @@ pub(crate) struct Verdict {
 /// Include and exclude patterns, parsed.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Selection {
+    exact: Patterns,
+    /// Parsed from lower case, and held against names in lower case.
+    any_case: Patterns,
+    /// The include patterns of those as they were written.
+    any_case_includes: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Patterns {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
 }
 
-impl Selection {
+impl Patterns {
     /// Parses patterns; a malformed one is `ErrorKind::Usage`, so that a typing error never restores too little.
-    pub(crate) fn new(include: &[String], exclude: &[String]) -> Result<Self> {
+    fn new(include: &[String], exclude: &[String]) -> Result<Self> {
         let parse = |list: &[String]| list.iter().map(|p| Pattern::parse(p)).collect::<Result<Vec<_>>>();
         Ok(Self { include: parse(include)?, exclude: parse(exclude)? })
     }
 
+    fn is_empty(&self) -> bool {
+        self.include.is_empty() && self.exclude.is_empty()
+    }
+
+    fn exclude(&self, path: &[&[u8]]) -> bool {
+        self.exclude.iter().any(|p| p.matches(path))
+    }
+
+    fn include(&self, path: &[&[u8]]) -> bool {
+        self.include.iter().any(|p| p.matches(path))
+    }
+
+    fn may_include_below(&self, path: &[&[u8]]) -> bool {
+        self.include.iter().any(|p| p.may_match_below(path))
+    }
+}
+
+impl Selection {
+    /// What a restore is asked for.
+    pub(crate) fn of(spec: &RestoreSpec) -> Result<Self> {
+        let lower = |list: &[String]| list.iter().map(|p| lower_pattern(p)).collect::<Vec<_>>();
+        let exact = Patterns::new(&spec.include, &spec.exclude)?;
+        let any_case = Patterns::new(&lower(&spec.include_any_case), &lower(&spec.exclude_any_case))?;
+        Ok(Self { exact, any_case, any_case_includes: spec.include_any_case.clone() })
+    }
+
     /// Whether there is any include pattern, so that "nothing matched" can happen.
     pub(crate) fn is_narrowed(&self) -> bool {
-        !self.include.is_empty()
+        !(self.exact.include.is_empty() && self.any_case.include.is_empty())
+    }
+
+    /// Whether there is any pattern.
+    pub(crate) fn is_partial(&self) -> bool {
+        !(self.exact.is_empty() && self.any_case.is_empty())
     }
 
     /// The verdict on a path, given as its names from the root of what is restored.
     pub(crate) fn verdict(&self, path: &[&[u8]]) -> Verdict {
-        if self.exclude.iter().any(|p| p.matches(path)) {
-            return Verdict { selected: false, descend: false };
-        }
-        if self.include.is_empty() || self.include.iter().any(|p| p.matches(path)) {
-            return Verdict { selected: true, descend: true };
-        }
-        Verdict { selected: false, descend: self.include.iter().any(|p| p.may_match_below(path)) }
+        self.with_any_case(path, |any_case| {
+            if self.exact.exclude(path) || self.any_case.exclude(any_case) {
+                return Verdict { selected: false, descend: false };
+            }
+            if !self.is_narrowed() || self.exact.include(path) || self.any_case.include(any_case) {
+                return Verdict { selected: true, descend: true };
+            }
+            let below = self.exact.may_include_below(path) || self.any_case.may_include_below(any_case);
+            Verdict { selected: false, descend: below }
+        })
     }
 
-    /// Marks, in `seen`, the include patterns that match `path`.
+    /// Marks, in `seen`, the include patterns that match `path`, in the order of [`Selection::includes`].
     pub(crate) fn mark(&self, path: &[&[u8]], seen: &mut [bool]) {
-        for (pattern, seen) in self.include.iter().zip(seen) {
-            *seen = *seen || pattern.matches(path);
-        }
+        self.with_any_case(path, |any_case| {
+            let exact = self.exact.include.iter().map(|pattern| (pattern, path));
+            let all = exact.chain(self.any_case.include.iter().map(|pattern| (pattern, any_case)));
+            for ((pattern, path), seen) in all.zip(seen) {
+                *seen = *seen || pattern.matches(path);
+            }
+        });
     }
 
     /// The include patterns as they were written.
     pub(crate) fn includes(&self) -> impl Iterator<Item = &str> {
-        self.include.iter().map(Pattern::text)
+        let any_case = self.any_case_includes.iter().map(String::as_str);
+        self.exact.include.iter().map(Pattern::text).chain(any_case)
+    }
+
+    /// Gives `judge` the path in lower case, which is only made where a pattern asks for it.
+    fn with_any_case<T>(&self, path: &[&[u8]], judge: impl FnOnce(&[&[u8]]) -> T) -> T {
+        if self.any_case.is_empty() {
+            return judge(path);
+        }
+        let lower: Vec<Vec<u8>> = path.iter().map(|name| lower(name)).collect();
+        let lower: Vec<&[u8]> = lower.iter().map(Vec::as_slice).collect();
+        judge(&lower)
     }
 }
 
@@ -63,12 +122,50 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    fn verdict(include: &[&str], exclude: &[&str], path: &str) -> (bool, bool) {
-        let own = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-        let selection = Selection::new(&own(include), &own(exclude)).expect("good patterns");
-        let path: Vec<&[u8]> = path.split('/').filter(|n| !n.is_empty()).map(str::as_bytes).collect();
+    fn own(list: &[&str]) -> Vec<String> {
+        list.iter().map(|s| (*s).to_owned()).collect()
+    }
+
+    fn spec(include: &[&str], exclude: &[&str]) -> RestoreSpec {
+        RestoreSpec { include: own(include), exclude: own(exclude), ..RestoreSpec::default() }
+    }
+
+    fn verdict_of(spec: &RestoreSpec, path: &[u8]) -> (bool, bool) {
+        let selection = Selection::of(spec).expect("good patterns");
+        let path: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|n| !n.is_empty()).collect();
         let v = selection.verdict(&path);
         (v.selected, v.descend)
+    }
+
+    fn verdict(include: &[&str], exclude: &[&str], path: &str) -> (bool, bool) {
+        verdict_of(&spec(include, exclude), path.as_bytes())
+    }
+
+    #[test]
+    fn the_case_of_letters_counts_only_where_it_is_to() {
+        let include = RestoreSpec {
+            include_any_case: own(&["/Bilder/*.JPG", "ÄPFEL", "οδοσ/i"]),
+            ..spec(&["/x"], &[])
+        };
+        for (path, want) in [
+            (&b"bILDER"[..], (false, true)),
+            (b"bilder/a.Jpg", (true, true)),
+            (b"bilder/a.png", (false, true)),
+            ("y/äpfel/a".as_bytes(), (true, true)),
+            (b"x", (true, true)),
+            (b"X", (false, true)),
+            ("ΟΔΟΣ/İ".as_bytes(), (true, true)),
+        ] {
+            assert_eq!(verdict_of(&include, path), want, "{}", String::from_utf8_lossy(path));
+        }
+        let exclude = RestoreSpec { exclude_any_case: own(&["*.TMP", "C?D"]), ..RestoreSpec::default() };
+        assert_eq!(verdict_of(&exclude, b"a/b.tmp"), (false, false));
+        assert_eq!(
+            verdict_of(&exclude, b"c\xffD"),
+            (false, false),
+            "a byte that is no UTF-8 is one character"
+        );
+        assert_eq!(verdict_of(&exclude, b"c\xffE"), (true, true));
     }
 
     #[test]
@@ -109,8 +206,10 @@ mod tests {
     #[test]
     fn malformed_patterns_are_refused() {
         for bad in ["", "[a", "a\\", "!x", "a/../b"] {
-            let error = Selection::new(&[bad.to_owned()], &[]).expect_err(bad);
-            assert_eq!(error.kind(), ErrorKind::Usage);
+            let any_case = RestoreSpec { exclude_any_case: own(&[bad]), ..RestoreSpec::default() };
+            for spec in [spec(&[bad], &[]), any_case] {
+                assert_eq!(Selection::of(&spec).expect_err(bad).kind(), ErrorKind::Usage);
+            }
         }
     }
 
@@ -122,11 +221,14 @@ mod tests {
 
     #[test]
     fn includes_that_matched_nothing_can_be_named() {
-        let selection = Selection::new(&["/a".into(), "/zz".into()], &[]).expect("good");
-        let mut seen = vec![false; 2];
+        let any_case = own(&["/B", "/ZZ"]);
+        let spec = RestoreSpec { include_any_case: any_case, ..spec(&["/a", "/zz"], &[]) };
+        let selection = Selection::of(&spec).expect("good");
+        let mut seen = vec![false; 4];
         selection.mark(&[b"a"], &mut seen);
-        assert_eq!(seen, [true, false]);
-        assert_eq!(selection.includes().collect::<Vec<_>>(), ["/a", "/zz"]);
+        selection.mark(&[b"b"], &mut seen);
+        assert_eq!(seen, [true, false, true, false]);
+        assert_eq!(selection.includes().collect::<Vec<_>>(), ["/a", "/zz", "/B", "/ZZ"]);
         assert!(selection.is_narrowed());
     }
 }

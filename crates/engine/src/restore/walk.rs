@@ -38,11 +38,16 @@ impl TreeSource {
         self.runtime.block_on(self.reader.load(id))
     }
 
+    /// Plain bytes of a chunk; `None` when no index has it.
+    pub(crate) fn chunk_length(&self, id: &Id) -> Option<u32> {
+        self.reader.index().plain_length(BlobKind::Data, id)
+    }
+
     /// Bytes of a file's content, and how many of them are known to be zeros by the name of their chunk alone.
     /// The node's own size is not trusted.
     pub(crate) fn content_bytes(&self, node: &Node) -> (u64, u64) {
         node.content.iter().flatten().fold((0, 0), |(all, zeros): (u64, u64), id| {
-            let bytes = u64::from(self.reader.index().plain_length(BlobKind::Data, id).unwrap_or(0));
+            let bytes = u64::from(self.chunk_length(id).unwrap_or(0));
             (all.saturating_add(bytes), zeros.saturating_add(if is_zero_chunk(id) { bytes } else { 0 }))
         })
     }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::FileType;
 use tokio::runtime::Handle;
 
+use super::Overwrite;
 use super::compare::Expected;
 use super::file::{Action, FileJob, Near};
 use super::plan::{Found, compare};
@@ -101,10 +102,11 @@ impl Window {
             }
         };
         let action = match compare(dir, node, stat.as_ref()) {
-            Found::Same if run.spec.verify => Action::Check,
-            Found::Same => Action::Leave,
+            Found::Same if run.spec.overwrite == Overwrite::IfChanged && !run.spec.verify => Action::Leave,
+            Found::Same => Action::Check,
             Found::Differs => Action::Change,
-            Found::Nothing | Found::Other => Action::Create,
+            // What is kept was left out before.
+            Found::Nothing | Found::Other | Found::Kept => Action::Create,
         };
         if stat.is_some_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory)
             && !run.spec.delete_extra

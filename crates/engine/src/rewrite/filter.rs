@@ -5,9 +5,9 @@
 use std::path::Path;
 
 use crate::error::Result;
-use crate::pattern::{fold, names};
+use crate::pattern::{fold, lower_pattern, names};
 use crate::pipeline::Excludes;
-use crate::restore::Selection;
+use crate::restore::{RestoreSpec, Selection};
 
 /// Patterns as restic has them, in two lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub enum Files {
 pub(super) enum Filter {
     All,
     Without { exact: Excludes, any_case: Excludes },
-    Only { exact: Option<Selection>, any_case: Option<Selection> },
+    Only(Selection),
 }
 
 /// What the patterns say about an entry.
@@ -49,17 +49,17 @@ pub(super) struct Verdict {
 impl Filter {
     /// Parses the patterns; a malformed one is `ErrorKind::Usage`.
     pub(super) fn new(files: &Files) -> Result<Self> {
-        let small = |list: &[String]| list.iter().map(|p| p.to_lowercase()).collect::<Vec<_>>();
-        // Without any pattern a selection takes everything.
-        let selection = |list: &[String]| (!list.is_empty()).then(|| Selection::new(list, &[])).transpose();
+        let small = |list: &[String]| list.iter().map(|p| lower_pattern(p)).collect::<Vec<_>>();
         Ok(match files {
             Files::All => Self::All,
             Files::Without(Patterns { exact, any_case }) => {
                 Self::Without { exact: Excludes::new(exact)?, any_case: Excludes::new(&small(any_case))? }
             }
-            Files::Only(Patterns { exact, any_case }) => {
-                Self::Only { exact: selection(exact)?, any_case: selection(&small(any_case))? }
-            }
+            Files::Only(Patterns { exact, any_case }) => Self::Only(Selection::of(&RestoreSpec {
+                include: exact.clone(),
+                include_any_case: any_case.clone(),
+                ..RestoreSpec::default()
+            })?),
         })
     }
 
@@ -71,13 +71,12 @@ impl Filter {
                 let out = exact.matches(path) || (!any_case.is_empty() && any_case.matches(&fold(path)));
                 Verdict { stays: !out, stays_empty: !out }
             }
-            Self::Only { exact, any_case } => {
-                let plain = exact.as_ref().map(|patterns| patterns.verdict(&names(path)));
-                let folded = any_case.as_ref().map(|patterns| patterns.verdict(&names(&fold(path))));
-                let verdicts = || plain.iter().chain(&folded);
-                let selected = verdicts().any(|verdict| verdict.selected);
-                let on_the_way = is_dir && verdicts().any(|verdict| verdict.descend);
-                Verdict { stays: selected || on_the_way, stays_empty: selected }
+            Self::Only(selection) => {
+                let verdict = selection.verdict(&names(path));
+                Verdict {
+                    stays: verdict.selected || (is_dir && verdict.descend),
+                    stays_empty: verdict.selected,
+                }
             }
         }
     }

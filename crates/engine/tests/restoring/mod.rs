@@ -9,7 +9,7 @@ use holdfast_engine::backup::{BackupReport, BackupSpec, backup};
 use holdfast_engine::check::{CheckReport, CheckSpec, ReadData, check};
 use holdfast_engine::lock::{Holder, LockMode};
 use holdfast_engine::repository::{InitOptions, SnapshotFilter};
-use holdfast_engine::restore::{Ownership, RestoreReport, RestoreSpec, restore};
+use holdfast_engine::restore::{RestoreReport, RestoreSpec, restore};
 use holdfast_engine::store::fault::FaultStore;
 use holdfast_engine::store::{self, Location, Store, StoreOptions};
 use holdfast_engine::{Ctx, Id, Repository, Result};
@@ -66,14 +66,9 @@ pub(crate) fn spec(snapshot: Id, subpath: &Path, target: &Path) -> RestoreSpec {
         snapshot,
         subpath: Some(subpath.to_owned()),
         target: target.to_owned(),
-        include: Vec::new(),
-        exclude: Vec::new(),
-        delete_extra: false,
         verify: true,
-        dry_run: false,
-        ownership: Ownership::Restore,
         sparse: true,
-        allow_empty: false,
+        ..RestoreSpec::default()
     }
 }
 

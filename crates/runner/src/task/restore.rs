@@ -9,7 +9,7 @@ use holdfast_engine::event::FaultList;
 use holdfast_engine::id::Id;
 use holdfast_engine::lock::LockGuard;
 use holdfast_engine::repository::{Repository, SnapshotFilter};
-use holdfast_engine::restore::{self, Ownership, RestoreReport, RestoreSpec};
+use holdfast_engine::restore::{self, Overwrite, Ownership, RestoreReport, RestoreSpec};
 use holdfast_protocol::spec::RestoreVolume;
 use holdfast_protocol::verdict::{FaultRow, RestoreResult};
 use holdfast_protocol::{Outcome, TaskResult, Verdict};
@@ -79,6 +79,10 @@ fn engine_spec(volume: &RestoreVolume) -> Result<RestoreSpec, Failure> {
         target,
         include: volume.include.clone(),
         exclude: volume.exclude.clone(),
+        include_any_case: Vec::new(),
+        exclude_any_case: Vec::new(),
+        // A plan goes by the looks of a file, and is not to read a whole volume while its application runs.
+        overwrite: if volume.plan_only { Overwrite::IfChanged } else { Overwrite::Always },
         delete_extra: volume.delete_extra,
         verify: volume.verify,
         dry_run: volume.plan_only,
