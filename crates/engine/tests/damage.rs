@@ -1,0 +1,268 @@
+//! Damage in a repository: what is told of it, what can be saved, and that nothing readable is lost on the way. Stock
+//! restic is the judge of what is left.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says what went wrong by failing"
+)]
+
+mod memory;
+mod restoring;
+mod stock;
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use holdfast_engine::format::pack::BlobKind;
+use holdfast_engine::lock::{Holder, LockGuard, LockMode};
+use holdfast_engine::repair::{
+    RepairPacks, RepairPacksReport, RepairSnapshots, repair_packs, repair_snapshots,
+};
+use holdfast_engine::repository::InitOptions;
+use holdfast_engine::store::FileKind;
+use holdfast_engine::{Ctx, Error, ErrorKind, Id, Repository, Result};
+use memory::{Actor, Call, Hook, Memory};
+use restoring::*;
+use stock::*;
+
+async fn lock(repo: &Repository) -> LockGuard {
+    let holder = Holder::this_process("test", "test");
+    repo.lock(LockMode::Exclusive, &holder, Duration::from_secs(20), &[], &Ctx::default()).await.unwrap()
+}
+
+async fn try_repair(repo: &Repository, packs: &[Id], dry_run: bool) -> Result<RepairPacksReport> {
+    let guard = lock(repo).await;
+    let report = repair_packs(repo, &guard, packs, RepairPacks { dry_run }, &Ctx::default()).await;
+    let _ = guard.release().await;
+    report
+}
+
+/// How a file is damaged.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Damage {
+    /// One bit in the middle of it.
+    Flip,
+    Append,
+    /// Its last bytes, which are the header's.
+    Cut,
+    /// A length of nothing.
+    Empty,
+}
+
+fn damage(path: &Path, how: Damage) {
+    let mut bytes = fs::read(path).unwrap();
+    match how {
+        Damage::Flip => {
+            let at = bytes.len() / 3;
+            bytes[at] ^= 1;
+        }
+        Damage::Append => bytes.extend_from_slice(b"more"),
+        Damage::Cut => bytes.truncate(bytes.len() - 10),
+        Damage::Empty => bytes.clear(),
+    }
+    fs::remove_file(path).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+/// One snapshot of several files, whose chunks share one pack. Gives the source, its pack of data, and that pack's id.
+async fn one_pack(dir: &Path, repo: &Repository, at: &Path) -> (PathBuf, PathBuf, Id) {
+    let source = dir.join("source");
+    fs::create_dir_all(&source).unwrap();
+    for n in 0..6 {
+        fs::write(source.join(format!("f{n}")), noise(n, 200_000)).unwrap();
+    }
+    settle(&source);
+    back_up(repo, &source).await;
+    let index = repo.load_index(&Ctx::default()).await.unwrap();
+    let data: Vec<Id> = index.packs().iter().filter(|p| p.has_data).map(|p| p.id).collect();
+    assert_eq!(data.len(), 1, "the test expects all chunks in one pack");
+    let path = packs(at).into_iter().find(|p| p.ends_with(data[0].to_hex())).unwrap();
+    (source, path, data[0])
+}
+
+/// Files that come back with the content they had.
+async fn good_files(repo: &Repository, source: &Path, target: &Path) -> usize {
+    let _ = fs::remove_dir_all(target);
+    let id = latest(repo).await;
+    let _ = run(repo, &spec(id, source, target)).await;
+    fs::read_dir(source)
+        .unwrap()
+        .filter(|entry| {
+            let name = entry.as_ref().unwrap().file_name();
+            fs::read(target.join(&name)).is_ok_and(|got| got == fs::read(source.join(&name)).unwrap())
+        })
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_read_of_a_damaged_pack_is_saved_and_a_backup_brings_back_the_rest() {
+    for (how, lost) in [(Damage::Flip, 1), (Damage::Append, 0), (Damage::Cut, 0), (Damage::Empty, 6)] {
+        let dir = scratch();
+        let at = dir.path().join("repo");
+        let repo = init(&at).await;
+        let (source, path, pack) = one_pack(dir.path(), &repo, &at).await;
+        damage(&path, how);
+        let before = fs::read(&path).unwrap();
+
+        let dry = try_repair(&repo, &[pack], true).await.unwrap();
+        assert_eq!((dry.saved(), dry.lost().count() as u64), (6 - lost, lost), "{how:?}: {dry:?}");
+        assert_eq!(fs::read(&path).unwrap(), before, "{how:?}: a dry run touches nothing");
+        assert_eq!(packs(&at).len(), 2, "{how:?}: a dry run writes nothing");
+
+        let done = try_repair(&repo, &[pack], false).await.unwrap();
+        assert_eq!(done.packs, dry.packs, "{how:?}");
+        assert!(!path.exists(), "{how:?}");
+        let index = repo.load_index(&Ctx::default()).await.unwrap();
+        assert!(index.packs().iter().all(|p| p.id != pack), "{how:?}");
+        let restic = Restic::newest(&at);
+        if lost == 0 {
+            restic.check();
+            let target = dir.path().join("target");
+            restic.restore("latest", &target);
+            assert_same_except(&source, &target.join(source.strip_prefix("/").unwrap()), &[], "restored");
+            continue;
+        }
+        // What was lost is not believed to be there any more: nothing has changed, and yet it is stored again.
+        back_up(&repo, &source).await;
+        restic.check();
+        let target = dir.path().join("target");
+        assert_eq!(good_files(&repo, &source, &target).await, 6, "{how:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_for_good_leaves_the_snapshots_and_the_rest_stays() {
+    let dir = scratch();
+    let at = dir.path().join("repo");
+    let repo = init(&at).await;
+    let (source, path, pack) = one_pack(dir.path(), &repo, &at).await;
+    damage(&path, Damage::Flip);
+    let done = try_repair(&repo, &[pack], false).await.unwrap();
+    assert_eq!(done.lost().count(), 1);
+    let all = repo.snapshots().await.unwrap();
+    let guard = lock(&repo).await;
+    let how = RepairSnapshots { dry_run: false, forget: true };
+    let mended = repair_snapshots(&repo, &guard, &all, how, &Ctx::default()).await.unwrap();
+    guard.release().await.unwrap();
+    assert_eq!(mended[0].losses.len(), 1);
+    Restic::newest(&at).check();
+    assert_eq!(good_files(&repo, &source, &dir.path().join("target")).await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_of_which_nothing_is_known_stays_and_an_absent_one_is_an_error() {
+    let dir = scratch();
+    let at = dir.path().join("repo");
+    let repo = init(&at).await;
+    let (_, path, pack) = one_pack(dir.path(), &repo, &at).await;
+    let absent = try_repair(&repo, &[pack, Id::hash(b"none")], false).await.unwrap_err();
+    assert_eq!(absent.kind(), ErrorKind::Missing);
+    for file in fs::read_dir(at.join("index")).unwrap() {
+        fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    damage(&path, Damage::Cut);
+    let done = try_repair(&repo, &[pack], false).await.unwrap();
+    assert!(done.packs[0].left.is_some(), "{done:?}");
+    assert!(path.exists());
+    // The pack's header alone tells as well.
+    let other = packs(&at).into_iter().find(|p| *p != path).unwrap();
+    let id: Id = other.file_name().unwrap().to_str().unwrap().parse().unwrap();
+    let done = try_repair(&repo, &[id], false).await.unwrap();
+    assert!(done.saved() > 0 && done.packs[0].left.is_none(), "{done:?}");
+}
+
+/// Every blob that can be read by the index.
+async fn readable(memory: &Arc<Memory>) -> HashSet<(BlobKind, Id)> {
+    let repo = open_memory(Actor::plain(memory)).await;
+    let index = repo.load_index(&Ctx::default()).await.unwrap();
+    let all: HashSet<(BlobKind, Id)> = index.iter().map(|(kind, id, _)| (kind, id)).collect();
+    let mut good = HashSet::new();
+    for (kind, id) in all {
+        if repo.load_blob(&index, kind, &id).await.is_ok() {
+            good.insert((kind, id));
+        }
+    }
+    good
+}
+
+async fn open_memory(store: Arc<dyn holdfast_engine::store::Store>) -> Repository {
+    Repository::open(store, &PASSWORD.to_owned().into(), &Ctx::default()).await.unwrap()
+}
+
+/// A hook after whose `allowed` changes of packs and index the process is as good as dead.
+fn dies_after(allowed: i64) -> (Hook, Arc<AtomicI64>) {
+    let left = Arc::new(AtomicI64::new(allowed));
+    let theirs = Arc::clone(&left);
+    let hook: Hook = Box::new(move |call, kind, done| {
+        let changes = matches!(call, Call::Put | Call::Delete) && kind != FileKind::Lock && !done;
+        let dead = changes && theirs.fetch_sub(1, Ordering::SeqCst) <= 0;
+        Box::pin(async move {
+            if dead { Err(Error::new(ErrorKind::Unreachable, "the test ends here")) } else { Ok(()) }
+        })
+    });
+    (hook, left)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_of_packs_that_dies_between_any_two_changes_loses_nothing_readable() {
+    let dir = scratch();
+    let memory = Arc::new(Memory::default());
+    let options = InitOptions {
+        password: PASSWORD.to_owned().into(),
+        recovery_password: None,
+        version: 2,
+        hostname: "h".into(),
+        username: "u".into(),
+    };
+    let repo = Repository::init(Actor::plain(&memory), &options, &Ctx::default()).await.unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir_all(&source).unwrap();
+    // Two snapshots: two packs of data and two index files at least.
+    for n in 0..4 {
+        fs::write(source.join(format!("f{n}")), noise(n, 100_000)).unwrap();
+        if n % 2 == 1 {
+            back_up(&repo, &source).await;
+        }
+    }
+    let damaged = memory.ids(FileKind::Pack);
+    for id in &damaged {
+        memory.damage(FileKind::Pack, *id, 100);
+    }
+    let before = readable(&memory).await;
+    assert!(before.len() >= 2, "something of the packs can be read: {before:?}");
+
+    let mut died = 0;
+    loop {
+        let at = memory.copy();
+        let (hook, left) = dies_after(died);
+        let repo = open_memory(Actor::with(&at, false, hook)).await;
+        let outcome = try_repair(&repo, &damaged, false).await;
+        assert!(readable(&at).await.is_superset(&before), "died after {died} changes");
+        // What a dead one left is finished by the next, also by one that is told of fewer packs.
+        let there: Vec<Id> = at.ids(FileKind::Pack).into_iter().filter(|id| damaged.contains(id)).collect();
+        if !there.is_empty() {
+            let repo = open_memory(Actor::plain(&at)).await;
+            let holder = Holder::this_process("test", "test");
+            let guard = repo
+                .lock(LockMode::Exclusive, &holder, Duration::from_secs(20), &[], &Ctx::default())
+                .await
+                .unwrap();
+            repair_packs(&repo, &guard, &there, RepairPacks::default(), &Ctx::default()).await.unwrap();
+            guard.release().await.unwrap();
+        }
+        assert_eq!(readable(&at).await, before, "finished after {died} changes");
+        assert!(at.ids(FileKind::Pack).iter().all(|id| !damaged.contains(id)));
+        if outcome.is_ok() {
+            assert!(left.load(Ordering::SeqCst) >= 0);
+            break;
+        }
+        died += 1;
+    }
+    assert!(died >= 6, "packs, index files, and their removal are steps of their own: {died}");
+}
