@@ -129,7 +129,11 @@ impl CompressionMode {
 #[expect(clippy::doc_markdown, reason = "the comments are the help text, which shows backticks as they are")]
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Source repository")]
-pub(super) struct From {
+#[expect(
+    clippy::struct_field_names,
+    reason = "the names of the flags, which stand beside those without `from`"
+)]
+pub(super) struct SourceAccess {
     /// The repository to take from [env: HOLDFAST_FROM_REPOSITORY, RESTIC_FROM_REPOSITORY]
     #[arg(long, value_name = "LOCATION")]
     pub(super) from_repo: Option<String>,
@@ -149,7 +153,7 @@ pub(super) struct From {
     pub(super) from_key_hint: Option<String>,
 }
 
-impl From {
+impl SourceAccess {
     /// Resolves flags and environment; everything but location and password is as in `access`.
     pub(super) fn resolve(&self, access: &Access, env: Environment<'_>) -> Result<Resolved> {
         let missing =
@@ -343,7 +347,7 @@ fn read_location(path: &Path) -> Result<String> {
         )
     };
     let bytes = fs::read(path).map_err(|e| bad(&e))?;
-    let text = password::decode(&bytes).ok_or_else(|| bad(&"it is not UTF-8"))?;
+    let text = crate::text::decode(&bytes).ok_or_else(|| bad(&"it is not UTF-8"))?;
     match text.trim() {
         "" => Err(bad(&"it is empty")),
         location => Ok(location.to_owned()),
@@ -486,12 +490,12 @@ mod tests {
             ("RESTIC_REPOSITORY_FILE", "/of-the-target"),
             ("RESTIC_KEY_HINT", "1234"),
         ];
-        let resolved = From::default().resolve(&NONE, &env(&all)).unwrap();
+        let resolved = SourceAccess::default().resolve(&NONE, &env(&all)).unwrap();
         assert_eq!(resolved.location, Location::Local("/source".into()));
         assert_eq!(resolved.password.read(false).unwrap().expose_secret(), "source");
         assert_eq!(resolved.options.s3.access_key_id.as_deref(), Some("id"));
         assert_eq!(resolved.key_hint, None);
-        let without = From::default().resolve(&NONE, &env(&all[..1])).err().unwrap();
+        let without = SourceAccess::default().resolve(&NONE, &env(&all[..1])).err().unwrap();
         assert!(without.advice.unwrap().contains("--from-repo"));
     }
 

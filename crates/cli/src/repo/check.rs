@@ -86,13 +86,69 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
             session.location,
             counted(report.errors, "error", "errors")
         ),
-        advice: Some(
-            "snapshots that are not named above are whole; back up again, so that lost content is stored anew"
-                .to_owned(),
-        ),
+        advice: Some(advice(&report)),
         kind: "Corrupt",
         code: exit::FATAL,
     })
+}
+
+/// Most packs that the advice spells out.
+const SPELLED_OUT: usize = 4;
+
+/// What mends this damage, in the order in which it does. A damaged blob is still in the index, so that no backup stores
+/// it anew before its pack is repaired; and any snapshot may need it, since check tells what is damaged and not for whom.
+fn advice(report: &CheckReport) -> String {
+    let mut packs: Vec<&str> = Vec::new();
+    let mut snapshots: Vec<&str> = Vec::new();
+    let (mut index, mut content) = (false, false);
+    for finding in errors(report) {
+        if let Some(pack) = finding.object.strip_prefix("pack ") {
+            content = true;
+            // One that is gone is the index's matter.
+            if finding.text.starts_with("is missing") {
+                index = true;
+            } else if !packs.contains(&pack) {
+                packs.push(pack);
+            }
+        } else if finding.object.starts_with("index ") {
+            index = true;
+        } else if let Some(id) = finding.object.strip_prefix("snapshot ").filter(|id| !id.contains(':')) {
+            snapshots.push(id);
+        } else {
+            content = true;
+        }
+    }
+    let mut steps = Vec::new();
+    if let Some(first) = snapshots.first() {
+        steps.push(format!(
+            "move the damaged file{} snapshots/{first}{} out of the repository",
+            if snapshots.len() > 1 { "s" } else { "" },
+            if snapshots.len() > 1 { " and so on" } else { "" },
+        ));
+    }
+    if index {
+        steps.push("run `holdfast repo repair index`".to_owned());
+    }
+    if packs.len() > SPELLED_OUT {
+        steps.push(format!(
+            "run `holdfast repo repair packs` with the {} that are named above",
+            counted(u64::try_from(packs.len()).unwrap_or(u64::MAX), "pack", "packs")
+        ));
+    } else if !packs.is_empty() {
+        steps.push(format!("run `holdfast repo repair packs {}`", packs.join(" ")));
+    }
+    if content || index {
+        steps.push("back up again, which stores anew what is still on its old place".to_owned());
+        steps.push(
+            "mend what lacks something after that with `holdfast repo repair snapshots --forget`".to_owned(),
+        );
+    }
+    let unsure = if content || index {
+        "any snapshot may need what is damaged, also one not named above. "
+    } else {
+        ""
+    };
+    format!("{unsure}In this order: {}", steps.join("; "))
 }
 
 /// restic's summary message, with what was looked at added.
@@ -181,6 +237,41 @@ mod tests {
         ] {
             assert!(bad.parse::<Subset>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_advice_mends_packs_before_it_backs_up_and_vouches_for_no_snapshot() {
+        let found = |list: &[(&str, &str)]| CheckReport {
+            findings: list
+                .iter()
+                .map(|(object, text)| Finding {
+                    severity: Severity::Error,
+                    object: (*object).into(),
+                    text: (*text).into(),
+                })
+                .collect(),
+            errors: 1,
+            ..CheckReport::default()
+        };
+        let text = advice(&found(&[
+            ("pack 12ab", "its bytes are not those its name stands for: it was changed or damaged"),
+            ("pack 12ab", "its data blob 77 is lost: damaged"),
+        ]));
+        let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what:?} is not in {text:?}"));
+        assert!(
+            at("repair packs 12ab`") < at("back up again") && at("back up again") < at("repair snapshots")
+        );
+        assert!(text.contains("also one not named") && !text.contains("repair index"), "{text}");
+
+        // A pack that is gone cannot be repaired: the index has to forget it.
+        let text = advice(&found(&[("pack 12ab", "is missing; the index says it holds 3 blobs")]));
+        assert!(text.contains("repair index") && !text.contains("repair packs"), "{text}");
+
+        // What a snapshot's own file has lost, no backup brings back.
+        let text = advice(&found(&[("snapshot 99ff", "is damaged")]));
+        assert!(text.contains("snapshots/99ff") && !text.contains("back up again"), "{text}");
+        let text = advice(&found(&[("snapshot 99ff:/a/b", "its content at byte 0 is missing")]));
+        assert!(text.contains("back up again") && !text.contains("move"), "{text}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use holdfast_engine::copy::{self, CopyReport};
 use serde_json::json;
 
-use super::access::{Access, From, process_environment};
+use super::access::{Access, SourceAccess, process_environment};
 use super::select::Filter;
 use super::session::Session;
 use crate::exit;
@@ -17,7 +17,7 @@ pub(super) struct Args {
     #[arg(value_name = "SNAPSHOT")]
     snapshots: Vec<String>,
     #[command(flatten)]
-    from: From,
+    from: SourceAccess,
     #[command(flatten)]
     filter: Filter,
 }

@@ -59,7 +59,7 @@ async fn read(session: &Session<'_>, repository: &Repository, args: &Args) -> Re
     }
     let index = session.bound(repository.load_index(&session.ctx)).await?;
     if let Some(spec) = args.objects.spec(&args.patterns) {
-        return find_objects::run(session, &repository, &index, &snapshots, &spec, &args.objects).await;
+        return find_objects::run(session, repository, &index, &snapshots, &spec, &args.objects).await;
     }
     let spec = FindSpec {
         patterns: args.patterns.clone(),

@@ -3,7 +3,7 @@
 use holdfast_engine::repository::{InitOptions, Repository};
 use serde_json::json;
 
-use super::access::{Access, From, process_environment};
+use super::access::{Access, SourceAccess, process_environment};
 use super::session::{Session, hostname, username};
 use crate::exit;
 use crate::failure::Result;
@@ -18,7 +18,7 @@ pub(super) struct Args {
     #[arg(long)]
     copy_chunker_params: bool,
     #[command(flatten)]
-    from: From,
+    from: SourceAccess,
 }
 
 pub(super) async fn run(session: &Session<'_>, access: &Access, args: &Args) -> Result<u8> {

@@ -96,7 +96,7 @@ enum Command {
     /// Such are what was forgotten and not yet pruned away, and what backups stored that broke off. It first mends the
     /// index, and names what is lost of what it finds. Forgotten snapshots come back as they were with `unforget`.
     Recover(recover::Args),
-    /// Mend the index or damaged snapshots
+    /// Mend the index, damaged packs or damaged snapshots
     Repair(repair::Args),
     /// List what the backup that made a snapshot could not read
     Unreadable(unreadable::Args),

@@ -1,16 +1,23 @@
-//! `repo repair`: mends the index, and snapshots that lost content.
+//! `repo repair`: mends the index, packs, and snapshots that lost content.
+
+use std::io::Write as _;
+use std::path::Path;
 
 use holdfast_api::tags::RunTags;
+use holdfast_engine::Id;
 use holdfast_engine::lock::LockMode;
 use holdfast_engine::repair::{
-    Mended, RepairIndex, RepairIndexReport, RepairSnapshots, RepairedSnapshot, repair_index, repair_snapshots,
+    Mended, RepairIndex, RepairIndexReport, RepairPacks, RepairPacksReport, RepairSnapshots,
+    RepairedSnapshot, repair_index, repair_packs, repair_snapshots,
 };
+use holdfast_engine::repository::Repository;
+use holdfast_engine::store::FileKind;
 use serde_json::json;
 
 use super::select::Filter;
 use super::session::Session;
 use crate::exit;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::text::{count, counted, safe, size};
 
 /// Command line of `repo repair`.
@@ -24,6 +31,12 @@ pub(super) struct Args {
 enum Command {
     /// Make the index say again what the packs hold
     Index(IndexArgs),
+    /// Save what can be read of damaged packs into new ones and remove the old ones
+    ///
+    /// A copy of each old pack is written to the current directory first. What is lost leaves the index, so that the
+    /// next backup stores it anew if it is still there on its old place; `repair snapshots` mends what still lacks
+    /// something after that.
+    Packs(PacksArgs),
     /// Write damaged snapshots anew without what is lost of them; run `repair index` first
     ///
     /// Files lose the parts that are gone, directories that cannot be read become empty. If the data is still there
@@ -39,6 +52,16 @@ struct IndexArgs {
     /// Only add packs that are in no index; removes nothing, and others may work meanwhile
     #[arg(long, conflicts_with = "read_all_packs")]
     add_only: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct PacksArgs {
+    /// Ids of the packs, or beginnings of them, as `check` names them
+    #[arg(value_name = "PACK", required = true)]
+    packs: Vec<String>,
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -59,6 +82,7 @@ struct Which {
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     match &args.command {
         Command::Index(args) => index(session, args).await,
+        Command::Packs(args) => packs(session, args).await,
         Command::Snapshots(args) => snapshots(session, args).await,
     }
 }
@@ -104,6 +128,101 @@ async fn index(session: &Session<'_>, args: &IndexArgs) -> Result<u8> {
         session.ui.say("`holdfast repo check` tells whether any snapshot lacks something now");
     }
     Ok(if unreadable.is_empty() { exit::OK } else { exit::PARTIAL })
+}
+
+async fn packs(session: &Session<'_>, args: &PacksArgs) -> Result<u8> {
+    let how = RepairPacks { dry_run: args.dry_run };
+    let mode = if args.dry_run { LockMode::Shared } else { LockMode::Exclusive };
+    let repository = session.open().await?;
+    let report = session
+        .locked_as(&repository, mode, async |guard| {
+            let mut ids = Vec::with_capacity(args.packs.len());
+            for text in &args.packs {
+                ids.push(session.bound(repository.find_file(FileKind::Pack, text)).await?);
+            }
+            ids.sort_unstable();
+            ids.dedup();
+            if !args.dry_run {
+                for id in &ids {
+                    keep_copy(session, &repository, id).await?;
+                }
+            }
+            session.bound(repair_packs(&repository, guard, &ids, how, &session.ctx)).await
+        })
+        .await?;
+    session.ui.close();
+    for line in if session.ui.json() { packs_json(&report, how) } else { packs_text(&report, how) } {
+        session.ui.print(&line)?;
+    }
+    let whole = report.lost().next().is_none() && report.packs.iter().all(|p| p.left.is_none());
+    Ok(if whole { exit::OK } else { exit::PARTIAL })
+}
+
+/// Writes the pack as it is to the current directory, as restic does: what cannot be read today may be tomorrow.
+async fn keep_copy(session: &Session<'_>, repository: &Repository, id: &Id) -> Result<()> {
+    let bytes = session.bound(repository.load_raw(FileKind::Pack, id)).await?;
+    let name = format!("pack-{id}");
+    let path = Path::new(&name);
+    let written = match std::fs::File::create_new(path) {
+        Ok(mut file) => file.write_all(&bytes).and_then(|()| file.sync_all()),
+        // Of an earlier run that was broken off.
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => match std::fs::read(path) {
+            Ok(there) if there == bytes => Ok(()),
+            Ok(_) => Err(e),
+            Err(e) => Err(e),
+        },
+        Err(e) => Err(e),
+    };
+    written.map_err(|e| Failure {
+        cause: format!("write a copy of the damaged pack to {name} in the current directory: {e}"),
+        advice: Some("nothing was changed; run it in a directory that can be written to".to_owned()),
+        kind: "Target",
+        code: exit::FATAL,
+    })?;
+    session.ui.say(format!("a copy of the pack as it was is in ./{name}"));
+    Ok(())
+}
+
+fn packs_json(report: &RepairPacksReport, how: RepairPacks) -> Vec<String> {
+    let pack = |p: &holdfast_engine::repair::RepairedPack| {
+        json!({
+            "message_type": "pack",
+            "pack": p.id,
+            "saved_blobs": p.saved,
+            "lost_blobs": p.lost,
+            "left": p.left,
+        })
+    };
+    let summary = json!({
+        "message_type": "summary",
+        "dry_run": how.dry_run,
+        "packs": report.packs.len(),
+        "saved_blobs": report.saved(),
+        "lost_blobs": report.lost().count(),
+        "removed_index_files": report.removed_index_files,
+    });
+    report.packs.iter().map(pack).chain([summary]).map(|value| value.to_string()).collect()
+}
+
+fn packs_text(report: &RepairPacksReport, how: RepairPacks) -> Vec<String> {
+    let would = if how.dry_run { "would be" } else { "were" };
+    let mut lines = Vec::new();
+    for pack in &report.packs {
+        let saved = counted(pack.saved, "blob", "blobs");
+        let lost = counted(u64::try_from(pack.lost.len()).unwrap_or(u64::MAX), "blob", "blobs");
+        lines.push(format!("pack {}: {saved} {would} saved, {lost} lost", pack.id));
+        if let Some(why) = &pack.left {
+            lines.push(format!("pack {} stays where it is: {}", pack.id, safe(why)));
+        }
+    }
+    if report.lost().next().is_some() {
+        lines.push(
+            "back up again, which stores anew what is still there; then `holdfast repo repair snapshots --forget` \
+             mends the snapshots that lack something"
+                .to_owned(),
+        );
+    }
+    lines
 }
 
 async fn snapshots(session: &Session<'_>, args: &Which) -> Result<u8> {
