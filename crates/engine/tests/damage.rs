@@ -147,7 +147,7 @@ async fn what_is_lost_for_good_leaves_the_snapshots_and_the_rest_stays() {
     assert_eq!(done.lost().count(), 1);
     let all = repo.snapshots().await.unwrap();
     let guard = lock(&repo).await;
-    let how = RepairSnapshots { dry_run: false, forget: true };
+    let how = RepairSnapshots { dry_run: false, forget: true, tell_losses: None };
     let mended = repair_snapshots(&repo, &guard, &all, how, &Ctx::default()).await.unwrap();
     guard.release().await.unwrap();
     assert_eq!(mended[0].losses.len(), 1);
