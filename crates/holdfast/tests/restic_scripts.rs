@@ -296,6 +296,11 @@ fn exit_codes_are_restics() {
             let output = place.run(program, &[&args[..], &["--json"]].concat(), &[]);
             let said = String::from_utf8(output.stderr).unwrap();
             assert_eq!(output.status.code(), Some(expected), "{program:?} {args:?}: {said}");
+            // restic tells in words that it does not understand its arguments; ours are one line of JSON in any case.
+            if program == Restic && said.lines().all(|line| !line.starts_with('{')) {
+                assert_eq!(expected, 1, "{args:?}: {said}");
+                continue;
+            }
             let message: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
             let told = (&message["message_type"], &message["code"]);
             assert_eq!(told, (&"exit_error".into(), &expected.into()), "{program:?} {args:?}: {said}");
