@@ -322,7 +322,7 @@ async fn keys_open_for_both_and_the_one_in_use_stays() {
     let own = opened.remove_key(&exclusive, &opened.key_id().to_hex()).await.unwrap_err();
     assert_eq!(own.kind(), ErrorKind::Guard);
     let none = opened.remove_key(&exclusive, "0000000000").await.unwrap_err();
-    assert_eq!(none.kind(), ErrorKind::Missing);
+    assert_eq!(none.kind(), ErrorKind::EmptySelection);
     assert_eq!(opened.remove_key(&exclusive, &added.to_hex()[..12]).await.unwrap(), added);
     assert_eq!(by_restic(&mine), None);
 
