@@ -100,7 +100,7 @@ const SPELLED_OUT: usize = 4;
 fn advice(report: &CheckReport) -> String {
     let mut packs: Vec<&str> = Vec::new();
     let mut snapshots: Vec<&str> = Vec::new();
-    let (mut index, mut content) = (false, false);
+    let (mut index, mut unreadable_index, mut content) = (false, false, false);
     for finding in errors(report) {
         if let Some(pack) = finding.object.strip_prefix("pack ") {
             content = true;
@@ -111,7 +111,7 @@ fn advice(report: &CheckReport) -> String {
                 packs.push(pack);
             }
         } else if finding.object.starts_with("index ") {
-            index = true;
+            (index, unreadable_index) = (true, true);
         } else if let Some(id) = finding.object.strip_prefix("snapshot ").filter(|id| !id.contains(':')) {
             snapshots.push(id);
         } else {
@@ -126,8 +126,11 @@ fn advice(report: &CheckReport) -> String {
             if snapshots.len() > 1 { " and so on" } else { "" },
         ));
     }
-    if index {
-        steps.push("run `holdfast repo repair index`".to_owned());
+    let repair_index = "run `holdfast repo repair index`".to_owned();
+    // It forgets what the index says of a pack whose own header is damaged: packs come first, unless there is an index file
+    // that nobody can read.
+    if unreadable_index {
+        steps.push(repair_index.clone());
     }
     if packs.len() > SPELLED_OUT {
         steps.push(format!(
@@ -136,6 +139,9 @@ fn advice(report: &CheckReport) -> String {
         ));
     } else if !packs.is_empty() {
         steps.push(format!("run `holdfast repo repair packs {}`", packs.join(" ")));
+    }
+    if index && !unreadable_index {
+        steps.push(repair_index);
     }
     if content || index {
         steps.push("back up again, which stores anew what is still on its old place".to_owned());
@@ -266,6 +272,15 @@ mod tests {
         // A pack that is gone cannot be repaired: the index has to forget it.
         let text = advice(&found(&[("pack 12ab", "is missing; the index says it holds 3 blobs")]));
         assert!(text.contains("repair index") && !text.contains("repair packs"), "{text}");
+
+        // The index knows what is in a pack that was cut short, and repairing it first would forget that.
+        let text = advice(&found(&[
+            ("pack 77ff", "is missing; the index says it holds 3 blobs"),
+            ("pack 12ab", "its size"),
+        ]));
+        assert!(text.find("repair packs 12ab`") < text.find("repair index"), "{text}");
+        let text = advice(&found(&[("index 55ee", "is damaged"), ("pack 12ab", "its size is wrong")]));
+        assert!(text.find("repair index") < text.find("repair packs"), "{text}");
 
         // What a snapshot's own file has lost, no backup brings back.
         let text = advice(&found(&[("snapshot 99ff", "is damaged")]));
