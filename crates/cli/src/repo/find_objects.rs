@@ -57,11 +57,11 @@ pub(super) async fn run(
 ) -> Result<u8> {
     let finder = session.bound(ObjectFinder::new(repository, index, spec, &session.ctx)).await?;
     let mut rows = Vec::new();
-    let mut met: BTreeSet<(&'static str, Id)> = BTreeSet::new();
+    let mut met: BTreeSet<(BlobKind, Id)> = BTreeSet::new();
     for (id, snapshot) in snapshots {
         let found = session.bound(finder.find(snapshot, &session.ctx)).await?;
         for object in &found {
-            met.insert((kind(object.kind), object.id));
+            met.insert((object.kind, object.id));
             if session.ui.json() {
                 rows.push(to_json(id, snapshot, object));
                 continue;
@@ -80,7 +80,7 @@ pub(super) async fn run(
         session.ui.say(format!("nothing found in {} snapshots", snapshots.len()));
     }
     if flags.show_pack_id {
-        for line in met.iter().flat_map(|(kind, id)| packs(index, kind, id)) {
+        for line in met.iter().flat_map(|(kind, id)| packs(index, *kind, id)) {
             session.ui.print(&line)?;
         }
     }
@@ -123,8 +123,8 @@ fn describe(id: &Id, snapshot: &Snapshot, object: &FoundObject) -> Vec<String> {
     lines
 }
 
-fn packs(index: &Index, kind: &str, id: &Id) -> Vec<String> {
-    let (kind, word) = if kind == "tree" { (BlobKind::Tree, "tree") } else { (BlobKind::Data, "data") };
+fn packs(index: &Index, kind: BlobKind, id: &Id) -> Vec<String> {
+    let word = kind.as_str();
     let mut lines = Vec::new();
     for place in index.lookup(kind, id) {
         let plain = place.uncompressed.map(|n| format!(", uncompressed length {n}")).unwrap_or_default();

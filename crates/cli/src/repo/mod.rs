@@ -23,7 +23,7 @@ mod ls;
 mod nearby;
 mod origin;
 mod password;
-mod pattern_file;
+mod patterns;
 mod prompt;
 mod protect;
 mod prune;

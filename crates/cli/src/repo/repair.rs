@@ -164,7 +164,11 @@ async fn keep_copy(session: &Session<'_>, repository: &Repository, id: &Id) -> R
     let name = format!("pack-{id}");
     let path = Path::new(&name);
     let written = match std::fs::File::create_new(path) {
-        Ok(mut file) => file.write_all(&bytes).and_then(|()| file.sync_all()),
+        // Half a copy would stand in the way of the next try, and be none.
+        Ok(mut file) => file
+            .write_all(&bytes)
+            .and_then(|()| file.sync_all())
+            .inspect_err(|_| drop(std::fs::remove_file(path))),
         // Of an earlier run that was broken off.
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => match std::fs::read(path) {
             Ok(there) if there == bytes => Ok(()),

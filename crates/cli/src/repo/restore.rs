@@ -10,7 +10,7 @@ use holdfast_engine::store::Location;
 use serde_json::json;
 
 use super::access::process_environment;
-use super::pattern_file;
+use super::patterns::{Given, PatternFlags};
 use super::select::{Filter, Selector};
 use super::session::Session;
 use crate::exit;
@@ -27,30 +27,8 @@ pub(super) struct Args {
     /// Directory to restore to; made when absent
     #[arg(short, long, value_name = "DIR")]
     target: PathBuf,
-    /// Restore only what matches this pattern (may be given several times)
-    #[arg(short, long, value_name = "PATTERN")]
-    include: Vec<String>,
-    /// As --include, whatever the case of letters
-    #[arg(long, value_name = "PATTERN")]
-    iinclude: Vec<String>,
-    /// Take patterns of --include from this file, one a line
-    #[arg(long, value_name = "FILE")]
-    include_file: Vec<PathBuf>,
-    /// Take patterns of --iinclude from this file, one a line
-    #[arg(long, value_name = "FILE")]
-    iinclude_file: Vec<PathBuf>,
-    /// Leave out what matches this pattern (may be given several times)
-    #[arg(short, long, value_name = "PATTERN")]
-    exclude: Vec<String>,
-    /// As --exclude, whatever the case of letters
-    #[arg(long, value_name = "PATTERN")]
-    iexclude: Vec<String>,
-    /// Take patterns of --exclude from this file, one a line
-    #[arg(long, value_name = "FILE")]
-    exclude_file: Vec<PathBuf>,
-    /// Take patterns of --iexclude from this file, one a line
-    #[arg(long, value_name = "FILE")]
-    iexclude_file: Vec<PathBuf>,
+    #[command(flatten)]
+    patterns: PatternFlags,
     /// What happens to files that are there already
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     overwrite: When,
@@ -94,53 +72,15 @@ impl From<When> for Overwrite {
     }
 }
 
-/// Patterns of the command line and of files.
-struct Patterns {
-    include: Vec<String>,
-    include_any_case: Vec<String>,
-    exclude: Vec<String>,
-    exclude_any_case: Vec<String>,
-}
-
-impl Patterns {
-    fn of(args: &Args) -> Result<Self> {
-        let all = |given: &[String], files: &[PathBuf]| -> Result<Vec<String>> {
-            Ok([given, &pattern_file::read_all(files, &process_environment)?].concat())
-        };
-        let patterns = Self {
-            include: all(&args.include, &args.include_file)?,
-            include_any_case: all(&args.iinclude, &args.iinclude_file)?,
-            exclude: all(&args.exclude, &args.exclude_file)?,
-            exclude_any_case: all(&args.iexclude, &args.iexclude_file)?,
-        };
-        if let Some(file) = args.include_file.iter().chain(&args.iinclude_file).next()
-            && patterns.include.is_empty()
-            && patterns.include_any_case.is_empty()
-        {
-            return Err(Failure::usage(
-                format!("{} holds no pattern, so that everything would be restored", file.display()),
-                "write one pattern a line, or leave the flag out to restore everything",
-            ));
-        }
-        Ok(patterns)
-    }
-
-    fn is_empty(&self) -> bool {
-        [&self.include, &self.include_any_case, &self.exclude, &self.exclude_any_case]
-            .iter()
-            .all(|list| list.is_empty())
-    }
-}
-
 pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
-    let patterns = Patterns::of(args)?;
+    let patterns = args.patterns.read(&process_environment)?;
     let target = std::path::absolute(&args.target).map_err(|e| {
         Failure::usage(
             format!("{} is no target: {e}", args.target.display()),
             "name a directory with --target",
         )
     })?;
-    if args.delete && !args.dry_run && patterns.is_empty() {
+    if args.delete && !args.dry_run && patterns == Given::default() {
         let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let repository = match &session.location {
             Location::Local(path) => Some(real(path)),
@@ -169,7 +109,7 @@ async fn carry_out(
     repository: &Repository,
     guard: Option<&LockGuard>,
     args: &Args,
-    patterns: Patterns,
+    patterns: Given,
     target: PathBuf,
 ) -> Result<(RestoreSpec, RestoreReport)> {
     let filter = args.filter.to_engine();
@@ -187,10 +127,10 @@ async fn carry_out(
         snapshot: id,
         subpath: args.snapshot.path.clone().map(PathBuf::from),
         target,
-        include: patterns.include,
-        exclude: patterns.exclude,
-        include_any_case: patterns.include_any_case,
-        exclude_any_case: patterns.exclude_any_case,
+        include: patterns.include.exact,
+        exclude: patterns.exclude.exact,
+        include_any_case: patterns.include.any_case,
+        exclude_any_case: patterns.exclude.any_case,
         overwrite: args.overwrite.into(),
         delete_extra: args.delete,
         verify: args.verify,

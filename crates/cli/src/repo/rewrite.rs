@@ -1,7 +1,5 @@
 //! `repo rewrite`: snapshots anew without some of their files, or with another host or time.
 
-use std::path::PathBuf;
-
 use holdfast_api::tags::is_reserved;
 use holdfast_engine::error::ErrorKind;
 use holdfast_engine::format::snapshot::Snapshot;
@@ -16,7 +14,7 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::access::{Environment, process_environment};
-use super::pattern_file;
+use super::patterns::{Given, PatternFlags};
 use super::select::Filter;
 use super::session::Session;
 use crate::exit;
@@ -29,30 +27,8 @@ pub(super) struct Args {
     /// Only these snapshots: ids, beginnings of ids, or `latest`; all that the filters let through when absent
     #[arg(value_name = "SNAPSHOT")]
     snapshots: Vec<String>,
-    /// Leave out what matches this pattern (restic's rules; may be given several times)
-    #[arg(short, long, value_name = "PATTERN")]
-    exclude: Vec<String>,
-    /// The same; capital and small letters are alike
-    #[arg(long, value_name = "PATTERN")]
-    iexclude: Vec<String>,
-    /// Leave out what matches a pattern of this file, one a line
-    #[arg(long, value_name = "FILE")]
-    exclude_file: Vec<PathBuf>,
-    /// The same; capital and small letters are alike
-    #[arg(long, value_name = "FILE")]
-    iexclude_file: Vec<PathBuf>,
-    /// Keep only what matches this pattern (may be given several times)
-    #[arg(short, long, value_name = "PATTERN")]
-    include: Vec<String>,
-    /// The same; capital and small letters are alike
-    #[arg(long, value_name = "PATTERN")]
-    iinclude: Vec<String>,
-    /// Keep only what matches a pattern of this file, one a line
-    #[arg(long, value_name = "FILE")]
-    include_file: Vec<PathBuf>,
-    /// The same; capital and small letters are alike
-    #[arg(long, value_name = "FILE")]
-    iinclude_file: Vec<PathBuf>,
+    #[command(flatten)]
+    patterns: PatternFlags,
     /// Give the snapshots this host name
     #[arg(long, value_name = "HOST")]
     new_host: Option<String>,
@@ -101,17 +77,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
 
 /// What was asked for, as the engine takes it.
 fn plan(args: &Args, env: Environment<'_>) -> Result<Rewrite> {
-    let gather = |patterns: &[String], files: &[PathBuf]| -> Result<Vec<String>> {
-        Ok([patterns.to_vec(), pattern_file::read_all(files, env)?].concat())
-    };
-    let excluded = Patterns {
-        exact: gather(&args.exclude, &args.exclude_file)?,
-        any_case: gather(&args.iexclude, &args.iexclude_file)?,
-    };
-    let included = Patterns {
-        exact: gather(&args.include, &args.include_file)?,
-        any_case: gather(&args.iinclude, &args.iinclude_file)?,
-    };
+    let Given { include: included, exclude: excluded } = args.patterns.read(env)?;
     let files = match (excluded == Patterns::default(), included == Patterns::default()) {
         (true, true) => Files::All,
         (false, true) => Files::Without(excluded),

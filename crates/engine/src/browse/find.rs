@@ -10,7 +10,7 @@ use crate::format::node::{Node, NodeType};
 use crate::format::snapshot::Snapshot;
 use crate::format::time::Time;
 use crate::index::Index;
-use crate::pattern::{Pattern, fold, names};
+use crate::pattern::{Pattern, fold, lower_pattern, names};
 use crate::read::TreeReader;
 use crate::repository::Repository;
 
@@ -40,7 +40,7 @@ impl Finder {
     /// Parses the patterns; a malformed one is `ErrorKind::Usage`.
     pub fn new(repo: &Repository, index: &Arc<Index>, spec: &FindSpec) -> Result<Self> {
         let parse = |pattern: &String| {
-            if spec.ignore_case { Pattern::parse(&pattern.to_lowercase()) } else { Pattern::parse(pattern) }
+            if spec.ignore_case { Pattern::parse(&lower_pattern(pattern)) } else { Pattern::parse(pattern) }
         };
         Ok(Self {
             trees: Arc::new(TreeReader::new(repo.clone(), Arc::clone(index))?),

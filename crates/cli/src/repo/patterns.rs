@@ -1,16 +1,73 @@
-//! Files with a pattern a line, as restic reads them: blank lines and those that begin with `#` count for nothing,
+//! Patterns of the command line, and of files with a pattern a line, as restic reads them: blank lines and those that begin with `#` count for nothing,
 //! `$NAME` and `${NAME}` are what the environment says, `$$` is a dollar sign.
 //!
 //! Not here: what a pattern means (the engine).
 
 use std::path::{Path, PathBuf};
 
+use holdfast_engine::rewrite::Patterns;
+
 use super::access::Environment;
 use crate::failure::{Failure, Result};
 use crate::text::decode;
 
+/// Flags by which files are chosen from a snapshot.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct PatternFlags {
+    /// Only what matches this pattern (may be given several times)
+    #[arg(short, long, value_name = "PATTERN")]
+    include: Vec<String>,
+    /// As --include, whatever the case of letters
+    #[arg(long, value_name = "PATTERN")]
+    iinclude: Vec<String>,
+    /// Take patterns of --include from this file, one a line
+    #[arg(long, value_name = "FILE")]
+    include_file: Vec<PathBuf>,
+    /// Take patterns of --iinclude from this file, one a line
+    #[arg(long, value_name = "FILE")]
+    iinclude_file: Vec<PathBuf>,
+    /// Leave out what matches this pattern (may be given several times)
+    #[arg(short, long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// As --exclude, whatever the case of letters
+    #[arg(long, value_name = "PATTERN")]
+    iexclude: Vec<String>,
+    /// Take patterns of --exclude from this file, one a line
+    #[arg(long, value_name = "FILE")]
+    exclude_file: Vec<PathBuf>,
+    /// Take patterns of --iexclude from this file, one a line
+    #[arg(long, value_name = "FILE")]
+    iexclude_file: Vec<PathBuf>,
+}
+
+/// All patterns that were given, those of files too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Given {
+    pub(super) include: Patterns,
+    pub(super) exclude: Patterns,
+}
+
+impl PatternFlags {
+    /// Reads the files that are named.
+    pub(super) fn read(&self, env: Environment<'_>) -> Result<Given> {
+        let all = |given: &[String], files: &[PathBuf]| -> Result<Vec<String>> {
+            Ok([given, &read_all(files, env)?].concat())
+        };
+        Ok(Given {
+            include: Patterns {
+                exact: all(&self.include, &self.include_file)?,
+                any_case: all(&self.iinclude, &self.iinclude_file)?,
+            },
+            exclude: Patterns {
+                exact: all(&self.exclude, &self.exclude_file)?,
+                any_case: all(&self.iexclude, &self.iexclude_file)?,
+            },
+        })
+    }
+}
+
 /// The patterns of all these files, in their order.
-pub(super) fn read_all(files: &[PathBuf], env: Environment<'_>) -> Result<Vec<String>> {
+fn read_all(files: &[PathBuf], env: Environment<'_>) -> Result<Vec<String>> {
     files.iter().map(|file| read(file, env)).collect::<Result<Vec<_>>>().map(|lists| lists.concat())
 }
 
