@@ -8,22 +8,27 @@
     reason = "a test that meets a surprise must fail, in its helpers too"
 )]
 
+mod memory;
 mod restoring;
 mod stock;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_engine::backup::{BackupSpec, backup};
+use holdfast_engine::check::{CheckSpec, ReadData, check};
 use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::lock::{Holder, LockGuard, LockMode};
+use holdfast_engine::repository::InitOptions;
 use holdfast_engine::rewrite::{Files, NewSnapshot, Patterns, Rewrite, Rewriter, Rewritten};
 use holdfast_engine::store::{FileKind, FileName};
 use holdfast_engine::{Ctx, ErrorKind, Id, Repository};
+use memory::{Actor, Call, Hook, Memory};
 use restoring::{back_up, init, scratch};
-use stock::{Restic, build_source, noise, settle};
+use stock::{PASSWORD, Restic, build_source, noise, settle};
 
 const NOTHING: Rewrite = Rewrite {
     files: Files::All,
@@ -258,4 +263,54 @@ fn count_files(at: &Path) -> usize {
         .map(|entry| entry.unwrap().path())
         .map(|path| if path.is_dir() { count_files(&path) } else { 1 })
         .sum()
+}
+
+/// Somebody takes the lock away and prunes when the new directories are in the index, but in no snapshot yet. Whoever writes
+/// the same directories again must not rely on that index.
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_that_a_prune_deleted_after_it_took_the_lock_away_are_written_again() {
+    let dir = scratch();
+    let memory = Arc::new(Memory::default());
+    let options = InitOptions {
+        password: PASSWORD.to_owned().into(),
+        recovery_password: None,
+        version: 2,
+        hostname: "h".into(),
+        username: "u".into(),
+    };
+    let ctx = Ctx::default();
+    let repo = Repository::init(Actor::plain(&memory), &options, &ctx).await.unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    for name in ["kept", "secret"] {
+        fs::write(source.join(name), name).unwrap();
+    }
+    let id = back_up(&repo, &source).await.snapshot;
+    let before = memory.ids(FileKind::Pack);
+    let hook: Hook = {
+        let memory = Arc::clone(&memory);
+        Box::new(move |call, kind, after| {
+            if (call, kind, after) == (Call::Put, FileKind::Index, true) {
+                memory.ids(FileKind::Lock).into_iter().for_each(|id| memory.remove(FileKind::Lock, id));
+                let new = memory.ids(FileKind::Pack).into_iter().filter(|id| !before.contains(id));
+                new.for_each(|id| memory.remove(FileKind::Pack, id));
+            }
+            Box::pin(async { Ok(()) })
+        })
+    };
+    let how = Rewrite { files: without(&["secret"], &[]), ..NOTHING };
+    let store = Actor::with(&memory, false, hook);
+    let robbed = Repository::open(store, &PASSWORD.to_owned().into(), &ctx).await.unwrap();
+    let guard = lock(&robbed, LockMode::Shared).await;
+    let snapshot = robbed.load_snapshot(&id).await.unwrap();
+    let mut rewriter = Rewriter::new(&robbed, &how, &ctx).await.unwrap();
+    let lost = rewriter.rewrite(&guard, id, &snapshot).await.unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::LockLost, "{}", lost.chain());
+    drop(guard.release().await);
+    assert_eq!(memory.ids(FileKind::Snapshot), [id]);
+
+    rewrite(&repo, &how, id).await;
+    let all = CheckSpec { read_data: ReadData::All };
+    let report = check(&repo, None, &all, &ctx).await.unwrap();
+    assert!(report.is_sound(), "{:?}", report.findings);
 }

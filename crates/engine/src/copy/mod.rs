@@ -16,7 +16,6 @@ use serde::Serialize;
 use self::collect::{Collector, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, Event, Fault, Progress};
-use crate::fence;
 use crate::format::pack::BlobKind;
 use crate::format::snapshot::Snapshot;
 use crate::id::Id;
@@ -101,7 +100,6 @@ pub async fn copy(
         trees: TreeReader::new(source.clone(), Arc::clone(&source_index))?,
         source_index,
         writer: PackWriter::new(target),
-        relied_on: 0,
         known: target_index.files().to_vec(),
         collector: Collector::new(target_index),
         ready: Vec::new(),
@@ -111,10 +109,7 @@ pub async fn copy(
     };
     ctx.events.event(Event::Phase("copy"));
     if let Err(e) = run.all(snapshots, &there).await {
-        let open = run.writer.index_files().get(run.relied_on..).unwrap_or_default();
-        // A lost lock cancels the run; that is the reason to name then.
-        let e = lock.check().err().unwrap_or(e);
-        return Err(fence::withdraw(target, open, e).await);
+        return Err(run.writer.withdraw(lock, e).await);
     }
     let written = run.writer.written();
     Ok(CopyReport { blobs: written.blobs, bytes: written.bytes, ..run.report })
@@ -145,8 +140,6 @@ struct Run<'a> {
     trees: TreeReader,
     source_index: Arc<Index>,
     writer: PackWriter,
-    /// How many of the index files that it wrote first are needed by snapshots that were committed.
-    relied_on: usize,
     collector: Collector,
     /// Index files of the target that were read.
     known: Vec<Id>,
@@ -169,11 +162,7 @@ impl Run<'_> {
                 self.report.present.push(Copied { source: *id, target: *copy });
                 continue;
             }
-            let blobs = self.blobs_of(snapshot).await.map_err(|e| {
-                // A lost lock cancels the run; that is the reason to name then.
-                self.lock.check().err().unwrap_or(e)
-            })?;
-            match blobs {
+            match self.blobs_of(snapshot).await? {
                 Ok(()) => self.ready.push((*id, snapshot.clone())),
                 Err(e) => {
                     let reason = e.chain();
@@ -240,7 +229,7 @@ impl Run<'_> {
             let copy = Snapshot { parent: None, original: Some(snapshot.original.unwrap_or(id)), ..snapshot };
             let known: Vec<Id> = self.known.iter().chain(self.writer.index_files()).copied().collect();
             let target = commit_snapshot(self.target, self.lock, &copy, &known, self.ctx).await?;
-            self.relied_on = self.writer.index_files().len();
+            self.writer.rely();
             self.report.copied.push(Copied { source: id, target });
         }
         self.ready_since = self.writer.written().bytes;

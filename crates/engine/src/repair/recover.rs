@@ -122,7 +122,8 @@ pub async fn recover(repo: &Repository, lock: &LockGuard, how: &Recover, ctx: &C
     };
     // No index file counts as known: nothing kept a prune from marking these blobs before we came, so the snapshot is
     // walked, and what lies in marked packs is saved from them.
-    report.snapshot = Some(commit_snapshot(repo, lock, &snapshot, &[], ctx).await?);
+    let outcome = commit_snapshot(repo, lock, &snapshot, &[], ctx).await;
+    report.snapshot = Some(trees.settle(lock, outcome).await?);
     Ok(report)
 }
 

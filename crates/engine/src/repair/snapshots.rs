@@ -95,14 +95,15 @@ pub async fn repair_snapshots(
                 if let Some(tell) = how.tell_losses {
                     tell(&mut new.tags, u64::try_from(losses.len()).unwrap_or(u64::MAX));
                 }
-                Mended::Rewritten(Some(if how.forget {
-                    replace(repo, lock, *id, new, &known, ctx).await?
+                let outcome = if how.forget {
+                    replace(repo, lock, *id, new, &known, ctx).await
                 } else {
                     if !new.tags.iter().any(|t| t == REPAIRED) {
                         new.tags.push(REPAIRED.to_owned());
                     }
-                    commit_snapshot(repo, lock, &new, &known, ctx).await?
-                }))
+                    commit_snapshot(repo, lock, &new, &known, ctx).await
+                };
+                Mended::Rewritten(Some(trees.settle(lock, outcome).await?))
             }
             None => {
                 if how.forget && !how.dry_run {

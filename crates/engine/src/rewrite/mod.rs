@@ -129,14 +129,16 @@ impl<'a> Rewriter<'a> {
             (true, _) => None,
             (false, true) => {
                 let known = self.trees.commit().await?;
-                Some(replace(self.repo, lock, id, new, &known, self.ctx).await?)
+                let outcome = replace(self.repo, lock, id, new, &known, self.ctx).await;
+                Some(self.trees.settle(lock, outcome).await?)
             }
             (false, false) => {
                 let known = self.trees.commit().await?;
                 if !new.tags.iter().any(|tag| tag == REWRITTEN) {
                     new.tags.push(REWRITTEN.to_owned());
                 }
-                Some(commit_snapshot(self.repo, lock, &new, &known, self.ctx).await?)
+                let outcome = commit_snapshot(self.repo, lock, &new, &known, self.ctx).await;
+                Some(self.trees.settle(lock, outcome).await?)
             }
         };
         Ok(Rewritten::Written(NewSnapshot { id, lacks_files, excluded, dropped_tags }))

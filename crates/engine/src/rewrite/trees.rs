@@ -16,6 +16,7 @@ use crate::format::pack::BlobKind;
 use crate::format::tree::{MAX_DEPTH, Tree, TreeWriter, too_deep};
 use crate::id::Id;
 use crate::index::Index;
+use crate::lock::LockGuard;
 use crate::read::{TreeReader, is_damage};
 use crate::repository::Repository;
 use crate::write::{PackWriter, Sealer};
@@ -165,6 +166,19 @@ impl<'a> TreeRewriter<'a> {
         };
         writer.flush().await?;
         Ok(self.index.files().iter().chain(writer.index_files()).copied().collect())
+    }
+
+    /// What came of writing a snapshot that relies on what was made durable. When the lock was lost, what the index says of
+    /// it is taken back.
+    pub(crate) async fn settle<T>(&mut self, lock: &LockGuard, outcome: Result<T>) -> Result<T> {
+        match (outcome, &mut self.writer) {
+            (Ok(done), Some(writer)) => {
+                writer.rely();
+                Ok(done)
+            }
+            (Err(e), Some(writer)) => Err(writer.withdraw(lock, e).await),
+            (outcome, None) => outcome,
+        }
     }
 
     /// `None` when no copy of the directory is good and `edit` bears it.

@@ -47,6 +47,8 @@ pub(crate) struct PackWriter {
     arrived: Vec<IndexedPack>,
     arrived_blobs: usize,
     index_files: Vec<Id>,
+    /// How many of these, the first ones, are needed by snapshots that were committed.
+    relied_on: usize,
     written: Written,
 }
 
@@ -93,6 +95,7 @@ impl PackWriter {
             arrived: Vec::new(),
             arrived_blobs: 0,
             index_files: Vec::new(),
+            relied_on: 0,
             written: Written::default(),
         }
     }
@@ -105,6 +108,18 @@ impl PackWriter {
     /// The index files written so far.
     pub(crate) fn index_files(&self) -> &[Id] {
         &self.index_files
+    }
+
+    /// A snapshot was committed that needs what is durable by now.
+    pub(crate) fn rely(&mut self) {
+        self.relied_on = self.index_files.len();
+    }
+
+    /// Why a run ended before it committed what it wrote. When it lost its lock, what the index says of that is taken back.
+    pub(crate) async fn withdraw(&self, lock: &LockGuard, why: Error) -> Error {
+        let open = self.index_files.get(self.relied_on..).unwrap_or_default();
+        // A lost lock cancels the run; that is the reason to name then.
+        fence::withdraw(&self.repo, open, lock.check().err().unwrap_or(why)).await
     }
 
     /// Takes a blob. Waits while too many packs are on their way.
