@@ -141,6 +141,25 @@ fn a_mirror_that_was_written_before_gaps_were_known_is_judged_again() {
     assert_eq!(old.status.unwrap().complete, Some(false));
 }
 
+/// Stock restic copies all tags to what it rewrites and repairs.
+#[test]
+fn what_restic_made_over_is_not_taken_for_what_the_run_saved() {
+    let made = |id: &str, mark: &[&str]| {
+        let marks = mark.iter().map(|mark| (*mark).to_owned());
+        row(id, tags("u1", "volume/a", &["volume/a"]).to_tags().into_iter().chain(marks).collect())
+    };
+    let of = |rows: &[SnapshotRow]| {
+        let point = points(rows).points.remove(0);
+        let [component] = &point.components[..] else { panic!("{point:?}") };
+        (component.snapshot_id.get(..1).unwrap().to_owned(), component.unreadable, point.complete)
+    };
+    let (original, rewritten, repaired) = (made("5", &[]), made("9", &["rewrite"]), made("1", &["repaired"]));
+    assert_eq!(of(std::slice::from_ref(&original)), ("5".into(), Some(0), true));
+    assert_eq!(of(&[original.clone(), rewritten.clone()]), ("5".into(), Some(0), true), "it may lack files");
+    assert_eq!(of(&[original, repaired]), ("1".into(), None, false), "the original is damaged");
+    assert_eq!(of(&[rewritten]), ("9".into(), None, false), "the original was forgotten");
+}
+
 #[test]
 fn a_volume_is_whole_beside_another_one_that_has_gaps() {
     let snapshot = mirrored(&with_gaps(false), "2026-11-20T02:01:00Z");

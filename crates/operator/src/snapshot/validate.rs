@@ -18,6 +18,11 @@ use super::build;
 /// Largest number that the API server takes for an integer; a tag may hold any.
 const MOST: u64 = i64::MAX.unsigned_abs();
 
+/// Tags that `rewrite` and `repair snapshots`, stock restic's and ours, give to what they make of a snapshot that stays.
+/// restic copies our tags as well, although files may have been left out or lost.
+const REWRITTEN: &str = "rewrite";
+const REPAIRED: &str = "repaired";
+
 /// One run's worth of data in a repository.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RecoveryPoint {
@@ -90,9 +95,16 @@ fn refuse(tags: &RunTags) -> Option<String> {
 }
 
 fn point(mut members: Vec<(RunTags, &SnapshotRow)>) -> Option<RecoveryPoint> {
-    // A component can be there twice when an attempt was killed at the worst moment; the later one is as good.
+    // A component can be there twice when an attempt was killed at the worst moment; the later one is as good. One that
+    // was rewritten is worse than what it was made from, and a mended one better.
     members.sort_by(|(a, row_a), (b, row_b)| {
-        (&a.component, &row_a.time, &row_a.id).cmp(&(&b.component, &row_b.time, &row_b.id))
+        let key = |row: &SnapshotRow| (!has_tag(row, REWRITTEN), has_tag(row, REPAIRED));
+        (&a.component, key(row_a), &row_a.time, &row_a.id).cmp(&(
+            &b.component,
+            key(row_b),
+            &row_b.time,
+            &row_b.id,
+        ))
     });
     let (first, _) = members.first()?;
     let wanted = first.components.clone();
@@ -121,11 +133,22 @@ fn point(mut members: Vec<(RunTags, &SnapshotRow)>) -> Option<RecoveryPoint> {
     };
     let left_out = by_name.len().saturating_sub(MAX_COMPONENTS);
     point.missing = u64::try_from(lacking.saturating_add(left_out)).unwrap_or(MOST).min(MOST);
-    let has_gaps = by_name.values().any(|(tags, _)| tags.unreadable > 0 && !tags.ignores_unreadable);
+    let has_gaps = by_name
+        .values()
+        .any(|(tags, row)| (tags.unreadable > 0 && !tags.ignores_unreadable) || is_made_over(row));
     point.complete = point.missing == 0 && !has_gaps;
     point.components =
         by_name.into_values().take(MAX_COMPONENTS).map(|(tags, row)| component(tags, row)).collect();
     Some(point)
+}
+
+fn has_tag(row: &SnapshotRow, tag: &str) -> bool {
+    row.tags.iter().any(|one| one == tag)
+}
+
+/// Whether somebody made it of the snapshot of a run, so that what the run says of it need not be so.
+fn is_made_over(row: &SnapshotRow) -> bool {
+    has_tag(row, REWRITTEN) || has_tag(row, REPAIRED)
 }
 
 fn component(tags: &RunTags, row: &SnapshotRow) -> SnapshotComponent {
@@ -135,7 +158,8 @@ fn component(tags: &RunTags, row: &SnapshotRow) -> SnapshotComponent {
         snapshot_id: row.id.clone(),
         size: row.bytes,
         files: row.files,
-        unreadable: Some(tags.unreadable.min(MOST)),
+        // How many files one lacks that was made over by stock restic, nobody knows.
+        unreadable: (tags.unreadable > 0 || !is_made_over(row)).then_some(tags.unreadable.min(MOST)),
         source: VolumeSource {
             claim: names::claim_of_component(&tags.component).map(str::to_owned),
             capacity: volume.capacity.clone().map(Quantity),
