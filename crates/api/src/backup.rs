@@ -39,7 +39,9 @@ use crate::text::text_enum;
 #[x_kube(
     validation = Rule::new("self == oldSelf").message("the spec of a Backup cannot be changed; make another Backup"),
     validation = Rule::new("!(has(self.storageRef) && has(self.repositoryRef))")
-        .message("storageRef and repositoryRef exclude each other: name one, or neither to use the default storage")
+        .message("storageRef and repositoryRef exclude each other: name one, or neither to use the default storage"),
+    validation = Rule::new("!has(self.tags) || !self.tags.exists(tag, tag in ['rewrite', 'repaired'])")
+        .message("rewrite and repaired are tags that restic gives to what it makes of a snapshot: choose other words")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BackupSpec {

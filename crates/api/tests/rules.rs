@@ -275,6 +275,10 @@ fn a_backup_goes_to_one_place_and_stays_as_it_is() {
     let both = json!({"storageRef": {"name": "offsite"}, "repositoryRef": {"name": "main"}});
     refuses("Backup", &both, None, "exclude each other");
     refuses("Backup", &json!({"tags": ["a"]}), Some(&json!({})), "cannot be changed");
+    accepts("Backup", &json!({"tags": ["rewrite-1", "daily"]}));
+    for word in ["rewrite", "repaired"] {
+        refuses("Backup", &json!({"tags": ["daily", word]}), None, "choose other words");
+    }
 }
 
 #[test]
