@@ -24,7 +24,6 @@ use holdfast_engine::lock::{Holder, LockGuard, LockMode};
 use holdfast_engine::repair::{
     RepairPacks, RepairPacksReport, RepairSnapshots, repair_packs, repair_snapshots,
 };
-use holdfast_engine::repository::InitOptions;
 use holdfast_engine::store::FileKind;
 use holdfast_engine::{Ctx, Error, ErrorKind, Id, Repository, Result};
 use memory::{Actor, Call, Hook, Memory};
@@ -212,15 +211,7 @@ fn dies_after(allowed: i64) -> (Hook, Arc<AtomicI64>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repair_of_packs_that_dies_between_any_two_changes_loses_nothing_readable() {
     let dir = scratch();
-    let memory = Arc::new(Memory::default());
-    let options = InitOptions {
-        password: PASSWORD.to_owned().into(),
-        recovery_password: None,
-        version: 2,
-        hostname: "h".into(),
-        username: "u".into(),
-    };
-    let repo = Repository::init(Actor::plain(&memory), &options, &Ctx::default()).await.unwrap();
+    let (memory, repo) = memory::repository(PASSWORD).await;
     let source = dir.path().join("source");
     fs::create_dir_all(&source).unwrap();
     // Two snapshots: two packs of data and two index files at least.

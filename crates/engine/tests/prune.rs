@@ -21,7 +21,6 @@ use holdfast_engine::error::{Error, Result};
 use holdfast_engine::forget::{ForgetReport, ForgetSpec, Selection, forget, forgotten, unforget};
 use holdfast_engine::lock::{Holder, LockMode, Unlock};
 use holdfast_engine::prune::{Locking, MaxUnused, PruneReport, PruneSpec, prune};
-use holdfast_engine::repository::InitOptions;
 use holdfast_engine::store::{FileKind, PutMode, Store};
 use holdfast_engine::tag::{TagChange, change_tags};
 use holdfast_engine::{Ctx, ErrorKind, Id, Repository};
@@ -43,15 +42,7 @@ async fn open(store: Arc<dyn Store>) -> Repository {
 }
 
 async fn init() -> Arc<Memory> {
-    let memory = Arc::new(Memory::default());
-    let options = InitOptions {
-        password: PASSWORD.to_owned().into(),
-        recovery_password: None,
-        version: 2,
-        hostname: "h".into(),
-        username: "u".into(),
-    };
-    Repository::init(Actor::plain(&memory), &options, &Ctx::default()).await.unwrap();
+    let (memory, _) = memory::repository(PASSWORD).await;
     memory
 }
 

@@ -22,11 +22,10 @@ use holdfast_engine::backup::{BackupSpec, backup};
 use holdfast_engine::check::{CheckSpec, ReadData, check};
 use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::lock::{Holder, LockGuard, LockMode};
-use holdfast_engine::repository::InitOptions;
 use holdfast_engine::rewrite::{Files, NewSnapshot, Patterns, Rewrite, Rewriter, Rewritten};
 use holdfast_engine::store::{FileKind, FileName};
 use holdfast_engine::{Ctx, ErrorKind, Id, Repository};
-use memory::{Actor, Call, Hook, Memory};
+use memory::{Actor, Call, Hook};
 use restoring::{back_up, init, scratch};
 use stock::{PASSWORD, Restic, build_source, noise, settle};
 
@@ -270,16 +269,8 @@ fn count_files(at: &Path) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn directories_that_a_prune_deleted_after_it_took_the_lock_away_are_written_again() {
     let dir = scratch();
-    let memory = Arc::new(Memory::default());
-    let options = InitOptions {
-        password: PASSWORD.to_owned().into(),
-        recovery_password: None,
-        version: 2,
-        hostname: "h".into(),
-        username: "u".into(),
-    };
+    let (memory, repo) = memory::repository(PASSWORD).await;
     let ctx = Ctx::default();
-    let repo = Repository::init(Actor::plain(&memory), &options, &ctx).await.unwrap();
     let source = dir.path().join("source");
     fs::create_dir(&source).unwrap();
     for name in ["kept", "secret"] {

@@ -25,7 +25,6 @@ use holdfast_engine::error::Result;
 use holdfast_engine::forget::{ForgetSpec, Selection, forget};
 use holdfast_engine::lock::{Holder, LockMode};
 use holdfast_engine::prune::{Locking, MaxUnused, PruneSpec, prune};
-use holdfast_engine::repository::InitOptions;
 use holdfast_engine::store::{FileKind, Store};
 use holdfast_engine::{Ctx, ErrorKind, Id, Repository};
 use jiff::Timestamp;
@@ -96,15 +95,7 @@ async fn run_prune(repo: &Repository) -> Result<u64> {
 /// A snapshot of 8 files, of which another holds 4; the first is forgotten and nothing is marked yet. And a directory
 /// with the 8 files, which a writer will find all stored.
 async fn scene() -> (Arc<Memory>, tempfile::TempDir) {
-    let memory = Arc::new(Memory::default());
-    let options = InitOptions {
-        password: PASSWORD.to_owned().into(),
-        recovery_password: None,
-        version: 2,
-        hostname: "h".into(),
-        username: "u".into(),
-    };
-    let repo = Repository::init(Actor::plain(&memory), &options, &Ctx::default()).await.unwrap();
+    let (memory, repo) = memory::repository(PASSWORD).await;
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let first = back_up(&repo, source(&dir.path().join("all"), 0..8)).await.unwrap();
     back_up(&repo, source(&dir.path().join("half"), 4..8)).await.unwrap();

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use holdfast_engine::Id;
 use holdfast_engine::error::{Error, ErrorKind, Result};
+use holdfast_engine::repository::InitOptions;
 use holdfast_engine::store::{Entry, FileKind, FileName, PutMode, PutPayload, Store};
+use holdfast_engine::{Ctx, Id, Repository};
 
 /// The files of a repository.
 #[derive(Debug, Default)]
@@ -70,6 +71,20 @@ impl Memory {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         i64::try_from(now).unwrap() + self.ahead.load(Ordering::SeqCst)
     }
+}
+
+/// An empty memory with a new repository in it.
+pub(crate) async fn repository(password: &str) -> (Arc<Memory>, Repository) {
+    let memory = Arc::new(Memory::default());
+    let options = InitOptions {
+        password: password.to_owned().into(),
+        recovery_password: None,
+        version: 2,
+        hostname: "h".into(),
+        username: "u".into(),
+    };
+    let repo = Repository::init(Actor::plain(&memory), &options, &Ctx::default()).await.unwrap();
+    (memory, repo)
 }
 
 /// What a call does.
