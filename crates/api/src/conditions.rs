@@ -31,6 +31,8 @@ text_enum! {
         PreviousRepositoriesFound,
         /// The Snapshot objects are those of the repository.
         SnapshotsSynced,
+        /// Warning: snapshots of the repository cannot be read, so that their recovery points are missing or incomplete.
+        SnapshotsDamaged,
         /// Warning: a volume that was saved holds no files.
         SourceEmpty,
     }
@@ -143,6 +145,8 @@ text_enum! {
         SyncFailed,
         /// Something was found.
         Found,
+        /// Files of snapshots are not what their names or MACs say.
+        SnapshotsDamaged,
 
         // Backup and Restore
         /// No storage is named and there is no default.

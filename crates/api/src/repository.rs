@@ -117,7 +117,7 @@ pub struct RepositoryStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub previous_repositories: Vec<String>,
-    /// `Ready`, `SnapshotsSynced`, `PreviousRepositoriesFound`.
+    /// `Ready`, `SnapshotsSynced`, `SnapshotsDamaged`, `PreviousRepositoriesFound`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,

@@ -118,6 +118,10 @@ fn advice(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::SnapshotInvalid => {
             "forget the snapshot that is named (`holdfast repo forget`), then back up again"
         }
+        ErrorKind::SnapshotDamaged => {
+            "name the snapshot that you mean; `holdfast repo recover` makes a new one of what only the damaged one held, \
+             and `holdfast repo forget` with its whole id removes it"
+        }
         ErrorKind::Source => "check that the path exists and that you may read it",
         ErrorKind::Target => "check that the target exists and that you may write to it",
         ErrorKind::TargetFull => "make room or choose another target; --dry-run tells how much is needed",

@@ -50,6 +50,8 @@ pub enum ErrorKind {
     LockLost,
     /// A snapshot is there that cannot be restored, and could not be taken back.
     SnapshotInvalid,
+    /// A snapshot's file is damaged, so that nobody can tell what it needs.
+    SnapshotDamaged,
     /// The repository's disk or quota is full.
     Full,
     /// The source could not be read at all.
@@ -116,6 +118,7 @@ impl ErrorKind {
             Self::Locked => "Locked",
             Self::LockLost => "LockLost",
             Self::SnapshotInvalid => "SnapshotInvalid",
+            Self::SnapshotDamaged => "SnapshotDamaged",
             Self::Full => "Full",
             Self::Source => "Source",
             Self::Target => "Target",

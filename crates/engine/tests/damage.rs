@@ -19,13 +19,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use holdfast_engine::forget::{ForgetSpec, Selection, forget};
 use holdfast_engine::format::pack::BlobKind;
 use holdfast_engine::lock::{Holder, LockGuard, LockMode};
+use holdfast_engine::prune::{Locking, PruneSpec, prune};
 use holdfast_engine::repair::{
-    RepairPacks, RepairPacksReport, RepairSnapshots, repair_packs, repair_snapshots,
+    Recover, RepairPacks, RepairPacksReport, RepairSnapshots, recover, repair_packs, repair_snapshots,
 };
+use holdfast_engine::repository::SnapshotFilter;
+use holdfast_engine::retention::{GroupBy, Keep, Policy};
 use holdfast_engine::store::FileKind;
 use holdfast_engine::{Ctx, Error, ErrorKind, Id, Repository, Result};
+use jiff::Timestamp;
 use memory::{Actor, Call, Hook, Memory};
 use restoring::*;
 use stock::*;
@@ -174,6 +179,93 @@ async fn a_pack_of_which_nothing_is_known_stays_and_an_absent_one_is_an_error() 
     let id: Id = other.file_name().unwrap().to_str().unwrap().parse().unwrap();
     let done = try_repair(&repo, &[id], false).await.unwrap();
     assert!(done.saved() > 0 && done.packs[0].left.is_none(), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_snapshot_costs_no_other_and_what_only_it_held_is_recovered() {
+    let dir = scratch();
+    let at = dir.path().join("repo");
+    let repo = init(&at).await;
+    let source = dir.path().join("source");
+    fs::create_dir_all(&source).unwrap();
+    let mut ids = Vec::new();
+    for n in 0..3 {
+        fs::write(source.join("f"), noise(n, 100_000)).unwrap();
+        ids.push(back_up(&repo, &source).await.snapshot);
+    }
+    let (first, lost) = (ids[0], ids[2]);
+    damage(&at.join("snapshots").join(lost.to_hex()), Damage::Flip);
+    let ctx = Ctx::default();
+
+    // It may be the newest: what can be read is named, and must be chosen.
+    let latest = repo.find_snapshot("latest", &SnapshotFilter::default()).await.unwrap_err();
+    assert_eq!(latest.kind(), ErrorKind::SnapshotDamaged);
+    assert!(
+        latest.chain().contains(&lost.to_hex()) && latest.chain().contains(&ids[1].to_hex()),
+        "{latest:?}"
+    );
+    let list = repo.list_snapshots().await.unwrap();
+    assert_eq!(list.readable.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids[..2]);
+    assert_eq!(list.damaged.iter().map(|damaged| damaged.id).collect::<Vec<_>>(), [lost]);
+
+    // A backup goes on from the newest that can be read; nothing is deleted while what is needed is not known.
+    let again = back_up(&repo, &source).await;
+    assert_eq!(again.parent, Some(ids[1]));
+    let guard = lock(&repo).await;
+    let forget_all_but_one = ForgetSpec {
+        selection: Selection::Policy {
+            filter: SnapshotFilter::default(),
+            group_by: GroupBy::default(),
+            policy: Policy { last: Keep::Number(1), ..Policy::default() },
+        },
+        dry_run: false,
+        floor: 1,
+        known: Vec::new(),
+        now: Timestamp::now(),
+    };
+    let refused = forget(&repo, &guard, &forget_all_but_one, &ctx).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::SnapshotDamaged);
+    fs::remove_file(at.join("snapshots").join(again.snapshot.to_hex())).unwrap();
+    guard.release().await.unwrap();
+    let holder = Holder::this_process("test", "test");
+    let locking = Locking { holder, wait: Duration::ZERO, dead_holders: Vec::new() };
+    let refused = prune(&repo, &locking, &PruneSpec::default(), &ctx).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::SnapshotDamaged);
+
+    // Now only the damaged one knows of the third state of the file.
+    let guard = lock(&repo).await;
+    let how = Recover {
+        host: "h".into(),
+        username: "u".into(),
+        uid: 0,
+        gid: 0,
+        program_version: "test".into(),
+        time: Timestamp::now(),
+    };
+    let recovered = recover(&repo, &guard, &how, &ctx).await.unwrap();
+    assert!(recovered.snapshot.is_some(), "{recovered:?}");
+    let ids_of = |ids: Vec<Id>, known: Vec<Id>| ForgetSpec {
+        selection: Selection::Ids(ids),
+        known,
+        ..forget_all_but_one.clone()
+    };
+    let dry = ForgetSpec { dry_run: true, ..ids_of(vec![lost], vec![lost]) };
+    let report = forget(&repo, &guard, &dry, &ctx).await.unwrap();
+    assert_eq!((report.damaged.len(), report.forgotten.len()), (1, 0));
+    assert_eq!(repo.list_snapshots().await.unwrap().damaged.len(), 1, "a dry run removes nothing");
+    let report = forget(&repo, &guard, &ids_of(vec![lost, first], vec![lost, first]), &ctx).await.unwrap();
+    assert_eq!(report.damaged.iter().map(|damaged| damaged.id).collect::<Vec<_>>(), [lost]);
+    assert_eq!(report.forgotten.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [first]);
+    guard.release().await.unwrap();
+    prune(&repo, &locking, &PruneSpec::default(), &ctx).await.unwrap();
+
+    let restic = Restic::newest(&at);
+    restic.check();
+    let target = dir.path().join("target");
+    restic.restore(&recovered.snapshot.unwrap().to_hex(), &target);
+    let files = files_below(&target);
+    let saved = files.iter().find(|path| path.ends_with("f")).unwrap();
+    assert_eq!(fs::read(saved).unwrap(), noise(2, 100_000));
 }
 
 /// Every blob that can be read by the index.

@@ -720,3 +720,47 @@ fn standard_input_becomes_one_file_when_it_is_as_expected() {
     fs::write(&source, "c").unwrap();
     assert_eq!(with(&["--stdin-min-share", "50"]).status.code(), Some(1), "it shrank");
 }
+
+#[test]
+fn a_damaged_snapshot_is_told_and_stands_in_no_others_way() {
+    let (place, ..) = two_snapshots();
+    let rows: Value = serde_json::from_str(&place.ok(&["--json", "snapshots"])).unwrap();
+    let id = |n: usize| rows[n]["id"].as_str().unwrap().to_owned();
+    let (good, bad) = (id(0), id(1));
+    let file = place.path("repository/snapshots").join(&bad);
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[20] ^= 1;
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, bytes).unwrap();
+    let answer = |args: &[&str], code: i32| {
+        let output = place.run(args);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
+        (String::from_utf8(output.stdout).unwrap(), error)
+    };
+
+    for args in [&["--json", "snapshots"][..], &["--json", "stats"], &["--json", "find", "a"]] {
+        let (_, error) = answer(args, 3);
+        assert!(error.contains(&bad), "{args:?}: {error}");
+    }
+    let (listed, _) = answer(&["--json", "snapshots"], 3);
+    assert_eq!(serde_json::from_str::<Value>(&listed).unwrap().as_array().unwrap().len(), 1);
+    // Whether it is the newest nobody can tell: the person who restores has to know.
+    let target = place.text("target");
+    let (_, error) = answer(&["restore", "latest", "--target", &target], 1);
+    assert!(error.contains(&bad) && error.contains(&good), "{error}");
+    answer(&["restore", &good, "--target", &target], 0);
+    answer(&["backup", "source"], 0);
+    answer(&["prune"], 1);
+    let (_, error) = answer(&["check"], 1);
+    assert!(error.contains("repo recover`") && error.contains(&format!("repo forget {bad}`")), "{error}");
+
+    answer(&["recover"], 0);
+    let (said, _) = answer(&["forget", "--dry-run", "--prune", &bad], 0);
+    assert!(said.contains("would remove 1 snapshot that was damaged"), "{said}");
+    let (said, _) = answer(&["forget", "--prune", &bad], 0);
+    assert!(said.contains("removed 1 snapshot that was damaged"), "{said}");
+    answer(&["check", "--read-data"], 0);
+    answer(&["--json", "snapshots"], 0);
+    place.restic(&["check", "--read-data"]);
+}

@@ -119,13 +119,6 @@ fn advice(report: &CheckReport) -> String {
         }
     }
     let mut steps = Vec::new();
-    if let Some(first) = snapshots.first() {
-        steps.push(format!(
-            "move the damaged file{} snapshots/{first}{} out of the repository",
-            if snapshots.len() > 1 { "s" } else { "" },
-            if snapshots.len() > 1 { " and so on" } else { "" },
-        ));
-    }
     let repair_index = "run `holdfast repo repair index`".to_owned();
     // It forgets what the index says of a pack whose own header is damaged: packs come first, unless there is an index file
     // that nobody can read.
@@ -142,6 +135,14 @@ fn advice(report: &CheckReport) -> String {
     }
     if index && !unreadable_index {
         steps.push(repair_index);
+    }
+    // After the packs: recovering mends the index too.
+    if let Some(first) = snapshots.first() {
+        steps.push(
+            "run `holdfast repo recover`, which makes a snapshot of what only a damaged one held".to_owned(),
+        );
+        let others = if snapshots.len() > 1 { " and so on, with all that are named above" } else { "" };
+        steps.push(format!("run `holdfast repo forget {first}`{others}"));
     }
     if content || index {
         steps.push("back up again, which stores anew what is still on its old place".to_owned());
@@ -284,7 +285,8 @@ mod tests {
 
         // What a snapshot's own file has lost, no backup brings back.
         let text = advice(&found(&[("snapshot 99ff", "is damaged")]));
-        assert!(text.contains("snapshots/99ff") && !text.contains("back up again"), "{text}");
+        assert!(text.contains("repo recover`") && text.contains("repo forget 99ff`"), "{text}");
+        assert!(!text.contains("back up again"), "{text}");
         let text = advice(&found(&[("snapshot 99ff:/a/b", "its content at byte 0 is missing")]));
         assert!(text.contains("back up again") && !text.contains("move"), "{text}");
     }

@@ -8,6 +8,7 @@ use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::prune::PruneSpec;
 use holdfast_engine::repository::{Repository, SnapshotFilter};
 use holdfast_engine::retention::{GroupBy, Keep, Policy, Span};
+use holdfast_engine::store::FileKind;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -177,7 +178,8 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
             })
             .await?
     };
-    if !args.prune || report.forgotten.is_empty() {
+    let gone = !report.forgotten.is_empty() || !report.damaged.is_empty();
+    if !args.prune || !gone {
         session.ui.close();
     }
     if session.ui.json() {
@@ -195,11 +197,12 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         session.ui.print(&describe(&report, args.dry_run))?;
     }
     let mut code = if report.retained.is_empty() { exit::OK } else { exit::PARTIAL };
-    if args.prune && !report.forgotten.is_empty() {
+    if args.prune && gone {
         let mut spec = args.prune_options.spec(args.dry_run);
         if args.dry_run {
             // They are there still, and the prune that is foretold would find them gone.
-            spec.without = report.forgotten.iter().map(|(id, _)| *id).collect();
+            let damaged = report.damaged.iter().map(|damaged| damaged.id);
+            spec.without = report.forgotten.iter().map(|(id, _)| *id).chain(damaged).collect();
         }
         code = code.max(prune::perform(session, &repository, &PruneSpec { no_lock, ..spec }).await?);
     }
@@ -222,7 +225,12 @@ async fn selection(
     }
     let mut ids: Vec<Id> = Vec::with_capacity(args.snapshots.len());
     for name in &args.snapshots {
-        ids.push(session.bound(repository.find_snapshot(name, &filter)).await?.0);
+        // By its name alone, so that one that cannot be read can go.
+        ids.push(if name == "latest" {
+            session.bound(repository.find_snapshot(name, &filter)).await?.0
+        } else {
+            session.bound(repository.find_file(FileKind::Snapshot, name)).await?
+        });
     }
     Ok(Selection::Ids(ids))
 }
@@ -301,8 +309,19 @@ fn describe(report: &ForgetReport, dry_run: bool) -> String {
     for (id, why) in &report.retained {
         lines.push(format!("the store keeps snapshot {}: {}", id.short(), safe(why)));
     }
+    if !report.damaged.is_empty() {
+        let ids: Vec<String> = report.damaged.iter().map(|damaged| damaged.id.short()).collect();
+        let would = if dry_run { "would remove" } else { "removed" };
+        let it = if ids.len() == 1 {
+            "that was damaged, and cannot be brought back"
+        } else {
+            "that were damaged, and cannot be brought back"
+        };
+        lines.push(format!("{would} {} {it}: {}", snapshots(ids.len()), ids.join(" ")));
+    }
     let ids: Vec<String> = report.forgotten.iter().map(|(id, _)| id.short()).collect();
     lines.push(match (ids.is_empty(), dry_run) {
+        (true, _) if !report.damaged.is_empty() => return lines.join("\n"),
         (true, _) => "nothing to forget".to_owned(),
         (false, true) => format!("would forget {}: {}", snapshots(ids.len()), ids.join(" ")),
         (false, false) => format!(

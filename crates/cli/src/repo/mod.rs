@@ -133,7 +133,7 @@ async fn perform(args: RepoArgs) -> u8 {
     let interrupt = interrupt::Interrupt::listen();
     let work = async {
         let session = session::Session::new(&access, &ui, &interrupt)?;
-        match command {
+        let code = match command {
             Command::Init(args) => init::run(&session, &access, &args).await,
             Command::Backup(args) => backup::run(&session, &args).await,
             Command::Restore(args) => restore::run(&session, &args).await,
@@ -158,7 +158,8 @@ async fn perform(args: RepoArgs) -> u8 {
             Command::Protect(args) => Box::pin(protect::run(&session, &args)).await,
             Command::Unreadable(args) => unreadable::run(&session, &args).await,
             Command::Unlock(args) => unlock::run(&session, &args).await,
-        }
+        }?;
+        Ok(session.exit_code(code))
     };
     let result = tokio::select! {
         result = work => result,

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_engine::backup::Compression;
@@ -20,6 +21,7 @@ use super::access::{self, Access, Resolved, process_environment};
 use super::interrupt::{Interrupt, interrupted};
 use super::nearby;
 use super::select::Filter;
+use crate::exit;
 use crate::failure::{Failure, Result};
 use crate::ui::Ui;
 
@@ -40,6 +42,8 @@ pub(super) struct Session<'a> {
     /// How much a person wants to hear.
     pub(super) verbosity: u8,
     no_lock: bool,
+    /// A snapshot that cannot be read was left out of what the command looked at.
+    left_out: Arc<AtomicBool>,
 }
 
 impl<'a> Session<'a> {
@@ -55,6 +59,7 @@ impl<'a> Session<'a> {
             retry_lock: access.retry_lock,
             verbosity: access.verbose.iter().copied().fold(0, u8::saturating_add),
             no_lock: access.no_lock,
+            left_out: Arc::default(),
         })
     }
 
@@ -69,7 +74,13 @@ impl<'a> Session<'a> {
             retry_lock: self.retry_lock,
             verbosity: self.verbosity,
             no_lock: self.no_lock,
+            left_out: Arc::clone(&self.left_out),
         }
+    }
+
+    /// The exit code of a command that ended with `code`.
+    pub(super) fn exit_code(&self, code: u8) -> u8 {
+        if code == exit::OK && self.left_out.load(Ordering::Relaxed) { exit::PARTIAL } else { code }
     }
 
     /// The store, without looking at what is in it.
@@ -120,7 +131,8 @@ impl<'a> Session<'a> {
         self.ctx.cancel.run_until_cancelled(bound).await.and_then(std::result::Result::ok).unwrap_or(failure)
     }
 
-    /// The snapshots that a person named, or all that the filter lets through; oldest first, each once.
+    /// The snapshots that a person named, or all that the filter lets through; oldest first, each once. Of all, those that
+    /// cannot be read are told and left out, and the command ends with [`exit::PARTIAL`].
     pub(super) async fn select(
         &self,
         repository: &Repository,
@@ -130,7 +142,11 @@ impl<'a> Session<'a> {
         let filter = filter.to_engine();
         let mut found = Vec::new();
         if names.is_empty() {
-            found = self.bound(repository.snapshots()).await?;
+            let list = self.bound(repository.list_snapshots()).await?;
+            if !list.damaged.is_empty() {
+                self.left_out.store(true, Ordering::Relaxed);
+            }
+            found = list.readable_only(&self.ctx);
             found.retain(|(_, snapshot)| filter.matches(snapshot));
         }
         for name in names {

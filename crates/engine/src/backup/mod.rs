@@ -286,7 +286,7 @@ async fn save(
         Parent::None | Parent::Id(_) => Vec::new(),
     };
     let (parent, index) = tokio::try_join!(
-        ctx.run(find_parent(repository, spec, &paths, listed)),
+        ctx.run(find_parent(repository, spec, &paths, listed, ctx)),
         repository.load_index(ctx),
     )?;
     lock.check()?;
@@ -396,6 +396,7 @@ async fn find_parent(
     spec: &BackupSpec,
     paths: &[String],
     listed: Vec<Entry>,
+    ctx: &Ctx,
 ) -> Result<Option<(Id, Snapshot)>> {
     match spec.parent {
         Parent::None => Ok(None),
@@ -417,7 +418,8 @@ async fn find_parent(
                     && theirs == ours
                     && (own_is_aside || !is_aside(&snapshot.tags))
             };
-            Ok(repository.listed_snapshots(listed).await?.into_iter().rfind(|(_, snapshot)| same(snapshot)))
+            let list = repository.listed_snapshots(listed).await?;
+            Ok(list.readable_only(ctx).into_iter().rfind(|(_, snapshot)| same(snapshot)))
         }
     }
 }

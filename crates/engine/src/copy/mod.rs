@@ -89,7 +89,8 @@ pub async fn copy(
         ));
     }
     ctx.events.event(Event::Phase("prepare"));
-    let there = ctx.run(target.snapshots()).await?;
+    // One that cannot be read is at worst copied once more.
+    let there = ctx.run(target.list_snapshots()).await?.readable_only(ctx);
     let source_index = source.load_index(ctx).await?;
     let target_index = target.load_index(ctx).await?;
     let mut run = Run {

@@ -21,7 +21,7 @@ use crate::format::snapshot::Snapshot;
 use crate::id::Id;
 use crate::lock::LockGuard;
 use crate::pipeline;
-use crate::repository::{Repository, SnapshotFilter};
+use crate::repository::{DamagedSnapshot, Repository, SnapshotFilter};
 use crate::retention::{self, Candidate, Counters, GroupBy, GroupKey, Policy, Verdict};
 use crate::store::{FileKind, FileName};
 
@@ -86,6 +86,8 @@ pub struct ForgetReport {
     pub groups: Vec<GroupReport>,
     /// What was forgotten, or would be.
     pub forgotten: Vec<(Id, Snapshot)>,
+    /// Damaged snapshots that were named and are removed, or would be. They cannot be brought back, nor could they be used.
+    pub damaged: Vec<DamagedSnapshot>,
     /// What was to be forgotten but bears [`HOLD_TAG`].
     pub held: Vec<Id>,
     /// What the store refused to delete, and why: locked objects, missing rights.
@@ -98,9 +100,18 @@ pub struct ForgetReport {
 /// As of [`forget`].
 pub async fn preview(repo: &Repository, spec: &ForgetSpec, ctx: &Ctx) -> Result<ForgetReport> {
     ctx.events.event(Event::Phase("snapshots"));
-    let all = ctx.run(repo.snapshots()).await?;
-    let report = select(&all, spec)?;
-    check_known(&all, &spec.known)?;
+    let mut list = ctx.run(repo.list_snapshots()).await?;
+    let there: HashSet<Id> =
+        list.readable.iter().map(|(id, _)| *id).chain(list.damaged.iter().map(|d| d.id)).collect();
+    let mut report = ForgetReport::default();
+    if let Selection::Ids(ids) = &spec.selection {
+        // To be rid of it is the one thing that can be done with a damaged one.
+        report.damaged = std::mem::take(&mut list.damaged);
+        report.damaged.retain(|damaged| ids.contains(&damaged.id));
+    }
+    let all = list.all()?;
+    select(&all, spec, &mut report)?;
+    check_known(&there, &spec.known)?;
     check_floor(&all, &report, spec.floor)?;
     Ok(report)
 }
@@ -118,7 +129,7 @@ pub async fn forget(
 ) -> Result<ForgetReport> {
     let mut report = preview(repo, spec, ctx).await?;
     lock.check()?;
-    if spec.dry_run || report.forgotten.is_empty() {
+    if spec.dry_run || (report.forgotten.is_empty() && report.damaged.is_empty()) {
         return Ok(report);
     }
     if repo.config().append_only == Some(true) {
@@ -142,6 +153,16 @@ pub async fn forget(
         }
         records.push(ForgottenRecord { snapshot: *id, at: spec.now, sealed: sealed.to_vec() });
     }
+    for DamagedSnapshot { id, .. } in &report.damaged {
+        if ctx.run(repo.load_snapshot(id)).await.map_or_else(|e| e.kind() != ErrorKind::Corrupt, |_| true) {
+            return Err(Error::new(
+                ErrorKind::Listing,
+                format!(
+                    "snapshot {id} was damaged a moment ago and is not now; nothing was forgotten, look again"
+                ),
+            ));
+        }
+    }
     for part in records.chunks(RECORDS_A_FILE) {
         let json = Records { forgotten: part.to_vec(), ..Records::default() }.to_json()?;
         pipeline::save(repo, FileKind::Index, &json).await?;
@@ -149,7 +170,8 @@ pub async fn forget(
     // The last look before the first deletion.
     lock.confirm().await?;
     let mut retained = HashMap::new();
-    for (id, _) in &report.forgotten {
+    let going = report.forgotten.iter().map(|(id, _)| id).chain(report.damaged.iter().map(|d| &d.id));
+    for id in going {
         ctx.check()?;
         lock.check()?;
         match repo.store().delete(FileName { kind: FileKind::Snapshot, id: *id }).await {
@@ -162,20 +184,20 @@ pub async fn forget(
         }
     }
     report.forgotten.retain(|(id, _)| !retained.contains_key(id));
+    report.damaged.retain(|damaged| !retained.contains_key(&damaged.id));
     report.retained = retained.into_iter().collect();
     report.retained.sort_unstable();
     Ok(report)
 }
 
 /// Applies the selection.
-fn select(all: &[(Id, Snapshot)], spec: &ForgetSpec) -> Result<ForgetReport> {
-    let mut report = ForgetReport::default();
+fn select(all: &[(Id, Snapshot)], spec: &ForgetSpec, report: &mut ForgetReport) -> Result<()> {
     let chosen: Vec<(Id, Snapshot)> = match &spec.selection {
         Selection::Ids(ids) => {
             let by_id: HashMap<&Id, &Snapshot> = all.iter().map(|(id, s)| (id, s)).collect();
             let mut seen = HashSet::new();
             ids.iter()
-                .filter(|id| seen.insert(**id))
+                .filter(|id| seen.insert(**id) && !report.damaged.iter().any(|damaged| damaged.id == **id))
                 .map(|id| {
                     by_id.get(id).map(|snapshot| (*id, (*snapshot).clone())).ok_or_else(|| {
                         Error::new(
@@ -244,7 +266,7 @@ fn select(all: &[(Id, Snapshot)], spec: &ForgetSpec) -> Result<ForgetReport> {
             report.forgotten.push((id, snapshot));
         }
     }
-    Ok(report)
+    Ok(())
 }
 
 fn is_held(snapshot: &Snapshot) -> bool {
@@ -269,8 +291,7 @@ fn judge_safety(id: Id, snapshot: &Snapshot, now: Timestamp) -> Verdict {
 }
 
 /// Refuses when a snapshot that must be there is not in the listing.
-pub(crate) fn check_known(all: &[(Id, Snapshot)], known: &[Id]) -> Result<()> {
-    let there: HashSet<&Id> = all.iter().map(|(id, _)| id).collect();
+pub(crate) fn check_known(there: &HashSet<Id>, known: &[Id]) -> Result<()> {
     let missing: Vec<String> = known.iter().filter(|id| !there.contains(id)).map(Id::short).collect();
     if missing.is_empty() {
         return Ok(());

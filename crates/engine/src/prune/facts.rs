@@ -38,9 +38,18 @@ pub(super) struct Facts {
     pub(super) listed: HashMap<Id, Entry>,
 }
 
-/// Reads everything. Any failure is one of the whole: nothing is deleted on half a view.
-pub(super) async fn load(repo: &Repository, ctx: &Ctx) -> Result<Facts> {
-    let snapshots = ctx.run(repo.snapshots()).await?;
+impl Facts {
+    pub(super) fn snapshot_ids(&self) -> HashSet<Id> {
+        self.snapshots.iter().map(|(id, _)| *id).collect()
+    }
+}
+
+/// Reads everything, but does not stumble over the snapshots of `without`, which the caller leaves out. Any failure is one of
+/// the whole: nothing is deleted on half a view.
+pub(super) async fn load(repo: &Repository, without: &[Id], ctx: &Ctx) -> Result<Facts> {
+    let mut list = ctx.run(repo.list_snapshots()).await?;
+    list.damaged.retain(|damaged| !without.contains(&damaged.id));
+    let snapshots = list.all()?;
     // A file that vanishes after it was listed was replaced by somebody: look again.
     let mut attempt = 0;
     let (index, files, homes, records) = loop {

@@ -261,8 +261,8 @@ async fn first_half(
     ctx: &Ctx,
 ) -> Result<First> {
     ctx.events.event(Event::Phase("index"));
-    let mut facts = facts::load(repo, ctx).await?;
-    check_known(&facts.snapshots, &spec.known)?;
+    let mut facts = facts::load(repo, &spec.without, ctx).await?;
+    check_known(&facts.snapshot_ids(), &spec.known)?;
     facts.snapshots.retain(|(id, _)| !spec.without.contains(id));
     ctx.events.event(Event::Phase("reach"));
     let needed = facts.walk(repo, Arc::new(BlobSet::new(&facts.index)), ctx).await?;
@@ -382,8 +382,8 @@ async fn second_half(
         now = now.max(Timestamp::now());
     }
     // Afresh, and snapshots first: whoever wrote one that is not seen here looks for our marks after this.
-    let facts = facts::load(repo, ctx).await?;
-    check_known(&facts.snapshots, &spec.known)?;
+    let facts = facts::load(repo, &[], ctx).await?;
+    check_known(&facts.snapshot_ids(), &spec.known)?;
     // What was needed before counts as needed still, and need not be walked again.
     let needed = Arc::new(seen.translate(&before.index, &facts.index)?);
     drop((before, seen));

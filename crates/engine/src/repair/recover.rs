@@ -78,7 +78,8 @@ pub async fn recover(repo: &Repository, lock: &LockGuard, how: &Recover, ctx: &C
     repair_index(repo, lock, RepairIndex::Mend, ctx).await?;
     let index = repo.load_index(ctx).await?;
     ctx.events.event(Event::Phase("recover"));
-    let snapshots = ctx.run(repo.snapshots()).await?;
+    // What a damaged one needs no other may reach, and then it is what is to be recovered.
+    let snapshots = ctx.run(repo.list_snapshots()).await?.readable_only(ctx);
     let (found, unreadable) = roots(repo, &index, &snapshots, ctx).await?;
     let mut report = RecoverReport { unreadable, ..RecoverReport::default() };
     let mut trees = TreeRewriter::new(repo, index, false, ctx)?;

@@ -1,9 +1,10 @@
 //! Reading snapshots: all of them, or the one a person means.
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 
 use super::{PARALLEL, Repository};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Ctx, Event, Fault};
 use crate::format::snapshot::Snapshot;
 use crate::id::Id;
 use crate::store::{Entry, FileKind};
@@ -35,6 +36,60 @@ impl SnapshotFilter {
     }
 }
 
+/// A snapshot whose file is not what its name or its MAC says: nobody can tell what it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedSnapshot {
+    /// The snapshot.
+    pub id: Id,
+    /// Why it cannot be read.
+    pub reason: String,
+}
+
+/// The snapshots of a repository, those that are damaged set apart. One that vanished while they were read was forgotten by
+/// somebody and is in neither list.
+#[derive(Debug, Clone, Default)]
+pub struct SnapshotList {
+    /// Those that can be read, oldest first.
+    pub readable: Vec<(Id, Snapshot)>,
+    /// The others, by id.
+    pub damaged: Vec<DamagedSnapshot>,
+}
+
+impl SnapshotList {
+    /// All snapshots, for work that must not overlook one.
+    ///
+    /// # Errors
+    /// `SnapshotDamaged` when there is one that cannot be read.
+    pub fn all(self) -> Result<Vec<(Id, Snapshot)>> {
+        match self.damage() {
+            Some(damage) => Err(Error::new(
+                ErrorKind::SnapshotDamaged,
+                format!("{damage}, so that what is needed of the repository is not known"),
+            )),
+            None => Ok(self.readable),
+        }
+    }
+
+    /// Tells of those that are damaged, and returns the others.
+    pub fn readable_only(self, ctx: &Ctx) -> Vec<(Id, Snapshot)> {
+        for DamagedSnapshot { id, reason } in self.damaged {
+            ctx.events.event(Event::Fault(Fault {
+                path: format!("snapshot {id}").into(),
+                action: "read",
+                error: reason,
+            }));
+        }
+        self.readable
+    }
+
+    /// Names the first that is damaged and how many more there are.
+    fn damage(&self) -> Option<String> {
+        let (first, others) = self.damaged.split_first()?;
+        let more = if others.is_empty() { String::new() } else { format!(", as are {} more", others.len()) };
+        Some(format!("snapshot {} is damaged ({}){more}", first.id, first.reason))
+    }
+}
+
 impl Repository {
     /// One snapshot.
     pub async fn load_snapshot(&self, id: &Id) -> Result<Snapshot> {
@@ -43,36 +98,63 @@ impl Repository {
             .map_err(|e| Error::with_source(ErrorKind::Corrupt, format!("snapshot {id} is not readable"), e))
     }
 
-    /// All snapshots, oldest first. One that vanishes meanwhile was forgotten by somebody and is left out.
+    /// All snapshots, oldest first: for work that must not overlook one, as a prune.
+    ///
+    /// # Errors
+    /// `SnapshotDamaged` when there is one that cannot be read.
     pub async fn snapshots(&self) -> Result<Vec<(Id, Snapshot)>> {
+        self.list_snapshots().await?.all()
+    }
+
+    /// The snapshots, for work that does not need all of them.
+    pub async fn list_snapshots(&self) -> Result<SnapshotList> {
         self.listed_snapshots(self.store().list(FileKind::Snapshot).await?).await
     }
 
-    /// Those of a listing, oldest first, without those that have vanished since.
-    pub(crate) async fn listed_snapshots(&self, listed: Vec<Entry>) -> Result<Vec<(Id, Snapshot)>> {
-        let mut snapshots: Vec<(Id, Snapshot)> = stream::iter(listed)
-            .map(|entry| async move {
-                match self.load_snapshot(&entry.id).await {
-                    Ok(snapshot) => Ok(Some((entry.id, snapshot))),
-                    Err(e) if e.kind() == ErrorKind::Missing => Ok(None),
-                    Err(e) => Err(e),
+    /// Those of a listing.
+    pub(crate) async fn listed_snapshots(&self, listed: Vec<Entry>) -> Result<SnapshotList> {
+        let mut loads = stream::iter(listed)
+            .map(|entry| async move { (entry.id, self.load_snapshot(&entry.id).await) })
+            .buffer_unordered(PARALLEL);
+        let mut list = SnapshotList::default();
+        while let Some((id, loaded)) = loads.next().await {
+            match loaded {
+                Ok(snapshot) => list.readable.push((id, snapshot)),
+                Err(e) if e.kind() == ErrorKind::Missing => {}
+                // Not `Format`: what a newer release wrote is no damage, and must not be taken for some.
+                Err(e) if e.kind() == ErrorKind::Corrupt => {
+                    list.damaged.push(DamagedSnapshot { id, reason: e.chain() });
                 }
-            })
-            .buffer_unordered(PARALLEL)
-            .try_filter_map(|found| async move { Ok::<_, Error>(found) })
-            .try_collect()
-            .await?;
-        snapshots.sort_by_key(|(id, s)| (s.time.timestamp, *id));
-        Ok(snapshots)
+                Err(e) => return Err(e),
+            }
+        }
+        list.readable.sort_by_key(|(id, s)| (s.time.timestamp, *id));
+        list.damaged.sort_by_key(|damaged| damaged.id);
+        Ok(list)
     }
 
     /// The snapshot that `spec` means: an id, the beginning of exactly one id, or `latest` among those that
     /// `filter` lets through.
+    ///
+    /// # Errors
+    /// `SnapshotDamaged` for `latest` where one cannot be read: it may be the newest.
     pub async fn find_snapshot(&self, spec: &str, filter: &SnapshotFilter) -> Result<(Id, Snapshot)> {
         if spec == "latest" {
-            let all = self.snapshots().await?;
-            let count = all.len();
-            return all.into_iter().rfind(|(_, s)| filter.matches(s)).ok_or_else(|| {
+            let list = self.list_snapshots().await?;
+            let damage = list.damage();
+            let count = list.readable.len();
+            let newest = list.readable.into_iter().rfind(|(_, s)| filter.matches(s));
+            if let Some(damage) = damage {
+                let readable = newest.map_or_else(
+                    || "no other one is meant by it".to_owned(),
+                    |(id, s)| format!("the newest that can be read is {id} of {}", s.time.timestamp),
+                );
+                return Err(Error::new(
+                    ErrorKind::SnapshotDamaged,
+                    format!("{damage}, so that \"latest\" cannot be told; {readable}"),
+                ));
+            }
+            return newest.ok_or_else(|| {
                 Error::new(
                     ErrorKind::EmptySelection,
                     format!("none of the {count} snapshots in {} is meant by \"latest\" with this host, path and tag",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use holdfast_api::Repository;
 use holdfast_api::conditions::Reason;
 use holdfast_api::repository::RepositoryPhase;
+use holdfast_protocol::TaskResult;
 use kube::runtime::controller::Action;
 
 use super::dereference::Facts;
@@ -115,14 +116,20 @@ async fn start(
 
 /// Brings the Snapshot objects in line with what a sync has found.
 async fn mirror(ctx: &Ctx, facts: &Facts, plan: &Plan) -> Result<Option<Synced>, RepositoryError> {
-    let (Step::JudgeSync { listed, .. }, Some(Ok(rows))) = (&plan.step, &facts.rows) else { return Ok(None) };
+    let (Step::JudgeSync { ended, listed, .. }, Some(Ok(rows))) = (&plan.step, &facts.rows) else {
+        return Ok(None);
+    };
+    let damaged = match ended.verdict().and_then(|verdict| verdict.result.as_ref()) {
+        Some(TaskResult::Sync { damaged, damaged_sample, .. }) => (*damaged, damaged_sample.clone()),
+        _ => (0, Vec::new()),
+    };
     let listing = snapshot::points(rows);
     let (foreign, unreadable) = (listing.foreign, listing.unreadable);
     let running = facts.running.iter().cloned().collect();
     let changes =
         snapshot::changes(&facts.repository, listing.points, facts.snapshots.clone(), &running, *listed);
     let total = snapshot::mirror(ctx, &facts.repository, &changes).await?;
-    Ok(Some(Synced { foreign, unreadable, total }))
+    Ok(Some(Synced { foreign, unreadable, damaged, total }))
 }
 
 /// Jobs go only after what they said is written down.

@@ -33,6 +33,8 @@ pub(super) struct News {
 pub(super) struct Synced {
     pub foreign: usize,
     pub unreadable: Vec<String>,
+    /// How many snapshots cannot be read, and some of their ids.
+    pub damaged: (u32, Vec<String>),
     pub total: usize,
 }
 
@@ -259,7 +261,7 @@ fn judge_sync(
     status: &mut RepositoryStatus,
     news: &mut Vec<News>,
 ) {
-    let Some(Synced { foreign, unreadable, total }) = synced else {
+    let Some(Synced { foreign, unreadable, damaged, total }) = synced else {
         let message = match (&facts.rows, ended.is_success()) {
             (Some(Err(error)), _) => {
                 format!("the list of snapshots could not be read: {error}; it is tried again")
@@ -283,6 +285,7 @@ fn judge_sync(
         let count = unreadable.len();
         parts.push(format!("{count} snapshots have tags that cannot be understood, the first: {first}"));
     }
+    tell_damaged(facts, damaged, status, news);
     let message = parts.join("; ");
     status.snapshot_count = Some(i64::try_from(*total).unwrap_or(i64::MAX));
     if let Some(answers) = answers {
@@ -290,4 +293,29 @@ fn judge_sync(
         news.push(News { good: true, reason: Reason::Synced, message: message.clone() });
     }
     synced_now(facts, status, message);
+}
+
+/// What a damaged snapshot held is in no recovery point: that must not pass for a backup that nobody made.
+fn tell_damaged(
+    facts: &Facts,
+    (count, sample): &(u32, Vec<String>),
+    status: &mut RepositoryStatus,
+    news: &mut Vec<News>,
+) {
+    if *count == 0 {
+        remove_condition(&mut status.conditions, ConditionType::SnapshotsDamaged);
+        return;
+    }
+    let and_more = if usize::try_from(*count).is_ok_and(|count| count > sample.len()) { ", …" } else { "" };
+    let message = format!(
+        "{count} {} in the repository cannot be read, and what they hold is in no recovery point: {}{and_more}; save what is \
+         left with `holdfast repo recover`, then remove them with `holdfast repo forget ID`",
+        if *count == 1 { "snapshot" } else { "snapshots" },
+        sample.join(", "),
+    );
+    let update =
+        ConditionUpdate::yes(ConditionType::SnapshotsDamaged, Reason::SnapshotsDamaged, message.clone());
+    if set_condition(&mut status.conditions, update, facts.repository.metadata.generation, facts.now) {
+        news.push(News { good: false, reason: Reason::SnapshotsDamaged, message });
+    }
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use holdfast_api::conditions::{ConditionType, find_condition};
+use holdfast_api::conditions::{ConditionType, Reason, find_condition};
 use holdfast_api::repository::RepositoryPhase;
 use holdfast_api::{BackupStorage, Repository, RepositoryStatus};
 use holdfast_protocol::{Outcome, TaskResult, Verdict};
@@ -364,8 +364,18 @@ fn a_sync_that_failed_says_so_and_leaves_the_repository_ready() {
         assert!(super::validate::needs_opening(&again), "{said}: it is looked at again");
     }
 
-    let found = Synced { foreign: 2, unreadable: vec!["ab: bad".into()], total: 3 };
-    let good = status(&facts, &plan, Some(&found)).status;
+    let found = |damaged| Synced { foreign: 2, unreadable: vec!["ab: bad".into()], damaged, total: 3 };
+    let outcomes = status(&facts, &plan, Some(&found((7, vec!["cd".into()]))));
+    let told = find_condition(&outcomes.status.conditions, ConditionType::SnapshotsDamaged).unwrap();
+    assert!(
+        told.status == "True" && told.message.starts_with("7 snapshots") && told.message.contains("cd, …")
+    );
+    assert!(outcomes.news.iter().any(|news| !news.good && news.reason == Reason::SnapshotsDamaged));
+    // They were removed, or the store gives them back as they were.
+    let mended = Repository { status: Some(outcomes.status), ..repository("", READY) };
+    let facts = Facts { repository: mended, ..facts };
+    let good = status(&facts, &plan, Some(&found((0, Vec::new())))).status;
+    assert!(find_condition(&good.conditions, ConditionType::SnapshotsDamaged).is_none());
     let synced = find_condition(&good.conditions, ConditionType::SnapshotsSynced).unwrap();
     assert_eq!(synced.status, "True");
     assert!(synced.message.contains("2 snapshots of other programs") && synced.message.contains("ab: bad"));

@@ -168,7 +168,8 @@ async fn earlier_attempt(
             "the spec names no tags by which an earlier attempt could be recognised",
         ));
     }
-    let snapshots = repository.snapshots().await?;
+    // One that is damaged is nothing to go on from: the claim is saved again.
+    let snapshots = repository.list_snapshots().await?.readable;
     Ok(snapshots.into_iter().rev().find(|(_, snapshot)| is_attempt(snapshot, volume)))
 }
 

@@ -2,6 +2,7 @@
 
 use holdfast_engine::Id;
 use holdfast_engine::format::snapshot::Snapshot;
+use holdfast_engine::repository::SnapshotList;
 use holdfast_engine::store::FileKind;
 use holdfast_protocol::spec::SnapshotRow;
 use holdfast_protocol::{TaskResult, Verdict, attachment};
@@ -16,6 +17,8 @@ const SNAPSHOTS: usize = 100_000;
 const TEXTS: usize = 64;
 const TEXT: usize = 4096;
 const ALL_TEXTS: usize = 16 << 10;
+/// Most damaged snapshots named.
+const SAMPLE: usize = 5;
 /// How tags begin that mean something to the operator.
 const OURS: &str = "holdfast.dev/";
 
@@ -24,7 +27,7 @@ impl Job {
         // Reading snapshots needs no lock: a snapshot that goes meanwhile is gone at the next sync too.
         let repository = self.open().await?;
         self.reporter.phase("list");
-        let snapshots = repository.snapshots().await?;
+        let SnapshotList { readable: snapshots, damaged } = repository.list_snapshots().await?;
         // By their names alone: how many there are must not depend on whether all can be read.
         let locks = self.store.list(FileKind::Lock).await?;
 
@@ -47,8 +50,12 @@ impl Job {
             self.reporter.row(event);
         }
 
-        let mut verdict =
-            succeeded(TaskResult::Sync { snapshots: count(snapshots.len()), locks: count(locks.len()) });
+        let mut verdict = succeeded(TaskResult::Sync {
+            snapshots: count(snapshots.len()),
+            locks: count(locks.len()),
+            damaged: count(damaged.len()),
+            damaged_sample: damaged.iter().take(SAMPLE).map(|damaged| damaged.id.to_hex()).collect(),
+        });
         verdict.attachment = Some(rows.seal());
         Ok(verdict)
     }

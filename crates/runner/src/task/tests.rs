@@ -544,7 +544,10 @@ async fn a_sync_lists_every_snapshot_with_its_tags() {
     let (job, lines) = place.job(Task::Sync);
     let verdict = job.perform().await.unwrap();
     job.reporter.close();
-    assert_eq!(verdict.result, Some(TaskResult::Sync { snapshots: 1, locks: 0 }));
+    let found = |damaged: u32, damaged_sample: Vec<String>| {
+        Some(TaskResult::Sync { snapshots: 1, locks: 0, damaged, damaged_sample })
+    };
+    assert_eq!(verdict.result, found(0, Vec::new()));
     let rows: Vec<SnapshotRow> = attachment::read(&lines.text(), &verdict.attachment.unwrap()).unwrap();
     assert_eq!(rows[0].id, snapshot.snapshot_id.unwrap());
     assert_eq!(rows[0].tags, place.backup().tags);
@@ -552,6 +555,16 @@ async fn a_sync_lists_every_snapshot_with_its_tags() {
         (rows[0].time.as_str(), rows[0].files, rows[0].bytes),
         ("2026-11-20T02:00:00Z", Some(1), Some(7))
     );
+
+    // One that is damaged does not hide the others, and is told.
+    let damaged = "a".repeat(64);
+    fs::write(place.path("store/snapshots").join(&damaged), "no snapshot").unwrap();
+    let verdict = place.run(Task::Sync).await.unwrap();
+    assert_eq!(verdict.result, found(1, vec![damaged]));
+    // Nor does it stand in the way of the next backup.
+    let next = BackupVolume { identity_tags: vec!["holdfast.dev/run=2".into()], ..place.backup() };
+    let next = backed_up(&place.run(Task::BackupVolume(next)).await.unwrap());
+    assert_eq!(next.files_unmodified, 1, "the readable one is its parent");
 }
 
 #[tokio::test]
