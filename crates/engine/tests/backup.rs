@@ -484,3 +484,143 @@ async fn what_is_set_aside_is_no_parent_but_of_its_own_kind() {
     let fourth = scene.back_up(&aside(&["aside=y"])).await.unwrap();
     assert_eq!(fourth.parent, Some(third.snapshot));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_that_goes_after_the_run_has_begun_is_no_empty_backup() {
+    let mut scene = Scene::new().await;
+    let other = scene.dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let gone = other.clone();
+    scene.ctx.events = Arc::new(Listener(move |event: &Event| {
+        if matches!(event, Event::Phase("prepare")) {
+            fs::remove_dir(&gone).unwrap();
+        }
+    }));
+    let spec = BackupSpec { roots: vec![scene.source(), other], ..scene.spec() };
+    let error = scene.back_up(&spec).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Source);
+    assert!(error.to_string().contains("other"), "{error}");
+    assert_eq!(scene.count("snapshots"), 0);
+}
+
+/// A command line lies in `/proc` as a file of length 0, as other files of the kernel's and of some network mounts do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_says_it_is_empty_is_read_to_its_end() {
+    let scene = Scene::new().await;
+    let word = "x".repeat(120_000);
+    let mut child = std::process::Command::new("sleep")
+        .arg("600")
+        .env_clear()
+        .envs((0..10).map(|n| (format!("V{n}"), word.clone())))
+        .spawn()
+        .unwrap();
+    let path = PathBuf::from(format!("/proc/{}/environ", child.id()));
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while fs::read(&path).unwrap().len() < 1_000_000 {
+        assert!(Instant::now() < deadline, "the program was not started");
+    }
+    let content = fs::read(&path).unwrap();
+    let spec = BackupSpec { roots: vec![path.clone()], ..scene.spec() };
+    let report = scene.back_up(&spec).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let report = report.unwrap();
+    assert_eq!((report.total_files, report.total_bytes), (1, content.len() as u64), "{report:?}");
+    let index = scene.repo.load_index(&scene.ctx).await.unwrap();
+    let snapshot = scene.repo.load_snapshot(&report.snapshot).await.unwrap();
+    let view = View::new(&scene.repo, &index, snapshot).unwrap();
+    let node = view.stat(&path).await.unwrap().unwrap();
+    assert!(view.read_range(&node, 0, content.len() as u64).await.unwrap() == content);
+}
+
+/// A file system of its own in memory; gone at the end.
+struct InMemory(PathBuf);
+
+impl InMemory {
+    fn mount(at: PathBuf) -> Self {
+        fs::create_dir(&at).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"])
+            .arg(&at)
+            .status()
+            .unwrap();
+        assert!(mounted.success(), "this test mounts a file system: run it as root");
+        Self(at)
+    }
+}
+
+impl Drop for InMemory {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_that_could_not_be_read_are_asked_for_again_by_the_next_backup() {
+    let scene = Scene::new().await;
+    let disk = InMemory::mount(scene.dir.path().join("disk"));
+    let file = disk.0.join("file");
+    fs::write(&file, "content").unwrap();
+    // Their names together are longer than the kernel's list of them may be.
+    for n in 0..300 {
+        let name = format!("user.{n:0>240}");
+        rustix::fs::setxattr(&file, name, b"value", rustix::fs::XattrFlags::empty()).unwrap();
+    }
+    let spec = BackupSpec { roots: vec![disk.0.clone()], ..scene.spec() };
+    for run in 0..2 {
+        // Old enough to be taken over unread, if it was whole.
+        let changed = fs::metadata(&file).unwrap().ctime();
+        while Timestamp::now().as_second() < changed + 4 {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let report = scene.back_up(&spec).await.unwrap();
+        assert_eq!((report.faults.total, report.total_files), (1, 1), "run {run}: {:?}", report.faults);
+        assert_eq!((report.files_unmodified, report.faults.first[0].action), (0, "xattr"), "run {run}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_as_young_as_the_last_backup_is_read_again() {
+    let scene = Scene::new().await;
+    for entry in fs::read_dir(scene.source()).unwrap() {
+        // A change of the moment, to the file's inode.
+        fs::set_permissions(entry.unwrap().path(), PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    scene.back_up(&scene.spec()).await.unwrap();
+    let young = scene.back_up(&scene.spec()).await.unwrap();
+    assert_eq!((young.files_unmodified, young.files_changed, young.data_blobs), (0, 12, 0), "{young:?}");
+    let newest =
+        fs::read_dir(scene.source()).unwrap().map(|e| e.unwrap().metadata().unwrap().ctime()).max().unwrap();
+    while Timestamp::now().as_second() < newest + 4 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    scene.back_up(&scene.spec()).await.unwrap();
+    let old = scene.back_up(&scene.spec()).await.unwrap();
+    assert_eq!((old.files_unmodified, old.files_changed), (12, 0), "{old:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_backups_into_one_repository_at_once_are_both_whole() {
+    let scene = Scene::new().await;
+    let other = scene.dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    // Half of it is what the other one stores at the same time.
+    for i in 6..18_u64 {
+        fs::write(other.join(format!("g{i}")), noise(i, 4 << 20)).unwrap();
+    }
+    let second = BackupSpec { roots: vec![other.clone()], ..scene.spec() };
+    let first = scene.spec();
+    let (one, two) = tokio::join!(scene.back_up(&first), scene.back_up(&second));
+    scene.assert_whole().await;
+    let index = scene.repo.load_index(&scene.ctx).await.unwrap();
+    for (report, root) in [(one.unwrap(), scene.source()), (two.unwrap(), other)] {
+        let snapshot = scene.repo.load_snapshot(&report.snapshot).await.unwrap();
+        let view = View::new(&scene.repo, &index, snapshot).unwrap();
+        for entry in fs::read_dir(root).unwrap() {
+            let path = entry.unwrap().path();
+            let node = view.stat(&path).await.unwrap().unwrap();
+            let stored = view.read_range(&node, 0, 4 << 20).await.unwrap();
+            assert!(stored == fs::read(&path).unwrap(), "{}", path.display());
+        }
+    }
+}

@@ -196,6 +196,23 @@ async fn paths_longer_than_the_kernel_takes_come_back() {
     assert!(check_all(&repo).await.is_sound());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_too_deep_to_be_restored_are_told_by_the_backup() {
+    let dir = scratch();
+    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "content").unwrap();
+    let names: Vec<String> = vec!["d".to_owned(); 2100];
+    descend(&source, &names, true);
+    let repo = init(&dir.path().join("repo")).await;
+    let report = back_up(&repo, &source).await;
+    assert_eq!((report.faults.total, report.total_files), (1, 1), "{:?}", report.faults);
+    assert!(report.faults.first[0].error.contains("nested 2048 deep"), "{:?}", report.faults);
+    // What was saved can be restored, and looked at.
+    run_clean(&repo, &spec(report.snapshot, std::path::Path::new("/"), &target)).await;
+    assert!(check_all(&repo).await.is_sound());
+}
+
 async fn one_wide_directory(entries: u64) {
     let dir = scratch();
     let (source, at) = (dir.path().join("source"), dir.path().join("repo"));

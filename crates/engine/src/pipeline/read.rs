@@ -19,6 +19,7 @@ use super::tree::Slot;
 use super::worker::{Chunk, Job};
 use crate::chunk::{Cursor, MAX_SIZE, MIN_SIZE};
 use crate::format::node::NodeType;
+use crate::format::time::Time;
 use crate::id::Id;
 
 /// Files below this size are read several to a buffer; they are never cut.
@@ -132,7 +133,12 @@ impl Reader {
         let mut node = stat.node(name.to_bytes());
         match source::xattrs(Carrier::Open(fd.as_fd())) {
             Ok(found) => node.xattrs = found,
-            Err(e) => self.shared.state.fault(path(), "xattr", &e),
+            Err(e) => {
+                self.shared.state.fault(path(), "xattr", &e);
+                // The next backup must not take the file over as it is here, without them. No restore can give a file
+                // this time, so none misses it.
+                node.ctime = Time::default();
+            }
         }
         Some(Open { fd, stat, file: File::new(slot, node, relation, link) })
     }
@@ -149,6 +155,11 @@ impl Reader {
                 return None;
             }
         };
+        if open.stat.size == 0 && length == wanted {
+            // There may be any amount of it.
+            self.read_large(open);
+            return None;
+        }
         let chunk = (length > 0).then(|| Chunk {
             file: Arc::clone(&open.file),
             index: open.file.next_chunk(),
@@ -262,7 +273,9 @@ struct Content<'a> {
 impl<'a> Content<'a> {
     fn new(fd: BorrowedFd<'a>, stat: &Stat) -> Self {
         let stretch = stat.may_have_holes().then(|| source::stretch(fd, 0, stat.size));
-        Self { fd, size: stat.size, offset: 0, stretch }
+        // One that says it is empty comes here only when it is not: where it ends is found by reading.
+        let size = if stat.size == 0 { u64::MAX } else { stat.size };
+        Self { fd, size, offset: 0, stretch }
     }
 
     /// Brings `stretch` up to `offset`; whether a hole lies there, and how many bytes it or the data goes on.

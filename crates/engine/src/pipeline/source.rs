@@ -103,9 +103,9 @@ const WANTED: StatxFlags = StatxFlags::BASIC_STATS;
 
 /// Metadata of a name in a directory; a symbolic link is not followed.
 pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Stat, Errno> {
-    // What a network file system has cached is good enough to decide whether a file is to be read.
-    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
-    rustix::fs::statx(dir, name, flags, WANTED).map(Stat::from)
+    // Not `STATX_DONT_SYNC`: what a network file system has cached may be of any age, and a file that another node has
+    // changed would be taken for the one of the last backup.
+    rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, WANTED).map(Stat::from)
 }
 
 /// Metadata of something open.

@@ -29,7 +29,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::node::{Node, NodeType};
 use crate::format::pack::BlobKind;
 use crate::format::time::Time;
-use crate::format::tree::Tree;
+use crate::format::tree::{MAX_DEPTH, Tree};
 use crate::id::Id;
 use crate::read::TreeReader;
 
@@ -360,7 +360,16 @@ impl Walker<'_> {
                     let place = Place::Above(child, below);
                     children.push(DirTask { dir, place, before, device: None, is_root: false });
                 }
+                // It was there when the run began. A run without it would look as if somebody had deleted all of it.
                 Roots::Here => match CString::new(name) {
+                    Ok(name) if matches!(source::stat_at(fd.as_fd(), &name), Err(Errno::NOENT)) => {
+                        let error = Errno::NOENT;
+                        let message = format!(
+                            "{} was there a moment ago and is gone; nothing was committed",
+                            child.display()
+                        );
+                        self.walk.shared.state.fail(Error::with_source(ErrorKind::Source, message, error));
+                    }
                     Ok(name) => children.extend(
                         self.entry(&fd, &name, slot, old, None).map(|task| DirTask { is_root: true, ..task }),
                     ),
@@ -489,6 +498,13 @@ impl Walker<'_> {
             }
         };
         match stat.kind {
+            NodeType::Dir if path.components().count() >= MAX_DEPTH => {
+                let error = format!(
+                    "directories are nested {MAX_DEPTH} deep here; what is below could not be restored"
+                );
+                self.walk.shared.state.fault(path, "open", &error);
+                self.close(slot.fill(None));
+            }
             NodeType::Dir => {
                 let is_dir = |node: &Node| node.kind == NodeType::Dir;
                 let old = Known { parent: old.parent.filter(is_dir), resumed: old.resumed.filter(is_dir) };
