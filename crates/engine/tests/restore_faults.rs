@@ -267,6 +267,89 @@ async fn a_file_that_was_half_compared_is_not_taken_for_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_goes_before_its_links_are_made_is_told() {
+    let dir = scratch();
+    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+    for sub in ["links", "links/below", "good"] {
+        fs::create_dir_all(source.join(sub)).unwrap();
+        std::os::unix::fs::symlink("elsewhere", source.join(sub).join("link")).unwrap();
+    }
+    let repo = init(&dir.path().join("repo")).await;
+    let snapshot = back_up(&repo, &source).await.snapshot;
+    let gone = target.join("links");
+    let remove = When(move |event: &Event| {
+        if matches!(event, Event::Phase("finish")) {
+            fs::remove_dir_all(&gone).unwrap();
+        }
+    });
+    let ctx = Ctx { events: Arc::new(remove), ..Ctx::default() };
+    let report = restore(&repo, None, &spec(snapshot, &source, &target), &ctx).await.unwrap();
+    // Once, for it and all that is below it.
+    assert_eq!(report.faults.total, 1, "{:?}", report.faults.first);
+    assert_eq!(report.faults.first[0].path, Path::new("/links"));
+    assert!(!report.verified && target.join("good/link").is_symlink());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_replaces_a_file_that_was_right_but_too_long_is_read_back() {
+    let dir = scratch();
+    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+    fs::create_dir_all(&source).unwrap();
+    fs::copy("/bin/sleep", source.join("program")).unwrap();
+    settle(&source);
+    let repo = init(&dir.path().join("repo")).await;
+    let snapshot = back_up(&repo, &source).await.snapshot;
+    let spec = spec(snapshot, &source, &target);
+    run_clean(&repo, &spec).await;
+    // While it runs, nobody may write to it.
+    let there = target.join("program");
+    fs::OpenOptions::new()
+        .append(true)
+        .open(&there)
+        .unwrap()
+        .set_len(there.metadata().unwrap().len() + 1)
+        .unwrap();
+    let mut running = Command::new(&there).arg("600").spawn().unwrap();
+    let report = run(&repo, &spec).await;
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let report = report.unwrap();
+    assert_eq!((report.faults.total, report.files_restored), (0, 1), "{:?}", report.faults.first);
+    assert_eq!(report.bytes_verified, source.join("program").metadata().unwrap().len());
+    assert_same(&source, &target, "the longer program");
+}
+
+/// What of a restore is on the disk when it says that it is done: looked at beside the kernel, which has more in memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_called_restored_is_on_the_disk() {
+    let dir = scratch();
+    let (source, image, at) = (dir.path().join("source"), dir.path().join("image"), dir.path().join("disk"));
+    fs::create_dir_all(source.join("sub")).unwrap();
+    fs::create_dir(&at).unwrap();
+    fs::write(source.join("file"), noise(1, 300_000)).unwrap();
+    std::os::unix::fs::symlink("../file", source.join("sub/link")).unwrap();
+    let repo = init(&dir.path().join("repo")).await;
+    let snapshot = back_up(&repo, &source).await.snapshot;
+    let must = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+    must(Command::new("mkfs.ext4").arg("-q").arg(&image));
+    must(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&at));
+    let disk = SmallDisk(at.clone());
+    let plain = RestoreSpec { verify: false, ..spec(snapshot, &source, &at.join("target")) };
+    let report = run(&repo, &plain).await.unwrap();
+    let ask = |what: &str| must(Command::new("debugfs").args(["-R", what]).arg(&image));
+    let (content, link) = (ask("cat /target/file"), ask("stat /target/sub/link"));
+    drop(disk);
+    assert_eq!((report.faults.total, report.files_restored), (0, 1));
+    assert!(content == noise(1, 300_000), "{} of its bytes are on the disk", content.len());
+    assert!(String::from_utf8_lossy(&link).contains("../file"), "{}", String::from_utf8_lossy(&link));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_disk_gives_back_otherwise_is_found_by_verifying() {
     let dir = scratch();
     let (source, target) = (dir.path().join("source"), dir.path().join("target"));

@@ -289,12 +289,13 @@ impl FileJob {
         // What an earlier attempt has written may be in memory only.
         let ask = if run.spec.verify { Ask::Disk } else { Ask::Cache };
         let needed = differing(&fd, expected, ask, || run.stopped())?;
-        if needed.is_empty() {
+        // Only for one that stays: what replaces it was not compared.
+        let stays = || {
             self.compared_equal.store(true, Ordering::Release);
             if self.action == Action::Check && run.spec.verify {
                 count(&run.tally.verified, self.size);
             }
-        }
+        };
         let stat = rustix::fs::fstat(&fd)?;
         // Its further names may be none of the snapshot's. Those that are will be linked to what replaces it.
         if !needed.is_empty() && stat.st_nlink > 1 {
@@ -302,11 +303,15 @@ impl FileJob {
         }
         if needed.is_empty() && u64::try_from(stat.st_size) == Ok(self.size) {
             // Only attributes are left to do, and they need no right to write.
+            stays();
             *self.state() = State { stage: Stage::InPlace, fd: Some(Arc::new(fd)) };
             return Ok(needed);
         }
         match dir.open_file(name, true) {
             Ok(fd) => {
+                if needed.is_empty() {
+                    stays();
+                }
                 let fd = needed.is_empty().then(|| Arc::new(fd));
                 *self.state() = State { stage: Stage::InPlace, fd };
                 Ok(needed)

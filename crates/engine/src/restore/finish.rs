@@ -16,8 +16,9 @@ use super::plan::{Found, compare, extras};
 use super::run::{Links, Run, count};
 use super::select::Selection;
 use super::target::{Dir, temp_name};
-use super::walk::{Left, Start, Step, TreeSource, Visit, Walk, join, split};
+use super::walk::{Left, Start, Step, TreeSource, Visit, Walk, join, shown, split};
 use crate::error::Result;
+use crate::event::Fault;
 use crate::format::node::{Node, NodeType};
 
 /// Makes directories, and remembers which ones on the way to a selected file it made.
@@ -106,9 +107,8 @@ pub(crate) fn all(
     if run.spec.delete_extra && !delete {
         count(&run.tally.delete_skipped, 1);
     }
-    // What this walk finds wrong was told by the walk that wrote the files.
     let mut walk = Walk::new(trees, selection, start);
-    while let Some(step) = walk.next(&mut |_| {})? {
+    while let Some(step) = walk.next(&mut |f| run.dir_fault(f))? {
         run.go_on()?;
         match step {
             Step::Enter(visit) if delete && visit.whole => remove_extras(run, &visit, selection),
@@ -129,7 +129,7 @@ fn make_rest(
 ) -> Result<()> {
     let mut others = OtherLinks::new();
     let mut walk = Walk::new(trees, selection, start);
-    while let Some(step) = walk.next(&mut |_| {})? {
+    while let Some(step) = walk.next(&mut |f| run.dir_fault(f))? {
         run.go_on()?;
         let Step::Enter(visit) = step else { continue };
         let mut here = None;
@@ -182,12 +182,19 @@ fn make_rest(
     run.go_on()
 }
 
-/// The directory, opened the first time that it is asked for. Why it cannot be was told by the walk that wrote files.
+/// The directory, opened the first time that it is asked for.
 fn opened<'a>(here: &'a mut Option<Dir>, run: &Run<'_>, path: &[u8]) -> Option<&'a Dir> {
     if here.is_none() {
-        *here = run.target.dir(path).ok();
+        match run.target.dir(path) {
+            Ok(dir) => *here = Some(dir),
+            Err(e) => run.dir_fault(not_opened(path, &e)),
+        }
     }
     here.as_ref()
+}
+
+fn not_opened(path: &[u8], error: &io::Error) -> Fault {
+    Fault { path: shown(path), action: "open directory", error: error.to_string() }
 }
 
 /// First names of special files and links with several names.
@@ -255,8 +262,9 @@ fn put_or_remove(run: &Run<'_>, dir: &Dir, temp: &[u8], name: &[u8]) -> io::Resu
 }
 
 fn remove_extras(run: &Run<'_>, visit: &Visit, selection: &Selection) {
-    let Ok(dir) = run.target.dir(&visit.path) else { return };
-    let extras = match extras(&dir, visit, selection) {
+    let mut here = None;
+    let Some(dir) = opened(&mut here, run, &visit.path) else { return };
+    let extras = match extras(dir, visit, selection) {
         Ok(extras) => extras,
         Err(e) => return run.fault(&visit.path, "list", e.to_string()),
     };
@@ -276,8 +284,10 @@ fn set_dir_attributes(run: &Run<'_>, left: &Left) {
     }
     match run.target.dir(&left.path) {
         Ok(dir) => Attributes::from(node).apply(run, &left.path, Handle::Open(dir.as_fd())),
-        // Why it is not there was told when it could not be made.
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+        // Why it could not be made was told then, or it is gone since.
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            run.dir_fault(not_opened(&left.path, &e));
+        }
         Err(e) => run.metadata_fault(&left.path, "open", e.to_string()),
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Not here: the single steps (`plan`, `window`, `finish`).
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -74,6 +74,7 @@ fn all(
     let links = write_files(&run, tools, &trees, selection, &start)?;
     ctx.events.event(Event::Phase("finish"));
     finish::all(&run, &trees, selection, &start, &links)?;
+    target.write_out()?;
     let mut report = run.into_report(plan);
     report.duration = began.elapsed();
     Ok(report)
@@ -205,11 +206,12 @@ fn walk_files(
     let mut walk = Walk::new(trees, selection, start);
     let mut window = Window::default();
     let mut dirs = finish::DirMaker::new(selection);
-    while let Some(step) = walk.next(&mut |f| run.fault_event(f))? {
+    while let Some(step) = walk.next(&mut |f| run.dir_fault(f))? {
         run.go_on()?;
         let Step::Enter(visit) = step else { continue };
         let wanted = visit.selected || visit.verdicts.iter().any(|v| v.selected);
         if wanted && let Err((action, e)) = dirs.ensure(run, &visit.path) {
+            run.told(&visit.path);
             run.write_failed(&visit.path, action, &e);
             walk.skip_children();
             continue;
@@ -220,6 +222,7 @@ fn walk_files(
         let dir = match run.target.dir(&visit.path) {
             Ok(dir) => dir,
             Err(e) => {
+                run.told(&visit.path);
                 run.fault(&visit.path, "open directory", e.to_string());
                 continue;
             }
@@ -270,6 +273,8 @@ pub(crate) struct Run<'a> {
     owners_kept: Mutex<FaultList>,
     fatal: Mutex<Option<Error>>,
     dirs: Mutex<finish::DirMaker>,
+    /// Directories of which a walk has told that they, or what is in them, could not be restored.
+    told_of: Mutex<HashSet<PathBuf>>,
     totals: Progress,
     began: Instant,
     told: AtomicU64,
@@ -312,6 +317,7 @@ impl<'a> Run<'a> {
             owners_kept: Mutex::default(),
             fatal: Mutex::default(),
             dirs: Mutex::default(),
+            told_of: Mutex::default(),
             totals,
             began: Instant::now(),
             told: AtomicU64::new(0),
@@ -361,6 +367,23 @@ impl<'a> Run<'a> {
     pub(crate) fn fault_event(&self, fault: Fault) {
         self.ctx.events.event(Event::Fault(fault.clone()));
         lock(&self.faults).push(fault);
+    }
+
+    /// Records that a directory could not be read or reached, unless that was told of it, or of one above it, before: each
+    /// walk of a restore comes by.
+    pub(crate) fn dir_fault(&self, fault: Fault) {
+        let mut told = lock(&self.told_of);
+        if fault.path.ancestors().any(|path| told.contains(path)) {
+            return;
+        }
+        told.insert(fault.path.clone());
+        drop(told);
+        self.fault_event(fault);
+    }
+
+    /// Notes that what there is to say of a directory is said.
+    fn told(&self, path: &[u8]) {
+        lock(&self.told_of).insert(shown(path));
     }
 
     /// Records that an attribute could not be set.

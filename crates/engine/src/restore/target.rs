@@ -65,6 +65,22 @@ impl Target {
         &self.path
     }
 
+    /// Makes all of it durable. Only now does a disk that fails, or a quota that is used up, say so for what was written
+    /// through the page cache.
+    pub(crate) fn write_out(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.root).map_err(|e| {
+            let kind = match e {
+                Errno::NOSPC | Errno::DQUOT => ErrorKind::TargetFull,
+                _ => ErrorKind::Target,
+            };
+            Error::with_source(
+                kind,
+                format!("{} could not be written out", self.path.display()),
+                io::Error::from(e),
+            )
+        })
+    }
+
     /// The root's descriptor.
     pub(crate) fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()

@@ -177,13 +177,7 @@ impl Window {
     pub(crate) fn read_back(&self, run: &Run<'_>, tools: &Tools) -> Result<()> {
         run.go_on()?;
         // Reading back proves something only once it has been written out.
-        rustix::fs::syncfs(run.target.root()).map_err(|e| {
-            Error::with_source(
-                ErrorKind::Target,
-                format!("{} could not be written out", run.target.path().display()),
-                std::io::Error::from(e),
-            )
-        })?;
+        run.target.write_out()?;
         parallel(run, readers(), self.files.len(), |number, near| {
             let Some(file) = self.files.get(number) else { return };
             if file.action != Action::Leave {
