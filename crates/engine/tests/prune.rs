@@ -323,6 +323,38 @@ async fn an_instant_prune_frees_at_once_and_locks_everybody_out() {
     assert_eq!(ids(&repo).await.len(), 1);
 }
 
+/// Says that there is no room for the first `files` files of this kind.
+fn full(kind: FileKind, files: i64) -> Hook {
+    let left = AtomicI64::new(files);
+    Box::new(move |call, of, after| {
+        let full = call == Call::Put && of == kind && !after && left.fetch_sub(1, Ordering::SeqCst) > 0;
+        Box::pin(async move { if full { Err(Error::new(ErrorKind::Full, "no room")) } else { Ok(()) } })
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_that_finds_no_room_still_makes_some() {
+    for (kind, files) in [(FileKind::Pack, i64::MAX), (FileKind::Index, 1)] {
+        let (memory, stay) = prunable().await;
+        let before = memory.ids(FileKind::Pack);
+        let repo = open(Actor::with(&memory, false, full(kind, files))).await;
+        let instant = PruneSpec { instant: true, ..thorough() };
+        let report = try_prune(&repo, &instant).await.unwrap();
+        assert!(report.no_room.is_some() && report.moved_bytes == 0, "{kind:?}: {report:?}");
+        assert!(report.deleted_packs > 0, "{kind:?}: {report:?}");
+        let left = memory.ids(FileKind::Pack);
+        assert!(left.iter().all(|id| before.contains(id)), "{kind:?}: what was begun takes no room");
+        assert!(left.len() < before.len(), "{kind:?}");
+        assert!(ids(&repo).await.iter().all(|id| stay.contains(id)));
+        assert_sound(&repo, "pruned without room").await;
+
+        let repo = open(Actor::plain(&memory)).await;
+        let report = try_prune(&repo, &instant).await.unwrap();
+        assert!(report.no_room.is_none() && report.moved_bytes > 0, "{kind:?}: {report:?}");
+        assert_sound(&repo, "pruned with room").await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sweep_waits_for_a_running_backup_and_says_so() {
     let template = template().await;

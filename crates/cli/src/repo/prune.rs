@@ -137,7 +137,7 @@ pub(super) async fn perform(session: &Session<'_>, repository: &Repository, spec
     } else {
         session.ui.print(&describe(&report, spec))?;
     }
-    let whole = report.postponed.is_none() && report.damaged.is_empty();
+    let whole = report.postponed.is_none() && report.damaged.is_empty() && report.no_room.is_none();
     Ok(if whole { exit::OK } else { exit::PARTIAL })
 }
 
@@ -205,6 +205,7 @@ fn summary(report: &PruneReport) -> serde_json::Value {
             "retained_bytes": report.retained_bytes,
             "damaged": pairs(&report.damaged),
             "next_sweep": report.next_sweep.map(|at| at.to_string()),
+            "no_room": report.no_room,
             "postponed": report.postponed,
             "total_duration": report.duration.as_secs_f64(),
         },
@@ -277,6 +278,14 @@ fn describe(report: &PruneReport, spec: &PruneSpec) -> String {
         lines.push(format!(
             "DAMAGED, left as it is: pack {}: {}; run `holdfast repo check`",
             id.short(),
+            safe(why)
+        ));
+    }
+    if let Some(why) = &report.no_room {
+        lines.push(format!(
+            "there is no room to move out of {} what is needed, so only what nothing needs goes{}; prune again after that: {}",
+            packs(t.repack_packs),
+            if spec.instant { "" } else { " when its time has come (--instant: now)" },
             safe(why)
         ));
     }

@@ -145,6 +145,9 @@ pub struct PruneReport {
     pub retained_bytes: u64,
     /// Packs that had to stay because a needed blob in them cannot be read, and why.
     pub damaged: Vec<(Id, String)>,
+    /// Why nothing was moved out of packs that are needed in part: the store has no room for it. What nothing needs goes all
+    /// the same, and the next prune may find room.
+    pub no_room: Option<String>,
     /// When the next marks are old enough for a sweep.
     pub next_sweep: Option<Timestamp>,
     /// Why packs that are due were not swept, when somebody else was at work.
@@ -305,19 +308,22 @@ async fn first_half(
     })?;
     lock.check()?;
     let Plan { moves, .. } = &planned;
-    let damaged = if moves.is_empty() {
-        std::collections::BTreeMap::new()
-    } else {
+    let mut damaged = std::collections::BTreeMap::new();
+    if !moves.is_empty() {
         ctx.events.event(Event::Phase("repack"));
         let (repo, index, wanted, uploads) =
             (repo.clone(), Arc::clone(&facts.index), moves.clone(), spec.uploads);
         let runtime = tokio::runtime::Handle::current();
         let moved =
             own_thread("repack", ctx, move |ctx| repack::copy(&repo, &index, wanted, uploads, &runtime, ctx))
-                .await?;
-        report.moved_bytes = moved.bytes;
-        moved.damaged
-    };
+                .await;
+        match moved {
+            Ok(moved) => (report.moved_bytes, damaged) = (moved.bytes, moved.damaged),
+            // To make room is what a prune is for: what needs none of it goes on.
+            Err(e) if e.kind() == ErrorKind::Full => report.no_room = Some(e.chain()),
+            Err(e) => return Err(e),
+        }
+    }
     report.damaged = damaged
         .iter()
         .filter_map(|(number, why)| Some((facts.index.packs().get(*number as usize)?.id, why.clone())))
@@ -326,7 +332,8 @@ async fn first_half(
     let since = store_now(repo, Some(lock)).await?.max(Timestamp::now());
     let mut marks = Vec::new();
     for (number, pack) in to_mark(&facts, &planned) {
-        if damaged.contains_key(&number) {
+        let moves = planned.fates.get(number as usize) == Some(&Fate::Repack);
+        if damaged.contains_key(&number) || (moves && report.no_room.is_some()) {
             continue;
         }
         report.marked_packs += 1;

@@ -51,6 +51,9 @@ pub(crate) struct Moved {
 
 /// Copies blobs into new packs and lists those in the index; durable when this returns. Blocks; belongs on a
 /// thread of its own. A blob that cannot be read in this copy nor any other is in [`Moved::damaged`].
+///
+/// # Errors
+/// `Full` when the store has no room for all of it: what no index file lists is removed again.
 pub(crate) fn copy(
     repo: &Repository,
     index: &Arc<Index>,
@@ -245,6 +248,9 @@ impl Mover<'_> {
     }
 }
 
+/// A pack on its way, with its size.
+type Flight = Result<(IndexedPack, u64)>;
+
 /// Writes packs, and index files of those that have arrived.
 struct Uploader {
     repo: Repository,
@@ -253,19 +259,36 @@ struct Uploader {
 }
 
 impl Uploader {
-    async fn run(self, queue: mpsc::UnboundedReceiver<SealedPack>) -> Result<Moved> {
-        let open = Arc::clone(&self.open);
-        let result = self.drive(queue).await;
-        if result.is_err() {
-            // Workers that wait for a flight go on, and see that nobody takes packs any more.
-            open.give_up();
+    async fn run(mut self, queue: mpsc::UnboundedReceiver<SealedPack>) -> Result<Moved> {
+        let (mut flying, mut arrived) = (JoinSet::new(), Vec::new());
+        let Err(e) = self.drive(queue, &mut flying, &mut arrived).await else { return Ok(self.moved) };
+        // Workers that wait for a flight go on, and see that nobody takes packs any more.
+        self.open.give_up();
+        if e.kind() == ErrorKind::Full {
+            self.take_back(flying, arrived).await;
         }
-        result
+        Err(e)
     }
 
-    async fn drive(mut self, mut queue: mpsc::UnboundedReceiver<SealedPack>) -> Result<Moved> {
-        let mut flying: JoinSet<Result<(IndexedPack, u64)>> = JoinSet::new();
-        let mut arrived: Vec<IndexedPack> = Vec::new();
+    /// Removes packs that no index file lists: they take the room that there is not. A pack's name is that of its content
+    /// with random bytes in it, so nobody else's has it. What cannot be removed a later prune finds.
+    async fn take_back(&self, mut flying: JoinSet<Flight>, mut arrived: Vec<IndexedPack>) {
+        while let Some(done) = flying.join_next().await {
+            arrived.extend(done.ok().and_then(Result::ok).map(|(pack, _)| pack));
+        }
+        for IndexedPack { id, .. } in arrived {
+            if let Err(e) = self.repo.store().delete(FileName { kind: FileKind::Pack, id }).await {
+                tracing::warn!(pack = %id, error = %e.chain(), "a pack of a prune that found no room stays behind");
+            }
+        }
+    }
+
+    async fn drive(
+        &mut self,
+        mut queue: mpsc::UnboundedReceiver<SealedPack>,
+        flying: &mut JoinSet<Flight>,
+        arrived: &mut Vec<IndexedPack>,
+    ) -> Result<()> {
         let mut blobs = 0_usize;
         let mut feeding = true;
         while feeding || !flying.is_empty() {
@@ -277,7 +300,7 @@ impl Uploader {
                     self.moved.packs = self.moved.packs.saturating_add(1);
                     self.moved.pack_bytes = self.moved.pack_bytes.saturating_add(size);
                     if !arrived.is_empty() && blobs.saturating_add(pack.blobs.len()) > MAX_BLOBS {
-                        self.flush(&mut arrived).await?;
+                        self.flush(arrived).await?;
                         blobs = 0;
                     }
                     blobs = blobs.saturating_add(pack.blobs.len());
@@ -297,8 +320,7 @@ impl Uploader {
                 },
             }
         }
-        self.flush(&mut arrived).await?;
-        Ok(self.moved)
+        self.flush(arrived).await
     }
 
     async fn flush(&mut self, packs: &mut Vec<IndexedPack>) -> Result<()> {
@@ -306,8 +328,8 @@ impl Uploader {
             return Ok(());
         }
         let json = IndexFile::to_json(packs)?;
-        packs.clear();
         self.moved.index_files.push(pipeline::save(&self.repo, FileKind::Index, &json).await?);
+        packs.clear();
         Ok(())
     }
 }
