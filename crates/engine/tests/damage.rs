@@ -160,6 +160,32 @@ async fn what_is_lost_for_good_leaves_the_snapshots_and_the_rest_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn restics_packs_are_repaired_as_ours() {
+    let dir = scratch();
+    let at = dir.path().join("repo");
+    let restic = Restic::newest(&at);
+    restic.run(["init"]);
+    let source = dir.path().join("source");
+    fs::create_dir_all(&source).unwrap();
+    for n in 0..6 {
+        fs::write(source.join(format!("f{n}")), noise(n, 200_000)).unwrap();
+    }
+    restic.backup(&source, "test", &[]);
+    let path = packs(&at).remove(0);
+    damage(&path, Damage::Flip);
+    let pack: Id = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+    let repo = open(&at).await;
+    let done = try_repair(&repo, &[pack], false).await.unwrap();
+    assert_eq!((done.saved(), done.lost().count()), (5, 1));
+    // It says with code 3 that it stores the file again, since what is lost is in no index any more.
+    let again =
+        restic.output([Path::new("backup"), Path::new("--host"), Path::new("test"), source.as_path()]);
+    assert_eq!(again.status.code(), Some(3), "{again:?}");
+    restic.check();
+    assert_eq!(good_files(&repo, &source, &dir.path().join("target")).await, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pack_of_which_nothing_is_known_stays_and_an_absent_one_is_an_error() {
     let dir = scratch();
     let at = dir.path().join("repo");

@@ -120,8 +120,7 @@ fn advice(report: &CheckReport) -> String {
     }
     let mut steps = Vec::new();
     let repair_index = "run `holdfast repo repair index`".to_owned();
-    // It forgets what the index says of a pack whose own header is damaged: packs come first, unless there is an index file
-    // that nobody can read.
+    // Packs first, whose repair takes the damaged ones away, unless there is an index file that nobody can read.
     if unreadable_index {
         steps.push(repair_index.clone());
     }
@@ -136,7 +135,6 @@ fn advice(report: &CheckReport) -> String {
     if index && !unreadable_index {
         steps.push(repair_index);
     }
-    // After the packs: recovering mends the index too.
     if let Some(first) = snapshots.first() {
         steps.push(
             "run `holdfast repo recover`, which makes a snapshot of what only a damaged one held".to_owned(),
@@ -151,9 +149,12 @@ fn advice(report: &CheckReport) -> String {
         );
     }
     let unsure = if content || index {
-        "any snapshot may need what is damaged, also one not named above. "
+        let which = packs.first().map_or_else(String::new, |pack| {
+            format!(" (`holdfast repo find --pack {pack}` shows which files of which do)")
+        });
+        format!("any snapshot may need what is damaged, also one not named above{which}. ")
     } else {
-        ""
+        String::new()
     };
     format!("{unsure}In this order: {}", steps.join("; "))
 }

@@ -123,7 +123,13 @@ async fn index(session: &Session<'_>, args: &IndexArgs) -> Result<u8> {
             count(*removed_index_files)
         ))?;
         for pack in unreadable {
-            session.ui.print(&format!("not readable: pack {}: {}", pack.id, safe(&pack.reason)))?;
+            let saved = match (pack.saved, pack.lost) {
+                (0, 0) => "no index file knew what it holds".to_owned(),
+                (saved, lost) => {
+                    format!("{saved} of its {} were saved", counted(saved + lost, "blob", "blobs"))
+                }
+            };
+            session.ui.print(&format!("not readable: pack {}: {}; {saved}", pack.id, safe(&pack.reason)))?;
         }
         session.ui.say("`holdfast repo check` tells whether any snapshot lacks something now");
     }

@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 use futures::{StreamExt as _, stream};
 use serde::Serialize;
 
+use super::salvage::Salvage;
 use crate::error::{Error, Result};
 use crate::event::{Ctx, Event, Fault, Progress};
 use crate::format::index_file::IndexedPack;
-use crate::format::pack::pack_size;
+use crate::format::pack::{PackedBlob, pack_size};
 use crate::format::records::Records;
 use crate::id::Id;
 use crate::lock::LockGuard;
@@ -42,6 +43,10 @@ pub struct UnreadablePack {
     pub id: Id,
     /// Why.
     pub reason: String,
+    /// Blobs of it that an index file knew, and that are in another pack now.
+    pub saved: u64,
+    /// Blobs of it that an index file knew, and that cannot be read in it.
+    pub lost: u64,
 }
 
 /// What was mended.
@@ -57,7 +62,8 @@ pub struct RepairIndexReport {
     pub damaged_index_files: u64,
     /// Index files that were removed because others replace them, damaged ones included.
     pub removed_index_files: u64,
-    /// Packs that cannot be read: what is in them is lost, unless another pack has it too.
+    /// Packs whose header cannot be read. What of them an index file still knew was saved into new packs; the rest is lost,
+    /// unless another pack has it too.
     pub unreadable: Vec<UnreadablePack>,
 }
 
@@ -119,11 +125,16 @@ pub async fn repair_index(
     wrong.retain(|id| !known.contains(id));
     report.dropped = wrong.len() as u64;
 
-    let mut unknown: Vec<(Id, u64)> = packs.into_iter().filter(|(id, _)| !known.contains(id)).collect();
+    let sizes = packs;
+    let mut unknown: Vec<(Id, u64)> =
+        sizes.iter().map(|(id, size)| (*id, *size)).filter(|(id, _)| !known.contains(id)).collect();
     unknown.sort_unstable();
     let read = read_headers(repo, unknown, &mut report, ctx).await?;
     report.added = read.len() as u64;
     kept.extend(read);
+    if how != RepairIndex::AdoptOrphans {
+        salvage(repo, &replaced, &sizes, &mut report, ctx).await?;
+    }
 
     ctx.events.event(Event::Phase("write"));
     ctx.check()?;
@@ -141,6 +152,44 @@ pub async fn repair_index(
         report.removed_index_files += 1;
     }
     Ok(report)
+}
+
+/// Saves what can be read of packs whose header is damaged: the index files that are about to be replaced are the last that
+/// know where their blobs lie.
+async fn salvage(
+    repo: &Repository,
+    replaced: &[Id],
+    sizes: &HashMap<Id, u64>,
+    report: &mut RepairIndexReport,
+    ctx: &Ctx,
+) -> Result<()> {
+    if report.unreadable.is_empty() {
+        return Ok(());
+    }
+    ctx.events.event(Event::Phase("salvage"));
+    let unreadable: HashSet<Id> = report.unreadable.iter().map(|pack| pack.id).collect();
+    let mut places: HashMap<Id, Vec<PackedBlob>> = HashMap::new();
+    for file in replaced {
+        match ctx.run(repo.load_index_file(file)).await {
+            Ok(file) => {
+                for pack in file.packs.into_iter().filter(|pack| unreadable.contains(&pack.id)) {
+                    places.entry(pack.id).or_default().extend(pack.blobs);
+                }
+            }
+            Err(e) if is_damage(&e) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let mut salvage = Salvage::new(repo, false)?;
+    for pack in &mut report.unreadable {
+        let (Some(blobs), Some(size)) = (places.get_mut(&pack.id), sizes.get(&pack.id)) else { continue };
+        // Two index files may list the same.
+        blobs.sort_unstable_by_key(|blob| (blob.offset, blob.id));
+        blobs.dedup();
+        let left = salvage.pack(pack.id, *size, blobs, ctx).await?;
+        (pack.saved, pack.lost) = (left.readable.len() as u64, left.lost.len() as u64);
+    }
+    salvage.finish(ctx).await.map(drop)
 }
 
 async fn read_headers(
@@ -161,7 +210,7 @@ async fn read_headers(
             Err(e) if is_damage(&e) => {
                 let reason = e.chain();
                 tell(ctx, format!("pack {id}"), reason.clone());
-                report.unreadable.push(UnreadablePack { id, reason });
+                report.unreadable.push(UnreadablePack { id, reason, saved: 0, lost: 0 });
             }
             Err(e) => {
                 return Err(Error::with_source(
@@ -273,8 +322,12 @@ mod tests {
         std::fs::write(&at, &bytes[..bytes.len() - 10]).unwrap();
         let report = repair(&f, RepairIndex::Mend).await.unwrap();
         assert_eq!((report.dropped, report.added), (1, 0));
-        assert_eq!(report.unreadable.iter().map(|p| p.id).collect::<Vec<_>>(), [pack(1)]);
-        assert!(f.repo.load_index(&Ctx::default()).await.unwrap().is_empty());
+        let unreadable: Vec<_> = report.unreadable.iter().map(|p| (p.id, p.saved, p.lost)).collect();
+        assert_eq!(unreadable, [(pack(1), 1, 0)]);
+        assert_eq!(readable(&f, &ids).await, [false, true], "what the old index knew of it was saved");
+        // The pack itself nothing refers to any more.
+        let index = f.repo.load_index(&Ctx::default()).await.unwrap();
+        assert!(index.packs().iter().all(|p| p.id != pack(1)));
     }
 
     #[tokio::test(flavor = "multi_thread")]
