@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use holdfast_engine::check::Severity;
+use holdfast_engine::check::{CheckSpec, ReadData, Severity, check};
 use holdfast_engine::restore::{RestoreSpec, restore};
 use holdfast_engine::store::FileKind;
 use holdfast_engine::store::fault::{Fault, Operation, Trouble};
@@ -92,6 +92,32 @@ async fn a_flipped_bit_costs_one_file_and_is_found() {
         "{found:?}"
     );
     assert_eq!(found.errors, 2, "the pack's own digest, and one blob: {:?}", found.findings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_parts_of_a_check_together_read_everything() {
+    let dir = scratch();
+    prepared(dir.path()).await;
+    let repo = open(&dir.path().join("repo")).await;
+    let all = packs(&dir.path().join("repo"));
+    assert!(all.len() > 2, "{} packs", all.len());
+    flip(&all[1], 4711);
+    let check =
+        async |read_data| check(&repo, None, &CheckSpec { read_data }, &Ctx::default()).await.unwrap();
+    let mut found = Vec::new();
+    let mut read = 0;
+    for n in 1..=7 {
+        let report = check(ReadData::Subset { n, m: 7 }).await;
+        read += report.packs_read;
+        found.extend((!report.is_sound()).then_some(n));
+    }
+    // Which part a pack is in goes by the first byte of its id, as for restic.
+    let id: Id = all[1].file_name().unwrap().to_str().unwrap().parse().unwrap();
+    assert_eq!(found, [id.as_bytes()[0] % 7 + 1]);
+    assert_eq!(read, all.len() as u64);
+    assert_eq!(check(ReadData::None).await.packs_read, 0);
+    assert!(!check(ReadData::Fraction(1.0)).await.is_sound());
+    assert_eq!(check(ReadData::Bytes(1)).await.packs_read, 1, "at least one");
 }
 
 #[tokio::test(flavor = "multi_thread")]
