@@ -1,6 +1,6 @@
 //! Follows a run to its end: bars on a terminal, plain lines otherwise. Watches; changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
@@ -159,6 +159,7 @@ pub(super) fn tell(line: &str) {
 #[derive(Debug, Default)]
 struct Narrator {
     head: String,
+    warned: BTreeSet<String>,
     seen: BTreeMap<String, Seen>,
 }
 
@@ -179,6 +180,11 @@ impl Narrator {
             lines.push(head.clone());
         }
         self.head = head;
+        for warning in &run.warnings {
+            if self.warned.insert(warning.clone()) {
+                lines.push(format!("! {warning}"));
+            }
+        }
         for component in &run.components {
             let seen = self.seen.entry(component.name.clone()).or_default();
             if component.phase.is_terminal() {
@@ -394,6 +400,18 @@ mod tests {
             ),
             "✗ volume/a  MountFailed: it is away\n! volume/b  1 file, 0 new, 0 changed, 1 file NOT readable: UnreadableFiles: one"
         );
+    }
+
+    #[test]
+    fn a_warning_is_told_once_as_soon_as_it_is_known() {
+        let mut narrator = Narrator::default();
+        let mut of = |warnings: &str| {
+            let status = format!("{{phase: Running, coverage: {{protected: 1, warnings: {warnings}}}}}");
+            narrator.lines(&view(&status), Duration::ZERO, false).join("\n")
+        };
+        assert_eq!(of("[]"), "");
+        assert_eq!(of("[Backup other saves data as well]"), "! Backup other saves data as well");
+        assert_eq!(of("[a wish is not done, Backup other saves data as well]"), "! a wish is not done");
     }
 
     #[test]

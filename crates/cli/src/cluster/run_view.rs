@@ -34,6 +34,9 @@ pub(super) struct RunView {
     pub(super) completed: Option<Timestamp>,
     /// Its parts.
     pub(super) components: Vec<ComponentView>,
+    /// What a Backup says although it is no failure, in sentences. Those of a Restore are of its plan, which is shown
+    /// before it is made.
+    pub(super) warnings: Vec<String>,
 }
 
 /// A part of a run as it stands.
@@ -108,6 +111,7 @@ impl Run for Backup {
             started: status.start_time.as_ref().map(|t| t.0),
             completed: status.completion_time.as_ref().map(|t| t.0),
             components: components.collect(),
+            warnings: status.coverage.map(|coverage| coverage.warnings).unwrap_or_default(),
         }
     }
 }
@@ -154,6 +158,7 @@ impl Run for Restore {
             started: status.start_time.as_ref().map(|t| t.0),
             completed: status.completion_time.as_ref().map(|t| t.0),
             components: components.collect(),
+            warnings: Vec::new(),
         }
     }
 }

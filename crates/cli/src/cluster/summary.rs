@@ -59,6 +59,7 @@ pub(super) fn backup(backup: &Backup, now: Timestamp) -> String {
         }
         page.push_str(&table.render());
     }
+    warnings(&mut page, &view.warnings);
     page
 }
 
@@ -90,13 +91,20 @@ pub(super) fn restore(restore: &Restore, now: Timestamp) -> String {
         };
         problems(&mut page, name, "belong to the runner now", component.owners_not_restored, sample);
     }
-    let warnings = status.compatibility.map(|compatibility| compatibility.warnings).unwrap_or_default();
-    for (n, warning) in warnings.iter().enumerate() {
+    warnings(
+        &mut page,
+        &status.compatibility.map(|compatibility| compatibility.warnings).unwrap_or_default(),
+    );
+    page
+}
+
+/// What is no failure, and to be known.
+fn warnings(page: &mut String, all: &[String]) {
+    for (n, warning) in all.iter().enumerate() {
         let gap = if n == 0 { "\n" } else { "" };
         // Writing to a string cannot fail.
         let _ = writeln!(page, "{gap}! {}", safe(warning));
     }
-    page
 }
 
 fn first_line(run: &RunView, now: Timestamp) -> String {
@@ -200,6 +208,7 @@ status:
     skipped:
     - {claim: scratch, reason: ExcludedByAnnotation, message: it carries the annotation}
     - {claim: raw, reason: BlockVolume, message: it is a block device}
+    warnings: [Backup nightly saves data as well, "logs: --files-from\e[2J is not done"]
 "#,
         )
         .unwrap();
@@ -229,6 +238,9 @@ Not saved:
   CLAIM    REASON                WHY
   scratch  ExcludedByAnnotation  it carries the annotation
 ! raw      BlockVolume           it is a block device
+
+! Backup nightly saves data as well
+! logs: --files-from\u{1b}[2J is not done
 "
         );
         assert_eq!(object.view().exit_code(), crate::exit::PARTIAL);
