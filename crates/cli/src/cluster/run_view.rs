@@ -3,7 +3,8 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use holdfast_api::backup::{ComponentPhase, Progress};
+use holdfast_api::backup::{BackupStatus, ComponentPhase, Progress};
+use holdfast_api::conditions::{ConditionStatus, ConditionType, find_condition};
 use holdfast_api::{Backup, Restore};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -111,9 +112,18 @@ impl Run for Backup {
             started: status.start_time.as_ref().map(|t| t.0),
             completed: status.completion_time.as_ref().map(|t| t.0),
             components: components.collect(),
-            warnings: status.coverage.map(|coverage| coverage.warnings).unwrap_or_default(),
+            warnings: warnings(status),
         }
     }
+}
+
+/// What a Backup says beside its failures: about what is saved, and that a volume holds nothing. The latter may be a volume
+/// that was lost and made anew, whose backup succeeds.
+fn warnings(status: BackupStatus) -> Vec<String> {
+    let empty = find_condition(&status.conditions, ConditionType::SourceEmpty)
+        .filter(|condition| condition.status == ConditionStatus::True.as_str())
+        .map(|condition| format!("{}: {}", condition.type_, condition.message));
+    status.coverage.map(|coverage| coverage.warnings).unwrap_or_default().into_iter().chain(empty).collect()
 }
 
 impl Run for Restore {

@@ -246,6 +246,31 @@ Not saved:
         assert_eq!(object.view().exit_code(), crate::exit::PARTIAL);
     }
 
+    /// Its volume may have been lost and made anew: the run succeeds all the same.
+    #[test]
+    fn a_volume_that_held_nothing_is_told() {
+        let of = |status: &str| {
+            let object: Backup = serde_saphyr::from_str(&format!(
+                "
+apiVersion: holdfast.dev/v1alpha1
+kind: Backup
+metadata: {{name: b, namespace: shop}}
+spec: {{}}
+status:
+  phase: Succeeded
+  components: [{{name: volume/data, phase: Succeeded, filesUnmodified: 0}}]
+  conditions:
+  - {{type: SourceEmpty, status: '{status}', reason: VolumeEmpty, message: 'holds no files: volume/data', lastTransitionTime: 2026-11-20T02:00:00Z}}
+"
+            ))
+            .unwrap();
+            backup(&object, now())
+        };
+        let page = of("True");
+        assert!(page.ends_with("\n\n! SourceEmpty: holds no files: volume/data\n"), "{page}");
+        assert!(!of("False").contains("SourceEmpty"));
+    }
+
     #[test]
     fn a_restore_is_summed_up() {
         let object: Restore = serde_saphyr::from_str(

@@ -179,7 +179,8 @@ impl Look<'_> {
             Err(refusal) => return self.wait(status, refusal.reason, &refusal.message).await,
         };
         let facts = dereference::facts(client, &self.run.namespace).await?;
-        let plan = match validate(self.restore, &snapshot, &facts) {
+        let beside = dereference::beside(client, &snapshot).await?;
+        let plan = match validate(self.restore, &snapshot, &beside, &facts) {
             Ok(plan) => plan,
             // A claim that was made a moment ago gets its volume any moment now.
             Err(refusal) if refusal.may_pass() => {

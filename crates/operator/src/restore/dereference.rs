@@ -176,6 +176,16 @@ pub async fn facts(client: &Client, own: &str) -> Result<Facts, RequestError> {
     Ok(Facts { namespace, claims, classes, inventory, nodes: NodeStates::new(&nodes), attachments, volumes })
 }
 
+/// The Snapshots beside one that has a component without files: what it may have held before. None where that does not
+/// matter.
+pub async fn beside(client: &Client, snapshot: &Snapshot) -> Result<Vec<Snapshot>, RequestError> {
+    let mut components = snapshot.status.iter().flat_map(|status| &status.components);
+    if !components.any(|component| component.files == Some(0)) {
+        return Ok(Vec::new());
+    }
+    kubernetes::list(client, &snapshot.namespace().unwrap_or_default(), "").await
+}
+
 /// The other Restores of the namespace.
 pub async fn others(client: &Client, restore: &Restore) -> Result<Vec<Restore>, RequestError> {
     let own = restore.namespace().unwrap_or_default();

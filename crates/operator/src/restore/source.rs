@@ -132,6 +132,28 @@ pub(super) fn choose<'s>(
         .ok_or_else(|| not_found(wanted, &fitting, cluster))
 }
 
+/// The newest Snapshot of the same origin that is older than this one and holds files of the component, and how many.
+/// What was saved before a restore stands for nothing that was lost, and nothing before it.
+pub(super) fn with_files<'s>(
+    snapshot: &Snapshot,
+    component: &str,
+    all: &'s [Snapshot],
+) -> Option<(&'s Snapshot, u64)> {
+    let origin = |s: &Snapshot| (s.spec.cluster.clone(), s.spec.namespace.clone());
+    let files = |s: &Snapshot| {
+        let components = s.status.iter().flat_map(|status| &status.components);
+        components.filter(|c| c.name == component).find_map(|c| c.files.filter(|files| *files > 0))
+    };
+    if snapshot.spec.undo_of.is_some() {
+        return None;
+    }
+    all.iter()
+        .filter(|s| s.spec.undo_of.is_none() && s.metadata.deletion_timestamp.is_none())
+        .filter(|s| origin(s) == origin(snapshot) && s.spec.time.0 < snapshot.spec.time.0)
+        .filter_map(|s| files(s).map(|files| (s, files)))
+        .max_by_key(|(s, _)| (s.spec.time.0, s.name_any()))
+}
+
 /// Whether a Snapshot was made in its own namespace, in this cluster. Else its repository came from elsewhere.
 fn is_own(snapshot: &Snapshot, cluster: &str) -> bool {
     snapshot.spec.cluster == cluster && snapshot.metadata.namespace.as_ref() == Some(&snapshot.spec.namespace)

@@ -140,10 +140,17 @@ impl Findings {
     }
 }
 
-/// Makes the plan.
-pub fn validate(restore: &Restore, snapshot: &Snapshot, facts: &Facts) -> Result<Plan, Refusal> {
+/// Makes the plan. `beside` are the other Snapshots where the chosen one is, as far as a component without files makes
+/// them matter.
+pub fn validate(
+    restore: &Restore,
+    snapshot: &Snapshot,
+    beside: &[Snapshot],
+    facts: &Facts,
+) -> Result<Plan, Refusal> {
     let mut findings = Findings::default();
     let selected = select(restore, snapshot, &mut findings);
+    check_emptied(snapshot, beside, &selected, &mut findings);
     check_gaps(snapshot, &selected, &mut findings);
     let mut components = Vec::new();
     let mut workloads = BTreeSet::new();
@@ -252,6 +259,28 @@ fn select<'a>(
         );
     }
     selected
+}
+
+/// Components that hold no files and once did: their volume may have been lost and made anew before this was saved. It is
+/// the first warning, for what is restored then is nothing.
+fn check_emptied(
+    snapshot: &Snapshot,
+    beside: &[Snapshot],
+    selected: &[(&SnapshotComponent, RestoreVolume)],
+    findings: &mut Findings,
+) {
+    for (component, wish) in selected.iter().filter(|(component, _)| component.files == Some(0)) {
+        let Some((older, files)) = source::with_files(snapshot, &component.name, beside) else { continue };
+        let of = component.source.claim.as_ref().unwrap_or(&component.name);
+        let extra = if wish.delete_extra { "; deleteExtra deletes all that is on the claim" } else { "" };
+        findings.warnings.push(format!(
+            "claim {of} held no files when this was saved, and Snapshot {} of {} has {} of it: to have them, make \
+             another Restore that names it in spec.from.snapshotRef{extra}",
+            older.name_any(),
+            older.spec.time.0,
+            count(usize::try_from(files).unwrap_or(usize::MAX), "file"),
+        ));
+    }
 }
 
 /// What the Snapshot lacks of what was there. These come before all other warnings, for the message at the end of a

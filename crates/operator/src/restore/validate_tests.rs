@@ -9,7 +9,7 @@ fn restore(spec: &str) -> Restore {
 }
 
 fn validate(restore: &Restore, facts: &Facts) -> Result<Plan, Refusal> {
-    super::validate(restore, &snapshot(), facts)
+    super::validate(restore, &snapshot(), &[], facts)
 }
 
 const ALL: &str = "{from: {snapshotRef: {name: s}}}";
@@ -62,6 +62,47 @@ status:
         .unwrap()
 }
 
+#[test]
+fn an_emptied_volume_is_told_with_the_snapshot_that_still_has_files_of_it() {
+    let with = |name: &str, time: &str, files: u64| {
+        let mut made = snapshot();
+        made.metadata.name = Some(name.into());
+        made.spec.time.0 = time.parse().unwrap();
+        made.status.as_mut().unwrap().components[0].files = Some(files);
+        made
+    };
+    let empty = with("emptied", "2026-11-20T02:00:00Z", 0);
+    let mut saved = with("saved", "2026-11-19T12:00:00Z", 12);
+    saved.spec.undo_of = Some("r".into());
+    let mut theirs = with("theirs", "2026-11-19T13:00:00Z", 12);
+    theirs.spec.namespace = "prod".into();
+    let older = [
+        with("monday", "2026-11-16T02:00:00Z", 9),
+        with("tuesday", "2026-11-17T02:00:00Z", 7),
+        with("wednesday", "2026-11-18T02:00:00Z", 0),
+        with("later", "2026-11-21T02:00:00Z", 8),
+        saved,
+        theirs,
+    ];
+    let warnings = |spec: &str, snapshot: &Snapshot, beside: &[Snapshot]| {
+        super::validate(&restore(spec), snapshot, beside, &facts()).unwrap().compatibility().warnings
+    };
+    let found = warnings(ALL, &empty, &older);
+    let [only] = found.as_slice() else { panic!("{found:?}") };
+    assert!(
+        only.contains("claim data held no files") && only.contains("Snapshot tuesday of 2026-11-17"),
+        "{only}"
+    );
+    assert!(only.contains("7 files"), "{only}");
+    let logs = "{from: {snapshotRef: {name: s}}, components: [volume/logs]}";
+    assert!(warnings(logs, &empty, &older).is_empty(), "nothing of it is restored");
+    assert!(warnings(ALL, &empty, &older[2..]).is_empty(), "it never held anything");
+    assert!(warnings(ALL, &with("full", "2026-11-20T02:00:00Z", 1), &older).is_empty());
+    let mut undo = empty.clone();
+    undo.spec.undo_of = Some("r".into());
+    assert!(warnings(ALL, &undo, &older).is_empty(), "it is to be as empty as it was");
+}
+
 /// A StatefulSet `db` of one pod that uses the claim `data` on `n1`.
 fn with_database(mut facts: Facts, set_extra: &str) -> Facts {
     let pods: Vec<Pod> = serde_saphyr::from_str(
@@ -112,7 +153,7 @@ fn what_could_not_be_read_when_it_was_saved_is_the_first_warning() {
     status.components[0].unreadable = Some(3112);
     status.components[1].unreadable = Some(0);
     let warnings = |spec: &str, snapshot: &Snapshot| {
-        super::validate(&restore(spec), snapshot, &facts()).unwrap().compatibility().warnings
+        super::validate(&restore(spec), snapshot, &[], &facts()).unwrap().compatibility().warnings
     };
     let data = "3112 files of claim data could not be read when this was saved, and are not in it";
     assert_eq!(warnings(ALL, &gaps), [data]);
@@ -167,7 +208,7 @@ fn a_selection_that_matches_nothing_is_refused() {
     assert!(message.contains("volume/data, volume/logs"), "{message}");
     let mut empty = snapshot();
     empty.status.as_mut().unwrap().components.clear();
-    let refusal = super::validate(&restore(ALL), &empty, &facts()).unwrap_err();
+    let refusal = super::validate(&restore(ALL), &empty, &[], &facts()).unwrap_err();
     assert_eq!(refusal.reason, Reason::NothingSelected);
 }
 
@@ -190,10 +231,10 @@ fn a_missing_target_says_what_to_make() {
 fn a_target_that_is_too_small_is_refused_unless_only_some_files_are_wanted() {
     let mut large = snapshot();
     large.status.as_mut().unwrap().components.first_mut().unwrap().size = Some(2 << 30);
-    let refusal = super::validate(&restore(ALL), &large, &facts()).unwrap_err();
+    let refusal = super::validate(&restore(ALL), &large, &[], &facts()).unwrap_err();
     assert_eq!(refusal.reason, Reason::TargetTooSmall);
     let spec = r"{from: {snapshotRef: {name: s}}, volumes: [{component: volume/data, to: {existingClaim: {name: data}}, paths: {include: [a]}}]}";
-    assert!(super::validate(&restore(spec), &large, &facts()).is_ok());
+    assert!(super::validate(&restore(spec), &large, &[], &facts()).is_ok());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use holdfast_api::backup::{ComponentPhase, SkipReason};
 use holdfast_api::names::{ANNOTATION_BACKUP, ANNOTATION_BACKUP_K8UP, volume_component};
+use holdfast_api::snapshot::SnapshotComponent;
 use holdfast_api::{Backup, Snapshot};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -11,6 +12,7 @@ use kube::ResourceExt;
 use serde::Serialize;
 
 use super::Facts;
+use crate::text::counted;
 
 /// How a claim stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -85,14 +87,16 @@ fn of_claim(
 ) -> ClaimReport {
     let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
     let component = volume_component(&name);
-    let holding = facts
+    let saved: Vec<(&Snapshot, &SnapshotComponent)> = facts
         .snapshots
         .iter()
         .filter(|s| s.namespace().as_deref() == Some(namespace.as_str()))
         // What a Restore saved before it overwrote it, and what is mirrored from another namespace, protects nothing here.
         .filter(|s| s.spec.undo_of.is_none() && s.spec.namespace == namespace)
-        .filter(|s| s.status.iter().flat_map(|s| &s.components).any(|c| c.name == component))
-        .max_by_key(|s| s.spec.time.0);
+        .filter_map(|s| Some((s, s.status.as_ref()?.components.iter().find(|c| c.name == component)?)))
+        .collect();
+    let newest = saved.iter().max_by_key(|(s, _)| s.spec.time.0);
+    let holding = newest.map(|(snapshot, _)| *snapshot);
     let mut backups: Vec<&Backup> =
         facts.backups.iter().filter(|b| b.namespace().as_deref() == Some(namespace.as_str())).collect();
     backups.sort_by_key(|b| std::cmp::Reverse(began(b)));
@@ -133,13 +137,34 @@ fn of_claim(
             } else if let Some(lacks) = lacks(snapshot, facts, &component) {
                 (Protection::Incomplete, Some(lacks))
             } else {
-                (Protection::Protected, complaint_of_last.text)
+                let remarks: Vec<String> =
+                    complaint_of_last.text.into_iter().chain(emptied(newest, &saved)).collect();
+                (Protection::Protected, (!remarks.is_empty()).then(|| remarks.join("; ")))
             }
         }
     };
     report.protection = protection;
     report.why = why;
     report
+}
+
+/// That the newest backup of the claim holds nothing and an earlier one does: its volume may have been lost and made anew,
+/// which makes a backup without a fault. It may have been made before the claim that is there now.
+fn emptied(
+    newest: Option<&(&Snapshot, &SnapshotComponent)>,
+    saved: &[(&Snapshot, &SnapshotComponent)],
+) -> Option<String> {
+    let (newest, _) = newest.filter(|(_, component)| component.files == Some(0))?;
+    let (older, files) = saved
+        .iter()
+        .filter(|(snapshot, _)| snapshot.spec.time.0 < newest.spec.time.0)
+        .filter_map(|(snapshot, component)| Some((snapshot, component.files.filter(|files| *files > 0)?)))
+        .max_by_key(|(snapshot, _)| snapshot.spec.time.0)?;
+    Some(format!(
+        "it held no files when it was saved; Snapshot {} has {} of it",
+        older.name_any(),
+        counted(files, "file", "files")
+    ))
 }
 
 fn began(backup: &Backup) -> Option<Timestamp> {

@@ -139,6 +139,27 @@ fn what_was_saved_before_the_claim_was_made_is_of_another_volume() {
     }
 }
 
+#[test]
+fn a_claim_that_was_emptied_is_told_with_the_snapshot_that_has_files_of_it() {
+    let files = |newest: u64, older: u64| {
+        let mut facts = facts();
+        facts.claims.retain(|claim| claim.name_any() == "data");
+        for claim in &mut facts.claims {
+            claim.metadata.creation_timestamp = Some(Time("2026-11-19T02:00:00Z".parse().unwrap()));
+        }
+        for (snapshot, files) in [(0, newest), (3, older)] {
+            facts.snapshots[snapshot].status.as_mut().unwrap().components[0].files = Some(files);
+        }
+        let mut found = report(&facts, None, now()).claims.remove(0);
+        assert_eq!((found.claim.as_str(), found.protection.as_str()), ("data", "Protected"));
+        found.why.take()
+    };
+    let why = "it held no files when it was saved; Snapshot older-1 has 1,200 files of it";
+    assert_eq!(files(0, 1200).as_deref(), Some(why));
+    assert_eq!(files(0, 0), None, "it never held anything");
+    assert_eq!(files(1, 1200), None);
+}
+
 /// The object of the Backup was deleted, or never was in this cluster.
 #[test]
 fn what_a_snapshot_lacks_is_known_without_its_backup() {
