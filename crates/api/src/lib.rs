@@ -24,6 +24,7 @@ pub mod restore;
 pub mod snapshot;
 pub mod tags;
 mod text;
+pub mod wish;
 
 pub use backup::{Backup, BackupSpec, BackupStatus};
 pub use backup_storage::{BackupStorage, BackupStorageSpec, BackupStorageStatus};

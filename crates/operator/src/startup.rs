@@ -83,7 +83,7 @@ async fn start(options: Options) -> Result<(), StartError> {
     let _stop_answering = answers.clone().drop_guard();
     let probed = health.clone();
     tokio::spawn(http::serve(listener, move |path| probed.answer(path), answers.clone()));
-    let metrics = Arc::new(Metrics::new(&options.cluster_name));
+    let metrics = Arc::new(Metrics::new(&options.cluster_name, options.claims_default));
     let address = options.metrics_address;
     let listener = http::bind(address).await.map_err(|source| StartError::Metrics { address, source })?;
     let scraped = Arc::clone(&metrics);

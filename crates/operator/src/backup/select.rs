@@ -15,10 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_api::Reason;
 use holdfast_api::backup::{Backup, ClaimsDefault, SkipReason};
-use holdfast_api::names::{
-    ANNOTATION_BACKUP, ANNOTATION_BACKUP_K8UP, ANNOTATION_CLAIMS, ANNOTATION_EXCLUDE,
-    ANNOTATION_RESTIC_ARGS_K8UP,
-};
+use holdfast_api::names::{ANNOTATION_BACKUP, ANNOTATION_EXCLUDE, ANNOTATION_RESTIC_ARGS_K8UP};
+use holdfast_api::wish::{ClaimWish, truth};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
@@ -51,7 +49,7 @@ impl<'a> Wish<'a> {
         Ok(Self {
             named: volumes.claims.iter().map(String::as_str).collect(),
             selectors: selectors.collect::<Result<_, _>>()?,
-            default: in_namespace(namespace).unwrap_or(default),
+            default: ClaimsDefault::of_namespace(namespace.annotations()).unwrap_or(default),
         })
     }
 
@@ -62,19 +60,17 @@ impl<'a> Wish<'a> {
 
     /// Why a claim is left out; none when it is to be saved.
     pub(super) fn leaves_out(&self, claim: &PersistentVolumeClaim) -> Option<(SkipReason, String)> {
-        let annotation = [ANNOTATION_BACKUP, ANNOTATION_BACKUP_K8UP]
-            .into_iter()
-            .find_map(|key| claim.annotations().get(key).map(|value| (key, value)));
-        match annotation.map(|(key, value)| (key, truth(value))) {
-            Some((key, Some(false))) => {
+        let own = ClaimWish::of(claim.annotations());
+        match own {
+            ClaimWish::Never(key) => {
                 let text = format!("the claim has the annotation {key}=false");
                 return Some((SkipReason::ExcludedByAnnotation, text));
             }
-            Some((_, Some(true))) => return None,
-            Some((_, None)) | None => {}
+            ClaimWish::Always => return None,
+            ClaimWish::Slip | ClaimWish::Unsaid => {}
         }
         if self.named.is_empty() && self.selectors.is_empty() {
-            return (self.default == ClaimsDefault::OptIn && annotation.is_none()).then(|| {
+            return own.leaves_out(self.default).then(|| {
                 let text = format!(
                     "only claims with the annotation {ANNOTATION_BACKUP}=true are saved here (the default for claims \
                      is OptIn)"
@@ -92,25 +88,6 @@ impl<'a> Wish<'a> {
             };
             (SkipReason::NotSelected, text.to_owned())
         })
-    }
-}
-
-/// What a namespace says instead of the operator's default.
-fn in_namespace(namespace: &Namespace) -> Option<ClaimsDefault> {
-    let value = namespace.annotations().get(ANNOTATION_CLAIMS)?;
-    match ClaimsDefault::ALL.iter().find(|default| default.as_str() == value) {
-        Some(known) => Some(*known),
-        // A slip of the pen leaves nothing out.
-        None => Some(ClaimsDefault::OptOut),
-    }
-}
-
-/// A truth value in the forms that K8up takes.
-fn truth(text: &str) -> Option<bool> {
-    match text.trim() {
-        "1" | "t" | "T" | "true" | "True" | "TRUE" => Some(true),
-        "0" | "f" | "F" | "false" | "False" | "FALSE" => Some(false),
-        _ => None,
     }
 }
 

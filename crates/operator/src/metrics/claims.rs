@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::StreamExt;
-use holdfast_api::names::{ANNOTATION_BACKUP, ANNOTATION_BACKUP_K8UP};
+use holdfast_api::wish::ClaimWish;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{Api, PartialObjectMeta};
@@ -27,8 +27,8 @@ pub(super) struct Claim {
     pub name: String,
     /// When it was made.
     pub created: Option<Timestamp>,
-    /// Its owner wants no backup of it.
-    pub excluded: bool,
+    /// What its annotations say about whether it is saved.
+    pub wish: ClaimWish,
 }
 
 /// The claims of the cluster, as the watch has them.
@@ -39,25 +39,25 @@ pub(super) struct Claims {
 
 /// What is known of a bound claim.
 #[derive(Debug, Clone, Copy)]
-struct Wish {
+struct Bound {
     created: Option<Timestamp>,
-    excluded: bool,
+    wish: ClaimWish,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     /// Absent until all were listed once.
-    claims: Option<HashMap<(String, String), Wish>>,
+    claims: Option<HashMap<(String, String), Bound>>,
     /// The list under way.
-    listing: HashMap<(String, String), Wish>,
+    listing: HashMap<(String, String), Bound>,
 }
 
 impl Claims {
     /// All of them; `None` until all were listed.
     pub(super) fn all(&self) -> Option<Vec<Claim>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let claims = known.claims.as_ref()?.iter().map(|((namespace, name), &Wish { created, excluded })| {
-            Claim { namespace: namespace.clone(), name: name.clone(), created, excluded }
+        let claims = known.claims.as_ref()?.iter().map(|((namespace, name), &Bound { created, wish })| {
+            Claim { namespace: namespace.clone(), name: name.clone(), created, wish }
         });
         Some(claims.collect())
     }
@@ -86,15 +86,15 @@ impl Claims {
         match event {
             Event::Init => known.listing.clear(),
             Event::InitApply(claim) => {
-                if let Some((key, wish)) = bound(&claim) {
-                    known.listing.insert(key, wish);
+                if let Some((key, bound)) = bound(&claim) {
+                    known.listing.insert(key, bound);
                 }
             }
             Event::InitDone => known.claims = Some(std::mem::take(&mut known.listing)),
             Event::Apply(claim) => {
                 let Some(claims) = &mut known.claims else { return };
                 match bound(&claim) {
-                    Some((key, wish)) => claims.insert(key, wish),
+                    Some((key, bound)) => claims.insert(key, bound),
                     None => claims.remove(&key(&claim)),
                 };
             }
@@ -112,17 +112,15 @@ fn key(claim: &PartialObjectMeta<PersistentVolumeClaim>) -> (String, String) {
 }
 
 /// A claim that has a volume and is to keep it.
-fn bound(claim: &PartialObjectMeta<PersistentVolumeClaim>) -> Option<((String, String), Wish)> {
+fn bound(claim: &PartialObjectMeta<PersistentVolumeClaim>) -> Option<((String, String), Bound)> {
     let annotations = claim.annotations();
     if claim.metadata.deletion_timestamp.is_some()
         || annotations.get(BOUND).map(String::as_str) != Some("yes")
     {
         return None;
     }
-    let wish = annotations.get(ANNOTATION_BACKUP).or_else(|| annotations.get(ANNOTATION_BACKUP_K8UP));
-    let excluded = wish.is_some_and(|wish| wish == "false");
     let created = claim.metadata.creation_timestamp.as_ref().map(|made| made.0);
-    Some((key(claim), Wish { created, excluded }))
+    Some((key(claim), Bound { created, wish: ClaimWish::of(annotations) }))
 }
 
 #[cfg(test)]
@@ -146,10 +144,18 @@ mod tests {
         assert_eq!(claims.all(), None, "half a list says nothing");
         claims.take(Event::InitDone);
         let created = Some("2026-11-20T02:00:00Z".parse().unwrap());
-        let data = Claim { namespace: "shop".into(), name: "data".into(), created, excluded: false };
+        let data = Claim { namespace: "shop".into(), name: "data".into(), created, wish: ClaimWish::Unsaid };
         assert_eq!(claims.all().unwrap(), std::slice::from_ref(&data));
         claims.take(Event::Apply(claim("data", &format!("{yes}, holdfast.dev/backup: 'false'"))));
-        assert_eq!(claims.all().unwrap(), [Claim { excluded: true, ..data }]);
+        assert_eq!(
+            claims.all().unwrap(),
+            [Claim { wish: ClaimWish::Never("holdfast.dev/backup"), ..data.clone() }]
+        );
+        claims.take(Event::Apply(claim("data", yes)));
+        assert_eq!(claims.all().unwrap(), [data]);
+        // As a Backup reads it.
+        claims.take(Event::Apply(claim("data", &format!("{yes}, k8up.io/backup: 'False'"))));
+        assert_eq!(claims.all().unwrap()[0].wish, ClaimWish::Never("k8up.io/backup"));
         claims.take(Event::Delete(claim("data", yes)));
         assert_eq!(claims.all().unwrap(), []);
     }

@@ -5,6 +5,7 @@
 //! that stands by says only that it does: what it remembers of an earlier time would be wrong.
 
 mod claims;
+mod defaults;
 mod family;
 mod objects;
 mod runs;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use holdfast_api::backup::ClaimsDefault;
 use holdfast_api::{Backup, BackupStorage, Repository, Restore, Snapshot};
 use hyper::StatusCode;
 use kube::Client;
@@ -28,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::http::Reply;
 use crate::kubernetes::Namespaced;
 use claims::Claims;
+use defaults::{Defaults, Namespaces};
 use family::{Family, number};
 use objects::Objects;
 use runs::Counted;
@@ -94,10 +97,11 @@ pub struct Stores {
     backups: OnceLock<Store<Backup>>,
     restores: OnceLock<Store<Restore>>,
     claims: Claims,
+    namespaces: Namespaces,
 }
 
 impl Stores {
-    fn objects(&self) -> Objects {
+    fn objects(&self, operator: ClaimsDefault) -> Objects {
         Objects {
             storages: self.storages.get().map(Store::state),
             repositories: self.repositories.get().map(Store::state),
@@ -105,6 +109,7 @@ impl Stores {
             backups: self.backups.get().map(Store::state),
             restores: self.restores.get().map(Store::state),
             claims: self.claims.all(),
+            defaults: Defaults { operator, namespaces: self.namespaces.said() },
         }
     }
 }
@@ -123,6 +128,7 @@ struct Shared {
     counted: Counted,
     leads: AtomicBool,
     cluster: String,
+    claims_default: ClaimsDefault,
 }
 
 impl fmt::Debug for Shared {
@@ -132,13 +138,14 @@ impl fmt::Debug for Shared {
 }
 
 impl Metrics {
-    /// Metrics of the operator of this cluster. It does not work yet.
-    pub fn new(cluster: &str) -> Self {
+    /// Metrics of the operator of this cluster, with what becomes of claims that nobody speaks about. It does not work yet.
+    pub fn new(cluster: &str, claims_default: ClaimsDefault) -> Self {
         let shared = Arc::new(Shared {
             stores: Stores::default(),
             counted: Counted::new(),
             leads: AtomicBool::new(false),
             cluster: cluster.to_owned(),
+            claims_default,
         });
         let mut of_process = Registry::default();
         of_process.register_collector(Box::new(OfProcess(Arc::clone(&shared))));
@@ -155,7 +162,11 @@ impl Metrics {
 
     /// Follows what no controller follows, until told to stop.
     pub async fn follow(&self, client: Client, stop: CancellationToken) {
-        self.shared.stores.claims.clone().follow(client, stop).await;
+        let stores = &self.shared.stores;
+        tokio::join!(
+            stores.claims.clone().follow(client.clone(), stop.clone()),
+            stores.namespaces.clone().follow(client, stop),
+        );
     }
 
     /// Keeps the store of a kind's watch as soon as it is filled.
@@ -268,7 +279,7 @@ struct OfObjects(Arc<Shared>);
 impl Collector for OfObjects {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut left_out = 0_usize;
-        for family in objects::families(&self.0.stores.objects(), &self.0.cluster) {
+        for family in objects::families(&self.0.stores.objects(self.0.claims_default), &self.0.cluster) {
             left_out = left_out.saturating_add(family.encode(&mut encoder)?);
         }
         let mut rest =

@@ -1,10 +1,10 @@
 //! What the objects say, as gauges: made from the watches' stores at each scrape, so that a restart forgets nothing.
 //! Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use holdfast_api::backup::BackupPhase;
+use holdfast_api::backup::{BackupPhase, ClaimsDefault};
 use holdfast_api::backup_storage::StoragePhase;
 use holdfast_api::repository::RepositoryPhase;
 use holdfast_api::restore::RestorePhase;
@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::claims::Claim;
+use super::defaults::Defaults;
 use super::family::{Family, number};
 
 /// All that is looked at. Absent: its watch has not listed yet, so nothing is said about it.
@@ -25,6 +26,7 @@ pub(super) struct Objects {
     pub backups: Option<Vec<Arc<Backup>>>,
     pub restores: Option<Vec<Arc<Restore>>>,
     pub claims: Option<Vec<Claim>>,
+    pub defaults: Defaults,
 }
 
 /// The gauges.
@@ -46,7 +48,8 @@ pub(super) fn families(objects: &Objects, cluster: &str) -> Vec<Family> {
         all.extend(last_backups(backups));
     }
     if let (Some(claims), Some(snapshots)) = (&objects.claims, &objects.snapshots) {
-        all.push(protection(claims, snapshots, cluster));
+        let backups = objects.backups.as_deref().unwrap_or_default();
+        all.push(protection(claims, snapshots, &asked_for(backups), &objects.defaults, cluster));
     }
     all
 }
@@ -240,8 +243,29 @@ fn last_backups(all: &[Arc<Backup>]) -> Vec<Family> {
     vec![outcome, end]
 }
 
+/// The claims, with their namespaces, that a Backup was to save: those are wanted, whatever the default is.
+fn asked_for(backups: &[Arc<Backup>]) -> BTreeSet<(&str, &str)> {
+    let statuses = backups.iter().filter_map(|backup| Some((namespace(&**backup), backup.status.as_ref()?)));
+    statuses
+        .flat_map(|(namespace, status)| {
+            let saved = status.components.iter().filter_map(|component| {
+                component.source.claim.as_deref().or_else(|| component.name.strip_prefix("volume/"))
+            });
+            let skipped = status.coverage.iter().flat_map(|coverage| &coverage.skipped);
+            let not_saved = skipped.filter(|skip| !skip.reason.is_harmless()).map(|skip| skip.claim.as_str());
+            saved.chain(not_saved).map(move |claim| (namespace, claim))
+        })
+        .collect()
+}
+
 /// How many claims are in a recovery point, with all of their files or not, and how many in none.
-fn protection(claims: &[Claim], snapshots: &[Arc<Snapshot>], cluster: &str) -> Family {
+fn protection(
+    claims: &[Claim],
+    snapshots: &[Arc<Snapshot>],
+    asked_for: &BTreeSet<(&str, &str)>,
+    defaults: &Defaults,
+    cluster: &str,
+) -> Family {
     // The newest time with or without gaps, and the newest one without.
     let mut saved: BTreeMap<(&str, &str), [Option<Timestamp>; 2]> = BTreeMap::new();
     for snapshot in snapshots.iter().filter(|snapshot| is_of_backup(snapshot)) {
@@ -276,7 +300,7 @@ fn protection(claims: &[Claim], snapshots: &[Arc<Snapshot>], cluster: &str) -> F
             protected
         } else if counts_for_it(any) {
             incomplete
-        } else if claim.excluded {
+        } else if is_left_out(claim, asked_for, defaults) {
             excluded
         } else {
             unprotected
@@ -285,7 +309,7 @@ fn protection(claims: &[Claim], snapshots: &[Arc<Snapshot>], cluster: &str) -> F
     }
     let mut family = Family::new(
         "claims",
-        "Bound volume claims: protected are in a recovery point made since they were, incomplete ones only in such that lack files of theirs, excluded ones are in none by their own annotation, unprotected ones are in none",
+        "Bound volume claims: protected are in a recovery point made since they were, incomplete ones only in such that lack files of theirs, excluded ones are in none by their own annotation or, where that is the default, because they did not opt in, unprotected ones are in none",
     );
     for (namespace, counts) in counts {
         for (state, count) in ["protected", "incomplete", "unprotected", "excluded"].into_iter().zip(counts) {
@@ -293,4 +317,14 @@ fn protection(claims: &[Claim], snapshots: &[Arc<Snapshot>], cluster: &str) -> F
         }
     }
     family
+}
+
+/// Whether a claim is in no recovery point because somebody wants it so.
+fn is_left_out(claim: &Claim, asked_for: &BTreeSet<(&str, &str)>, defaults: &Defaults) -> bool {
+    let default = if asked_for.contains(&(claim.namespace.as_str(), claim.name.as_str())) {
+        ClaimsDefault::OptOut
+    } else {
+        defaults.of(&claim.namespace)
+    };
+    claim.wish.leaves_out(default)
 }

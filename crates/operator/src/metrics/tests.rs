@@ -1,6 +1,9 @@
 use std::time::Duration;
 
+use holdfast_api::wish::ClaimWish;
+
 use super::claims::Claim;
+use super::defaults::Defaults;
 use super::*;
 
 fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> T {
@@ -98,13 +101,17 @@ fn the_last_success_is_the_newest_that_the_repository_or_its_snapshots_tell() {
 fn claims_in_no_recovery_point_of_this_cluster_are_unprotected() {
     let of = |cluster: &str, created: &str| {
         let snapshot = snapshot(cluster, "2026-11-20T03:00:00Z", true);
-        let claim = |name: &str, excluded| {
+        let claim = |name: &str, wish| {
             let created = Some(created.parse().unwrap());
-            Claim { namespace: "shop".into(), name: name.into(), created, excluded }
+            Claim { namespace: "shop".into(), name: name.into(), created, wish }
         };
         scraped(&Objects {
             snapshots: all(&[&snapshot]),
-            claims: Some(vec![claim("data", false), claim("new", false), claim("scratch", true)]),
+            claims: Some(vec![
+                claim("data", ClaimWish::Unsaid),
+                claim("new", ClaimWish::Unsaid),
+                claim("scratch", ClaimWish::Never("k")),
+            ]),
             ..Objects::default()
         })
     };
@@ -120,13 +127,55 @@ fn claims_in_no_recovery_point_of_this_cluster_are_unprotected() {
 }
 
 #[test]
+fn a_claim_that_did_not_opt_in_is_left_out_by_wish_unless_a_backup_was_to_save_it() {
+    let claim = |name: &str, wish| Claim { namespace: "shop".into(), name: name.into(), created: None, wish };
+    let claims = vec![
+        claim("silent", ClaimWish::Unsaid),
+        claim("in", ClaimWish::Always),
+        claim("slip", ClaimWish::Slip),
+        claim("failed", ClaimWish::Unsaid),
+        claim("away", ClaimWish::Unsaid),
+    ];
+    let backup = "
+metadata: {name: b, namespace: shop}
+spec: {volumes: {claims: [failed, away]}}
+status:
+  phase: Failed
+  components: [{name: volume/failed, phase: Failed, source: {claim: failed}}]
+  coverage: {skipped: [{claim: away, reason: NodeNotReady}, {claim: silent, reason: NotSelected}]}";
+    let of = |operator, namespaces: Option<&[(&str, ClaimsDefault)]>| {
+        let namespaces = namespaces.map(|all| all.iter().map(|(n, d)| ((*n).to_owned(), *d)).collect());
+        let text = scraped(&Objects {
+            snapshots: Some(Vec::new()),
+            backups: all(&[backup]),
+            claims: Some(claims.clone()),
+            defaults: Defaults { operator, namespaces },
+            ..Objects::default()
+        });
+        let count = |state: &str| {
+            let row = format!(r#"holdfast_claims{{namespace="shop",state="{state}"}} "#);
+            text.lines().find_map(|line| line.strip_prefix(&row)).unwrap().to_owned()
+        };
+        (count("unprotected"), count("excluded"))
+    };
+    let (one, four, five, none) = ("1.0".to_owned(), "4.0".to_owned(), "5.0".to_owned(), "0.0".to_owned());
+    let left_out = (four, one);
+    let wanted = (five, none);
+    assert_eq!(of(ClaimsDefault::OptIn, Some(&[])), left_out);
+    assert_eq!(of(ClaimsDefault::OptOut, Some(&[])), wanted);
+    assert_eq!(of(ClaimsDefault::OptOut, Some(&[("shop", ClaimsDefault::OptIn)])), left_out);
+    assert_eq!(of(ClaimsDefault::OptIn, Some(&[("shop", ClaimsDefault::OptOut)])), wanted);
+    assert_eq!(of(ClaimsDefault::OptIn, None), wanted, "what namespaces say is not known yet");
+}
+
+#[test]
 fn a_claim_is_not_protected_by_a_recovery_point_that_lacks_files_of_it() {
     let of = |complete: &str, unreadable: &str, older: Option<&str>| {
         let newest = snapshot("prod", "2026-11-20T03:00:00Z", true)
             .replace("complete: true", complete)
             .replace("snapshotId: abc", &format!("snapshotId: abc{unreadable}"));
         let created = Some("2026-11-20T01:00:00Z".parse().unwrap());
-        let claim = Claim { namespace: "shop".into(), name: "data".into(), created, excluded: false };
+        let claim = Claim { namespace: "shop".into(), name: "data".into(), created, wish: ClaimWish::Unsaid };
         let older = older.map(|time| snapshot("prod", time, true));
         let snapshots: Vec<&str> = older.iter().map(String::as_str).chain([newest.as_str()]).collect();
         scraped(&Objects { snapshots: all(&snapshots), claims: Some(vec![claim]), ..Objects::default() })
@@ -159,7 +208,7 @@ fn what_a_restore_saved_before_it_overwrote_it_is_neither_a_success_nor_protecti
     assert!(safety.contains("undoOf") && safety.contains("99"), "{safety}");
     let of = |created: &str, snapshots: &[&str]| {
         let created = Some(created.parse().unwrap());
-        let claim = Claim { namespace: "shop".into(), name: "data".into(), created, excluded: false };
+        let claim = Claim { namespace: "shop".into(), name: "data".into(), created, wish: ClaimWish::Unsaid };
         scraped(&Objects {
             repositories: all(&[REPOSITORY]),
             snapshots: all(snapshots),
@@ -185,8 +234,12 @@ fn what_a_restore_saved_before_it_overwrote_it_is_neither_a_success_nor_protecti
 
 #[test]
 fn what_was_not_listed_yet_is_not_spoken_of() {
-    let claims =
-        Some(vec![Claim { namespace: "shop".into(), name: "data".into(), created: None, excluded: false }]);
+    let claims = Some(vec![Claim {
+        namespace: "shop".into(),
+        name: "data".into(),
+        created: None,
+        wish: ClaimWish::Unsaid,
+    }]);
     assert_eq!(scraped(&Objects { claims, ..Objects::default() }), "");
 }
 
@@ -226,7 +279,7 @@ fn the_last_outcome_is_of_the_run_that_ended_last() {
 
 #[test]
 fn a_run_is_counted_once_and_only_when_its_end_was_seen() {
-    let metrics = Metrics::new("prod");
+    let metrics = Metrics::new("prod", ClaimsDefault::OptOut);
     metrics.leads(true);
     let end: Backup = yaml(&backup("", "2026-11-20T02:10:00Z", "Succeeded"));
     metrics.seen(&end);
@@ -247,7 +300,7 @@ fn a_run_is_counted_once_and_only_when_its_end_was_seen() {
 
 #[test]
 fn a_replica_that_stands_by_says_only_that_it_does() {
-    let metrics = Metrics::new("prod");
+    let metrics = Metrics::new("prod", ClaimsDefault::OptOut);
     metrics.look::<Backup>().ended_well();
     let text = metrics.answer("/metrics").text;
     has(&text, "holdfast_leader 0.0");
