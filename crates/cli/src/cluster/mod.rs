@@ -19,6 +19,7 @@ mod follow;
 mod interrupt;
 mod logs;
 mod names;
+mod operator;
 mod output;
 mod plan;
 mod question;

@@ -20,7 +20,8 @@ use kube::{Resource, ResourceExt};
 
 use super::super::connect::{Cluster, Kind};
 use super::super::fault::{self, Fault};
-use super::super::status;
+use super::super::status::defaults::Defaults;
+use super::super::{operator, status};
 use super::rights::{self, Asked};
 use crate::failure::Result;
 use holdfast_api::names::{LABEL_RUN_UID, LABEL_TASK};
@@ -28,8 +29,6 @@ use holdfast_api::names::{LABEL_RUN_UID, LABEL_TASK};
 /// A part of the facts, or why it is not known.
 pub(super) type Read<T> = std::result::Result<T, String>;
 
-/// Labels of the operator's Deployment, as the chart sets them.
-const OPERATOR: &str = "app.kubernetes.io/name=holdfast,app.kubernetes.io/component=operator";
 /// Name of the operator's Lease.
 const LEASE: &str = "holdfast-operator";
 /// Questions about rights that are asked at a time.
@@ -93,10 +92,11 @@ pub(super) async fn facts(cluster: &Cluster) -> Result<Facts> {
         };
     let list = Lister { cluster, everywhere };
     let (operators, namespaces, definitions) = tokio::join!(
-        operators(cluster),
+        operator::deployments(cluster),
         all::<Namespace>(cluster),
         all::<CustomResourceDefinition>(cluster),
     );
+    let operators = operators.map_err(|e| say(cluster, &e, "look for the operator"));
     let mut unlisted = Vec::new();
     let objects = status::Facts {
         storages: list.or_note::<BackupStorage>(&mut unlisted).await,
@@ -105,6 +105,7 @@ pub(super) async fn facts(cluster: &Cluster) -> Result<Facts> {
         restores: list.or_note::<Restore>(&mut unlisted).await,
         snapshots: list.or_note::<Snapshot>(&mut unlisted).await,
         claims: list.or_note::<PersistentVolumeClaim>(&mut unlisted).await,
+        defaults: Defaults::new(operators.as_deref().ok(), namespaces.as_deref().ok()),
     };
     let found = operators.as_deref().unwrap_or_default();
     let mut leases = Vec::new();
@@ -183,18 +184,6 @@ where
 {
     let listed = Api::<K>::all(cluster.client.clone()).list(&ListParams::default()).await;
     listed.map(|l| l.items).map_err(|e| say(cluster, &e, &format!("list {}", K::plural(&()))))
-}
-
-/// In all namespaces; where that is forbidden, in the command's.
-async fn operators(cluster: &Cluster) -> Read<Vec<Deployment>> {
-    let filter = ListParams::default().labels(OPERATOR);
-    match Api::<Deployment>::all(cluster.client.clone()).list(&filter).await {
-        Ok(found) => Ok(found.items),
-        Err(e) => match cluster.api::<Deployment>().list(&filter).await {
-            Ok(found) if !found.items.is_empty() => Ok(found.items),
-            _ => Err(say(cluster, &e, "look for the operator")),
-        },
-    }
 }
 
 /// The kinds of our group that the API server serves, which everybody may ask.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use holdfast_api::backup::{ComponentPhase, SkipReason};
-use holdfast_api::names::{ANNOTATION_BACKUP, ANNOTATION_BACKUP_K8UP, volume_component};
+use holdfast_api::backup::{ClaimsDefault, ComponentPhase, SkipReason};
+use holdfast_api::names::{ANNOTATION_BACKUP, volume_component};
 use holdfast_api::snapshot::SnapshotComponent;
+use holdfast_api::wish::ClaimWish;
 use holdfast_api::{Backup, Snapshot};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -110,17 +111,33 @@ fn of_claim(
         snapshot: holding.map(ResourceExt::name_any),
         why: None,
     };
+    let wish = ClaimWish::of(claim.annotations());
+    let default = facts.defaults.of(&report.namespace);
     let unbound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Pending");
     let complaint_of_last = complaint.unwrap_or_default();
     let (protection, why) = match holding {
-        _ if is_excluded(claim) => {
+        _ if matches!(wish, ClaimWish::Never(_)) => {
             (Protection::Excluded, Some("an annotation of the claim says so".to_owned()))
+        }
+        None if wish == ClaimWish::Unsaid && complaint_of_last.leaves_out(default) => {
+            let why = complaint_of_last.text.unwrap_or_else(|| {
+                format!(
+                    "the default for claims is OptIn here, and it has no annotation {ANNOTATION_BACKUP}=true"
+                )
+            });
+            (Protection::Excluded, Some(why))
         }
         None if complaint_of_last.no_data || (unbound && complaint_of_last.text.is_none()) => {
             (Protection::NoDataYet, Some("no volume is bound to it yet".to_owned()))
         }
         None => {
-            let why = complaint_of_last.text.unwrap_or_else(|| "no backup holds it".to_owned());
+            let why = complaint_of_last.text.unwrap_or_else(|| match default {
+                None if wish == ClaimWish::Unsaid => {
+                    "no backup holds it; taken for one to be saved, for the operator's default for claims cannot be read"
+                        .to_owned()
+                }
+                _ => "no backup holds it".to_owned(),
+            });
             (Protection::Unprotected, Some(why))
         }
         // Its name is all that it has in common with what was saved: a claim that was restored, or made anew.
@@ -172,18 +189,24 @@ fn began(backup: &Backup) -> Option<Timestamp> {
     started.or(backup.metadata.creation_timestamp.as_ref()).map(|t| t.0)
 }
 
-/// An annotation leaves the claim out. K8up's counts when ours is absent.
-fn is_excluded(claim: &PersistentVolumeClaim) -> bool {
-    let annotations = claim.annotations();
-    let value = annotations.get(ANNOTATION_BACKUP).or_else(|| annotations.get(ANNOTATION_BACKUP_K8UP));
-    value.is_some_and(|value| value == "false")
-}
-
 /// What a run says against a claim.
 #[derive(Debug, Default)]
 struct Complaint {
     text: Option<String>,
     no_data: bool,
+    /// The operator said that the default is `OptIn`, and the claim did not opt in.
+    not_opted_in: bool,
+}
+
+impl Complaint {
+    /// Whether a claim without an annotation is left out by wish. Where the default is not known now, by what the last
+    /// run said; a run that was to save it all the same has something else to say.
+    fn leaves_out(&self, default: Option<ClaimsDefault>) -> bool {
+        match default {
+            Some(default) => default == ClaimsDefault::OptIn && (self.not_opted_in || self.text.is_none()),
+            None => self.not_opted_in,
+        }
+    }
 }
 
 /// None when the run had nothing to do with the claim, or has not ended.
@@ -200,16 +223,18 @@ fn complaint(backup: &Backup, claim: &str, component: &str) -> Option<Complaint>
         let fine = of_run.phase == ComponentPhase::Succeeded;
         let reason = of_run.reason.as_deref().unwrap_or(of_run.phase.as_str());
         let text = (!fine).then(|| because(reason, of_run.message.as_ref()));
-        return Some(Complaint { text, no_data: false });
+        return Some(Complaint { text, ..Complaint::default() });
     }
     let skipped = status.coverage.as_ref()?.skipped.iter().find(|s| s.claim == claim)?;
     match skipped.reason {
         // A run for other claims says nothing about this one.
         SkipReason::NotSelected => None,
-        SkipReason::NoDataYet => Some(Complaint { text: None, no_data: true }),
-        reason => {
-            Some(Complaint { text: Some(because(reason.as_str(), skipped.message.as_ref())), no_data: false })
-        }
+        SkipReason::NoDataYet => Some(Complaint { no_data: true, ..Complaint::default() }),
+        reason => Some(Complaint {
+            text: Some(because(reason.as_str(), skipped.message.as_ref())),
+            not_opted_in: reason == SkipReason::NotOptedIn,
+            ..Complaint::default()
+        }),
     }
 }
 

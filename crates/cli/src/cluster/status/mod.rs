@@ -4,17 +4,21 @@ use std::collections::BTreeSet;
 
 use holdfast_api::{Backup, BackupStorage, Duration, Repository, Restore, Snapshot};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use kube::ResourceExt;
+use kube::api::{Api, ListParams};
 
 use super::connect::{Cluster, Connection};
 use super::follow::tell;
+use super::operator;
 use super::output::{ReportFormat, to_json, to_yaml};
 use crate::exit;
 use crate::failure::Result;
 use crate::ui::print;
+use defaults::Defaults;
 
 pub(super) mod claims;
+pub(super) mod defaults;
 mod page;
 mod report;
 
@@ -46,6 +50,7 @@ pub(super) struct Facts {
     pub(super) restores: Vec<Restore>,
     pub(super) snapshots: Vec<Snapshot>,
     pub(super) claims: Vec<PersistentVolumeClaim>,
+    pub(super) defaults: Defaults,
 }
 
 pub(super) async fn run(args: Args) -> Result<u8> {
@@ -79,11 +84,26 @@ pub(super) async fn read(cluster: &Cluster, everywhere: bool) -> Result<Facts> {
         cluster.list::<Snapshot>(everywhere),
         cluster.list::<PersistentVolumeClaim>(everywhere),
     )?;
-    let mut facts = Facts { storages, repositories, backups, restores, snapshots, claims };
+    let defaults = defaults(cluster, everywhere).await;
+    let mut facts = Facts { storages, repositories, backups, restores, snapshots, claims, defaults };
     if !everywhere {
         foreign_storages(cluster, &mut facts).await;
     }
     Ok(facts)
+}
+
+/// What becomes of claims that nobody speaks about, as far as the caller may look.
+async fn defaults(cluster: &Cluster, everywhere: bool) -> Defaults {
+    let api = Api::<Namespace>::all(cluster.client.clone());
+    let namespaces = async {
+        if everywhere {
+            api.list(&ListParams::default()).await.map(|list| list.items)
+        } else {
+            api.get(&cluster.namespace).await.map(|namespace| vec![namespace])
+        }
+    };
+    let (operators, namespaces) = tokio::join!(operator::deployments(cluster), namespaces);
+    Defaults::new(operators.as_deref().ok(), namespaces.as_deref().ok())
 }
 
 /// Adds the storages of other namespaces that the repositories of this one are in, as far as they may be looked at.

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::*;
 use crate::cluster::status::Facts;
+use crate::cluster::status::defaults::Defaults;
 use crate::cluster::status::report::report;
 
 fn now() -> Timestamp {
@@ -29,7 +30,7 @@ fn facts() -> Facts {
         claim("logs", ""),
         claim("mail", ""),
         claim("raw", ""),
-        claim("scratch", ", annotations: {k8up.io/backup: 'false'}"),
+        claim("scratch", ", annotations: {k8up.io/backup: 'False'}"),
         "metadata: {name: wait, namespace: shop}\nstatus: {phase: Pending}".to_owned(),
         claim("going", ", deletionTimestamp: 2026-11-20T11:00:00Z"),
     ];
@@ -86,6 +87,7 @@ spec: {repositoryRef: {name: offsite-b325}, time: 2026-11-18T02:00:00Z, backup: 
 status: {complete: true, components: [{name: volume/data, snapshotId: a}, {name: volume/logs, snapshotId: b}]}",
         ]),
         claims: objects("PersistentVolumeClaim", &claims),
+        defaults: Defaults::default(),
     }
 }
 
@@ -137,6 +139,57 @@ fn what_was_saved_before_the_claim_was_made_is_of_another_volume() {
         let [found] = &report.claims[..] else { panic!("{report:?}") };
         assert_eq!((found.protection.as_str(), found.why.as_deref()), (state, why));
     }
+}
+
+#[test]
+fn a_claim_that_did_not_opt_in_is_left_out_and_what_is_not_known_is_said() {
+    let backup = |reason: &str| {
+        format!(
+            "
+metadata: {{name: b, namespace: shop, uid: u-b}}
+spec: {{}}
+status: {{phase: Skipped, startTime: 2026-11-20T02:00:00Z, coverage: {{skipped: [{{claim: data, reason: {reason}, message: m}}]}}}}"
+        )
+    };
+    let found = |default: Option<&str>, annotations: &str, skipped: Option<&str>| {
+        let claim = format!(
+            "metadata: {{name: data, namespace: shop, annotations: {annotations}}}\nstatus: {{phase: Bound}}"
+        );
+        let operator = default.map(|default| {
+            serde_saphyr::from_str(&format!(
+                "{{spec: {{selector: {{}}, template: {{spec: {{containers: [{{name: o, args: [--claims-default={default}]}}]}}}}}}}}"
+            ))
+            .unwrap()
+        });
+        let backups: Vec<String> = skipped.map(backup).into_iter().collect();
+        let facts = Facts {
+            claims: objects("PersistentVolumeClaim", &[&claim]),
+            backups: objects("Backup", &backups.iter().map(String::as_str).collect::<Vec<_>>()),
+            defaults: Defaults::new(operator.as_slice().into(), Some(&[])),
+            ..Facts::default()
+        };
+        let claim = report(&facts, None, now()).claims.remove(0);
+        (claim.protection.as_str(), claim.why.unwrap())
+    };
+    let (state, why) = found(Some("OptIn"), "{}", None);
+    assert!(state == "Excluded" && why.contains("OptIn"), "{why}");
+    assert_eq!(found(Some("OptOut"), "{}", None), ("Unprotected", "no backup holds it".to_owned()));
+    assert_eq!(
+        found(Some("OptIn"), "{holdfast.dev/backup: 'yes'}", None).0,
+        "Unprotected",
+        "a slip leaves nothing out"
+    );
+    // A Backup was to save it all the same.
+    assert_eq!(found(Some("OptIn"), "{}", Some("NodeNotReady")).0, "Unprotected");
+    // The operator cannot be looked at: its last word counts, and without one it is said what is taken for granted.
+    assert_eq!(found(None, "{}", Some("NotOptedIn")), ("Excluded", "NotOptedIn: m".to_owned()));
+    let (state, why) = found(None, "{}", None);
+    assert!(state == "Unprotected" && why.contains("cannot be read"), "{why}");
+    assert_eq!(
+        found(Some("OptOut"), "{}", Some("NotOptedIn")).0,
+        "Unprotected",
+        "the default has changed since"
+    );
 }
 
 #[test]
