@@ -230,9 +230,9 @@ async fn a_damaged_snapshot_costs_no_other_and_what_only_it_held_is_recovered() 
         latest.chain().contains(&lost.to_hex()) && latest.chain().contains(&ids[1].to_hex()),
         "{latest:?}"
     );
-    let list = repo.list_snapshots().await.unwrap();
-    assert_eq!(list.readable.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids[..2]);
-    assert_eq!(list.damaged.iter().map(|damaged| damaged.id).collect::<Vec<_>>(), [lost]);
+    let found = repo.list_snapshots().await.unwrap();
+    assert_eq!(found.readable.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids[..2]);
+    assert_eq!(found.damaged.iter().map(|damaged| damaged.id).collect::<Vec<_>>(), [lost]);
 
     // A backup goes on from the newest that can be read; nothing is deleted while what is needed is not known.
     let again = back_up(&repo, &source).await;

@@ -54,13 +54,12 @@ fn of_container(container: &Container) -> Option<ClaimsDefault> {
 fn argument(container: &Container) -> Option<&str> {
     let mut all = container.command.iter().chain(&container.args).flatten();
     while let Some(argument) = all.next() {
-        match argument.strip_prefix(ARGUMENT) {
-            Some("") => return all.next().map(String::as_str),
-            Some(rest) => match rest.strip_prefix('=') {
-                Some(value) => return Some(value),
-                None => continue,
-            },
-            None => {}
+        let Some(rest) = argument.strip_prefix(ARGUMENT) else { continue };
+        if rest.is_empty() {
+            return all.next().map(String::as_str);
+        }
+        if let Some(value) = rest.strip_prefix('=') {
+            return Some(value);
         }
     }
     None

@@ -130,7 +130,9 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
 /// Prunes and says what came of it.
 pub(super) async fn perform(session: &Session<'_>, repository: &Repository, spec: &PruneSpec) -> Result<u8> {
     session.ui.begin(Work::Other);
-    let report = session.bound(prune::prune(repository, &session.locking(), spec, &session.ctx)).await?;
+    let locking = session.locking();
+    let work = Box::pin(prune::prune(repository, &locking, spec, &session.ctx));
+    let report = session.bound(work).await?;
     session.ui.close();
     if session.ui.json() {
         session.ui.print(&summary(&report).to_string())?;
