@@ -387,17 +387,19 @@ impl Story {
     fn leftovers(&self) -> Result<Vec<String>> {
         let mut left: Vec<String> = self.locks()?.iter().map(|l| format!("lock {l}")).collect();
         let name = |o: &Value| o["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        for secret in self.kubectl.list(&self.namespace, &["secrets", "-l", "holdfast.dev/run-uid"])? {
-            left.push(format!("secret {}", name(&secret)));
-        }
-        for pod in self.kubectl.list(&self.namespace, &["pods", "-l", "holdfast.dev/run-uid"])? {
-            if !matches!(phase(&pod), "Succeeded" | "Failed") {
-                left.push(format!("pod {} {}", name(&pod), phase(&pod)));
+        for namespace in self.extra_namespaces.iter().chain([&self.namespace]) {
+            for secret in self.kubectl.list(namespace, &["secrets", "-l", "holdfast.dev/run-uid"])? {
+                left.push(format!("secret {}", name(&secret)));
             }
-        }
-        for workload in self.kubectl.list(&self.namespace, &["deployments,statefulsets,replicasets"])? {
-            if workload["metadata"]["annotations"].get("holdfast.dev/quiesce").is_some() {
-                left.push(format!("quiesce record on {}", name(&workload)));
+            for pod in self.kubectl.list(namespace, &["pods", "-l", "holdfast.dev/run-uid"])? {
+                if !matches!(phase(&pod), "Succeeded" | "Failed") {
+                    left.push(format!("pod {} {}", name(&pod), phase(&pod)));
+                }
+            }
+            for workload in self.kubectl.list(namespace, &["deployments,statefulsets,replicasets"])? {
+                if workload["metadata"]["annotations"].get("holdfast.dev/quiesce").is_some() {
+                    left.push(format!("quiesce record on {}", name(&workload)));
+                }
             }
         }
         Ok(left)

@@ -13,7 +13,7 @@ fn node_of(backup: &Value, component: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// Two claims on two nodes, each in use: each Job runs beside its pod; a cordoned node is no obstacle.
+/// Two claims on two nodes, each in use: each Job runs beside its pod. (That a cordoned node is no obstacle, `restore_faults` tells.)
 #[test]
 fn each_claim_is_saved_on_the_node_that_has_it() {
     let Some(_world) = together() else { return };
