@@ -337,6 +337,10 @@ pub struct BackupComponent {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub unreadable_sample: Vec<FileProblem>,
+    /// Number of files that changed while they were read; absent when there is none. They are saved as they were read, which
+    /// may be parts of several moments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_while_reading: Option<u64>,
     /// When its Job began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,

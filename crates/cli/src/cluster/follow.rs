@@ -382,6 +382,8 @@ mod tests {
         let ended = "{phase: Succeeded, components: [{name: volume/data, phase: Succeeded, filesNew: 1, filesChanged: 2, filesUnmodified: 3, bytesProcessed: 2048, bytesAdded: 100, startTime: 2026-11-20T02:00:00Z, completionTime: 2026-11-20T02:00:12Z}]}";
         assert_eq!(at(18, ended), "✓ volume/data  6 files, 2.0 KiB, 1 new, 2 changed, 100 B added (12 s)");
         assert_eq!(at(19, ended), "");
+        let torn = "{phase: Succeeded, components: [{name: volume/db, phase: Succeeded, filesUnmodified: 3, changedWhileReading: 2, message: 2 files changed}]}";
+        assert_eq!(at(20, torn), "✓ volume/db  3 files, 0 new, 0 changed, 2 files changed while read");
     }
 
     #[test]

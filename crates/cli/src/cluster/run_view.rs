@@ -89,6 +89,9 @@ impl Run for Backup {
             if let Some(unreadable @ 1..) = c.unreadable {
                 parts.push(format!("{} NOT readable", counted(unreadable, "file", "files")));
             }
+            if let Some(torn @ 1..) = c.changed_while_reading {
+                parts.push(format!("{} changed while read", counted(torn, "file", "files")));
+            }
             ComponentView {
                 name: c.name.clone(),
                 phase: c.phase,

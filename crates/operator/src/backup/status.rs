@@ -194,6 +194,25 @@ fn judged(component: &mut BackupComponent, verdict: &Verdict) {
             advice(component.run_as.as_ref())
         ));
     }
+    if component.phase != ComponentPhase::Failed
+        && let Some(torn) = torn(result.changed_while_reading)
+    {
+        let before = component.message.take().map(|text| format!("{text}; ")).unwrap_or_default();
+        component.message = Some(format!("{before}{torn}"));
+    }
+}
+
+/// What is said of files that were written to while they were read: no failure, but such a file may be of no use to its
+/// program, and nobody else knows of it.
+fn torn(files: u64) -> Option<String> {
+    let all = count(usize::try_from(files).unwrap_or(usize::MAX), "file");
+    let (verb, they) = if files == 1 { ("is", "it was") } else { ("are", "they were") };
+    (files > 0).then(|| {
+        format!(
+            "{all} changed while {they} read and {verb} saved as {they} read, which may be of several moments: back up \
+             while nothing writes, or save a dump"
+        )
+    })
 }
 
 fn counted(component: &mut BackupComponent, result: &BackupResult) {
@@ -211,7 +230,7 @@ fn counted(component: &mut BackupComponent, result: &BackupResult) {
         bytes_stored: _,
         unreadable,
         unreadable_sample,
-        changed_while_reading: _,
+        changed_while_reading,
         duration_ms: _,
     } = result;
     component.snapshot_id.clone_from(snapshot_id);
@@ -224,6 +243,7 @@ fn counted(component: &mut BackupComponent, result: &BackupResult) {
     component.bytes_added = Some(*bytes_added);
     component.unreadable = Some(*unreadable);
     component.unreadable_sample = samples(unreadable_sample);
+    component.changed_while_reading = (*changed_while_reading > 0).then_some(*changed_while_reading);
 }
 
 /// Rows of a verdict as a status shows them.

@@ -56,6 +56,33 @@ fn skipped(reason: SkipReason) -> Coverage {
 }
 
 #[test]
+fn files_that_changed_while_they_were_read_are_told_and_fail_nothing() {
+    let torn = |outcome, files, unreadable| {
+        let result = BackupResult {
+            snapshot_id: Some("aa".into()),
+            files_total: 9,
+            unreadable,
+            changed_while_reading: files,
+            ..BackupResult::default()
+        };
+        component("x", &verdict(outcome, result))
+    };
+    let some = torn(Outcome::Succeeded, 3, 0);
+    assert_eq!((some.phase, some.changed_while_reading), (ComponentPhase::Succeeded, Some(3)));
+    assert!(some.message.unwrap().starts_with("3 files changed while they were read and are saved"));
+    let one = torn(Outcome::Succeeded, 1, 0).message.unwrap();
+    assert!(one.starts_with("1 file changed while it was read and is saved"), "{one}");
+    let none = torn(Outcome::Succeeded, 0, 0);
+    assert_eq!((none.message, none.changed_while_reading), (None, None));
+    let both = torn(Outcome::Partial, 3, 2).message.unwrap();
+    assert!(both.starts_with("2 files could not be read") && both.contains("; 3 files changed"), "{both}");
+    assert_eq!(
+        conclude(&[torn(Outcome::Succeeded, 3, 0)], &Coverage::default()).phase,
+        BackupPhase::Succeeded
+    );
+}
+
+#[test]
 fn unreadable_files_are_listed_with_what_to_do() {
     let partial = partial();
     assert_eq!(partial.phase, ComponentPhase::PartiallyFailed);
