@@ -137,31 +137,44 @@ fn repositories(facts: &Facts, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Namespaces with claims that no backup holds.
+/// Namespaces with claims that no backup holds, or that the last one did not save. How old a backup may be is not for
+/// the doctor to say.
 fn coverage(facts: &Facts, now: Timestamp, findings: &mut Vec<Finding>) {
-    let mut by_namespace: BTreeMap<String, (Vec<String>, usize)> = BTreeMap::new();
+    let mut by_namespace: BTreeMap<String, (Vec<String>, Vec<String>, usize)> = BTreeMap::new();
     for claim in claims(&facts.objects, None, now) {
-        let (unprotected, others) = by_namespace.entry(claim.namespace).or_default();
+        let (unprotected, failed, others) = by_namespace.entry(claim.namespace).or_default();
         match claim.protection {
             Protection::Unprotected | Protection::Incomplete => unprotected.push(claim.claim),
+            Protection::LastRunFailed => failed.push(claim.claim),
             Protection::Protected | Protection::TooOld => *others += 1,
             Protection::Excluded | Protection::NoDataYet => {}
         }
     }
-    for (namespace, (unprotected, others)) in by_namespace {
+    for (namespace, (unprotected, failed, others)) in by_namespace {
         let about = format!("Namespace {namespace}");
-        if unprotected.is_empty() {
+        if !failed.is_empty() {
+            let message = format!(
+                "only an earlier backup holds {}, the last run that was to save it failed: {}",
+                counted(failed.len() as u64, "claim", "claims"),
+                named(&failed)
+            );
+            findings.push(
+                Finding::warning("coverage", message)
+                    .about(about.clone())
+                    .remedy(format!("`holdfast status -n {namespace}` tells why")),
+            );
+        }
+        if unprotected.is_empty() && failed.is_empty() {
             findings.push(
                 Finding::ok("coverage", "every claim with data is backed up or left out by wish")
-                    .about(about),
+                    .about(about.clone()),
             );
+        }
+        if unprotected.is_empty() {
             continue;
         }
-        let mut names = unprotected.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-        if unprotected.len() > NAMED {
-            names.push_str(", …");
-        }
-        let message = if others == 0 {
+        let names = named(&unprotected);
+        let message = if others == 0 && failed.is_empty() {
             format!(
                 "nothing in it is backed up ({}: {names})",
                 counted(unprotected.len() as u64, "claim", "claims")
@@ -178,6 +191,12 @@ fn coverage(facts: &Facts, now: Timestamp, findings: &mut Vec<Finding>) {
             )),
         );
     }
+}
+
+/// The first of these, as a message names them.
+fn named(claims: &[String]) -> String {
+    let more = if claims.len() > NAMED { ", …" } else { "" };
+    format!("{}{more}", claims.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", "))
 }
 
 /// Namespaces whose Pod Security forbids what they are to allow.

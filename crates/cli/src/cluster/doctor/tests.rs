@@ -293,3 +293,17 @@ fn the_oldest_kubernetes_is_that_of_the_chart() {
     assert_eq!(only(|facts| facts.server_version = Ok("v1.28.9+k3s1".to_owned())).1, "kubernetes");
     assert_eq!(found(|facts| facts.server_version = Ok("v1.29.0".to_owned())), []);
 }
+
+/// Its only Snapshot may be a year old: that it is there is no sign of health.
+#[test]
+fn a_claim_that_no_run_saves_any_more_is_a_warning() {
+    let failed = "
+apiVersion: holdfast.dev/v1alpha1
+kind: Backup
+metadata: {name: nightly, namespace: shop}
+spec: {}
+status: {phase: Failed, startTime: 2026-11-20T03:00:00Z, message: the store is away}";
+    let (severity, check, text) = only(|facts| facts.objects.backups = vec![read::<Backup>(failed)]);
+    assert_eq!((severity, check), (Severity::Warning, "coverage"));
+    assert!(text.contains("the last run") && text.ends_with(": data"), "{text}");
+}

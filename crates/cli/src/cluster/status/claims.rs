@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use holdfast_api::backup::{ClaimsDefault, ComponentPhase, SkipReason};
+use holdfast_api::backup::{BackupPhase, ClaimsDefault, ComponentPhase, SkipReason};
 use holdfast_api::names::{ANNOTATION_BACKUP, volume_component};
 use holdfast_api::snapshot::SnapshotComponent;
 use holdfast_api::wish::ClaimWish;
 use holdfast_api::{Backup, Snapshot};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
+use kube::core::{Selector, SelectorExt as _};
 use serde::Serialize;
 
 use super::Facts;
@@ -24,6 +26,8 @@ pub(in super::super) enum Protection {
     Incomplete,
     /// Its last good backup is too old.
     TooOld,
+    /// It has a good backup, and a later run was to save it and did not.
+    LastRunFailed,
     /// It has no backup.
     Unprotected,
     /// Somebody wants it left out.
@@ -35,7 +39,7 @@ pub(in super::super) enum Protection {
 impl Protection {
     /// Whether somebody has to look after it.
     pub(in super::super) fn needs_care(self) -> bool {
-        matches!(self, Self::Incomplete | Self::TooOld | Self::Unprotected)
+        matches!(self, Self::Incomplete | Self::TooOld | Self::LastRunFailed | Self::Unprotected)
     }
 
     pub(super) fn as_str(self) -> &'static str {
@@ -43,6 +47,7 @@ impl Protection {
             Self::Protected => "Protected",
             Self::Incomplete => "Incomplete",
             Self::TooOld => "TooOld",
+            Self::LastRunFailed => "LastRunFailed",
             Self::Unprotected => "Unprotected",
             Self::Excluded => "Excluded",
             Self::NoDataYet => "NoDataYet",
@@ -101,8 +106,16 @@ fn of_claim(
     let mut backups: Vec<&Backup> =
         facts.backups.iter().filter(|b| b.namespace().as_deref() == Some(namespace.as_str())).collect();
     backups.sort_by_key(|b| std::cmp::Reverse(began(b)));
+    let wish = ClaimWish::of(claim.annotations());
+    let default = facts.defaults.of(&namespace);
+    let unbound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Pending");
+    // A run that did not come to its claims is held against what there was to save, and was not saved before it.
+    let open_since = holding.map(|s| s.spec.time.0).max(claim.creation_timestamp().map(|made| made.0));
     // What the last run that had anything to do with the claim says against it.
-    let complaint = backups.iter().find_map(|backup| complaint(backup, &name, &component));
+    let complaint = backups.iter().find_map(|backup| {
+        complaint(backup, &name, &component)
+            .or_else(|| refused(backup, claim, default).filter(|_| !unbound && began(backup) > open_since))
+    });
     let mut report = ClaimReport {
         namespace,
         claim: name,
@@ -111,9 +124,6 @@ fn of_claim(
         snapshot: holding.map(ResourceExt::name_any),
         why: None,
     };
-    let wish = ClaimWish::of(claim.annotations());
-    let default = facts.defaults.of(&report.namespace);
-    let unbound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Pending");
     let complaint_of_last = complaint.unwrap_or_default();
     let (protection, why) = match holding {
         _ if matches!(wish, ClaimWish::Never(_)) => {
@@ -154,9 +164,11 @@ fn of_claim(
             } else if let Some(lacks) = lacks(snapshot, facts, &component) {
                 (Protection::Incomplete, Some(lacks))
             } else {
+                let failed = complaint_of_last.failed.is_some_and(|began| began >= snapshot.spec.time.0);
+                let protection = if failed { Protection::LastRunFailed } else { Protection::Protected };
                 let remarks: Vec<String> =
                     complaint_of_last.text.into_iter().chain(emptied(newest, &saved)).collect();
-                (Protection::Protected, (!remarks.is_empty()).then(|| remarks.join("; ")))
+                (protection, (!remarks.is_empty()).then(|| remarks.join("; ")))
             }
         }
     };
@@ -196,6 +208,8 @@ struct Complaint {
     no_data: bool,
     /// The operator said that the default is `OptIn`, and the claim did not opt in.
     not_opted_in: bool,
+    /// When the run began, if it was to save the claim and saved nothing of it.
+    failed: Option<Timestamp>,
 }
 
 impl Complaint {
@@ -223,7 +237,8 @@ fn complaint(backup: &Backup, claim: &str, component: &str) -> Option<Complaint>
         let fine = of_run.phase == ComponentPhase::Succeeded;
         let reason = of_run.reason.as_deref().unwrap_or(of_run.phase.as_str());
         let text = (!fine).then(|| because(reason, of_run.message.as_ref()));
-        return Some(Complaint { text, ..Complaint::default() });
+        let failed = began(backup).filter(|_| of_run.phase == ComponentPhase::Failed);
+        return Some(Complaint { text, failed, ..Complaint::default() });
     }
     let skipped = status.coverage.as_ref()?.skipped.iter().find(|s| s.claim == claim)?;
     match skipped.reason {
@@ -233,9 +248,45 @@ fn complaint(backup: &Backup, claim: &str, component: &str) -> Option<Complaint>
         reason => Some(Complaint {
             text: Some(because(reason.as_str(), skipped.message.as_ref())),
             not_opted_in: reason == SkipReason::NotOptedIn,
+            failed: began(backup).filter(|_| !reason.is_harmless()),
             ..Complaint::default()
         }),
     }
+}
+
+/// What a run says that was to save the claim and failed before it came to its claims, as one whose storage is away.
+fn refused(
+    backup: &Backup,
+    claim: &PersistentVolumeClaim,
+    default: Option<ClaimsDefault>,
+) -> Option<Complaint> {
+    let status = backup.status.as_ref().filter(|status| status.phase == Some(BackupPhase::Failed))?;
+    let name = claim.name_any();
+    let mut skipped = status.coverage.iter().flat_map(|coverage| &coverage.skipped);
+    if !status.components.is_empty() || skipped.any(|skip| skip.claim == name) {
+        return None;
+    }
+    let volumes = &backup.spec.volumes;
+    let wish = ClaimWish::of(claim.annotations());
+    let asked_for = match wish {
+        ClaimWish::Always => true,
+        ClaimWish::Never(_) => false,
+        ClaimWish::Slip | ClaimWish::Unsaid if volumes.claims.is_empty() && volumes.selectors.is_empty() => {
+            !wish.leaves_out(default.unwrap_or(ClaimsDefault::OptOut))
+        }
+        ClaimWish::Slip | ClaimWish::Unsaid => {
+            let matches = |selector: &LabelSelector| {
+                Selector::try_from(selector.clone()).is_ok_and(|selector| selector.matches(claim.labels()))
+            };
+            volumes.claims.contains(&name) || volumes.selectors.iter().any(matches)
+        }
+    };
+    let message = status.message.as_deref().map(|message| format!(": {message}")).unwrap_or_default();
+    asked_for.then(|| Complaint {
+        text: Some(format!("Backup {} failed{message}", backup.name_any())),
+        failed: began(backup),
+        ..Complaint::default()
+    })
 }
 
 /// What the backup behind a Snapshot could not save of the component. Its object tells more, but may be gone, or have

@@ -28,7 +28,7 @@ pub struct Args {
     /// Of all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
-    /// For scripts: exit with 5 when a claim is not protected, or its last good backup is older than --max-age
+    /// For scripts: exit with 5 when a claim is not protected, its last backup failed, or its last good one is older than --max-age
     #[arg(long)]
     check: bool,
     /// How old the last good backup of a claim may be, e.g. 26h

@@ -138,6 +138,7 @@ fn headline(report: &Report) -> String {
         (P::Unprotected, "NOT protected"),
         (P::Incomplete, "with files missing"),
         (P::TooOld, "too old"),
+        (P::LastRunFailed, "whose last backup failed"),
         (P::Excluded, "left out by wish"),
         (P::NoDataYet, "without data yet"),
     ];

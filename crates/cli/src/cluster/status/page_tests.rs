@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use holdfast_api::Backup;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use serde::de::DeserializeOwned;
@@ -190,6 +191,47 @@ status: {{phase: Skipped, startTime: 2026-11-20T02:00:00Z, coverage: {{skipped: 
         "Unprotected",
         "the default has changed since"
     );
+}
+
+#[test]
+fn a_claim_whose_last_run_failed_is_not_well_however_young_its_backup_is() {
+    let of = |spec: &str, later: &[(&str, &str)]| {
+        let mut facts = facts();
+        facts.claims.retain(|claim| claim.name_any() == "data");
+        let bodies: Vec<String> = later
+            .iter()
+            .map(|(time, status)| {
+                format!("metadata: {{name: later, namespace: shop}}\nspec: {spec}\nstatus: {{startTime: 2026-11-20T{time}:00Z, {status}}}")
+            })
+            .collect();
+        facts
+            .backups
+            .extend(objects::<Backup>("Backup", &bodies.iter().map(String::as_str).collect::<Vec<_>>()));
+        let report = report(&facts, None, now());
+        let [claim] = &report.claims[..] else { panic!("{report:?}") };
+        let care = claim.protection.needs_care();
+        assert_eq!(report.is_protected(), !care);
+        (claim.protection.as_str(), claim.why.clone().unwrap_or_default())
+    };
+    let failed = "phase: PartiallyFailed, components: [{name: volume/data, phase: Failed, reason: MountFailed, message: away}]";
+    let well = "phase: Succeeded, components: [{name: volume/data, phase: Succeeded}]";
+    let another = "phase: Failed, coverage: {skipped: [{claim: data, reason: NotSelected}]}";
+    let away = "phase: Failed, message: the store is away";
+    let skipped = "phase: PartiallyFailed, coverage: {skipped: [{claim: data, reason: NodeNotReady}]}";
+    let left_out = "phase: Skipped, coverage: {skipped: [{claim: data, reason: NotOptedIn}]}";
+    let because = ("LastRunFailed", "MountFailed: away".to_owned());
+    assert_eq!(of("{}", &[("03:00", failed)]), because);
+    assert_eq!(of("{}", &[("03:00", failed), ("04:00", another)]), because, "which says nothing about it");
+    assert_eq!(of("{}", &[("03:00", failed), ("04:00", well)]).0, "Protected");
+    assert_eq!(of("{}", &[("01:00", failed)]).0, "Protected", "it was saved since");
+    assert_eq!(of("{}", &[("03:00", skipped)]).0, "LastRunFailed");
+    assert_eq!(of("{}", &[("03:00", left_out)]).0, "Protected", "somebody wanted it so");
+    // Ended before it came to its claims.
+    let early = ("LastRunFailed", "Backup later failed: the store is away".to_owned());
+    assert_eq!(of("{}", &[("03:00", away)]), early);
+    assert_eq!(of("{volumes: {claims: [data]}}", &[("03:00", away)]), early);
+    assert_eq!(of("{volumes: {selectors: [{}]}}", &[("03:00", away)]), early);
+    assert_eq!(of("{volumes: {claims: [logs]}}", &[("03:00", away)]).0, "Protected");
 }
 
 #[test]
