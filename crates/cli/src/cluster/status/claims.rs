@@ -109,8 +109,9 @@ fn of_claim(
     let wish = ClaimWish::of(claim.annotations());
     let default = facts.defaults.of(&namespace);
     let unbound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Pending");
+    let made = claim.creation_timestamp().map(|made| made.0);
     // A run that did not come to its claims is held against what there was to save, and was not saved before it.
-    let open_since = holding.map(|s| s.spec.time.0).max(claim.creation_timestamp().map(|made| made.0));
+    let open_since = holding.map(|s| s.spec.time.0).max(made);
     // What the last run that had anything to do with the claim says against it.
     let complaint = backups.iter().find_map(|backup| {
         complaint(backup, &name, &component)
@@ -125,11 +126,12 @@ fn of_claim(
         why: None,
     };
     let complaint_of_last = complaint.unwrap_or_default();
+    let is_held = holding.is_some_and(|s| made.is_none_or(|made| made <= s.spec.time.0));
     let (protection, why) = match holding {
         _ if matches!(wish, ClaimWish::Never(_)) => {
             (Protection::Excluded, Some("an annotation of the claim says so".to_owned()))
         }
-        None if wish == ClaimWish::Unsaid && complaint_of_last.leaves_out(default) => {
+        _ if !is_held && wish == ClaimWish::Unsaid && complaint_of_last.leaves_out(default) => {
             let why = complaint_of_last.text.unwrap_or_else(|| {
                 format!(
                     "the default for claims is OptIn here, and it has no annotation {ANNOTATION_BACKUP}=true"
@@ -151,7 +153,7 @@ fn of_claim(
             (Protection::Unprotected, Some(why))
         }
         // Its name is all that it has in common with what was saved: a claim that was restored, or made anew.
-        Some(snapshot) if claim.creation_timestamp().is_some_and(|made| made.0 > snapshot.spec.time.0) => {
+        Some(_) if !is_held => {
             let why =
                 complaint_of_last.text.unwrap_or_else(|| "no backup since this claim was made".to_owned());
             (Protection::Unprotected, Some(why))

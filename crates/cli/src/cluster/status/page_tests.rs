@@ -193,6 +193,28 @@ status: {{phase: Skipped, startTime: 2026-11-20T02:00:00Z, coverage: {{skipped: 
     );
 }
 
+/// What was saved of an earlier claim of its name is nothing of it, and it did not opt in.
+#[test]
+fn a_claim_that_was_made_anew_is_left_out_like_any_other() {
+    let state = |annotations: &str| {
+        let claim = format!(
+            "metadata: {{name: data, namespace: shop, creationTimestamp: 2026-11-20T11:00:00Z, annotations: {annotations}}}"
+        );
+        let operator = serde_saphyr::from_str(
+            "{spec: {selector: {}, template: {spec: {containers: [{name: o, args: [--claims-default=OptIn]}]}}}}",
+        );
+        let facts = Facts {
+            claims: objects("PersistentVolumeClaim", &[&claim]),
+            backups: Vec::new(),
+            defaults: Defaults::new(Some(&[operator.unwrap()]), Some(&[])),
+            ..facts()
+        };
+        report(&facts, None, now()).claims.remove(0).protection.as_str()
+    };
+    assert_eq!(state("{}"), "Excluded");
+    assert_eq!(state("{holdfast.dev/backup: 'true'}"), "Unprotected");
+}
+
 #[test]
 fn a_claim_whose_last_run_failed_is_not_well_however_young_its_backup_is() {
     let of = |spec: &str, later: &[(&str, &str)]| {
