@@ -18,7 +18,7 @@ pub mod format;
 pub mod id;
 pub mod index;
 pub mod lock;
-mod pattern;
+pub mod pattern;
 pub mod pipeline;
 pub mod protect;
 pub mod prune;

@@ -90,6 +90,50 @@ impl Pattern {
     }
 }
 
+/// The files that a shell's pattern names, in order; none where nothing matches. A name with a dot in front is no
+/// exception, `**` is a `*`, and what cannot be looked into is passed over: as in Go, and so in restic.
+///
+/// # Errors
+/// `Usage` for a malformed pattern.
+pub fn glob(pattern: &str) -> Result<Vec<PathBuf>> {
+    let bad = || {
+        Error::new(
+            ErrorKind::Usage,
+            format!("the pattern {pattern:?} cannot be used: it ends inside [ ] or after \\"),
+        )
+    };
+    let is_plain = |name: &str| !name.contains(['*', '?', '[', '\\']);
+    if is_plain(pattern) {
+        let there = std::fs::symlink_metadata(pattern).is_ok();
+        return Ok(there.then(|| PathBuf::from(pattern)).into_iter().collect());
+    }
+    let start = if pattern.starts_with('/') { "/" } else { "" };
+    let mut found = vec![PathBuf::from(start)];
+    for name in pattern.split('/').filter(|name| !name.is_empty()) {
+        let tokens = tokens(name).ok_or_else(bad)?;
+        found = if is_plain(name) {
+            found.into_iter().map(|above| above.join(name)).collect()
+        } else {
+            found.iter().flat_map(|above| matching(above, &tokens)).collect()
+        };
+    }
+    found.retain(|path| std::fs::symlink_metadata(path).is_ok());
+    Ok(found)
+}
+
+/// What of a directory has a name that matches, by name.
+fn matching(above: &Path, tokens: &[Token]) -> Vec<PathBuf> {
+    let listed = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+    let mut names: Vec<_> = std::fs::read_dir(listed)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.file_name()))
+        .filter(|name| name_matches(tokens, name.as_bytes()))
+        .collect();
+    names.sort_unstable();
+    names.into_iter().map(|name| above.join(name)).collect()
+}
+
 /// Whether some prefix of `path` matches all `parts`.
 fn matches_prefix(parts: &[Part], path: &[&[u8]]) -> bool {
     let Some((part, parts)) = parts.split_first() else { return true };
@@ -244,6 +288,28 @@ fn lower_char(c: char) -> char {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shells_pattern_names_files() {
+        let place = tempfile::tempdir().unwrap();
+        for name in ["a/x.log", "a/.y.log", "b/z.log", "b/w.txt", "b/[z"] {
+            let path = place.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let found = |pattern: &str| -> Vec<String> {
+            let found = glob(&format!("{}/{pattern}", place.path().display())).unwrap();
+            let name = |path: PathBuf| path.strip_prefix(place.path()).unwrap().display().to_string();
+            found.into_iter().map(name).collect()
+        };
+        assert_eq!(found("*/*.log"), ["a/.y.log", "a/x.log", "b/z.log"]);
+        assert_eq!(found("?/[w-x].*"), ["a/x.log", "b/w.txt"]);
+        assert_eq!(found(r"b/\[z"), ["b/[z"]);
+        assert_eq!(found("*/w.txt"), ["b/w.txt"]);
+        assert_eq!(found("b/w.txt"), ["b/w.txt"]);
+        assert!(found("b/nothing").is_empty() && found("c/*").is_empty());
+        assert_eq!(glob("/x/[a").unwrap_err().kind(), ErrorKind::Usage);
+    }
 
     #[test]
     fn classes_escapes_and_questions() {

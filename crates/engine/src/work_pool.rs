@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads that run closures in the order they come. Callers bound how many they hand in at a time.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct WorkPool {
     jobs: Sender<Job>,
 }

@@ -71,8 +71,10 @@ impl Place {
             .env("PATH", "/usr/bin:/bin")
             .env("RESTIC_CACHE_DIR", self.path("cache"))
             .env("RESTIC_FEATURES", "device-id-for-hardlinks=true")
-            .envs(variables.iter().copied())
-            .current_dir(self.0.path())
+            .envs(variables.iter().copied().filter(|(name, _)| *name != "CWD"))
+            .current_dir(
+                self.path(variables.iter().find(|(name, _)| *name == "CWD").map_or("", |(_, at)| at)),
+            )
             .stdin(Stdio::null());
         let names = |what: &str, flags: &[&str]| {
             variables.iter().any(|(name, _)| name.contains(what))
@@ -312,4 +314,278 @@ fn exit_codes_are_restics() {
     let output = place.run(Ours, &["backup", "--what"], &[]);
     assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: unexpected argument '--what'"));
     assert!(place.ok(Ours, &["backup", "--json", "--help"], &[]).contains("--exclude-caches"));
+}
+
+/// Runs each of these backups with both programs, and compares what the snapshots hold and say. Not the ids of their
+/// trees: Holdfast stores no names of owners.
+fn same_snapshots(place: &Place, cases: &[(&str, &[&str])], variables: &[(&str, &str)]) {
+    let absolute = |name: &str| place.path(name).to_str().unwrap().to_owned();
+    let (repository, password) = (absolute("repository"), absolute("password"));
+    let held = |program: Program, directory: &str, args: &[&str]| {
+        let all = [&["backup", "-r", &repository, "-p", &password, "--force", "--json"], args].concat();
+        let output = place.run(program, &all, &[&[("CWD", directory)], variables].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program:?} in {directory}: {args:?}: {said}");
+        let listing = place.ok(Restic, &["ls", "--json", "latest"], &[]);
+        let mut lines: Vec<Value> = listing.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let snapshot = lines.remove(0);
+        for line in &mut lines {
+            // Others work in what lies above the place, too.
+            if place.path("").parent().unwrap().starts_with(line["path"].as_str().unwrap()) {
+                for time in ["atime", "mtime", "ctime"] {
+                    line[time].take();
+                }
+            }
+        }
+        let mut paths = snapshot["paths"].as_array().unwrap().clone();
+        paths.sort_by_key(Value::to_string);
+        // restic names a path twice that two lists have.
+        paths.dedup();
+        (lines, paths)
+    };
+    for (directory, args) in cases {
+        let (ours, theirs) = (held(Ours, directory, args), held(Restic, directory, args));
+        assert_eq!(ours, theirs, "in {directory}: {args:?}");
+    }
+}
+
+/// A place whose source has something for each way to leave files out.
+fn with_much_to_leave_out() -> Place {
+    let place = Place::initialized();
+    for (name, content) in [
+        ("a.log", "1"),
+        ("keep.log", "2"),
+        ("B.LOG", "3"),
+        ("c.txt", "4"),
+        (" lead", "5"),
+        ("#hash", "6"),
+        ("sub/d.Log", "7"),
+        ("sub/deep/e.txt", "8"),
+        ("sub/deep/.nobackup", "skip: yes"),
+        ("cache/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n"),
+        ("cache/.nobackup", ""),
+        ("cache/f", "9"),
+    ] {
+        let path = place.path("source").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    fs::write(place.path("source/k"), vec![7; 1024]).unwrap();
+    fs::write(place.path("source/k1"), vec![8; 1025]).unwrap();
+    fs::write(place.path("source/Ärger"), "10").unwrap();
+    std::os::unix::fs::symlink("a-name-that-is-rather-long", place.path("source/link")).unwrap();
+    fs::write(place.path("patterns"), "# comment\n  *.log  \n\n!keep.log\n$PATTERN\nno$$thing\n").unwrap();
+    fs::write(place.path("cases"), "\u{feff}*.lOG\nä*\n").unwrap();
+    place
+}
+
+#[test]
+fn the_same_is_left_out_as_by_restic() {
+    let place = with_much_to_leave_out();
+    let cases: Vec<(&str, &[&str])> = vec![
+        (".", &["source", "--exclude", "deep", "--exclude", "", "--exclude-file", "patterns"]),
+        (".", &["source", "--iexclude", "*.log", "--iexclude", "!KEEP.log", "--iexclude-file", "cases"]),
+        (".", &["source", "--exclude-if-present", ".nobackup:skip"]),
+        (".", &["source", "--exclude-if-present", ".nobackup", "--exclude-caches"]),
+        (".", &["source", "--exclude-caches", "--exclude-larger-than", "1k"]),
+    ];
+    same_snapshots(&place, &cases, &[("PATTERN", "c.txt")]);
+}
+
+#[test]
+fn what_is_named_is_never_left_out() {
+    let place = with_much_to_leave_out();
+    let cases: Vec<(&str, &[&str])> = vec![
+        // As a shell makes it of `source/*`.
+        (
+            ".",
+            &["source/a.log", "source/sub", "source/k1", "--exclude", "*.log", "--exclude-larger-than", "1K"],
+        ),
+        (".", &["source", "--exclude", "source"]),
+        (".", &["source/cache/f", "source/cache/.nobackup", "--exclude-if-present", ".nobackup"]),
+        (".", &["source", "source/a.log", "source/cache/f", "--exclude", "*.log", "--exclude-caches"]),
+        // What was found in a directory that only dots name is left out as anything else.
+        ("source/sub", &["..", "--exclude", "*.log", "--exclude-larger-than", "1k"]),
+        ("source/cache", &[".", "--exclude-caches"]),
+    ];
+    same_snapshots(&place, &cases, &[]);
+    for program in [Ours, Restic] {
+        let code = place.code(program, &["backup", "--exclude", "*", "."], &[("CWD", "source/cache")]);
+        assert_eq!(code, 1, "{program:?}: a snapshot of nothing");
+    }
+}
+
+#[test]
+fn lists_of_files_name_what_they_name_to_restic() {
+    let place = with_much_to_leave_out();
+    fs::write(place.path("globs"), "# comment\n  source/*.log \nsource/s?b\nsource/nothing*\nsource/[jk]\n")
+        .unwrap();
+    fs::write(place.path("lines"), "source/ lead\n\nsource/#hash\n").unwrap();
+    fs::write(place.path("raw"), "source/c.txt\0source/ lead\0").unwrap();
+    let cases: Vec<(&str, &[&str])> = vec![
+        (".", &["--files-from", "globs"]),
+        (".", &["--files-from-verbatim", "lines", "source/k"]),
+        (".", &["--files-from-raw", "raw", "--files-from", "globs", "--files-from-verbatim", "lines"]),
+    ];
+    same_snapshots(&place, &cases, &[]);
+    fs::write(place.path("cut-off"), "source/c.txt\0source/ le").unwrap();
+    fs::write(place.path("empty"), "").unwrap();
+    for program in [Ours, Restic] {
+        for list in ["cut-off", "empty", "nowhere"] {
+            let code = place.code(program, &["backup", "--files-from-raw", list], &[]);
+            assert_eq!(code, 1, "{program:?} {list}");
+        }
+        assert_eq!(
+            place.code(program, &["backup", "--stdin", "--files-from", "globs"], &[]),
+            1,
+            "{program:?}"
+        );
+    }
+}
+
+#[test]
+fn relative_paths_lie_where_restic_puts_them() {
+    let place = with_much_to_leave_out();
+    let absolute = place.path("source/sub").to_str().unwrap().to_owned();
+    let with_absolute = [&*absolute, "cache", "../source/k"];
+    let cases: Vec<(&str, &[&str])> = vec![
+        (".", &["./source/sub/../sub/deep/", "source/k"]),
+        ("source", &["."]),
+        ("source/sub/deep", &["..", "../../cache"]),
+        ("source", &with_absolute),
+        ("source", &["cache", "--exclude", "/cache"]),
+    ];
+    same_snapshots(&place, &cases, &[]);
+    // Two of one name, and what is taken over from the snapshot before.
+    fs::create_dir(place.path("source/sub/cache")).unwrap();
+    fs::write(place.path("source/sub/cache/g"), "g").unwrap();
+    same_snapshots(&place, &[("source/sub", &["cache", "../cache"])], &[]);
+    let (repository, password) = (place.path("repository"), place.path("password"));
+    let again =
+        ["backup", "cache", "../cache", "-r", repository.to_str().unwrap(), "-p", password.to_str().unwrap()];
+    let before = place.json(Ours, &again, &[("CWD", "source/sub")]);
+    let after = place.json(Ours, &again, &[("CWD", "source/sub")]);
+    assert_eq!(
+        (&before["tree_blobs"], &after["dirs_new"], &after["files_new"]),
+        (&0.into(), &0.into(), &0.into())
+    );
+}
+
+/// Everything in the repository, by path and length.
+fn everything(place: &Place) -> Vec<(PathBuf, u64)> {
+    let mut all = Vec::new();
+    let mut below = vec![place.path("repository")];
+    while let Some(directory) = below.pop() {
+        for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+            let meta = entry.metadata().unwrap();
+            if meta.is_dir() { below.push(entry.path()) } else { all.push((entry.path(), meta.len())) }
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn a_dry_run_writes_nothing_and_says_what_would_be() {
+    let place = Place::initialized();
+    for repeated in [false, true] {
+        let before = everything(&place);
+        let dry = place.json(Ours, &["backup", "source", "-n"], &[]);
+        assert_eq!(everything(&place), before);
+        let theirs = place.json(Restic, &["backup", "source", "--dry-run"], &[]);
+        assert_eq!((&dry["dry_run"], &dry["snapshot_id"]), (&theirs["dry_run"], &Value::Null));
+        let real = place.json(Ours, &["backup", "source"], &[]);
+        for field in ["files_new", "dirs_new", "data_blobs", "tree_blobs", "data_added", "data_added_packed"]
+        {
+            assert_eq!(dry[field], real[field], "{field}");
+        }
+        assert_eq!(dry["data_added"] == 0, repeated);
+    }
+    let said = place.ok(Ours, &["backup", "source", "--dry-run"], &[]);
+    assert!(said.contains("nothing was written") && !said.contains("saved"), "{said}");
+    let before = everything(&place);
+    place.ok(Ours, &["backup", "-n", "--stdin-from-command", "--", "echo", "x"], &[]);
+    assert_eq!(everything(&place), before);
+}
+
+#[test]
+fn a_snapshot_that_would_be_the_same_is_skipped() {
+    let place = Place::initialized();
+    let args = ["backup", "source", "--skip-if-unchanged"];
+    for program in [Restic, Ours] {
+        let count = || place.json(Ours, &["snapshots"], &[]).as_array().unwrap().len();
+        fs::write(place.path("source/a"), format!("for {program:?}")).unwrap();
+        let before = count();
+        let first = place.json(program, &args, &[]);
+        assert!(first["snapshot_id"].is_string());
+        let second = place.json(program, &args, &[]);
+        assert_eq!((&second["snapshot_id"], count()), (&Value::Null, before + 1), "{program:?}");
+    }
+    assert!(place.ok(Ours, &args, &[]).contains("no snapshot was made"));
+}
+
+#[test]
+fn time_and_parent_are_as_asked_for() {
+    let place = Place::initialized();
+    for program in [Ours, Restic] {
+        let backup = |more: &[&str]| -> String {
+            let report = place.json(program, &[&["backup", "source"], more].concat(), &[]);
+            report["snapshot_id"].as_str().unwrap().to_owned()
+        };
+        let parent_of = |id: &str| {
+            let snapshots = place.json(Restic, &["snapshots", id], &[]);
+            (snapshots[0]["parent"].clone(), snapshots[0]["time"].clone())
+        };
+        let early = backup(&["--time", "2020-01-02 03:04:05", "--force"]);
+        assert_eq!(parent_of(&early), (Value::Null, "2020-01-02T03:04:05Z".into()), "{program:?}");
+        let late = backup(&[]);
+        let named = backup(&["--parent", &early[..12]]);
+        assert_eq!(parent_of(&named).0, early.as_str(), "{program:?}");
+        assert_ne!(parent_of(&late).0, late.as_str());
+        let between = backup(&["--time", "2021-01-02 03:04:05"]);
+        assert_eq!(parent_of(&between).0, early.as_str(), "{program:?}: the others are newer");
+        for bad in ["2021-01-02", "soon"] {
+            assert_eq!(place.code(program, &["backup", "source", "--time", bad], &[]), 1);
+        }
+        for id in place.json(Ours, &["snapshots"], &[]).as_array().unwrap() {
+            place.ok(Ours, &["forget", "--unsafe-allow-remove-all", id["id"].as_str().unwrap()], &[]);
+        }
+    }
+}
+
+#[test]
+fn a_change_time_may_be_ignored() {
+    let place = Place::initialized();
+    let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_600_000_000);
+    let file = fs::File::options().write(true).open(place.path("source/a")).unwrap();
+    file.set_modified(old).unwrap();
+    place.ok(Ours, &["backup", "source/a"], &[]);
+    let changed = |more: &[&str]| {
+        let mut mode = fs::metadata(place.path("source/a")).unwrap().permissions();
+        let bits = std::os::unix::fs::PermissionsExt::mode(&mode) ^ 0o010;
+        std::os::unix::fs::PermissionsExt::set_mode(&mut mode, bits);
+        fs::set_permissions(place.path("source/a"), mode).unwrap();
+        place.json(Ours, &[&["backup", "source/a"], more].concat(), &[])["files_changed"].clone()
+    };
+    assert_eq!(changed(&[]), 1);
+    assert_eq!(changed(&["--ignore-ctime"]), 0);
+    // Another inode of the same content and times.
+    let replace = || {
+        fs::copy(place.path("source/a"), place.path("source/new")).unwrap();
+        let file = fs::File::options().write(true).open(place.path("source/new")).unwrap();
+        file.set_modified(old).unwrap();
+        fs::rename(place.path("source/new"), place.path("source/a")).unwrap();
+    };
+    replace();
+    assert_eq!(changed(&["--ignore-ctime"]), 1);
+    replace();
+    assert_eq!(changed(&["--ignore-inode"]), 0);
+    // The new mode is stored all the same.
+    let snapshot = place.json(Ours, &["backup", "source/a", "--ignore-inode"], &[]);
+    let fresh = place.json(Ours, &["backup", "source/a", "--force"], &[]);
+    let tree = |id: &Value| {
+        let all = place.json(Ours, &["snapshots", id.as_str().unwrap()], &[]);
+        all[0]["tree"].clone()
+    };
+    assert_eq!(tree(&snapshot["snapshot_id"]), tree(&fresh["snapshot_id"]));
 }

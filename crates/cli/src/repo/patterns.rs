@@ -26,6 +26,13 @@ pub(super) struct PatternFlags {
     /// Take patterns of --iinclude from this file, one a line
     #[arg(long, value_name = "FILE")]
     iinclude_file: Vec<PathBuf>,
+    #[command(flatten)]
+    exclude: ExcludeFlags,
+}
+
+/// Flags by which files are left out.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct ExcludeFlags {
     /// Leave out what matches this pattern (may be given several times)
     #[arg(short, long, value_name = "PATTERN")]
     exclude: Vec<String>,
@@ -58,10 +65,33 @@ impl PatternFlags {
                 exact: all(&self.include, &self.include_file)?,
                 any_case: all(&self.iinclude, &self.iinclude_file)?,
             },
-            exclude: Patterns {
-                exact: all(&self.exclude, &self.exclude_file)?,
-                any_case: all(&self.iexclude, &self.iexclude_file)?,
-            },
+            exclude: self.exclude.read(env)?,
+        })
+    }
+}
+
+impl ExcludeFlags {
+    /// Reads the files that are named.
+    pub(super) fn read(&self, env: Environment<'_>) -> Result<Patterns> {
+        let all = |given: &[String], files: &[PathBuf]| -> Result<Vec<String>> {
+            Ok([given, &read_all(files, env)?].concat())
+        };
+        Ok(Patterns {
+            exact: all(&self.exclude, &self.exclude_file)?,
+            any_case: all(&self.iexclude, &self.iexclude_file)?,
+        })
+    }
+
+    /// As [`ExcludeFlags::read`], but that an empty pattern and a file without one leave nothing out: what is not there
+    /// costs a backup nothing. As restic has it.
+    pub(super) fn read_leniently(&self, env: Environment<'_>) -> Result<Patterns> {
+        let all = |given: &[String], files: &[PathBuf]| -> Result<Vec<String>> {
+            let listed = files.iter().map(|file| read_any(file, env)).collect::<Result<Vec<_>>>()?;
+            Ok(given.iter().cloned().chain(listed.concat()).filter(|p| !p.is_empty()).collect())
+        };
+        Ok(Patterns {
+            exact: all(&self.exclude, &self.exclude_file)?,
+            any_case: all(&self.iexclude, &self.iexclude_file)?,
         })
     }
 }
@@ -71,7 +101,19 @@ fn read_all(files: &[PathBuf], env: Environment<'_>) -> Result<Vec<String>> {
     files.iter().map(|file| read(file, env)).collect::<Result<Vec<_>>>().map(|lists| lists.concat())
 }
 
+/// The patterns of a file; one without any is an error, since it would choose everything.
 fn read(file: &Path, env: Environment<'_>) -> Result<Vec<String>> {
+    let patterns = read_any(file, env)?;
+    if patterns.is_empty() {
+        return Err(Failure::usage(
+            format!("there is no pattern in {}", file.display()),
+            "write one a line, or leave the file out",
+        ));
+    }
+    Ok(patterns)
+}
+
+fn read_any(file: &Path, env: Environment<'_>) -> Result<Vec<String>> {
     let bytes = std::fs::read(file).map_err(|e| {
         Failure::usage(
             format!("read the patterns in {}: {e}", file.display()),
@@ -84,29 +126,23 @@ fn read(file: &Path, env: Environment<'_>) -> Result<Vec<String>> {
             "name a text file with a pattern a line",
         )
     })?;
-    let patterns = parse(&text, env).map_err(|name| {
+    parse(&text, env).map_err(|name| {
         Failure::usage(
             format!("{} uses the variable {name}, which is not set", file.display()),
             "set it, or write $$ for a dollar sign",
         )
-    })?;
-    if patterns.is_empty() {
-        return Err(Failure::usage(
-            format!("there is no pattern in {}", file.display()),
-            "write one a line, or leave the file out",
-        ));
-    }
-    Ok(patterns)
+    })
 }
 
 /// The patterns; the name of a variable that is not set. (restic takes it for nothing, so that `$DIR/cache` would mean
 /// `/cache`.)
 fn parse(text: &str, env: Environment<'_>) -> std::result::Result<Vec<String>, String> {
-    text.lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(|line| expand(line, env))
-        .collect()
+    lines(text).map(|line| expand(line, env)).collect()
+}
+
+/// The lines of a list that people write: without what is around them, empty ones and comments.
+pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 fn expand(line: &str, env: Environment<'_>) -> std::result::Result<String, String> {
@@ -164,5 +200,21 @@ mod tests {
         assert!(of(b"# nothing\n").unwrap_err().cause.contains("no pattern"));
         let missing = read_all(&["/no/such/file".into()], &|_| None).unwrap_err();
         assert!(missing.cause.contains("/no/such/file"), "{}", missing.cause);
+    }
+
+    #[test]
+    fn what_is_empty_leaves_nothing_out_of_a_backup() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "# nothing\n").unwrap();
+        let flags = ExcludeFlags {
+            exclude: vec![String::new(), "*.o".to_owned()],
+            iexclude_file: vec![file.path().to_owned()],
+            ..ExcludeFlags::default()
+        };
+        let found = flags.read_leniently(&|_| None).unwrap();
+        assert_eq!((found.exact, found.any_case), (vec!["*.o".to_owned()], Vec::new()));
+        assert!(flags.read(&|_| None).is_err());
+        let flags = ExcludeFlags { exclude_file: vec!["/no/such/file".into()], ..ExcludeFlags::default() };
+        assert!(flags.read_leniently(&|_| None).is_err());
     }
 }

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use holdfast_engine::backup::absolute;
 use holdfast_engine::stream::{ProducerOutcome, StreamChecks, StreamSource, TAIL};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::access::duration;
-use super::backup::absolute;
 use crate::failure::{Failure, Result};
 
 /// Bytes that are taken from a pipe at a time.

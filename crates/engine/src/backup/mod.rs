@@ -3,6 +3,7 @@
 //! Packs, then index, then snapshot; a run that ends at any moment leaves a repository that is whole, and blobs that
 //! the next run finds again. Not here: how content becomes blobs (`pipeline`).
 
+mod relative;
 mod stream;
 
 use std::path::PathBuf;
@@ -18,14 +19,16 @@ use crate::fence;
 pub use crate::format::compress::Compression;
 use crate::format::snapshot::{Snapshot, SnapshotSummary};
 use crate::format::time::{OffsetTime, Time};
+use crate::format::tree::TreeWriter;
 use crate::id::Id;
 use crate::lock::LockGuard;
-use crate::pipeline::{self, Input, Plan, Proved, Roots, State, path_text};
+use crate::pipeline::{self, Input, Named, Plan, Proved, Roots, State, path_text};
 use crate::repository::Repository;
 use crate::store::{Entry, FileKind, FileName};
 use crate::stream::StreamSource;
 use crate::unreadable;
-pub use stream::backup_stream;
+pub use relative::{RelativeRoot, absolute};
+pub use stream::{backup_stream, rehearse_stream};
 
 /// File systems keep times in ticks of up to two seconds (FAT), so a change may carry a time before it was made.
 const CLOCK_TICK_SECONDS: i64 = 2;
@@ -40,6 +43,18 @@ pub enum Parent {
     None,
     /// This one.
     Id(Id),
+}
+
+/// What tells that a file is as the parent has it, beside size and modification time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Trust {
+    /// The inode's number and its change time.
+    #[default]
+    Inode,
+    /// The inode's number.
+    InodeNumber,
+    /// Nothing else.
+    Times,
 }
 
 /// What a file that cannot be read means.
@@ -105,6 +120,8 @@ impl Default for Checkpoints {
 pub struct BackupSpec {
     /// Absolute paths; the snapshot's `paths`.
     pub roots: Vec<PathBuf>,
+    /// Further paths; the snapshot's `paths` name them as absolute ones.
+    pub relative_roots: Vec<RelativeRoot>,
     /// The snapshot's host.
     pub host: String,
     /// The snapshot's tags.
@@ -115,6 +132,12 @@ pub struct BackupSpec {
     pub time: Timestamp,
     /// Patterns that leave files out, as restic has them; a later one with `!` takes back in.
     pub excludes: Vec<String>,
+    /// The same without regard to case. The snapshot does not name them.
+    pub iexcludes: Vec<String>,
+    /// Files by their name, and what they begin with: nothing else is backed up of a directory that holds one.
+    pub exclude_if_present: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Leave out what is no directory and has more bytes.
+    pub exclude_larger_than: Option<u64>,
     /// Leave out what lies beside a valid `CACHEDIR.TAG`.
     pub exclude_caches: bool,
     /// Leave out what is mounted below a root.
@@ -126,6 +149,12 @@ pub struct BackupSpec {
     pub aside_tag: Option<String>,
     /// What to compare with.
     pub parent: Parent,
+    /// With [`Parent::Auto`] no snapshot that is newer.
+    pub parent_until: Option<Timestamp>,
+    /// What tells an unchanged file.
+    pub trust: Trust,
+    /// Write no snapshot when its tree is that of the parent.
+    pub skip_if_unchanged: bool,
     /// The checkpoint of a killed run of the same paths, beside the parent.
     pub resume: Option<Checkpoint>,
     /// When to make checkpoints.
@@ -154,16 +183,23 @@ impl Default for BackupSpec {
     fn default() -> Self {
         Self {
             roots: Vec::new(),
+            relative_roots: Vec::new(),
             host: String::new(),
             tags: Vec::new(),
             fault_tag: None,
             time: Timestamp::now(),
             excludes: Vec::new(),
+            iexcludes: Vec::new(),
+            exclude_if_present: Vec::new(),
+            exclude_larger_than: None,
             exclude_caches: false,
             one_file_system: false,
             leave_lost_found: false,
             aside_tag: None,
             parent: Parent::default(),
+            parent_until: None,
+            trust: Trust::default(),
+            skip_if_unchanged: false,
             resume: None,
             checkpoints: Checkpoints::default(),
             unreadable: Unreadable::default(),
@@ -182,8 +218,10 @@ impl Default for BackupSpec {
 /// What a backup did. Bytes are plain unless said otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BackupReport {
-    /// The snapshot that was written.
+    /// The snapshot that was written; all zeros where [`BackupReport::committed`] says that none was.
     pub snapshot: Id,
+    /// Whether a snapshot was written. Not by a rehearsal, nor where its spec had it skipped.
+    pub committed: bool,
     /// Its root tree.
     pub tree: Id,
     /// What it was compared with.
@@ -241,21 +279,38 @@ pub async fn backup(
     spec: &BackupSpec,
     ctx: &Ctx,
 ) -> Result<BackupReport> {
-    let roots = Roots::new(&spec.roots)?;
-    let paths = spec.roots.iter().map(|root| path_text(root)).collect::<Result<Vec<_>>>()?;
-    check_roots(&spec.roots)?;
-    Box::pin(perform(repository, lock, spec, paths, Source::Roots(roots), ctx)).await
+    let (paths, source) = from_files(spec)?;
+    Box::pin(perform(repository, Some(lock), spec, paths, source, ctx)).await
+}
+
+/// Does all that [`backup`] does but write: neither to the repository nor a lock to it. The report says what would have
+/// been stored.
+///
+/// # Errors
+/// As [`backup`].
+pub async fn rehearse(repository: &Repository, spec: &BackupSpec, ctx: &Ctx) -> Result<BackupReport> {
+    let (paths, source) = from_files(spec)?;
+    Box::pin(perform(&repository.rehearsing(), None, spec, paths, source, ctx)).await
+}
+
+fn from_files(spec: &BackupSpec) -> Result<(Vec<String>, Source)> {
+    let relative = spec.relative_roots.iter().map(RelativeRoot::absolute);
+    let all: Vec<PathBuf> = spec.roots.iter().cloned().chain(relative).collect();
+    let paths = all.iter().map(|root| path_text(root)).collect::<Result<Vec<_>>>()?;
+    check_roots(&all)?;
+    let (roots, named) = Roots::new(&spec.roots, &spec.relative_roots)?;
+    Ok((paths, Source::Roots(roots, named)))
 }
 
 /// What a backup takes its content from.
 enum Source {
-    Roots(Roots),
+    Roots(Roots, Named),
     Stream(StreamSource),
 }
 
 async fn perform(
     repository: &Repository,
-    lock: &LockGuard,
+    lock: Option<&LockGuard>,
     spec: &BackupSpec,
     paths: Vec<String>,
     source: Source,
@@ -263,6 +318,8 @@ async fn perform(
 ) -> Result<BackupReport> {
     let state = Arc::new(State::new(ctx, spec.unreadable.limit()));
     match Box::pin(save(repository, lock, spec, paths, source, &state, ctx)).await {
+        // A rehearsal has written nothing.
+        Err(e) if lock.is_none() => Err(e),
         Err(e) => Err(fence::withdraw(repository, &state.index_files(), e).await),
         saved => saved,
     }
@@ -270,7 +327,7 @@ async fn perform(
 
 async fn save(
     repository: &Repository,
-    lock: &LockGuard,
+    lock: Option<&LockGuard>,
     spec: &BackupSpec,
     paths: Vec<String>,
     source: Source,
@@ -289,15 +346,16 @@ async fn save(
         ctx.run(find_parent(repository, spec, &paths, listed, ctx)),
         repository.load_index(ctx),
     )?;
-    lock.check()?;
+    let held = || lock.map_or(Ok(()), LockGuard::check);
+    held()?;
     let mut known = index.files().to_vec();
 
-    let input = match source {
-        Source::Roots(roots) => Input::Walk(roots),
+    let (input, named) = match source {
+        Source::Roots(roots, named) => (Input::Walk(roots), named),
         Source::Stream(source) => {
             let tree = parent.as_ref().map(|(_, snapshot)| snapshot.tree);
             let feed = stream::feed(repository, &index, spec, source, tree);
-            Input::Stream(Box::new(ctx.run(feed).await?))
+            (Input::Stream(Box::new(ctx.run(feed).await?)), Named::default())
         }
     };
     let plan = Plan {
@@ -305,8 +363,13 @@ async fn save(
         parent: parent.as_ref().map(|(_, snapshot)| snapshot.tree),
         racy_from: parent.as_ref().map(|(_, snapshot)| racy_from(snapshot)),
         resume: spec.resume.map(|done| (done.tree, tick_before(done.started))),
-        checkpoints: spec.checkpoints,
+        checkpoints: if lock.is_some() { spec.checkpoints } else { Checkpoints::NEVER },
         excludes: spec.excludes.clone(),
+        iexcludes: spec.iexcludes.clone(),
+        markers: spec.exclude_if_present.clone(),
+        largest: spec.exclude_larger_than,
+        named,
+        trust: spec.trust,
         exclude_caches: spec.exclude_caches,
         one_file_system: spec.one_file_system,
         leave_lost_found: spec.leave_lost_found,
@@ -324,12 +387,25 @@ async fn save(
         Ok(tree) => tree,
         Err(e) => {
             // A lost lock cancels the run; that is the reason to name then.
-            lock.check()?;
+            held()?;
             return Err(e);
         }
     };
 
+    if tree == TreeWriter::new().finish_with_id().0 {
+        return Err(Error::new(
+            ErrorKind::Source,
+            "there is nothing to back up: all of it was left out or is gone",
+        ));
+    }
+    let is_unchanged = parent.as_ref().is_some_and(|(_, snapshot)| snapshot.tree == tree);
     let mut report = report(state, tree, parent.map(|(id, _)| id));
+    report.duration = clock.elapsed();
+    let Some(lock) = lock else { return Ok(report) };
+    if spec.skip_if_unchanged && is_unchanged && is_there(repository, report.parent).await? {
+        lock.check()?;
+        return Ok(report);
+    }
     let snapshot = snapshot(spec, paths, start, &report);
     let json = serde_json::to_vec(&snapshot).map_err(|e| {
         Error::with_source(ErrorKind::Internal, "the snapshot could not be written as JSON", e)
@@ -346,6 +422,7 @@ async fn save(
     // Not cut short by a cancellation: half a request might still have written it.
     let written = snapshot.write(repository).await?;
     report.snapshot = written.name.id;
+    report.committed = true;
     // Three looks that need nothing from each other, and each is to come after the write.
     let (whole, committed, looked) = tokio::join!(
         written.check(repository),
@@ -382,6 +459,16 @@ pub(crate) async fn check_committed(repository: &Repository, lock: &LockGuard, i
     }
 }
 
+/// Whether a snapshot is still there: somebody may have forgotten it meanwhile.
+async fn is_there(repository: &Repository, snapshot: Option<Id>) -> Result<bool> {
+    let Some(id) = snapshot else { return Ok(false) };
+    match repository.store().size(FileName { kind: FileKind::Snapshot, id }).await {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::Missing => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 fn check_roots(roots: &[PathBuf]) -> Result<()> {
     for root in roots {
         std::fs::symlink_metadata(root).map_err(|e| {
@@ -415,6 +502,7 @@ async fn find_parent(
                 theirs.sort();
                 ours.sort();
                 snapshot.hostname == spec.host
+                    && spec.parent_until.is_none_or(|until| snapshot.time.timestamp <= until)
                     && theirs == ours
                     && (own_is_aside || !is_aside(&snapshot.tags))
             };
@@ -440,6 +528,7 @@ fn report(state: &State, tree: Id, parent: Option<Id>) -> BackupReport {
     let (files, dirs) = (&counters.files, &counters.dirs);
     BackupReport {
         snapshot: Id::default(),
+        committed: false,
         tree,
         parent,
         files_new: files.new.get(),

@@ -29,7 +29,22 @@ pub async fn backup_stream(
     // Refused before anything is asked of the store.
     names(&source.path)?;
     let paths = vec![source.path.clone()];
-    Box::pin(perform(repository, lock, spec, paths, Source::Stream(source), ctx)).await
+    Box::pin(perform(repository, Some(lock), spec, paths, Source::Stream(source), ctx)).await
+}
+
+/// Does all that [`backup_stream`] does but write, as [`super::rehearse`].
+///
+/// # Errors
+/// As [`backup_stream`].
+pub async fn rehearse_stream(
+    repository: &Repository,
+    spec: &BackupSpec,
+    source: StreamSource,
+    ctx: &Ctx,
+) -> Result<BackupReport> {
+    names(&source.path)?;
+    let paths = vec![source.path.clone()];
+    Box::pin(perform(&repository.rehearsing(), None, spec, paths, Source::Stream(source), ctx)).await
 }
 
 /// The names on an absolute path.

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use super::state::{Relation, State, join, locked};
+use super::state::{Relation, State, locked};
 use super::tree::{Closed, Slot};
 use crate::format::node::{Node, Xattr};
 use crate::id::Id;
@@ -85,12 +85,12 @@ impl File {
     /// Reading failed: the file is left out, and so are the other names that waited for it.
     pub(crate) fn failed(&self, action: &'static str, error: &dyn std::fmt::Display, run: &Run<'_>) {
         let Some((slot, node)) = locked(&self.inner).place.take() else { return };
-        run.state.fault(join(&slot.dir().path, &node.name), action, error);
+        run.state.fault(slot.path(&node.name), action, error);
         if let Some(closed) = slot.fill(None) {
             (run.close)(closed);
         }
         for follower in self.link.map(|key| run.links.give_up(key)).unwrap_or_default() {
-            run.state.fault(join(&follower.slot.dir().path, &follower.node.name), action, error);
+            run.state.fault(follower.slot.path(&follower.node.name), action, error);
             if let Some(closed) = follower.slot.fill(None) {
                 (run.close)(closed);
             }
@@ -106,7 +106,7 @@ impl File {
         }
         // Its other names exist still, but would need a reader; the next backup has them.
         for follower in self.link.map(|key| run.links.give_up(key)).unwrap_or_default() {
-            let path = join(&follower.slot.dir().path, &follower.node.name);
+            let path = follower.slot.path(&follower.node.name);
             run.state.fault(path, "read", &"another name of this file was removed while it was read");
             if let Some(closed) = follower.slot.fill(None) {
                 (run.close)(closed);

@@ -15,6 +15,7 @@ mod file;
 mod pack;
 mod read;
 mod roots;
+mod rules;
 mod source;
 mod state;
 mod stream;
@@ -34,13 +35,14 @@ use crossbeam_channel::bounded;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::backup::{Checkpoints, Verify};
+use crate::backup::{Checkpoints, Trust, Verify};
 use crate::chunk::Chunker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::compress::Compression;
 use crate::format::time::Time;
 use crate::id::Id;
 use crate::index::Index;
+use crate::pattern::lower_pattern;
 use crate::repository::Repository;
 
 use buffer::Pool;
@@ -49,12 +51,14 @@ use file::Links;
 pub(crate) use pack::{OpenPacks, SealedBlob, SealedPack};
 use read::Reader;
 pub(crate) use roots::Roots;
+pub(crate) use rules::Named;
+use rules::{Marker, Rules};
 pub(crate) use state::State;
 pub(crate) use state::locked;
 pub(crate) use stream::Feed;
 use tree::Dir;
 pub(crate) use upload::{Proved, check_size, put_pack, save};
-use walk::{Rules, Walk};
+use walk::Walk;
 use worker::Claims;
 
 /// Batches of files that wait for a reader. Each file in them keeps its directory open.
@@ -82,6 +86,12 @@ pub(crate) struct Plan {
     /// When to save what is finished.
     pub(crate) checkpoints: Checkpoints,
     pub(crate) excludes: Vec<String>,
+    pub(crate) iexcludes: Vec<String>,
+    pub(crate) markers: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) largest: Option<u64>,
+    /// What the rules do not leave out.
+    pub(crate) named: Named,
+    pub(crate) trust: Trust,
     pub(crate) exclude_caches: bool,
     pub(crate) one_file_system: bool,
     pub(crate) leave_lost_found: bool,
@@ -195,6 +205,11 @@ pub(crate) async fn run(
     });
     let rules = Rules {
         excludes: Excludes::new(&plan.excludes)?,
+        iexcludes: Excludes::new(&plan.iexcludes.iter().map(|p| lower_pattern(p)).collect::<Vec<_>>())?,
+        markers: plan.markers.iter().map(|(name, head)| Marker::new(name, head)).collect::<Result<_>>()?,
+        largest: plan.largest,
+        named: plan.named,
+        trust: plan.trust,
         exclude_caches: plan.exclude_caches,
         one_file_system: plan.one_file_system,
         leave_lost_found: plan.leave_lost_found,

@@ -14,7 +14,7 @@ use super::Shared;
 use super::buffer::{Buffer, Pool};
 use super::file::{File, LinkKey, Run};
 use super::source::{self, Carrier, Stat, Stretch};
-use super::state::{Relation, join};
+use super::state::Relation;
 use super::tree::Slot;
 use super::worker::{Chunk, Job};
 use crate::chunk::{Cursor, MAX_SIZE, MIN_SIZE};
@@ -112,7 +112,7 @@ impl Reader {
     /// Opens a file and takes its metadata from the open file: what is stored belongs together.
     fn open(&self, task: FileTask) -> Option<Open> {
         let FileTask { slot, dir, name, relation, link } = task;
-        let path = || join(&slot.dir().path, name.to_bytes());
+        let path = || slot.path(name.to_bytes());
         let opened = source::open_file(dir.as_fd(), &name)
             .map_err(|e| ("open", e))
             .and_then(|fd| source::stat_open(fd.as_fd()).map(|stat| (fd, stat)).map_err(|e| ("stat", e)));

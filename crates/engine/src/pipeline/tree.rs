@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use super::state::{Relation, State, locked};
+use super::state::{Relation, State, join, locked};
 use crate::error::Result as EngineResult;
 use crate::format::node::Node;
 use crate::format::tree::TreeWriter;
@@ -41,6 +41,17 @@ struct Inner {
 pub(crate) struct Slot {
     dir: Arc<Dir>,
     index: usize,
+    /// Where the entry lies on the disk and what it is called in the tree, where neither follows from the directory:
+    /// for some roots.
+    aside: Option<Arc<Aside>>,
+}
+
+/// An entry that lies elsewhere on the disk than its directory in the tree says.
+pub(crate) struct Aside {
+    /// The directory that it lies in.
+    pub(crate) above: PathBuf,
+    /// Its name in the tree.
+    pub(crate) name: Vec<u8>,
 }
 
 /// A directory whose entries are all there.
@@ -102,7 +113,10 @@ impl Dir {
     }
 
     /// Its metadata, once it is open.
-    pub(crate) fn set_node(&self, node: Node) {
+    pub(crate) fn set_node(&self, mut node: Node) {
+        if let Some(aside) = self.up.as_ref().and_then(|slot| slot.aside.as_ref()) {
+            node.name.clone_from(&aside.name);
+        }
         locked(&self.inner).node = Some(node);
     }
 
@@ -114,7 +128,7 @@ impl Dir {
 
     /// The place of the entry at `index`.
     pub(crate) fn slot(self: &Arc<Self>, index: usize) -> Slot {
-        Slot { dir: Arc::clone(self), index }
+        Slot { dir: Arc::clone(self), index, aside: None }
     }
 
     /// All slots are handed out. Returns the directory when all are filled already.
@@ -128,9 +142,22 @@ impl Dir {
 }
 
 impl Slot {
+    /// The same place for an entry that lies elsewhere on the disk.
+    pub(crate) fn aside(self, aside: Aside) -> Self {
+        Self { aside: Some(Arc::new(aside)), ..self }
+    }
+
+    /// Path on the disk of the entry, which has this name there.
+    pub(crate) fn path(&self, name: &[u8]) -> PathBuf {
+        join(self.aside.as_ref().map_or(&self.dir.path, |aside| &aside.above), name)
+    }
+
     /// Fills the place, with nothing where the entry could not be read or is left out. Returns the directory when
     /// this was the last one it waited for.
-    pub(crate) fn fill(self, node: Option<Node>) -> Option<Closed> {
+    pub(crate) fn fill(self, mut node: Option<Node>) -> Option<Closed> {
+        if let (Some(node), Some(aside)) = (&mut node, &self.aside) {
+            node.name.clone_from(&aside.name);
+        }
         if node.is_some() {
             let mut inner = locked(&self.dir.inner);
             inner.open.remove(&self.index);
@@ -139,11 +166,6 @@ impl Slot {
             }
         }
         self.dir.arrived()
-    }
-
-    /// The directory that the entry lies in.
-    pub(crate) fn dir(&self) -> &Arc<Dir> {
-        &self.dir
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -17,14 +18,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::Shared;
-use super::exclude::Excludes;
 use super::file::{Follower, Met, Run, finish};
 use super::read::{FileTask, SMALL};
-use super::roots::Roots;
+use super::roots::{Root, Roots};
+use super::rules::Rules;
 use super::source::{self, Carrier, Stat};
-use super::state::{Relation, join, locked};
-use super::tree::{Closed, Dir, Slot};
+use super::state::{Relation, locked};
+use super::tree::{Aside, Closed, Dir, Slot};
 use super::worker::Job;
+use crate::backup::Trust;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::node::{Node, NodeType};
 use crate::format::pack::BlobKind;
@@ -39,20 +41,6 @@ const PREFETCH: usize = 32;
 const BATCH_FILES: usize = 32;
 /// Bytes of small files that go to a reader together.
 const BATCH_BYTES: u64 = 1 << 20;
-
-/// What the walk takes from the caller's wishes.
-pub(crate) struct Rules {
-    pub(crate) excludes: Excludes,
-    pub(crate) exclude_caches: bool,
-    pub(crate) one_file_system: bool,
-    pub(crate) leave_lost_found: bool,
-    /// Nothing that changed at or after this time is taken as unchanged: the parent may have read it before the
-    /// change, within the same tick of the clock. Only the inode's own change time tells, since any program may set
-    /// the other to the future.
-    pub(crate) racy_from: Option<Time>,
-    /// The same for the checkpoint of a killed run.
-    pub(crate) resume_racy_from: Option<Time>,
-}
 
 /// A directory to list.
 struct DirTask {
@@ -71,6 +59,8 @@ enum Place {
     Entry(Arc<OwnedFd>, CString, Stat),
     /// A path above the roots, of which only these children are wanted.
     Above(PathBuf, BTreeMap<Vec<u8>, Roots>),
+    /// A path, of which all is wanted, and nothing of what lies above it.
+    All(PathBuf),
 }
 
 /// What there is to compare a directory with.
@@ -137,11 +127,11 @@ impl Walk {
         let before = Before { parent: parent.map(previous), resumed: resumed.map(previous) };
         let dir = Dir::new(None, PathBuf::from("/"), None);
         let _ = shared.root_dir.set(Arc::clone(&dir));
-        let is_root = matches!(roots, Roots::Here);
+        let is_root = matches!(roots, Roots::Here(_));
         let place = match roots {
-            Roots::Above(children) => Place::Above(PathBuf::from("/"), children),
+            Roots::Above(disk, children) => Place::Above(disk, children),
             // The whole file system is wanted.
-            Roots::Here => Place::Above(PathBuf::from("/"), BTreeMap::new()),
+            Roots::Here(root) => Place::All(root.disk),
         };
         let first = DirTask { dir, place, before, device: None, is_root };
         let trees = TreeReader::for_one_walk(shared.repository.clone(), Arc::clone(&shared.index))?;
@@ -300,8 +290,8 @@ impl Walker<'_> {
     fn list(&mut self, task: DirTask) -> Vec<DirTask> {
         let DirTask { dir, place, before, device, is_root } = task;
         let mut children = match place {
-            Place::Above(path, wanted) if !wanted.is_empty() => self.list_above(&dir, &path, wanted, before),
-            Place::Above(path, _) => match source::open_path_dir(&path) {
+            Place::Above(path, wanted) => self.list_above(&dir, &path, wanted, before),
+            Place::All(path) => match source::open_path_dir(&path) {
                 Ok(fd) => self.list_all(&dir, (&fd, c"."), None, before, device, is_root),
                 Err(e) => {
                     self.dir_fault(&dir, is_root, "open", e);
@@ -336,7 +326,7 @@ impl Walker<'_> {
         if let Some(name) = path.file_name() {
             match source::stat_path(path) {
                 Ok(stat) => {
-                    let mut node = stat.node(std::os::unix::ffi::OsStrExt::as_bytes(name));
+                    let mut node = stat.node(name.as_bytes());
                     match source::xattrs(Carrier::Name(fd.as_fd(), c".")) {
                         Ok(found) => node.xattrs = found,
                         Err(e) => self.fault(path.to_owned(), "xattr", e),
@@ -350,34 +340,68 @@ impl Walker<'_> {
         dir.expect(wanted.len());
         let mut children = Vec::new();
         for (index, (name, roots)) in wanted.into_iter().enumerate() {
-            let slot = dir.slot(index);
             let old = known.take(&name);
-            let child = join(path, &name);
+            let mut slot = dir.slot(index);
+            let (Roots::Here(Root { disk, .. }) | Roots::Above(disk, _)) = &roots;
+            let above = disk.parent().unwrap_or(path).to_owned();
+            if disk.file_name().map(OsStrExt::as_bytes) != Some(&name) || above != path {
+                slot = slot.aside(Aside { above: above.clone(), name });
+            }
             match roots {
-                Roots::Above(below) => {
+                Roots::Above(disk, below) => {
                     let before = self.walk.prefetch_both(&old);
-                    let dir = Dir::new(Some(slot), child.clone(), old.parent);
-                    let place = Place::Above(child, below);
+                    let dir = Dir::new(Some(slot), disk.clone(), old.parent);
+                    let place = Place::Above(disk, below);
                     children.push(DirTask { dir, place, before, device: None, is_root: false });
                 }
-                // It was there when the run began. A run without it would look as if somebody had deleted all of it.
-                Roots::Here => match CString::new(name) {
-                    Ok(name) if matches!(source::stat_at(fd.as_fd(), &name), Err(Errno::NOENT)) => {
-                        let error = Errno::NOENT;
-                        let message = format!(
-                            "{} was there a moment ago and is gone; nothing was committed",
-                            child.display()
-                        );
-                        self.walk.shared.state.fail(Error::with_source(ErrorKind::Source, message, error));
-                    }
-                    Ok(name) => children.extend(
-                        self.entry(&fd, &name, slot, old, None).map(|task| DirTask { is_root: true, ..task }),
-                    ),
-                    Err(_) => self.fault(child, "open", Errno::INVAL),
-                },
+                Roots::Here(root) => {
+                    let own = if above == path { Some(&fd) } else { None };
+                    children.extend(self.root(own, &root, slot, old));
+                }
             }
         }
         children
+    }
+
+    /// One of the paths that are to be backed up. `above` is the open directory that it lies in, where there is one.
+    fn root(
+        &mut self,
+        above: Option<&Arc<OwnedFd>>,
+        root: &Root,
+        slot: Slot,
+        old: Known<Option<Node>>,
+    ) -> Option<DirTask> {
+        let opened = match (above, root.disk.parent()) {
+            (Some(fd), _) => Ok(Arc::clone(fd)),
+            (None, above) => source::open_path_dir(above.unwrap_or(&root.disk)).map(Arc::new),
+        };
+        let name = root.disk.file_name().and_then(|name| CString::new(name.as_bytes()).ok());
+        let (fd, name) = match (opened, name) {
+            (Ok(fd), Some(name)) => (fd, name),
+            (Err(e), _) => {
+                self.fault(root.disk.clone(), "open", e);
+                self.close(slot.fill(None));
+                return None;
+            }
+            (Ok(_), None) => {
+                self.fault(root.disk.clone(), "open", Errno::INVAL);
+                self.close(slot.fill(None));
+                return None;
+            }
+        };
+        if !root.is_named && self.walk.rules.leaves_out(&fd, &root.disk, &name) {
+            self.walk.shared.state.counters.excluded.add(1);
+            self.close(slot.fill(None));
+            return None;
+        }
+        if root.is_named && matches!(source::stat_at(fd.as_fd(), &name), Err(Errno::NOENT)) {
+            // It was there when the run began. A run without it would look as if somebody had deleted all of it.
+            let message =
+                format!("{} was there a moment ago and is gone; nothing was committed", root.disk.display());
+            self.walk.shared.state.fail(Error::with_source(ErrorKind::Source, message, Errno::NOENT));
+            return None;
+        }
+        self.entry(&fd, &name, slot, old, None).map(|task| DirTask { is_root: root.is_named, ..task })
     }
 
     fn list_all(
@@ -429,7 +453,8 @@ impl Walker<'_> {
                 return Vec::new();
             }
         };
-        self.leave_out(&mut names, dir, &fd);
+        let left_out = self.walk.rules.leave_out(&mut names, &dir.path, &fd);
+        self.walk.shared.state.counters.excluded.add(left_out);
         if is_root && self.walk.rules.leave_lost_found {
             self.leave_lost_found(&mut names, &fd);
         }
@@ -445,20 +470,6 @@ impl Walker<'_> {
             children.extend(self.entry(&fd, name, dir.slot(index), old, device));
         }
         children
-    }
-
-    /// Applies patterns and the cache tag to a listing.
-    fn leave_out(&self, names: &mut Vec<CString>, dir: &Dir, fd: &OwnedFd) {
-        let rules = &self.walk.rules;
-        let all = names.len();
-        if rules.exclude_caches && names.iter().any(|name| name.as_c_str() == CACHE_TAG) && is_cache_tag(fd) {
-            // The tag itself stays, so that the restored directory is still known as a cache.
-            names.retain(|name| name.as_c_str() == CACHE_TAG);
-        }
-        if !rules.excludes.is_empty() {
-            names.retain(|name| !rules.excludes.matches(&join(&dir.path, name.to_bytes())));
-        }
-        self.walk.shared.state.counters.excluded.add((all - names.len()) as u64);
     }
 
     /// Takes the file system's own `lost+found` out of the listing of its root.
@@ -483,7 +494,7 @@ impl Walker<'_> {
         old: Known<Option<Node>>,
         device: Option<u64>,
     ) -> Option<DirTask> {
-        let path = join(&slot.dir().path, name.to_bytes());
+        let path = slot.path(name.to_bytes());
         let stat = match source::stat_at(fd.as_fd(), name) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => {
@@ -497,6 +508,11 @@ impl Walker<'_> {
                 return None;
             }
         };
+        if self.walk.rules.is_too_large(&stat, &path) {
+            self.walk.shared.state.counters.excluded.add(1);
+            self.close(slot.fill(None));
+            return None;
+        }
         match stat.kind {
             NodeType::Dir if path.components().count() >= MAX_DEPTH => {
                 let error = format!(
@@ -568,8 +584,15 @@ impl Walker<'_> {
             let mut node = stat.node(name.to_bytes());
             node.size = old.size;
             node.content = old.content;
-            // The inode did not change, so neither did these.
-            node.xattrs = old.xattrs;
+            node.xattrs = if rules.trust == Trust::Inode {
+                // The inode did not change, so neither did these.
+                old.xattrs
+            } else {
+                source::xattrs(Carrier::Name(fd.as_fd(), name)).unwrap_or_else(|e| {
+                    self.fault(slot.path(name.to_bytes()), "xattr", e);
+                    old.xattrs
+                })
+            };
             counters.bytes_done.add(stat.size);
             self.with_run(|run| finish(slot, node, relation, run));
             return;
@@ -611,11 +634,14 @@ impl Walker<'_> {
     /// Whether an earlier content can be taken over: nothing that the kernel notes of a change differs, no change
     /// came too late for the parent to see, and every chunk is still there.
     fn is_unchanged(&self, stat: &Stat, old: &Node, racy_from: Option<Time>) -> bool {
-        let racy = racy_from.is_some_and(|from| stat.ctime >= from);
+        let trust = self.walk.rules.trust;
+        // Where the change time tells nothing, the other has to do.
+        let changed = if trust == Trust::Inode { stat.ctime } else { stat.mtime };
+        let racy = racy_from.is_some_and(|from| changed >= from);
         old.size == stat.size
             && old.mtime == stat.mtime
-            && old.ctime == stat.ctime
-            && old.inode == stat.inode
+            && (trust != Trust::Inode || old.ctime == stat.ctime)
+            && (trust == Trust::Times || old.inode == stat.inode)
             && !racy
             && old
                 .content
@@ -641,10 +667,6 @@ fn take_named(tree: &mut Tree, name: &[u8]) -> Option<Node> {
 }
 
 const LOST_FOUND: &CStr = c"lost+found";
-const CACHE_TAG: &CStr = c"CACHEDIR.TAG";
-/// Cache Directory Tagging Specification, <https://bford.info/cachedir/>.
-const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
-
 /// Whether a `lost+found` is what mkfs makes: root's, and either empty (kubelet may have given it to a group) or closed to
 /// all but root. What fsck has put into one that can be read is somebody's data.
 fn is_made_by_mkfs(stat: &Stat, inside: std::result::Result<usize, Errno>) -> bool {
@@ -656,13 +678,6 @@ fn is_made_by_mkfs(stat: &Stat, inside: std::result::Result<usize, Errno>) -> bo
             Err(Errno::ACCESS | Errno::PERM) => is_closed,
             Err(_) => false,
         }
-}
-
-fn is_cache_tag(dir: &OwnedFd) -> bool {
-    let mut head = [0_u8; CACHE_SIGNATURE.len()];
-    source::open_file(dir.as_fd(), CACHE_TAG)
-        .and_then(|fd| source::read_full(fd.as_fd(), &mut head, 0))
-        .is_ok_and(|length| head.get(..length) == Some(CACHE_SIGNATURE))
 }
 
 #[cfg(test)]

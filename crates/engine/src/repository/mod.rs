@@ -30,6 +30,7 @@ use crate::index::{Index, IndexBuilder};
 use crate::read::BlobOpener;
 #[cfg(test)]
 use crate::store::PutMode;
+use crate::store::rehearsal::Rehearsal;
 use crate::store::{FileKind, FileName, Store};
 use crate::work_pool::WorkPool;
 
@@ -62,7 +63,7 @@ pub struct Repository {
 
 struct Inner {
     store: Arc<dyn Store>,
-    key: Key,
+    key: Arc<Key>,
     key_id: Id,
     config: Config,
     pool: WorkPool,
@@ -89,10 +90,16 @@ impl std::fmt::Debug for Repository {
 }
 
 impl Repository {
-    fn new(store: Arc<dyn Store>, key: Key, key_id: Id, config: Config, pool: WorkPool) -> Self {
+    fn new(
+        store: Arc<dyn Store>,
+        key: impl Into<Arc<Key>>,
+        key_id: Id,
+        config: Config,
+        pool: WorkPool,
+    ) -> Self {
         let inner = Inner {
             store,
-            key,
+            key: key.into(),
             key_id,
             config,
             pool,
@@ -121,6 +128,13 @@ impl Repository {
     /// Where it lies.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.inner.store
+    }
+
+    /// The same repository, to which nothing is written: what would be is dropped.
+    pub(crate) fn rehearsing(&self) -> Self {
+        let Inner { store, key, key_id, config, pool, .. } = &*self.inner;
+        let store = Arc::new(Rehearsal::new(Arc::clone(store)));
+        Self::new(store, Arc::clone(key), *key_id, config.clone(), pool.clone())
     }
 
     /// Runs work that computes on one of the repository's own threads.

@@ -10,6 +10,7 @@ pub mod location;
 mod options;
 mod pace;
 mod probe;
+pub(crate) mod rehearsal;
 mod rest;
 mod retention;
 pub mod retry;
