@@ -234,6 +234,7 @@ fn summary(report: &BackupReport, begin: Timestamp, dry_run: bool) -> serde_json
         "backup_end": Timestamp::now().to_string(),
         "unreadable": report.faults.total,
         "changed_while_reading": report.changed_while_reading,
+        "vanished": report.vanished,
     });
     if let Some(fields) = message.as_object_mut() {
         if report.committed {
@@ -281,6 +282,12 @@ fn describe(report: &BackupReport, dry_run: bool) -> String {
         lines.push(format!(
             "  {} changed while being read: stored as read",
             counted(report.changed_while_reading, "file", "files")
+        ));
+    }
+    if report.vanished > 0 {
+        lines.push(format!(
+            "  {} gone before they could be read",
+            counted(report.vanished, "entry was", "entries were")
         ));
     }
     if !report.faults.is_empty() {
