@@ -1,6 +1,5 @@
 //! Values as people read them: sizes, counts, durations, times, and tables.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -79,11 +78,16 @@ pub fn mode(go_mode: u32) -> String {
     out
 }
 
-/// Text from a repository made harmless for a terminal: control characters are shown, not obeyed.
+/// Text from a repository made harmless for a terminal: control characters, and those that turn the direction of what
+/// follows or begin a line, are shown, not obeyed.
 pub fn safe(text: &str) -> String {
+    let is_obeyed = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() {
+        if is_obeyed(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
@@ -91,6 +95,9 @@ pub fn safe(text: &str) -> String {
     }
     out
 }
+
+/// Nothing is padded to more characters: what is longer stands out of its column.
+const WIDEST: usize = 200;
 
 /// A table with a heading; columns are as wide as their longest cell, and the last one is not padded.
 #[derive(Debug)]
@@ -120,17 +127,20 @@ impl Table {
                 .map(|line| line.chars().count())
                 .max()
                 .unwrap_or(0)
+                .min(WIDEST)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let mut out = String::new();
         for row in &self.rows {
             let height = row.iter().map(|cell| cell.lines().count()).max().unwrap_or(0).max(1);
-            for line in 0..height {
+            let mut cells: Vec<_> = row.iter().map(|cell| cell.lines()).collect();
+            for _ in 0..height {
                 let mut text = String::new();
-                for (cell, width) in row.iter().zip(&widths) {
-                    let part = cell.lines().nth(line).unwrap_or_default();
-                    // Writing to a string cannot fail.
-                    let _ = write!(text, "{part:<width$}  ");
+                for (cell, width) in cells.iter_mut().zip(&widths) {
+                    let part = cell.next().unwrap_or_default();
+                    text.push_str(part);
+                    let missing = width.saturating_sub(part.chars().count()).saturating_add(2);
+                    text.extend(std::iter::repeat_n(' ', missing));
                 }
                 out.push_str(text.trim_end());
                 out.push('\n');
@@ -160,6 +170,26 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Zeroizing<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_takes_cells_of_any_length() {
+        let mut table = Table::new(&["A", "B"]);
+        let long = "x".repeat(70_000);
+        table.row(vec![long.clone(), "y".to_owned()]);
+        table.row(vec!["one\ntwo".to_owned(), "z".to_owned()]);
+        let text = table.render();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1], format!("{long}  y"));
+        assert_eq!(lines[2], format!("one{}z", " ".repeat(WIDEST - 3 + 2)));
+        assert_eq!((lines[3], lines.len()), ("two", 4));
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown() {
+        assert_eq!(safe("a\u{1b}[2Jb"), "a\\u{1b}[2Jb");
+        assert_eq!(safe("txt.\u{202e}exe"), "txt.\\u{202e}exe");
+        assert_eq!(safe("größe\u{200f}"), "größe\u{200f}");
+    }
 
     #[test]
     fn sizes_keep_their_digits_at_the_edges() {

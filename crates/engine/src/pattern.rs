@@ -68,10 +68,7 @@ impl Pattern {
 
     /// Whether the path, given as its names, or a directory above it, matches.
     pub(crate) fn matches(&self, path: &[&[u8]]) -> bool {
-        if self.anchored {
-            return matches_prefix(&self.parts, path);
-        }
-        (0..path.len()).any(|start| path.get(start..).is_some_and(|rest| matches_prefix(&self.parts, rest)))
+        (self.anchored || !path.is_empty()) && matches_prefix(&self.parts, path, !self.anchored)
     }
 
     /// Whether a longer path that begins with `path` could match.
@@ -134,17 +131,28 @@ fn matching(above: &Path, tokens: &[Token]) -> Vec<PathBuf> {
     names.into_iter().map(|name| above.join(name)).collect()
 }
 
-/// Whether some prefix of `path` matches all `parts`.
-fn matches_prefix(parts: &[Part], path: &[&[u8]]) -> bool {
-    let Some((part, parts)) = parts.split_first() else { return true };
-    match part {
-        Part::Many => {
-            (0..=path.len()).any(|skip| path.get(skip..).is_some_and(|rest| matches_prefix(parts, rest)))
-        }
-        Part::Name(tokens) => path
-            .split_first()
-            .is_some_and(|(name, rest)| name_matches(tokens, name) && matches_prefix(parts, rest)),
+/// Whether some prefix of `path`, or of what follows any of its beginnings when `anywhere` is set, matches all `parts`.
+///
+/// What stands between two `**` is looked for from where the part before it ended, and the first place found is as good as
+/// any later one, since nothing has to reach the end of the path: the time is the product of both lengths at the most.
+fn matches_prefix(parts: &[Part], path: &[&[u8]], mut anywhere: bool) -> bool {
+    let mut rest = path;
+    for names in parts.split(|part| matches!(part, Part::Many)) {
+        let here = |rest: &[&[u8]]| {
+            names.len() <= rest.len()
+                && names.iter().zip(rest).all(|(part, name)| match part {
+                    Part::Name(tokens) => name_matches(tokens, name),
+                    Part::Many => false,
+                })
+        };
+        let starts = if anywhere { rest.len() } else { 0 };
+        let Some(start) = (0..=starts).find(|start| rest.get(*start..).is_some_and(here)) else {
+            return false;
+        };
+        rest = rest.get(start.saturating_add(names.len())..).unwrap_or_default();
+        anywhere = true;
     }
+    true
 }
 
 fn tokens(name: &str) -> Option<Vec<Token>> {
@@ -309,6 +317,49 @@ mod tests {
         assert_eq!(found("b/w.txt"), ["b/w.txt"]);
         assert!(found("b/nothing").is_empty() && found("c/*").is_empty());
         assert_eq!(glob("/x/[a").unwrap_err().kind(), ErrorKind::Usage);
+    }
+
+    /// The rule as it is written down: `**` is any number of names, and what matches a directory matches all in it.
+    fn by_the_rule(parts: &[&str], path: &[&[u8]]) -> bool {
+        let Some((part, parts)) = parts.split_first() else { return true };
+        if *part == "**" {
+            return (0..=path.len()).any(|skip| by_the_rule(parts, &path[skip..]));
+        }
+        path.split_first().is_some_and(|(name, rest)| *name == part.as_bytes() && by_the_rule(parts, rest))
+    }
+
+    /// All sequences of at most `length` of these.
+    fn sequences<T: Copy>(of: &[T], length: usize) -> Vec<Vec<T>> {
+        let mut all = vec![Vec::new()];
+        let mut from = 0;
+        for _ in 0..length {
+            let until = all.len();
+            for index in from..until {
+                all.extend(
+                    of.iter().map(|one| [all[index].as_slice(), &[*one]].concat()).collect::<Vec<_>>(),
+                );
+            }
+            from = until;
+        }
+        all
+    }
+
+    #[test]
+    fn many_directories_match_by_the_rule_and_soon() {
+        let paths = sequences::<&[u8]>(&[b"a", b"b"], 5);
+        for parts in sequences(&["a", "b", "**"], 4).iter().filter(|parts| !parts.is_empty()) {
+            let text = parts.join("/");
+            let (anywhere, anchored) =
+                (Pattern::parse(&text).unwrap(), Pattern::parse(&format!("/{text}")).unwrap());
+            for path in &paths {
+                assert_eq!(anchored.matches(path), by_the_rule(parts, path), "/{text} on {path:?}");
+                let want = (0..path.len()).any(|start| by_the_rule(parts, &path[start..]));
+                assert_eq!(anywhere.matches(path), want, "{text} on {path:?}");
+            }
+        }
+        // By trying each place for each `**` this would not end in our time.
+        let deep: Vec<&[u8]> = vec![b"a"; 2000];
+        assert!(!Pattern::parse("**/a/**/a/**/a/**/a/**/b").unwrap().matches(&deep));
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub const UNDO_TAG: &str = "holdfast.dev/undo-of=";
 pub const UNDO_KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Records in one index file; a sealed snapshot has about 500 bytes.
 const RECORDS_A_FILE: usize = 1000;
+/// Sealed bytes in one index file, where snapshots are that large: a third more in base64, which every reader still takes.
+const BYTES_A_FILE: usize = 64 << 20;
 
 /// Which snapshots to forget.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,7 +165,7 @@ pub async fn forget(
             ));
         }
     }
-    for part in records.chunks(RECORDS_A_FILE) {
+    for part in records.chunk_by(files_of_records()) {
         let json = Records { forgotten: part.to_vec(), ..Records::default() }.to_json()?;
         pipeline::save(repo, FileKind::Index, &json).await?;
     }
@@ -188,6 +190,17 @@ pub async fn forget(
     report.retained = retained.into_iter().collect();
     report.retained.sort_unstable();
     Ok(report)
+}
+
+/// Tells for each record after the first whether it goes into the same index file.
+fn files_of_records() -> impl FnMut(&ForgottenRecord, &ForgottenRecord) -> bool {
+    let (mut count, mut bytes) = (1, 0_usize);
+    move |before, next| {
+        bytes = bytes.saturating_add(before.sealed.len());
+        let fits = count < RECORDS_A_FILE && bytes.saturating_add(next.sealed.len()) <= BYTES_A_FILE;
+        (count, bytes) = if fits { (count.saturating_add(1), bytes) } else { (1, 0) };
+        fits
+    }
 }
 
 /// Applies the selection.

@@ -172,3 +172,22 @@ async fn a_safety_snapshot_displaces_no_backup_and_has_a_time_of_its_own() {
     assert_eq!(error.kind(), ErrorKind::Guard, "{}", error.chain());
     guard.release().await.unwrap();
 }
+
+#[test]
+fn files_of_records_are_bounded_by_number_and_by_bytes() {
+    let record = |bytes: usize| ForgottenRecord {
+        snapshot: Id::default(),
+        at: Timestamp::UNIX_EPOCH,
+        sealed: vec![0; bytes],
+    };
+    let parts = |records: &[ForgottenRecord]| -> Vec<usize> {
+        records.chunk_by(files_of_records()).map(<[ForgottenRecord]>::len).collect()
+    };
+    let small: Vec<_> = (0..2001).map(|_| record(500)).collect();
+    assert_eq!(parts(&small), [1000, 1000, 1]);
+    let large: Vec<_> = (0..5).map(|_| record(30 << 20)).collect();
+    assert_eq!(parts(&large), [2, 2, 1]);
+    // One that is larger by itself has a file of its own.
+    let larger: Vec<_> = [1, 70 << 20, 1, 1].map(record).into();
+    assert_eq!(parts(&larger), [1, 1, 2]);
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_engine::store::{self, Confinement};
-use holdfast_protocol::spec::FoundRepository;
+use holdfast_protocol::spec::{FoundRepository, RepositoryRecord};
 use holdfast_protocol::verdict::{KeyScope, Lifecycle};
 use holdfast_protocol::{TaskResult, Verdict, attachment};
 
@@ -114,6 +114,22 @@ impl Job {
         if record.is_none() && !record::has_config(self.store.as_ref(), &directory).await? {
             return Ok(None);
         }
-        Ok(Some(FoundRepository { directory, record }))
+        Ok(Some(FoundRepository { directory, record: record.map(bounded) }))
+    }
+}
+
+/// Longest text of a record that is told, in characters: as long as a name of Kubernetes can be. What lies in the bucket
+/// anybody may have written, and all of it goes into one object's status.
+const RECORD_TEXT: usize = 253;
+
+fn bounded(record: RepositoryRecord) -> RepositoryRecord {
+    let cut = |text: String| text.chars().take(RECORD_TEXT).collect();
+    RepositoryRecord {
+        version: record.version,
+        cluster: cut(record.cluster),
+        cluster_uid: cut(record.cluster_uid),
+        namespace: cut(record.namespace),
+        name: cut(record.name),
+        created: cut(record.created),
     }
 }

@@ -660,9 +660,12 @@ async fn a_probe_finds_repositories_and_passes_over_all_else() {
     {
         fs::create_dir_all(place.path("store").join(directory)).unwrap();
     }
-    let Task::Initialize { record, .. } = initialize("cluster-a") else { panic!() };
+    let Task::Initialize { mut record, .. } = initialize("cluster-a") else { panic!() };
     let yaml = serde_saphyr::to_string(&record).unwrap();
     fs::write(place.path("store/prod/shop/main/repository.yaml"), &yaml).unwrap();
+    // Whoever can write to the bucket can write this, and all of it goes into one object's status.
+    record.cluster = "x".repeat(60_000);
+    let yaml = serde_saphyr::to_string(&record).unwrap();
     fs::write(place.path("store/prod/shop/second/repository.yaml"), yaml).unwrap();
     fs::write(place.path("store/prod/blog/adopted/config"), "sealed").unwrap();
     fs::write(place.path("store/photos/2026/may/a.jpg"), "x").unwrap();
@@ -678,6 +681,8 @@ async fn a_probe_finds_repositories_and_passes_over_all_else() {
         directories,
         [("prod/blog/adopted", false), ("prod/shop/main", true), ("prod/shop/second", true)]
     );
+    let longest = rows.iter().filter_map(|row| Some(row.record.as_ref()?.cluster.len())).max();
+    assert_eq!(longest, Some(253));
 
     let verdict = place.run(Task::Probe { scan_limit: 2 }).await.unwrap();
     assert_eq!(probed(&verdict), (2, true));

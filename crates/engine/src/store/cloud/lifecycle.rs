@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::bucket::{Bucket, is};
 use super::clients;
-use crate::store::answer::{Answer, find, innermost};
+use crate::store::answer::{Answer, find, innermost, told};
 use crate::store::{Location, StoreOptions};
 
 /// What the rules of a bucket mean for what lies below a prefix of it.
@@ -61,9 +61,15 @@ async fn ask(bucket: &Bucket, prefix: &str) -> Lifecycle {
     match judge(&String::from_utf8_lossy(&answer), prefix) {
         Ok(rules) if rules.is_empty() => Lifecycle::Harmless,
         Ok(rules) => Lifecycle::Rules(rules),
-        Err(why) => Lifecycle::Unknown(format!("the server's answer cannot be read: {why}")),
+        Err(why) => Lifecycle::Unknown(format!(
+            "the server's answer cannot be read: {}",
+            told(&why.to_string(), MOST)
+        )),
     }
 }
+
+/// Most characters told of a rule's name, and of what it does.
+const MOST: usize = 300;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -165,7 +171,7 @@ fn judge(xml: &str, prefix: &str) -> Result<Vec<LifecycleRule>, quick_xml::DeErr
     Ok(rules
         .filter_map(|rule| {
             let effect = rule.effect()?;
-            Some(LifecycleRule { id: rule.id, effect })
+            Some(LifecycleRule { id: told(&rule.id, MOST), effect: told(&effect, MOST) })
         })
         .collect())
 }
@@ -180,6 +186,13 @@ mod tests {
 <LifecycleConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{rules}</LifecycleConfiguration>"#
         );
         judge(&xml, prefix).unwrap().into_iter().map(|rule| rule.effect).collect()
+    }
+
+    #[test]
+    fn what_a_server_says_of_its_rules_steers_no_terminal() {
+        let rule = "<Rule><ID>r</ID><Status>Enabled</Status><Filter/><Transition><Days>1</Days>\
+                    <StorageClass>\u{9b}2J</StorageClass></Transition></Rule>";
+        assert_eq!(effects(rule, "prod"), ["moves objects to  2J after 1 days"]);
     }
 
     #[test]
