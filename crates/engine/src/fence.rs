@@ -152,9 +152,10 @@ async fn confirm_looked(
             return Ok(done);
         }
         let (repo, runtime) = (repo.clone(), tokio::runtime::Handle::current());
-        let moved =
-            own_thread("fence", ctx, move |ctx| repack::copy(&repo, &index, at_risk, UPLOADS, &runtime, ctx))
-                .await?;
+        let moved = own_thread("fence", ctx, move |ctx| {
+            repack::copy(&repo, &index, at_risk, UPLOADS, false, &runtime, ctx)
+        })
+        .await?;
         if let Some(why) = moved.damaged.into_values().next() {
             return Err(Error::new(ErrorKind::Missing, why));
         }

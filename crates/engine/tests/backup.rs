@@ -503,6 +503,49 @@ async fn a_root_that_goes_after_the_run_has_begun_is_no_empty_backup() {
     assert_eq!(scene.count("snapshots"), 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_path_within_another_root_is_saved_or_ends_the_run() {
+    let scene = Scene::new().await;
+    let disk = InMemory::mount(scene.source().join("mounted"));
+    let (deep, beside) = (disk.0.join("way/deep"), disk.0.join("way/beside"));
+    for dir in [&deep, &beside] {
+        fs::create_dir_all(dir).unwrap();
+        fs::write(dir.join("file"), "on another file system").unwrap();
+    }
+    let saved = async |roots: Vec<PathBuf>| {
+        let spec = BackupSpec { roots, one_file_system: true, ..scene.spec() };
+        let report = scene.back_up(&spec).await.unwrap();
+        let index = scene.repo.load_index(&scene.ctx).await.unwrap();
+        let snapshot = scene.repo.load_snapshot(&report.snapshot).await.unwrap();
+        let view = View::new(&scene.repo, &index, snapshot).unwrap();
+        let mut found = Vec::new();
+        for dir in [&deep, &beside] {
+            found.push(view.stat(&dir.join("file")).await.is_ok_and(|node| node.is_some()));
+        }
+        found
+    };
+    assert_eq!(saved(vec![scene.source()]).await, [false, false]);
+    assert_eq!(saved(vec![scene.source(), disk.0.clone()]).await, [true, true]);
+    assert_eq!(saved(vec![scene.source(), deep.clone()]).await, [true, false]);
+
+    // A file that goes while the run begins, and one whose directory goes.
+    for (named, goes) in [(scene.source().join("f3"), scene.source().join("f3")), (deep.join("file"), deep)] {
+        let spec = BackupSpec { roots: vec![scene.source(), named.clone()], ..scene.spec() };
+        let events = Arc::new(Listener(move |event: &Event| {
+            if matches!(event, Event::Phase("prepare")) {
+                let _ = fs::remove_file(&goes).or_else(|_| fs::remove_dir_all(&goes));
+            }
+        }));
+        let ctx = Ctx { events, ..Ctx::default() };
+        let holder = Holder::this_process("test", "test");
+        let lock = scene.repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &ctx).await.unwrap();
+        let error = backup(&scene.repo, &lock, &spec, &ctx).await.unwrap_err();
+        lock.release().await.unwrap();
+        assert_eq!(error.kind(), ErrorKind::Source);
+        assert!(error.to_string().contains(named.to_str().unwrap()), "{error}");
+    }
+}
+
 /// A command line lies in `/proc` as a file of length 0, as other files of the kernel's and of some network mounts do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_says_it_is_empty_is_read_to_its_end() {

@@ -343,8 +343,10 @@ async fn a_prune_that_finds_no_room_still_makes_some() {
         assert!(report.no_room.is_some() && report.moved_bytes == 0, "{kind:?}: {report:?}");
         assert!(report.deleted_packs > 0, "{kind:?}: {report:?}");
         let left = memory.ids(FileKind::Pack);
-        assert!(left.iter().all(|id| before.contains(id)), "{kind:?}: what was begun takes no room");
-        assert!(left.len() < before.len(), "{kind:?}");
+        let begun = left.iter().filter(|id| !before.contains(id)).count();
+        // Whether an index file whose writing failed lists them cannot be told: they stay for a later prune.
+        assert_eq!(begun > 0, kind == FileKind::Index, "{kind:?}: what was begun takes no room");
+        assert!(before.iter().any(|id| !left.contains(id)), "{kind:?}");
         assert!(ids(&repo).await.iter().all(|id| stay.contains(id)));
         assert_sound(&repo, "pruned without room").await;
 

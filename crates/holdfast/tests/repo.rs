@@ -144,9 +144,9 @@ fn keys(value: &Value) -> BTreeSet<String> {
 fn a_tree_comes_back_as_it_was() {
     let place = Place::initialized();
     place.settle();
-    let said = place.ok(&["backup", "source"]);
+    let said = place.ok(&["backup", &place.text("source")]);
     assert!(said.contains("2 new") && said.contains("12 B in 2 files"), "{said}");
-    let said = place.ok(&["backup", "source"]);
+    let said = place.ok(&["backup", &place.text("source")]);
     assert!(said.contains("0 new, 0 changed, 2 unchanged"), "{said}");
 
     let source = place.text("source");
@@ -174,7 +174,7 @@ fn a_tree_comes_back_as_it_was() {
 #[test]
 fn extras_go_only_when_asked_for() {
     let place = Place::initialized();
-    place.ok(&["backup", "source"]);
+    place.ok(&["backup", &place.text("source")]);
     let from = format!("latest:{}", place.text("source"));
     fs::create_dir(place.path("out")).unwrap();
     fs::write(place.path("out/extra"), "x").unwrap();
@@ -201,7 +201,7 @@ fn scripts_that_read_restics_json_can_read_ours() {
     contains(&place.json(&["init"]), &theirs);
 
     let source = place.text("source");
-    let ours = place.json(&["backup", "source", "--tag", "one"]);
+    let ours = place.json(&["backup", &place.text("source"), "--tag", "one"]);
     // With a file that is new, so that it has a summary of its own.
     let theirs = place.restic(&["backup", &source, "--tag", "two"]);
     contains(&ours, &theirs);
@@ -276,7 +276,7 @@ fn a_source_with_unreadable_files_is_backed_up_in_part() {
 fn damage_is_found_named_and_fatal() {
     let place = Place::initialized();
     fs::write(place.path("source/a"), vec![7; 100_000]).unwrap();
-    place.ok(&["backup", "source"]);
+    place.ok(&["backup", &place.text("source")]);
     let data: Vec<_> = fs::read_dir(place.path("repository/data"))
         .unwrap()
         .flat_map(|d| fs::read_dir(d.unwrap().path()).unwrap())
@@ -303,7 +303,7 @@ fn a_reader_that_has_enough_ends_the_listing_without_a_word() {
     for n in 0..3000 {
         fs::write(place.path(&format!("source/{n}")), "").unwrap();
     }
-    place.ok(&["backup", "source"]);
+    place.ok(&["backup", &place.text("source")]);
     let mut child =
         place.command(&["ls", "latest"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
@@ -344,8 +344,12 @@ fn ctrl_c_ends_a_backup_without_snapshot_or_lock() {
         let shifted: Vec<u8> = noise.iter().map(|b| b.wrapping_add(n)).collect();
         fs::write(place.path(&format!("source/large{n}")), shifted).unwrap();
     }
-    let child =
-        place.command(&["backup", "source"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = place
+        .command(&["backup", &place.text("source")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let deadline = Instant::now() + Duration::from_mins(1);
     while place.locks() == 0 {
         assert!(Instant::now() < deadline, "the backup took no lock");
@@ -388,7 +392,7 @@ fn a_dump_that_nobody_hurries_holds_off_a_prune() {
     // More than a pipe takes.
     let content: Vec<u8> = (0..=255).cycle().take(4 << 20).collect();
     fs::write(place.path("source/large"), &content).unwrap();
-    place.ok(&["backup", "source"]);
+    place.ok(&["backup", &place.text("source")]);
     let path = place.text("source/large");
     let dump = place.command(&["dump", "latest", &path]).stdout(Stdio::piped()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_mins(10);
@@ -407,7 +411,7 @@ fn a_dump_that_nobody_hurries_holds_off_a_prune() {
 #[test]
 fn a_foreign_lock_stops_a_backup_until_somebody_removes_it() {
     let place = Place::initialized();
-    place.ok(&["backup", "source"]);
+    place.ok(&["backup", &place.text("source")]);
     // A stranger's lock, made by restic itself: a check that is stopped keeps its exclusive lock.
     let program = std::env::var("HOLDFAST_RESTIC_0_19")
         .expect("set HOLDFAST_RESTIC_0_19 to stock restic 0.19.1: `testbed restic 0.19.1` prints its path");
@@ -433,7 +437,7 @@ fn a_foreign_lock_stops_a_backup_until_somebody_removes_it() {
             None
         })
         .expect("restic was quicker than this test, twenty times");
-    let refused = place.run(&["backup", "source", "--json"]);
+    let refused = place.run(&["backup", &place.text("source"), "--json"]);
     child.kill().unwrap();
     child.wait().unwrap();
     let message: Value = serde_json::from_slice(&refused.stderr).unwrap();
@@ -479,7 +483,7 @@ fn a_foreign_lock_stops_a_backup_until_somebody_removes_it() {
     let said = place.ok(&["unlock", "--remove-all"]);
     assert!(said.contains("removed lock"), "{said}");
     assert_eq!(place.locks(), 0);
-    place.ok(&["backup", "source"]);
+    place.ok(&["backup", &place.text("source")]);
 }
 
 /// A repository with two snapshots of a source that changed in between; their ids.
@@ -487,7 +491,7 @@ fn two_snapshots() -> (Place, String, String) {
     let place = Place::initialized();
     fs::hard_link(place.path("source/a"), place.path("source/same")).unwrap();
     fs::write(place.path("source/sub/B.txt"), vec![b'b'; 3000]).unwrap();
-    let first = place.json(&["backup", "source", "--tag", "one"]);
+    let first = place.json(&["backup", &place.text("source"), "--tag", "one"]);
     fs::write(place.path("source/a"), "other content").unwrap();
     fs::remove_file(place.path("source/link")).unwrap();
     fs::create_dir(place.path("source/new")).unwrap();

@@ -185,6 +185,9 @@ pub struct SnapshotRow {
     /// Plain bytes, where the snapshot's summary tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// It cannot be read: nothing of it is known but its id.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
 }
 
 /// Key of the tag that the runner adds to a snapshot when something in its source could not be read:

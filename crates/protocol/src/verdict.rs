@@ -82,7 +82,7 @@ pub enum TaskResult {
         snapshots: u32,
         /// Locks in the repository.
         locks: u32,
-        /// Snapshots that cannot be read, which are in none of the rows.
+        /// Snapshots that cannot be read; of their rows nothing but the id is known.
         #[serde(default)]
         damaged: u32,
         /// The ids of some of them, whole.

@@ -188,7 +188,9 @@ async fn find_parent(
     let is_meant = |snapshot: &Snapshot| {
         spec.parent_until.is_none_or(|until| snapshot.time.timestamp <= until) && filter.matches(snapshot)
     };
-    let mut all = session.bound(repository.snapshots()).await?.into_iter().rev();
+    // A parent only saves work: one that cannot be read is passed over, as where none is named.
+    let list = session.bound(repository.list_snapshots()).await?;
+    let mut all = list.readable_only(&session.ctx).into_iter().rev();
     all.find(|(_, snapshot)| is_meant(snapshot)).map(|(id, _)| id).ok_or_else(|| {
         Failure::usage(
             "there is no snapshot of this host and these paths to compare with",

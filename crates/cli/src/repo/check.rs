@@ -100,7 +100,7 @@ const SPELLED_OUT: usize = 4;
 fn advice(report: &CheckReport) -> String {
     let mut packs: Vec<&str> = Vec::new();
     let mut snapshots: Vec<&str> = Vec::new();
-    let (mut index, mut unreadable_index, mut content) = (false, false, false);
+    let (mut index, mut unreadable_index, mut content, mut unknown) = (false, false, false, false);
     for finding in errors(report) {
         if let Some(pack) = finding.object.strip_prefix("pack ") {
             content = true;
@@ -110,6 +110,8 @@ fn advice(report: &CheckReport) -> String {
             } else if !packs.contains(&pack) {
                 packs.push(pack);
             }
+        } else if finding.object.starts_with("unknown snapshot ") {
+            unknown = true;
         } else if finding.object.starts_with("index ") {
             (index, unreadable_index) = (true, true);
         } else if let Some(id) = finding.object.strip_prefix("snapshot ").filter(|id| !id.contains(':')) {
@@ -119,6 +121,11 @@ fn advice(report: &CheckReport) -> String {
         }
     }
     let mut steps = Vec::new();
+    if unknown {
+        steps.push(
+            "read what is not understood with the program that wrote it, or with a newer release".to_owned(),
+        );
+    }
     let repair_index = "run `holdfast repo repair index`".to_owned();
     // Packs first, whose repair takes the damaged ones away, unless there is an index file that nobody can read.
     if unreadable_index {
@@ -283,6 +290,10 @@ mod tests {
         assert!(text.find("repair packs 12ab`") < text.find("repair index"), "{text}");
         let text = advice(&found(&[("index 55ee", "is damaged"), ("pack 12ab", "its size is wrong")]));
         assert!(text.find("repair index") < text.find("repair packs"), "{text}");
+
+        // What another program wrote and is whole must not be removed.
+        let text = advice(&found(&[("unknown snapshot 99ff", "is not understood")]));
+        assert!(text.contains("newer release") && !text.contains("forget"), "{text}");
 
         // What a snapshot's own file has lost, no backup brings back.
         let text = advice(&found(&[("snapshot 99ff", "is damaged")]));

@@ -70,6 +70,10 @@ async fn load_snapshots(tools: &Tools, findings: &Findings<'_>) -> Result<Vec<(I
             Ok(snapshot) => snapshots.push((id, snapshot)),
             // Forgotten by somebody since it was listed.
             Err(e) if e.kind() == ErrorKind::Missing => {}
+            // Intact, and nothing to be removed: whoever wrote it can read it.
+            Err(e) if e.kind() == ErrorKind::Format => {
+                findings.error(format!("unknown snapshot {id}"), e.chain());
+            }
             Err(e) if is_damage(&e) => findings.error(format!("snapshot {id}"), e.chain()),
             Err(e) => return Err(e),
         }

@@ -156,13 +156,24 @@ pub async fn forget(
         records.push(ForgottenRecord { snapshot: *id, at: spec.now, sealed: sealed.to_vec() });
     }
     for DamagedSnapshot { id, .. } in &report.damaged {
-        if ctx.run(repo.load_snapshot(id)).await.map_or_else(|e| e.kind() != ErrorKind::Corrupt, |_| true) {
-            return Err(Error::new(
-                ErrorKind::Listing,
-                format!(
-                    "snapshot {id} was damaged a moment ago and is not now; nothing was forgotten, look again"
-                ),
-            ));
+        match ctx.run(repo.load_snapshot(id)).await {
+            Err(e) if e.kind() == ErrorKind::Corrupt => {}
+            Ok(_) => {
+                return Err(Error::new(
+                    ErrorKind::Listing,
+                    format!(
+                        "snapshot {id} was damaged a moment ago and is not now; nothing was forgotten, look again"
+                    ),
+                ));
+            }
+            Err(e) => return Err(e),
+        }
+        // One that is as it was written, and is refused all the same, can be brought back.
+        let name = FileName { kind: FileKind::Snapshot, id: *id };
+        if let Ok(sealed) = ctx.run(repo.store().get(name, None)).await
+            && Id::hash(&sealed) == *id
+        {
+            records.push(ForgottenRecord { snapshot: *id, at: spec.now, sealed: sealed.to_vec() });
         }
     }
     for part in records.chunk_by(files_of_records()) {

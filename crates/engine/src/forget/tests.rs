@@ -173,6 +173,23 @@ async fn a_safety_snapshot_displaces_no_backup_and_has_a_time_of_its_own() {
     guard.release().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_program_wrote_otherwise_is_no_damage() {
+    let f = fixture().await;
+    let ours = snapshot(&f, 0, &[]).await;
+    // Whole, with a right digest and MAC; only that nobody here knows what it means.
+    let json = br#"{"time":"2026-11-20T02:00:00Z","tree":7,"paths":["/data"]}"#;
+    let theirs = crate::pipeline::save(&f.repo, FileKind::Snapshot, json).await.unwrap();
+    assert_eq!(f.repo.list_snapshots().await.unwrap_err().kind(), ErrorKind::Format);
+    let guard = lock(&f).await;
+    let spec = ForgetSpec { selection: Selection::Ids(vec![theirs]), ..spec(last(1)) };
+    let refused = forget(&f.repo, &guard, &spec, &Ctx::default()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Format);
+    let left = f.repo.store().list(FileKind::Snapshot).await.unwrap();
+    assert!([ours, theirs].iter().all(|id| left.iter().any(|entry| entry.id == *id)), "both are there");
+    guard.release().await.unwrap();
+}
+
 #[test]
 fn files_of_records_are_bounded_by_number_and_by_bytes() {
     let record = |bytes: usize| ForgottenRecord {

@@ -99,8 +99,8 @@ impl File {
 
     /// The file was gone when it was to be read: left out without a fault, as if it had been deleted a moment before.
     pub(crate) fn vanished(&self, run: &Run<'_>) {
-        let Some((slot, _)) = locked(&self.inner).place.take() else { return };
-        run.state.counters.vanished.add(1);
+        let Some((slot, node)) = locked(&self.inner).place.take() else { return };
+        run.state.vanished(&slot.path(&node.name));
         if let Some(closed) = slot.fill(None) {
             (run.close)(closed);
         }

@@ -203,6 +203,7 @@ pub(crate) async fn run(
         root: Mutex::default(),
         refused: Mutex::default(),
     });
+    state.name(plan.named.paths.clone());
     let rules = Rules {
         excludes: Excludes::new(&plan.excludes)?,
         iexcludes: Excludes::new(&plan.iexcludes.iter().map(|p| lower_pattern(p)).collect::<Vec<_>>())?,

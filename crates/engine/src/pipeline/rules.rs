@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::exclude::Excludes;
@@ -51,12 +52,32 @@ pub(crate) struct Named {
 
 impl Named {
     /// Whether this path is one of them, or a directory that leads to one.
-    fn leads_to(&self, path: &Path) -> bool {
+    pub(crate) fn leads_to(&self, path: &Path) -> bool {
         // Paths are ordered by their names, so what lies below one comes right after it.
+        self.at_or_below(path).next().is_some()
+    }
+
+    fn at_or_below<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a PathBuf> {
         self.paths
             .range::<Path, _>((Bound::Included(path), Bound::Unbounded))
-            .next()
-            .is_some_and(|next| next.starts_with(path))
+            .take_while(move |named| named.starts_with(path))
+    }
+
+    /// Those below a directory that its listing, which is in order, does not lead to.
+    pub(crate) fn missing<'a>(
+        &'a self,
+        dir: &'a Path,
+        names: &'a [CString],
+    ) -> impl Iterator<Item = &'a PathBuf> {
+        let is_listed = move |named: &Path| {
+            let below = named.strip_prefix(dir).ok().and_then(|below| below.components().next());
+            below.is_none_or(|first| {
+                let first = first.as_os_str().as_bytes();
+                names.binary_search_by(|name| name.to_bytes().cmp(first)).is_ok()
+            })
+        };
+        let nested = if self.nested { Some(self.at_or_below(dir)) } else { None };
+        nested.into_iter().flatten().filter(move |named| !is_listed(named))
     }
 }
 

@@ -1,9 +1,10 @@
 //! What all threads of one backup share: the stop signal, the counters, the faults.
 
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -103,6 +104,8 @@ pub(crate) struct State {
     most_faults: u64,
     /// All faults, for the repository.
     unreadable: Collector,
+    /// The paths that are to be backed up.
+    named: OnceLock<BTreeSet<PathBuf>>,
     /// The walk has met everything: the totals are known.
     walked: AtomicBool,
     /// Index files that this run has written.
@@ -116,6 +119,14 @@ pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A path that was to be backed up is gone.
+pub(crate) fn gone(path: &Path) -> Error {
+    Error::new(
+        ErrorKind::Source,
+        format!("{} was there a moment ago and is gone; nothing was committed", path.display()),
+    )
+}
+
 impl State {
     pub(crate) fn new(ctx: &Ctx, most_faults: u64) -> Self {
         Self {
@@ -126,6 +137,7 @@ impl State {
             fatal: Mutex::default(),
             most_faults,
             unreadable: Collector::default(),
+            named: OnceLock::new(),
             walked: AtomicBool::new(false),
             index_files: Mutex::default(),
             started: Timestamp::now(),
@@ -146,6 +158,20 @@ impl State {
     pub(crate) fn fail(&self, error: Error) {
         locked(&self.fatal).get_or_insert(error);
         self.stop.cancel();
+    }
+
+    /// Says which paths are to be backed up; once, before any is read.
+    pub(crate) fn name(&self, paths: BTreeSet<PathBuf>) {
+        let _ = self.named.set(paths);
+    }
+
+    /// Something was gone when it was to be read. That is no fault, as if it had been deleted a moment before; but without
+    /// what it was to save, a run would look as if somebody had deleted all of it.
+    pub(crate) fn vanished(&self, path: &Path) {
+        self.counters.vanished.add(1);
+        if self.named.get().is_some_and(|named| named.contains(path)) {
+            self.fail(gone(path));
+        }
     }
 
     /// Why the run ended early, if it did.

@@ -23,7 +23,7 @@ use super::read::{FileTask, SMALL};
 use super::roots::{Root, Roots};
 use super::rules::Rules;
 use super::source::{self, Carrier, Stat};
-use super::state::{Relation, locked};
+use super::state::{Relation, gone, join, locked};
 use super::tree::{Aside, Closed, Dir, Slot};
 use super::worker::Job;
 use crate::backup::Trust;
@@ -279,6 +279,15 @@ impl Walker<'_> {
         }
     }
 
+    /// What leads to something that is to be backed up cannot be opened: a fault, but the end of the run when it is gone.
+    fn way_fault(&self, path: &Path, error: Errno) {
+        if matches!(error, Errno::NOENT | Errno::NOTDIR) && self.walk.rules.named.leads_to(path) {
+            self.walk.shared.state.fail(gone(path));
+        } else {
+            self.fault(path.to_owned(), "open", error);
+        }
+    }
+
     fn flush(&mut self) {
         self.batch_bytes = 0;
         if !self.batch.is_empty() {
@@ -319,7 +328,7 @@ impl Walker<'_> {
         let fd = match source::open_path_dir(path) {
             Ok(fd) => Arc::new(fd),
             Err(e) => {
-                self.fault(path.to_owned(), "open", e);
+                self.way_fault(path, e);
                 return Vec::new();
             }
         };
@@ -379,7 +388,7 @@ impl Walker<'_> {
         let (fd, name) = match (opened, name) {
             (Ok(fd), Some(name)) => (fd, name),
             (Err(e), _) => {
-                self.fault(root.disk.clone(), "open", e);
+                self.way_fault(&root.disk, e);
                 self.close(slot.fill(None));
                 return None;
             }
@@ -392,13 +401,6 @@ impl Walker<'_> {
         if !root.is_named && self.walk.rules.leaves_out(&fd, &root.disk, &name) {
             self.walk.shared.state.counters.excluded.add(1);
             self.close(slot.fill(None));
-            return None;
-        }
-        if root.is_named && matches!(source::stat_at(fd.as_fd(), &name), Err(Errno::NOENT)) {
-            // It was there when the run began. A run without it would look as if somebody had deleted all of it.
-            let message =
-                format!("{} was there a moment ago and is gone; nothing was committed", root.disk.display());
-            self.walk.shared.state.fail(Error::with_source(ErrorKind::Source, message, Errno::NOENT));
             return None;
         }
         self.entry(&fd, &name, slot, old, None).map(|task| DirTask { is_root: root.is_named, ..task })
@@ -420,7 +422,7 @@ impl Walker<'_> {
         let (fd, stat) = match opened {
             Ok((fd, stat)) => (Arc::new(fd), stat),
             Err((_, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) if !is_root => {
-                self.walk.shared.state.counters.vanished.add(1);
+                self.walk.shared.state.vanished(&dir.path);
                 return Vec::new();
             }
             Err((action, e)) => {
@@ -440,12 +442,17 @@ impl Walker<'_> {
             }
             dir.set_node(node);
         }
-        if device.is_some_and(|device| device != stat.device) {
+        let wanted = &self.walk.rules.named;
+        let is_other =
+            device.is_some_and(|device| device != stat.device) && !wanted.paths.contains(&dir.path);
+        // Only on the way to what was named further down.
+        let passes = is_other && wanted.nested && wanted.leads_to(&dir.path);
+        if is_other && !passes {
             // The directory that another file system is mounted on is kept, what is mounted is not.
             self.walk.shared.state.counters.excluded.add(1);
             return Vec::new();
         }
-        let device = self.walk.rules.one_file_system.then_some(stat.device);
+        let device = if passes { device } else { self.walk.rules.one_file_system.then_some(stat.device) };
         let mut names = match source::list(fd.as_fd(), &mut self.names) {
             Ok(names) => names,
             Err(e) => {
@@ -453,6 +460,12 @@ impl Walker<'_> {
                 return Vec::new();
             }
         };
+        for path in wanted.missing(&dir.path, &names) {
+            self.walk.shared.state.vanished(path);
+        }
+        if passes {
+            names.retain(|name| wanted.leads_to(&join(&dir.path, name.to_bytes())));
+        }
         let left_out = self.walk.rules.leave_out(&mut names, &dir.path, &fd);
         self.walk.shared.state.counters.excluded.add(left_out);
         if is_root && self.walk.rules.leave_lost_found {
@@ -498,7 +511,7 @@ impl Walker<'_> {
         let stat = match source::stat_at(fd.as_fd(), name) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => {
-                self.walk.shared.state.counters.vanished.add(1);
+                self.walk.shared.state.vanished(&path);
                 self.close(slot.fill(None));
                 return None;
             }
@@ -590,6 +603,8 @@ impl Walker<'_> {
             } else {
                 source::xattrs(Carrier::Name(fd.as_fd(), name)).unwrap_or_else(|e| {
                     self.fault(slot.path(name.to_bytes()), "xattr", e);
+                    // They may be older than this time says, and the next backup is to ask again.
+                    node.ctime = Time::default();
                     old.xattrs
                 })
             };

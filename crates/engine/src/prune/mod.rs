@@ -145,7 +145,7 @@ pub struct PruneReport {
     pub retained_bytes: u64,
     /// Packs that had to stay because a needed blob in them cannot be read, and why.
     pub damaged: Vec<(Id, String)>,
-    /// Why nothing was moved out of packs that are needed in part: the store has no room for it. What nothing needs goes all
+    /// Why packs that are needed in part stay: the store has no room to move what is needed out of all of them. What nothing needs goes all
     /// the same, and the next prune may find room.
     pub no_room: Option<String>,
     /// When the next marks are old enough for a sweep.
@@ -314,9 +314,12 @@ async fn first_half(
         let (repo, index, wanted, uploads) =
             (repo.clone(), Arc::clone(&facts.index), moves.clone(), spec.uploads);
         let runtime = tokio::runtime::Handle::current();
-        let moved =
-            own_thread("repack", ctx, move |ctx| repack::copy(&repo, &index, wanted, uploads, &runtime, ctx))
-                .await;
+        // An instant prune holds an exclusive lock from its beginning.
+        let alone = spec.instant;
+        let moved = own_thread("repack", ctx, move |ctx| {
+            repack::copy(&repo, &index, wanted, uploads, alone, &runtime, ctx)
+        })
+        .await;
         match moved {
             Ok(moved) => (report.moved_bytes, damaged) = (moved.bytes, moved.damaged),
             // To make room is what a prune is for: what needs none of it goes on.

@@ -53,12 +53,14 @@ pub(crate) struct Moved {
 /// thread of its own. A blob that cannot be read in this copy nor any other is in [`Moved::damaged`].
 ///
 /// # Errors
-/// `Full` when the store has no room for all of it: what no index file lists is removed again.
+/// `Full` when the store has no room for all of it: under an exclusive lock (`alone`) what no index file lists is removed
+/// again, else a later prune does it.
 pub(crate) fn copy(
     repo: &Repository,
     index: &Arc<Index>,
     mut wanted: Vec<Wanted>,
     uploads: usize,
+    alone: bool,
     runtime: &Handle,
     ctx: &Ctx,
 ) -> Result<Moved> {
@@ -82,7 +84,13 @@ pub(crate) fn copy(
     );
     let open = Arc::new(OpenPacks::new(uploads.max(1), runtime.clone()));
     let (full, queue) = mpsc::unbounded_channel();
-    let uploader = Uploader { repo: repo.clone(), open: Arc::clone(&open), moved: Moved::default() };
+    let uploader = Uploader {
+        repo: repo.clone(),
+        open: Arc::clone(&open),
+        moved: Moved::default(),
+        alone,
+        index_unsure: false,
+    };
     let uploading = runtime.spawn(uploader.run(queue));
     let counts = Mutex::new((0_usize, 0_u64, 0_u64, BTreeMap::new()));
     let hand = Mover {
@@ -256,6 +264,10 @@ struct Uploader {
     repo: Repository,
     open: Arc<OpenPacks>,
     moved: Moved,
+    /// Nobody else works on the repository.
+    alone: bool,
+    /// Whether an index file lists the packs that have arrived cannot be told.
+    index_unsure: bool,
 }
 
 impl Uploader {
@@ -264,7 +276,8 @@ impl Uploader {
         let Err(e) = self.drive(queue, &mut flying, &mut arrived).await else { return Ok(self.moved) };
         // Workers that wait for a flight go on, and see that nobody takes packs any more.
         self.open.give_up();
-        if e.kind() == ErrorKind::Full {
+        // Beside others a pack may have been adopted meanwhile, and an index file whose writing failed may be there after all.
+        if e.kind() == ErrorKind::Full && self.alone && !self.index_unsure {
             self.take_back(flying, arrived).await;
         }
         Err(e)
@@ -328,7 +341,9 @@ impl Uploader {
             return Ok(());
         }
         let json = IndexFile::to_json(packs)?;
+        self.index_unsure = true;
         self.moved.index_files.push(pipeline::save(&self.repo, FileKind::Index, &json).await?);
+        self.index_unsure = false;
         packs.clear();
         Ok(())
     }

@@ -94,8 +94,9 @@ impl Repository {
     /// One snapshot.
     pub async fn load_snapshot(&self, id: &Id) -> Result<Snapshot> {
         let json = self.load_unpacked(FileKind::Snapshot, id).await?;
+        // Its digest and its MAC are right: somebody meant it so, and another program may understand it.
         serde_json::from_slice(&json)
-            .map_err(|e| Error::with_source(ErrorKind::Corrupt, format!("snapshot {id} is not readable"), e))
+            .map_err(|e| Error::with_source(ErrorKind::Format, format!("snapshot {id} is not understood"), e))
     }
 
     /// All snapshots, oldest first: for work that must not overlook one, as a prune.

@@ -126,8 +126,14 @@ async fn mirror(ctx: &Ctx, facts: &Facts, plan: &Plan) -> Result<Option<Synced>,
     let listing = snapshot::points(rows);
     let (foreign, unreadable) = (listing.foreign, listing.unreadable);
     let running = facts.running.iter().cloned().collect();
-    let changes =
-        snapshot::changes(&facts.repository, listing.points, facts.snapshots.clone(), &running, *listed);
+    let changes = snapshot::changes(
+        &facts.repository,
+        listing.points,
+        facts.snapshots.clone(),
+        &running,
+        &listing.damaged,
+        *listed,
+    );
     let total = snapshot::mirror(ctx, &facts.repository, &changes).await?;
     Ok(Some(Synced { foreign, unreadable, damaged, total }))
 }

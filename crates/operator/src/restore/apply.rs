@@ -178,7 +178,8 @@ impl Look<'_> {
             Ok(pod_config) => pod_config,
             Err(refusal) => return self.wait(status, refusal.reason, &refusal.message).await,
         };
-        let facts = dereference::facts(client, &self.run.namespace).await?;
+        let mut facts = dereference::facts(client, &self.run.namespace).await?;
+        facts.damaged = super::source::damaged(&repository);
         let beside = dereference::beside(client, &snapshot).await?;
         let plan = match validate(self.restore, &snapshot, &beside, &facts) {
             Ok(plan) => plan,

@@ -173,7 +173,8 @@ pub async fn facts(client: &Client, own: &str) -> Result<Facts, RequestError> {
         )
     })
     .await?;
-    Ok(Facts { namespace, claims, classes, inventory, nodes: NodeStates::new(&nodes), attachments, volumes })
+    let nodes = NodeStates::new(&nodes);
+    Ok(Facts { namespace, claims, classes, inventory, nodes, attachments, volumes, damaged: None })
 }
 
 /// The Snapshots beside one that has a component without files: what it may have held before. None where that does not

@@ -495,6 +495,12 @@ pub(super) fn never_there(repository: &Repository, found: &[FoundRepository]) ->
     })
 }
 
+/// What a Repository says of snapshots in it that cannot be read.
+pub(super) fn damaged(repository: &Repository) -> Option<String> {
+    let conditions = &repository.status.as_ref()?.conditions;
+    find_condition(conditions, ConditionType::SnapshotsDamaged).map(|condition| condition.message.clone())
+}
+
 /// What a Repository still lacks before one of its Snapshots can be chosen; none when it has been opened and listed.
 /// `found` is what its storage lists.
 pub(super) fn not_listed(repository: &Repository, found: &[FoundRepository]) -> Option<(Reason, String)> {

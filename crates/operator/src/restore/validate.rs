@@ -47,6 +47,8 @@ pub struct Facts {
     pub attachments: Vec<VolumeAttachment>,
     /// The volumes of the cluster.
     pub volumes: Vec<PersistentVolume>,
+    /// What the Snapshot's Repository says of snapshots in it that cannot be read.
+    pub damaged: Option<String>,
 }
 
 impl Facts {
@@ -150,6 +152,7 @@ pub fn validate(
 ) -> Result<Plan, Refusal> {
     let mut findings = Findings::default();
     let selected = select(restore, snapshot, &mut findings);
+    check_damaged(restore, facts, &mut findings);
     check_emptied(snapshot, beside, &selected, &mut findings);
     check_gaps(snapshot, &selected, &mut findings);
     let mut components = Vec::new();
@@ -259,6 +262,16 @@ fn select<'a>(
         );
     }
     selected
+}
+
+/// Where a Snapshot is chosen by its time, a damaged one may be the one that is meant.
+fn check_damaged(restore: &Restore, facts: &Facts, findings: &mut Findings) {
+    let by_time = source::wanted(&restore.spec.from).is_some_and(|wanted| wanted.id.is_none());
+    if let Some(message) = facts.damaged.as_ref().filter(|_| by_time) {
+        findings.warnings.push(format!(
+            "a newer state than this may be among those that cannot be read any more: {message}"
+        ));
+    }
 }
 
 /// Components that hold no files and once did: their volume may have been lost and made anew before this was saved. It is

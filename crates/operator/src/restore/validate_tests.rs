@@ -40,6 +40,7 @@ fn facts() -> Facts {
         nodes: NodeStates::new(&nodes),
         attachments: vec![],
         volumes: vec![],
+        damaged: None,
     }
 }
 
@@ -366,4 +367,17 @@ fn a_source_that_names_a_claim_restores_that_one_only() {
     let both = "{from: {latestOf: {claim: logs}}, volumes: [{component: volume/data, to: {existingClaim: {name: data}}}]}";
     assert_eq!(reason(&restore(both), &facts()).0, Reason::InvalidSpec);
     assert_eq!(reason(&restore("{from: {latestOf: {claim: other}}}"), &facts()).0, Reason::ComponentNotFound);
+}
+
+#[test]
+fn a_state_that_is_chosen_by_its_time_is_told_with_what_cannot_be_read() {
+    let warnings = |spec: &str, damaged: Option<&str>| {
+        let facts = Facts { damaged: damaged.map(str::to_owned), ..facts() };
+        super::validate(&restore(spec), &snapshot(), &[], &facts).unwrap().compatibility().warnings
+    };
+    let by_time = "{from: {latestOf: {claim: data}}}";
+    let told = warnings(by_time, Some("1 snapshot in the repository cannot be read"));
+    assert!(told[0].contains("a newer state") && told[0].contains("1 snapshot"), "{told:?}");
+    assert_eq!(warnings(by_time, None), Vec::<String>::new());
+    assert_eq!(warnings(ALL, Some("1 snapshot")), Vec::<String>::new(), "it was named");
 }

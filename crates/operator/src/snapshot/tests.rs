@@ -32,6 +32,7 @@ fn row(id: &str, tags: Vec<String>) -> SnapshotRow {
         tags,
         files: Some(3),
         bytes: Some(10),
+        damaged: false,
     }
 }
 
@@ -134,7 +135,14 @@ fn a_mirror_that_was_written_before_gaps_were_known_is_judged_again() {
     let status = old.status.as_mut().unwrap();
     (status.complete, status.missing) = (Some(true), None);
     status.components.iter_mut().for_each(|component| component.unreadable = None);
-    let changes = changes(&repository(), vec![point.clone()], vec![old.clone()], &BTreeSet::new(), listed());
+    let changes = changes(
+        &repository(),
+        vec![point.clone()],
+        vec![old.clone()],
+        &BTreeSet::new(),
+        &BTreeSet::new(),
+        listed(),
+    );
     assert_eq!(changes.publish, std::slice::from_ref(&point));
     old.status = Some(build::status(&point, old.status.as_ref()));
     assert!(build::is_up_to_date(&repository(), &point, &old));
@@ -197,7 +205,8 @@ fn deleted_mirrors_come_back_and_good_ones_are_left_alone() {
     ];
     let found = points(&rows).points;
     let kept = mirrored(&found[0], "2026-11-20T02:01:00Z");
-    let changes = changes(&repository(), found.clone(), vec![kept], &BTreeSet::new(), listed());
+    let changes =
+        changes(&repository(), found.clone(), vec![kept], &BTreeSet::new(), &BTreeSet::new(), listed());
     assert_eq!((changes.publish, changes.remove.len(), changes.total), (vec![found[1].clone()], 0, 2));
 }
 
@@ -205,21 +214,43 @@ fn deleted_mirrors_come_back_and_good_ones_are_left_alone() {
 fn mirrors_of_what_is_gone_go_unless_they_are_newer_than_the_listing() {
     let point = points(&[row("a", tags("u1", "volume/a", &["volume/a"]).to_tags())]).points.remove(0);
     let old = mirrored(&point, "2026-11-20T02:01:00Z");
-    let gone = changes(&repository(), Vec::new(), vec![old.clone()], &BTreeSet::new(), listed());
+    let gone =
+        changes(&repository(), Vec::new(), vec![old.clone()], &BTreeSet::new(), &BTreeSet::new(), listed());
     assert_eq!((gone.remove.len(), gone.total), (1, 0));
     let new = mirrored(&point, "2026-11-20T03:00:01Z");
-    let kept = changes(&repository(), Vec::new(), vec![new], &BTreeSet::new(), listed());
+    let kept = changes(&repository(), Vec::new(), vec![new], &BTreeSet::new(), &BTreeSet::new(), listed());
     assert_eq!((kept.remove.len(), kept.total), (0, 1));
     let running = BTreeSet::from(["u1".to_owned()]);
-    let kept = changes(&repository(), Vec::new(), vec![old], &running, listed());
+    let kept = changes(&repository(), Vec::new(), vec![old], &running, &BTreeSet::new(), listed());
     assert_eq!((kept.remove.len(), kept.total), (0, 1));
+}
+
+#[test]
+fn mirrors_of_what_is_damaged_stay_as_they_are() {
+    let both = ["volume/a", "volume/b"];
+    let rows = [
+        row("a", tags("u1", "volume/a", &both).to_tags()),
+        row("b", tags("u1", "volume/b", &both).to_tags()),
+        row("c", tags("u2", "volume/a", &["volume/a"]).to_tags()),
+    ];
+    let before = points(&rows).points;
+    let mirrors: Vec<Snapshot> = before.iter().map(|p| mirrored(p, "2026-11-20T02:01:00Z")).collect();
+    let damaged = |row: &SnapshotRow| SnapshotRow { tags: Vec::new(), damaged: true, ..row.clone() };
+    let listing = points(&[damaged(&rows[0]), rows[1].clone(), damaged(&rows[2])]);
+    assert_eq!((listing.foreign, listing.damaged.len(), listing.points.len()), (0, 2, 1));
+    let none = BTreeSet::new();
+    let found = changes(&repository(), listing.points, mirrors.clone(), &none, &listing.damaged, listed());
+    assert_eq!((found.publish.len(), found.remove.len(), found.total), (0, 0, 2));
+    // They were forgotten: now they are gone, or incomplete.
+    let found = changes(&repository(), points(&rows[1..2]).points, mirrors, &none, &none, listed());
+    assert_eq!((found.publish.len(), found.remove.len(), found.total), (1, 1, 1));
 }
 
 #[test]
 fn the_unfinished_recovery_point_of_a_running_backup_is_left_to_it() {
     let found = points(&[row("a", tags("u1", "volume/a", &BOTH).to_tags())]).points;
     let running = BTreeSet::from(["u1".to_owned()]);
-    let changes = changes(&repository(), found, Vec::new(), &running, listed());
+    let changes = changes(&repository(), found, Vec::new(), &running, &BTreeSet::new(), listed());
     assert_eq!((changes.publish.len(), changes.total), (0, 0));
 }
 

@@ -53,6 +53,8 @@ pub struct Listing {
     pub foreign: usize,
     /// restic snapshots that have our tags and cannot be understood, with the reason.
     pub unreadable: Vec<String>,
+    /// Ids of those that are damaged: whose they are nobody can tell any more.
+    pub damaged: BTreeSet<String>,
 }
 
 /// Groups the rows of a repository by run.
@@ -60,6 +62,10 @@ pub fn points(rows: &[SnapshotRow]) -> Listing {
     let mut listing = Listing::default();
     let mut runs: BTreeMap<String, Vec<(RunTags, &SnapshotRow)>> = BTreeMap::new();
     for row in rows {
+        if row.damaged {
+            listing.damaged.insert(row.id.clone());
+            continue;
+        }
         match RunTags::parse(&row.tags) {
             Ok(None) => listing.foreign += 1,
             Err(error) => listing.unreadable.push(format!("{}: {error}", short(&row.id))),
@@ -191,8 +197,15 @@ pub fn changes(
     points: Vec<RecoveryPoint>,
     existing: Vec<Snapshot>,
     running: &BTreeSet<String>,
+    damaged: &BTreeSet<String>,
     listed: Timestamp,
 ) -> Changes {
+    // One that refers to a damaged snapshot stays as it is: what it stands for was not forgotten, a Restore from it fails
+    // and says why, and none takes an older one for the latest because this one is gone.
+    let is_hurt = |snapshot: &Snapshot| {
+        let components = snapshot.status.iter().flat_map(|status| &status.components);
+        components.into_iter().any(|component| damaged.contains(&component.snapshot_id))
+    };
     let mut by_name: BTreeMap<String, Snapshot> = existing.into_iter().map(|s| (s.name_any(), s)).collect();
     let mut changes = Changes::default();
     for point in points {
@@ -201,14 +214,16 @@ pub fn changes(
         }
         changes.total += 1;
         let current = by_name.remove(&build::name(&point));
-        if !current.is_some_and(|current| build::is_up_to_date(repository, &point, &current)) {
+        if !current
+            .is_some_and(|current| is_hurt(&current) || build::is_up_to_date(repository, &point, &current))
+        {
             changes.publish.push(point);
         }
     }
     for (_, snapshot) in by_name {
         let made = snapshot.creation_timestamp().map(|t| t.0);
         let newer = made.is_none_or(|made| made >= listed);
-        if newer || running.contains(&snapshot.spec.backup.uid) {
+        if newer || running.contains(&snapshot.spec.backup.uid) || is_hurt(&snapshot) {
             changes.total += 1;
         } else {
             changes.remove.push(snapshot);

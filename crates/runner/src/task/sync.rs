@@ -31,7 +31,7 @@ impl Job {
         // By their names alone: how many there are must not depend on whether all can be read.
         let locks = self.store.list(FileKind::Lock).await?;
 
-        if snapshots.len() > SNAPSHOTS {
+        if snapshots.len().saturating_add(damaged.len()) > SNAPSHOTS {
             return Err(Failure::fatal(
                 "TooManySnapshots",
                 format!(
@@ -42,8 +42,9 @@ impl Job {
             ));
         }
         let mut rows = attachment::Writer::default();
-        for (id, snapshot) in &snapshots {
-            let row = row(id, snapshot);
+        let readable = snapshots.iter().map(|(id, snapshot)| (id, row(id, snapshot)));
+        for (id, row) in readable.chain(damaged.iter().map(|damaged| (&damaged.id, damaged_row(&damaged.id))))
+        {
             let event = rows
                 .row(&row)
                 .map_err(|e| Failure::fatal("Internal", format!("put snapshot {id} into a row: {e}")))?;
@@ -71,6 +72,21 @@ fn row(id: &Id, snapshot: &Snapshot) -> SnapshotRow {
         tags: short(&snapshot.tags),
         files: snapshot.summary.as_ref().map(|s| s.total_files_processed),
         bytes: snapshot.summary.as_ref().map(|s| s.total_bytes_processed),
+        damaged: false,
+    }
+}
+
+/// All that can be told of one that cannot be read.
+fn damaged_row(id: &Id) -> SnapshotRow {
+    SnapshotRow {
+        id: id.to_hex(),
+        time: String::new(),
+        host: String::new(),
+        paths: Vec::new(),
+        tags: Vec::new(),
+        files: None,
+        bytes: None,
+        damaged: true,
     }
 }
 
