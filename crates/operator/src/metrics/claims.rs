@@ -1,21 +1,17 @@
 //! Which volume claims there are, as far as metrics need to know: a watch of their metadata only.
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use futures::StreamExt;
 use holdfast_api::wish::ClaimWish;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::api::{Api, PartialObjectMeta};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::api::PartialObjectMeta;
+use kube::runtime::watcher::Event;
 use kube::{Client, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::controllers::pauses;
-use crate::errors::Chain;
+use super::watch;
 
 /// Written by the volume controller when a claim has its volume.
 const BOUND: &str = "pv.kubernetes.io/bind-completed";
@@ -64,21 +60,7 @@ impl Claims {
 
     /// Follows the claims until told to stop.
     pub(super) async fn follow(self, client: Client, stop: CancellationToken) {
-        let api = Api::<PartialObjectMeta<PersistentVolumeClaim>>::all(client);
-        let mut events = pin!(watcher(api, watcher::Config::default()).backoff(pauses()));
-        loop {
-            let event = tokio::select! {
-                () = stop.cancelled() => return,
-                event = events.next() => event,
-            };
-            match event {
-                Some(Ok(event)) => self.take(event),
-                Some(Err(error)) => {
-                    tracing::warn!(error = %Chain(&error), "the watch of volume claims was interrupted");
-                }
-                None => return,
-            }
-        }
+        watch::follow("volume claims", client, stop, |event| self.take(event)).await;
     }
 
     fn take(&self, event: Event<PartialObjectMeta<PersistentVolumeClaim>>) {

@@ -2,20 +2,16 @@
 //! namespaces say instead, by a watch of their metadata only.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use futures::StreamExt;
 use holdfast_api::backup::ClaimsDefault;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, PartialObjectMeta};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::api::PartialObjectMeta;
+use kube::runtime::watcher::Event;
 use kube::{Client, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::controllers::pauses;
-use crate::errors::Chain;
+use super::watch;
 
 /// What becomes of claims that nobody speaks about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -57,21 +53,7 @@ impl Namespaces {
 
     /// Follows them until told to stop.
     pub(super) async fn follow(self, client: Client, stop: CancellationToken) {
-        let api = Api::<PartialObjectMeta<Namespace>>::all(client);
-        let mut events = pin!(watcher(api, watcher::Config::default()).backoff(pauses()));
-        loop {
-            let event = tokio::select! {
-                () = stop.cancelled() => return,
-                event = events.next() => event,
-            };
-            match event {
-                Some(Ok(event)) => self.take(event),
-                Some(Err(error)) => {
-                    tracing::warn!(error = %Chain(&error), "the watch of namespaces was interrupted");
-                }
-                None => return,
-            }
-        }
+        watch::follow("namespaces", client, stop, |event| self.take(event)).await;
     }
 
     fn take(&self, event: Event<PartialObjectMeta<Namespace>>) {

@@ -11,6 +11,7 @@ mod objects;
 mod runs;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
