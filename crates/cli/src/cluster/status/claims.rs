@@ -188,6 +188,7 @@ fn emptied(
     let (newest, _) = newest.filter(|(_, component)| component.files == Some(0))?;
     let (older, files) = saved
         .iter()
+        .filter(|(snapshot, _)| snapshot.spec.cluster == newest.spec.cluster)
         .filter(|(snapshot, _)| snapshot.spec.time.0 < newest.spec.time.0)
         .filter_map(|(snapshot, component)| Some((snapshot, component.files.filter(|files| *files > 0)?)))
         .max_by_key(|(snapshot, _)| snapshot.spec.time.0)?;
