@@ -203,13 +203,14 @@ pub(crate) async fn run(
         root: Mutex::default(),
         refused: Mutex::default(),
     });
-    state.name(plan.named.paths.clone());
+    let named = Arc::new(plan.named);
+    state.name(Arc::clone(&named));
     let rules = Rules {
         excludes: Excludes::new(&plan.excludes)?,
         iexcludes: Excludes::new(&plan.iexcludes.iter().map(|p| lower_pattern(p)).collect::<Vec<_>>())?,
         markers: plan.markers.iter().map(|(name, head)| Marker::new(name, head)).collect::<Result<_>>()?,
         largest: plan.largest,
-        named: plan.named,
+        named,
         trust: plan.trust,
         exclude_caches: plan.exclude_caches,
         one_file_system: plan.one_file_system,

@@ -6,6 +6,7 @@ use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::exclude::Excludes;
 use super::source::{self, Stat};
@@ -27,7 +28,7 @@ pub(crate) struct Rules {
     /// No file of more bytes.
     pub(crate) largest: Option<u64>,
     /// The paths that the caller named: no rule leaves them out, nor what is on the way to them.
-    pub(crate) named: Named,
+    pub(crate) named: Arc<Named>,
     /// What tells an unchanged file.
     pub(crate) trust: Trust,
     pub(crate) one_file_system: bool,

@@ -1,14 +1,14 @@
 //! What all threads of one backup share: the stop signal, the counters, the faults.
 
-use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::rules::Named;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Checkpoint, Ctx, Event, Fault, FaultList, Progress};
 use crate::id::Id;
@@ -105,7 +105,7 @@ pub(crate) struct State {
     /// All faults, for the repository.
     unreadable: Collector,
     /// The paths that are to be backed up.
-    named: OnceLock<BTreeSet<PathBuf>>,
+    named: OnceLock<Arc<Named>>,
     /// The walk has met everything: the totals are known.
     walked: AtomicBool,
     /// Index files that this run has written.
@@ -161,15 +161,15 @@ impl State {
     }
 
     /// Says which paths are to be backed up; once, before any is read.
-    pub(crate) fn name(&self, paths: BTreeSet<PathBuf>) {
-        let _ = self.named.set(paths);
+    pub(crate) fn name(&self, named: Arc<Named>) {
+        let _ = self.named.set(named);
     }
 
     /// Something was gone when it was to be read. That is no fault, as if it had been deleted a moment before; but without
     /// what it was to save, a run would look as if somebody had deleted all of it.
     pub(crate) fn vanished(&self, path: &Path) {
         self.counters.vanished.add(1);
-        if self.named.get().is_some_and(|named| named.contains(path)) {
+        if self.named.get().is_some_and(|named| named.paths.contains(path)) {
             self.fail(gone(path));
         }
     }
