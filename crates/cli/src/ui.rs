@@ -223,6 +223,10 @@ impl EventSink for Board {
                 let work = state.work;
                 state.push(Line::Fault(work, fault));
             }
+            Event::SnapshotLeftOut { id, error } => {
+                let path = format!("snapshot {id}").into();
+                state.push(Line::Fault(Work::Other, Fault { path, action: "read", error }));
+            }
             Event::Retry { what, error } if state.last_retry.is_none_or(|at| at.elapsed() >= RETRY_GAP) => {
                 state.last_retry = Some(Instant::now());
                 state.push(Line::Note(format!("{what}: {error}; trying again")));

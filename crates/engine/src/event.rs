@@ -21,6 +21,13 @@ pub enum Event {
     Progress(Progress),
     /// One file, directory or attribute could not be handled; the operation goes on.
     Fault(Fault),
+    /// A snapshot cannot be read; the operation goes on without it.
+    SnapshotLeftOut {
+        /// The snapshot.
+        id: Id,
+        /// Why it cannot be read.
+        error: String,
+    },
     /// A request to the store failed and is tried again.
     Retry {
         /// What was tried, on what.

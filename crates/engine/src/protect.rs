@@ -18,7 +18,7 @@ use crate::index::Index;
 use crate::lock::LockGuard;
 use crate::prune;
 use crate::reach::BlobSet;
-use crate::repository::{DamagedSnapshot, Repository, SnapshotList};
+use crate::repository::{Repository, SnapshotList, UnreadSnapshot};
 use crate::store::{Entry, FileKind, FileName, Retention, RetentionMode};
 
 /// Files asked about, and protected, at a time.
@@ -105,9 +105,9 @@ pub async fn protect(
     let mode = spec.mode.or(bucket.default.map(|(mode, _)| mode)).unwrap_or(RetentionMode::Governance);
     let (until, again) = dates(spec, mode)?;
     ctx.events.event(Event::Phase("snapshots"));
-    let (files, damaged) = needed_files(repo, ctx).await?;
+    let (files, unread) = needed_files(repo, ctx).await?;
     ctx.events.event(Event::Phase("protect"));
-    let mut report = ProtectReport { mode, until, again, kinds: BTreeMap::new(), failed: damaged };
+    let mut report = ProtectReport { mode, until, again, kinds: BTreeMap::new(), failed: unread };
     let total = files.len() as u64;
     let mut all =
         stream::iter(files)
@@ -188,14 +188,14 @@ async fn one(
 }
 
 /// Everything that a restore of the snapshots needs, with its size: config and keys, packs, index files, and last the
-/// snapshots themselves. Beside it the snapshots that are damaged: what they need is not known, and the protection of the
+/// snapshots themselves. Beside it the snapshots that cannot be read: what they need is not known, and the protection of the
 /// others must not end for them.
 async fn needed_files(
     repo: &Repository,
     ctx: &Ctx,
 ) -> Result<(Vec<(FileName, u64)>, Vec<(FileName, String)>)> {
-    let SnapshotList { readable: snapshots, damaged } = ctx.run(repo.list_snapshots()).await?;
-    let damaged = damaged.into_iter().map(|DamagedSnapshot { id, reason }| {
+    let SnapshotList { readable: snapshots, damaged, unknown } = ctx.run(repo.list_snapshots()).await?;
+    let unread = damaged.into_iter().chain(unknown).map(|UnreadSnapshot { id, reason }| {
         (FileName { kind: FileKind::Snapshot, id }, format!("{reason}; what it needs is not known"))
     });
     let index = repo.load_index(ctx).await?;
@@ -220,7 +220,7 @@ async fn needed_files(
     let mut entries = ctx.run(repo.store().list(FileKind::Snapshot)).await?;
     entries.retain(|e| looked.contains(&e.id));
     add(FileKind::Snapshot, entries);
-    Ok((files, damaged.collect()))
+    Ok((files, unread.collect()))
 }
 
 /// The packs with a copy of a needed blob; all copies, since each may be the one that is whole.

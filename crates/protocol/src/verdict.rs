@@ -82,12 +82,6 @@ pub enum TaskResult {
         snapshots: u32,
         /// Locks in the repository.
         locks: u32,
-        /// Snapshots that cannot be read; of their rows nothing but the id is known.
-        #[serde(default)]
-        damaged: u32,
-        /// The ids of some of them, whole.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        damaged_sample: Vec<String>,
     },
     /// A volume was backed up.
     BackupVolume(BackupResult),

@@ -157,6 +157,10 @@ impl EventSink for Reporter {
                 return;
             }
             EngineEvent::Fault(fault) => state.fault(fault),
+            EngineEvent::SnapshotLeftOut { id, error } => {
+                let message = format!("snapshot {id} cannot be read and is left out: {error}");
+                state.push(Event::Log { level: "warn".to_owned(), message });
+            }
             EngineEvent::Retry { what, error } => state.retry(&what, &error),
             EngineEvent::WaitingForLock { holder } => state.waiting(holder),
             // Few, and each may save hours: never left out.

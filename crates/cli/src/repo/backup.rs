@@ -140,6 +140,7 @@ async fn rehearse(
 
 fn spec(session: &Session<'_>, args: &Args, sources: &Sources) -> Result<BackupSpec> {
     let patterns = args.exclude.patterns.read_leniently(&process_environment)?;
+    let missing = sources.missing.len() as u64;
     Ok(BackupSpec {
         roots: sources.absolute.clone(),
         relative_roots: sources.relative.clone(),
@@ -160,7 +161,9 @@ fn spec(session: &Session<'_>, args: &Args, sources: &Sources) -> Result<BackupS
             (false, false) => Trust::Inode,
         },
         skip_if_unchanged: args.skip_if_unchanged,
-        unreadable: args.max_errors.map_or(Unreadable::Continue, Unreadable::AtMost),
+        unreadable: args
+            .max_errors
+            .map_or(Unreadable::Continue, |most| Unreadable::AtMost(most.saturating_sub(missing))),
         username: username(),
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),

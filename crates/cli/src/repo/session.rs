@@ -143,7 +143,7 @@ impl<'a> Session<'a> {
         let mut found = Vec::new();
         if names.is_empty() {
             let list = self.bound(repository.list_snapshots()).await?;
-            if !list.damaged.is_empty() {
+            if list.has_unread() {
                 self.left_out.store(true, Ordering::Relaxed);
             }
             found = list.readable_only(&self.ctx);

@@ -395,7 +395,7 @@ async fn save(
     if tree == TreeWriter::new().finish_with_id().0 {
         return Err(Error::new(
             ErrorKind::Source,
-            "there is nothing to back up: all of it was left out or is gone",
+            "there is nothing to back up: all of it was left out, could not be read, or is gone",
         ));
     }
     let is_unchanged = parent.as_ref().is_some_and(|(_, snapshot)| snapshot.tree == tree);

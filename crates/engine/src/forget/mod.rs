@@ -21,7 +21,7 @@ use crate::format::snapshot::Snapshot;
 use crate::id::Id;
 use crate::lock::LockGuard;
 use crate::pipeline;
-use crate::repository::{DamagedSnapshot, Repository, SnapshotFilter};
+use crate::repository::{Repository, SnapshotFilter, UnreadSnapshot};
 use crate::retention::{self, Candidate, Counters, GroupBy, GroupKey, Policy, Verdict};
 use crate::store::{FileKind, FileName};
 
@@ -89,7 +89,7 @@ pub struct ForgetReport {
     /// What was forgotten, or would be.
     pub forgotten: Vec<(Id, Snapshot)>,
     /// Damaged snapshots that were named and are removed, or would be. They cannot be brought back, nor could they be used.
-    pub damaged: Vec<DamagedSnapshot>,
+    pub damaged: Vec<UnreadSnapshot>,
     /// What was to be forgotten but bears [`HOLD_TAG`].
     pub held: Vec<Id>,
     /// What the store refused to delete, and why: locked objects, missing rights.
@@ -103,11 +103,13 @@ pub struct ForgetReport {
 pub async fn preview(repo: &Repository, spec: &ForgetSpec, ctx: &Ctx) -> Result<ForgetReport> {
     ctx.events.event(Event::Phase("snapshots"));
     let mut list = ctx.run(repo.list_snapshots()).await?;
-    let there: HashSet<Id> =
-        list.readable.iter().map(|(id, _)| *id).chain(list.damaged.iter().map(|d| d.id)).collect();
+    let unread = list.damaged.iter().chain(&list.unknown).map(|unread| unread.id);
+    let there: HashSet<Id> = list.readable.iter().map(|(id, _)| *id).chain(unread).collect();
     let mut report = ForgetReport::default();
     if let Selection::Ids(ids) = &spec.selection {
-        // To be rid of it is the one thing that can be done with a damaged one.
+        // To be rid of it is the one thing that can be done with a damaged one; one that is not understood must not be
+        // named, and is in nobody's way otherwise.
+        list.unknown.retain(|unknown| ids.contains(&unknown.id));
         report.damaged = std::mem::take(&mut list.damaged);
         report.damaged.retain(|damaged| ids.contains(&damaged.id));
     }
@@ -155,7 +157,7 @@ pub async fn forget(
         }
         records.push(ForgottenRecord { snapshot: *id, at: spec.now, sealed: sealed.to_vec() });
     }
-    for DamagedSnapshot { id, .. } in &report.damaged {
+    for UnreadSnapshot { id, .. } in &report.damaged {
         match ctx.run(repo.load_snapshot(id)).await {
             Err(e) if e.kind() == ErrorKind::Corrupt => {}
             Ok(_) => {

@@ -180,11 +180,18 @@ async fn what_another_program_wrote_otherwise_is_no_damage() {
     // Whole, with a right digest and MAC; only that nobody here knows what it means.
     let json = br#"{"time":"2026-11-20T02:00:00Z","tree":7,"paths":["/data"]}"#;
     let theirs = crate::pipeline::save(&f.repo, FileKind::Snapshot, json).await.unwrap();
-    assert_eq!(f.repo.list_snapshots().await.unwrap_err().kind(), ErrorKind::Format);
+    let list = f.repo.list_snapshots().await.unwrap();
+    assert_eq!((list.readable.len(), list.damaged.len(), list.unknown[0].id), (1, 0, theirs));
+    assert_eq!(list.all().unwrap_err().kind(), ErrorKind::Format);
+    let latest = f.repo.find_snapshot("latest", &SnapshotFilter::default()).await.unwrap_err();
+    assert!(latest.kind() == ErrorKind::Format && latest.chain().contains(&ours.to_hex()), "{latest:?}");
     let guard = lock(&f).await;
     let spec = ForgetSpec { selection: Selection::Ids(vec![theirs]), ..spec(last(1)) };
     let refused = forget(&f.repo, &guard, &spec, &Ctx::default()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Format);
+    // It is in nobody else's way.
+    let dry = ForgetSpec { selection: Selection::Ids(vec![ours]), dry_run: true, ..spec.clone() };
+    assert_eq!(forget(&f.repo, &guard, &dry, &Ctx::default()).await.unwrap().forgotten.len(), 1);
     let left = f.repo.store().list(FileKind::Snapshot).await.unwrap();
     assert!([ours, theirs].iter().all(|id| left.iter().any(|entry| entry.id == *id)), "both are there");
     guard.release().await.unwrap();

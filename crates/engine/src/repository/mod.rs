@@ -36,7 +36,7 @@ use crate::work_pool::WorkPool;
 
 pub use init::InitOptions;
 pub use keys::KeyInfo;
-pub use snapshots::{DamagedSnapshot, SnapshotFilter, SnapshotList};
+pub use snapshots::{SnapshotFilter, SnapshotList, UnreadSnapshot};
 
 /// The most plain bytes a file outside packs may decompress to; an index of 50,000 blobs has about 10 MB.
 const MAX_UNPACKED: usize = 1 << 30;

@@ -4,7 +4,7 @@ use futures::{StreamExt, stream};
 
 use super::{PARALLEL, Repository};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Ctx, Event, Fault};
+use crate::event::{Ctx, Event};
 use crate::format::snapshot::Snapshot;
 use crate::id::Id;
 use crate::store::{Entry, FileKind};
@@ -36,57 +36,60 @@ impl SnapshotFilter {
     }
 }
 
-/// A snapshot whose file is not what its name or its MAC says: nobody can tell what it needs.
+/// A snapshot that cannot be read: nobody here can tell what it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DamagedSnapshot {
+pub struct UnreadSnapshot {
     /// The snapshot.
     pub id: Id,
     /// Why it cannot be read.
     pub reason: String,
 }
 
-/// The snapshots of a repository, those that are damaged set apart. One that vanished while they were read was forgotten by
-/// somebody and is in neither list.
+/// The snapshots of a repository, those that cannot be read set apart. One that vanished while they were read was forgotten
+/// by somebody and is in no list.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotList {
     /// Those that can be read, oldest first.
     pub readable: Vec<(Id, Snapshot)>,
-    /// The others, by id.
-    pub damaged: Vec<DamagedSnapshot>,
+    /// Those whose files are not what their names or MACs say, by id.
+    pub damaged: Vec<UnreadSnapshot>,
+    /// Those that are intact and not understood, by id: another program, or a newer release, wrote them.
+    pub unknown: Vec<UnreadSnapshot>,
 }
 
 impl SnapshotList {
+    /// Whether there is one that cannot be read.
+    pub fn has_unread(&self) -> bool {
+        !self.damaged.is_empty() || !self.unknown.is_empty()
+    }
+
     /// All snapshots, for work that must not overlook one.
     ///
     /// # Errors
-    /// `SnapshotDamaged` when there is one that cannot be read.
+    /// `SnapshotDamaged` or `Format` when there is one that cannot be read.
     pub fn all(self) -> Result<Vec<(Id, Snapshot)>> {
-        match self.damage() {
-            Some(damage) => Err(Error::new(
-                ErrorKind::SnapshotDamaged,
-                format!("{damage}, so that what is needed of the repository is not known"),
-            )),
-            None => Ok(self.readable),
-        }
+        self.demand_all("so that what is needed of the repository is not known")?;
+        Ok(self.readable)
     }
 
-    /// Tells of those that are damaged, and returns the others.
+    /// Tells of those that cannot be read, and returns the others.
     pub fn readable_only(self, ctx: &Ctx) -> Vec<(Id, Snapshot)> {
-        for DamagedSnapshot { id, reason } in self.damaged {
-            ctx.events.event(Event::Fault(Fault {
-                path: format!("snapshot {id}").into(),
-                action: "read",
-                error: reason,
-            }));
+        for UnreadSnapshot { id, reason } in self.damaged.into_iter().chain(self.unknown) {
+            ctx.events.event(Event::SnapshotLeftOut { id, error: reason });
         }
         self.readable
     }
 
-    /// Names the first that is damaged and how many more there are.
-    fn damage(&self) -> Option<String> {
-        let (first, others) = self.damaged.split_first()?;
+    /// Fails, with what follows from it, when there is one that cannot be read.
+    fn demand_all(&self, so: &str) -> Result<()> {
+        let (kind, what, unread) = if self.damaged.is_empty() {
+            (ErrorKind::Format, "is not understood", &self.unknown)
+        } else {
+            (ErrorKind::SnapshotDamaged, "is damaged", &self.damaged)
+        };
+        let Some((first, others)) = unread.split_first() else { return Ok(()) };
         let more = if others.is_empty() { String::new() } else { format!(", as are {} more", others.len()) };
-        Some(format!("snapshot {} is damaged ({}){more}", first.id, first.reason))
+        Err(Error::new(kind, format!("snapshot {} {what} ({}){more}, {so}", first.id, first.reason)))
     }
 }
 
@@ -102,7 +105,7 @@ impl Repository {
     /// All snapshots, oldest first: for work that must not overlook one, as a prune.
     ///
     /// # Errors
-    /// `SnapshotDamaged` when there is one that cannot be read.
+    /// As of [`SnapshotList::all`].
     pub async fn snapshots(&self) -> Result<Vec<(Id, Snapshot)>> {
         self.list_snapshots().await?.all()
     }
@@ -122,15 +125,20 @@ impl Repository {
             match loaded {
                 Ok(snapshot) => list.readable.push((id, snapshot)),
                 Err(e) if e.kind() == ErrorKind::Missing => {}
-                // Not `Format`: what a newer release wrote is no damage, and must not be taken for some.
-                Err(e) if e.kind() == ErrorKind::Corrupt => {
-                    list.damaged.push(DamagedSnapshot { id, reason: e.chain() });
+                Err(e) => {
+                    let set_apart = match e.kind() {
+                        ErrorKind::Corrupt => &mut list.damaged,
+                        ErrorKind::Format => &mut list.unknown,
+                        _ => return Err(e),
+                    };
+                    set_apart.push(UnreadSnapshot { id, reason: e.chain() });
                 }
-                Err(e) => return Err(e),
             }
         }
         list.readable.sort_by_key(|(id, s)| (s.time.timestamp, *id));
-        list.damaged.sort_by_key(|damaged| damaged.id);
+        for unread in [&mut list.damaged, &mut list.unknown] {
+            unread.sort_by_key(|unread| unread.id);
+        }
         Ok(list)
     }
 
@@ -138,23 +146,17 @@ impl Repository {
     /// `filter` lets through.
     ///
     /// # Errors
-    /// `SnapshotDamaged` for `latest` where one cannot be read: it may be the newest.
+    /// `SnapshotDamaged` or `Format` for `latest` where one cannot be read: it may be the newest.
     pub async fn find_snapshot(&self, spec: &str, filter: &SnapshotFilter) -> Result<(Id, Snapshot)> {
         if spec == "latest" {
             let list = self.list_snapshots().await?;
-            let damage = list.damage();
+            let readable = list.readable.iter().rfind(|(_, s)| filter.matches(s)).map_or_else(
+                || "no other one is meant by it".to_owned(),
+                |(id, s)| format!("the newest that can be read is {id} of {}", s.time.timestamp),
+            );
+            list.demand_all(&format!("so that \"latest\" cannot be told; {readable}"))?;
             let count = list.readable.len();
             let newest = list.readable.into_iter().rfind(|(_, s)| filter.matches(s));
-            if let Some(damage) = damage {
-                let readable = newest.map_or_else(
-                    || "no other one is meant by it".to_owned(),
-                    |(id, s)| format!("the newest that can be read is {id} of {}", s.time.timestamp),
-                );
-                return Err(Error::new(
-                    ErrorKind::SnapshotDamaged,
-                    format!("{damage}, so that \"latest\" cannot be told; {readable}"),
-                ));
-            }
             return newest.ok_or_else(|| {
                 Error::new(
                     ErrorKind::EmptySelection,

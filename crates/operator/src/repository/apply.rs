@@ -5,7 +5,6 @@ use std::time::Duration;
 use holdfast_api::Repository;
 use holdfast_api::conditions::Reason;
 use holdfast_api::repository::RepositoryPhase;
-use holdfast_protocol::TaskResult;
 use kube::runtime::controller::Action;
 
 use super::dereference::Facts;
@@ -116,13 +115,7 @@ async fn start(
 
 /// Brings the Snapshot objects in line with what a sync has found.
 async fn mirror(ctx: &Ctx, facts: &Facts, plan: &Plan) -> Result<Option<Synced>, RepositoryError> {
-    let (Step::JudgeSync { ended, listed, .. }, Some(Ok(rows))) = (&plan.step, &facts.rows) else {
-        return Ok(None);
-    };
-    let damaged = match ended.verdict().and_then(|verdict| verdict.result.as_ref()) {
-        Some(TaskResult::Sync { damaged, damaged_sample, .. }) => (*damaged, damaged_sample.clone()),
-        _ => (0, Vec::new()),
-    };
+    let (Step::JudgeSync { listed, .. }, Some(Ok(rows))) = (&plan.step, &facts.rows) else { return Ok(None) };
     let listing = snapshot::points(rows);
     let (foreign, unreadable) = (listing.foreign, listing.unreadable);
     let running = facts.running.iter().cloned().collect();
@@ -135,7 +128,7 @@ async fn mirror(ctx: &Ctx, facts: &Facts, plan: &Plan) -> Result<Option<Synced>,
         *listed,
     );
     let total = snapshot::mirror(ctx, &facts.repository, &changes).await?;
-    Ok(Some(Synced { foreign, unreadable, damaged, total }))
+    Ok(Some(Synced { foreign, unreadable, damaged: listing.damaged, total }))
 }
 
 /// Jobs go only after what they said is written down.

@@ -1,5 +1,7 @@
 //! What came back about a repository, into its status. Pure.
 
+use std::collections::BTreeSet;
+
 use holdfast_api::conditions::{
     ConditionType, ConditionUpdate, Reason, find_condition, remove_condition, set_condition,
 };
@@ -15,6 +17,8 @@ use crate::jobs::Ended;
 
 /// Directories listed as previous repositories at most.
 const MAX_PREVIOUS: usize = 20;
+/// Damaged snapshots named at most.
+const DAMAGED_NAMED: usize = 5;
 
 /// The status after a step, and what people should be told.
 pub(super) struct Outcomes {
@@ -33,8 +37,8 @@ pub(super) struct News {
 pub(super) struct Synced {
     pub foreign: usize,
     pub unreadable: Vec<String>,
-    /// How many snapshots cannot be read, and some of their ids.
-    pub damaged: (u32, Vec<String>),
+    /// Ids of snapshots that are damaged.
+    pub damaged: BTreeSet<String>,
     pub total: usize,
 }
 
@@ -298,20 +302,22 @@ fn judge_sync(
 /// What a damaged snapshot held is in no recovery point: that must not pass for a backup that nobody made.
 fn tell_damaged(
     facts: &Facts,
-    (count, sample): &(u32, Vec<String>),
+    damaged: &BTreeSet<String>,
     status: &mut RepositoryStatus,
     news: &mut Vec<News>,
 ) {
-    if *count == 0 {
+    if damaged.is_empty() {
         remove_condition(&mut status.conditions, ConditionType::SnapshotsDamaged);
         return;
     }
-    let and_more = if usize::try_from(*count).is_ok_and(|count| count > sample.len()) { ", …" } else { "" };
+    let named: Vec<&str> = damaged.iter().take(DAMAGED_NAMED).map(String::as_str).collect();
     let message = format!(
-        "{count} {} in the repository cannot be read, and what they hold is in no recovery point: {}{and_more}; save what is \
-         left with `holdfast repo recover`, then remove them with `holdfast repo forget ID`",
-        if *count == 1 { "snapshot" } else { "snapshots" },
-        sample.join(", "),
+        "{} {} in the repository cannot be read, and what they hold is in no recovery point: {}{}; save what is left with \
+         `holdfast repo recover`, then remove them with `holdfast repo forget ID`",
+        damaged.len(),
+        if damaged.len() == 1 { "snapshot" } else { "snapshots" },
+        named.join(", "),
+        if damaged.len() > named.len() { ", …" } else { "" },
     );
     let update =
         ConditionUpdate::yes(ConditionType::SnapshotsDamaged, Reason::SnapshotsDamaged, message.clone());

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use holdfast_api::conditions::{ConditionType, Reason, find_condition};
@@ -365,16 +365,16 @@ fn a_sync_that_failed_says_so_and_leaves_the_repository_ready() {
     }
 
     let found = |damaged| Synced { foreign: 2, unreadable: vec!["ab: bad".into()], damaged, total: 3 };
-    let outcomes = status(&facts, &plan, Some(&found((7, vec!["cd".into()]))));
+    let outcomes = status(&facts, &plan, Some(&found((1..=7).map(|n| format!("c{n}")).collect())));
     let told = find_condition(&outcomes.status.conditions, ConditionType::SnapshotsDamaged).unwrap();
     assert!(
-        told.status == "True" && told.message.starts_with("7 snapshots") && told.message.contains("cd, …")
+        told.status == "True" && told.message.starts_with("7 snapshots") && told.message.contains("c5, …")
     );
     assert!(outcomes.news.iter().any(|news| !news.good && news.reason == Reason::SnapshotsDamaged));
     // They were removed, or the store gives them back as they were.
     let mended = Repository { status: Some(outcomes.status), ..repository("", READY) };
     let facts = Facts { repository: mended, ..facts };
-    let good = status(&facts, &plan, Some(&found((0, Vec::new())))).status;
+    let good = status(&facts, &plan, Some(&found(BTreeSet::new()))).status;
     assert!(find_condition(&good.conditions, ConditionType::SnapshotsDamaged).is_none());
     let synced = find_condition(&good.conditions, ConditionType::SnapshotsSynced).unwrap();
     assert_eq!(synced.status, "True");

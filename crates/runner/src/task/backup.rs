@@ -95,11 +95,7 @@ impl Job {
 
     /// The failure of a backup, with the files that were in the way.
     fn refused(&self, error: Error) -> Failure {
-        let mut faults = self.reporter.faults();
-        // What of the repository could not be read is no file of the volume, whose paths are absolute.
-        let before = faults.first.len();
-        faults.first.retain(|fault| fault.path.is_absolute());
-        faults.total = faults.total.saturating_sub((before - faults.first.len()) as u64);
+        let faults = self.reporter.faults();
         let source = error.kind() == ErrorKind::Source && !faults.is_empty();
         let mut failure = Failure::from(error);
         if source {

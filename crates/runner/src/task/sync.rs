@@ -17,8 +17,6 @@ const SNAPSHOTS: usize = 100_000;
 const TEXTS: usize = 64;
 const TEXT: usize = 4096;
 const ALL_TEXTS: usize = 16 << 10;
-/// Most damaged snapshots named.
-const SAMPLE: usize = 5;
 /// How tags begin that mean something to the operator.
 const OURS: &str = "holdfast.dev/";
 
@@ -27,36 +25,35 @@ impl Job {
         // Reading snapshots needs no lock: a snapshot that goes meanwhile is gone at the next sync too.
         let repository = self.open().await?;
         self.reporter.phase("list");
-        let SnapshotList { readable: snapshots, damaged } = repository.list_snapshots().await?;
+        let SnapshotList { readable: snapshots, damaged, unknown } = repository.list_snapshots().await?;
         // By their names alone: how many there are must not depend on whether all can be read.
         let locks = self.store.list(FileKind::Lock).await?;
 
-        if snapshots.len().saturating_add(damaged.len()) > SNAPSHOTS {
+        let rows_total = snapshots.len().saturating_add(damaged.len()).saturating_add(unknown.len());
+        if rows_total > SNAPSHOTS {
             return Err(Failure::fatal(
                 "TooManySnapshots",
                 format!(
                     "{} holds {} snapshots and at most {SNAPSHOTS} can be told of; forget some, or begin another repository",
                     self.store.describe(),
-                    snapshots.len()
+                    rows_total
                 ),
             ));
         }
         let mut rows = attachment::Writer::default();
         let readable = snapshots.iter().map(|(id, snapshot)| (id, row(id, snapshot)));
-        for (id, row) in readable.chain(damaged.iter().map(|damaged| (&damaged.id, damaged_row(&damaged.id))))
-        {
+        let damaged = damaged.iter().map(|one| (&one.id, unread_row(&one.id, true)));
+        // What only another program understands is none of Holdfast's.
+        let unknown = unknown.iter().map(|one| (&one.id, unread_row(&one.id, false)));
+        for (id, row) in readable.chain(damaged).chain(unknown) {
             let event = rows
                 .row(&row)
                 .map_err(|e| Failure::fatal("Internal", format!("put snapshot {id} into a row: {e}")))?;
             self.reporter.row(event);
         }
 
-        let mut verdict = succeeded(TaskResult::Sync {
-            snapshots: count(snapshots.len()),
-            locks: count(locks.len()),
-            damaged: count(damaged.len()),
-            damaged_sample: damaged.iter().take(SAMPLE).map(|damaged| damaged.id.to_hex()).collect(),
-        });
+        let mut verdict =
+            succeeded(TaskResult::Sync { snapshots: count(rows_total), locks: count(locks.len()) });
         verdict.attachment = Some(rows.seal());
         Ok(verdict)
     }
@@ -77,7 +74,7 @@ fn row(id: &Id, snapshot: &Snapshot) -> SnapshotRow {
 }
 
 /// All that can be told of one that cannot be read.
-fn damaged_row(id: &Id) -> SnapshotRow {
+fn unread_row(id: &Id, damaged: bool) -> SnapshotRow {
     SnapshotRow {
         id: id.to_hex(),
         time: String::new(),
@@ -86,7 +83,7 @@ fn damaged_row(id: &Id) -> SnapshotRow {
         tags: Vec::new(),
         files: None,
         bytes: None,
-        damaged: true,
+        damaged,
     }
 }
 
