@@ -205,6 +205,8 @@ text_enum! {
         // Restore
         /// The Snapshot does not exist.
         SnapshotNotFound,
+        /// The Snapshot cannot be read any more.
+        SnapshotDamaged,
         /// The Snapshot lacks components that its Backup had.
         SnapshotIncomplete,
         /// The Snapshot has no such component.

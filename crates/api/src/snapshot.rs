@@ -74,8 +74,8 @@ pub struct SnapshotStatus {
     /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Whether nothing is missing: every component of the Backup is in the repository, and all files of each could be
-    /// read. Where the Backup had `onUnreadableFile: Ignore`, files that could not be read change nothing here.
+    /// Whether nothing is missing: every component of the Backup is in the repository and can be read, and all files of
+    /// each could be read when it was saved. Where the Backup had `onUnreadableFile: Ignore`, files that could not be read change nothing here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub complete: Option<bool>,
     /// Number of components of the Backup that are not in it; absent while that is not known.
@@ -107,15 +107,24 @@ impl Snapshot {
     pub fn has_all_of(&self, component: &str) -> bool {
         let mut components = self.status.iter().flat_map(|status| &status.components);
         let found = components.find(|one| one.name == component);
-        found.is_some_and(|one| self.is_complete() || one.unreadable == Some(0))
+        found.is_some_and(|one| !one.damaged && (self.is_complete() || one.unreadable == Some(0)))
     }
 
-    /// Whether it may be chosen by itself: nothing is missing in it, or in this component of it where one is named, from
-    /// which another one that has gaps takes nothing. A run that lost a component is never chosen.
+    /// Whether this component of it, or any where none is named, cannot be read any more.
     #[must_use]
-    pub fn is_whole(&self, component: Option<&str>) -> bool {
-        let has_all_components = self.status.as_ref().and_then(|status| status.missing) == Some(0);
-        self.is_complete() || (has_all_components && component.is_some_and(|name| self.has_all_of(name)))
+    pub fn is_damaged(&self, component: Option<&str>) -> bool {
+        let mut components = self.status.iter().flat_map(|status| &status.components);
+        components.any(|one| one.damaged && component.is_none_or(|name| one.name == name))
+    }
+
+    /// Whether it would be whole if it could still be read. To take an older one instead in silence would hide the loss: it
+    /// is chosen all the same, and refused with what can be named instead.
+    #[must_use]
+    pub fn is_damaged_whole(&self, component: Option<&str>) -> bool {
+        let Some(status) = &self.status else { return false };
+        let meant = || status.components.iter().filter(|one| component.is_none_or(|name| one.name == name));
+        let had_all = status.missing == Some(0) && meant().all(|one| one.unreadable == Some(0));
+        had_all && meant().any(|one| one.damaged)
     }
 }
 
@@ -139,6 +148,9 @@ pub struct SnapshotComponent {
     /// Number of files and directories that could not be read when it was saved; absent while that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<u64>,
+    /// Whether its restic snapshot cannot be read any more, by the last list of the repository.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
     /// What the volume was like.
     #[serde(default)]
     pub source: VolumeSource,

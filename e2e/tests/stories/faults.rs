@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_e2e::gate::{Gate, Mode};
 use holdfast_e2e::kubectl::{Failure, condition, phase};
-use holdfast_e2e::story::{RUN, Story};
+use holdfast_e2e::story::{ENDED, RUN, Story};
 
 use crate::crashes::{heavy, locked, runner, sound, sums, under_way};
 use crate::{alone, together};
@@ -69,6 +69,68 @@ fn a_wrong_clock_is_named_and_storms_and_outages_are_sat_out() {
             return Err(Failure(format!("only {} requests were refused: no storm", gate.refused() - before)));
         }
         gate.set(Mode::Open);
+        sound(story)
+    });
+}
+
+/// The store is away for ten minutes in the middle of a run. That costs time, and nothing else. Meanwhile the other stories do
+/// what they want with the bed: the store behind the gate is this one's own.
+#[test]
+fn a_store_that_is_away_for_ten_minutes_costs_time_and_nothing_else() {
+    let Some(world) = together() else { return };
+    let mut world = Some(world);
+    Story::tell("long-outage", Story::bare, |story| {
+        let gate = Gate::open(story.bed)?;
+        story.allow_root()?;
+        story.apply(&gated(story, &gate))?;
+        story.storage_ready("store")?;
+        let pod = under_way(story, 400, "{}")?;
+        gate.set(Mode::Closed);
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+        world.take();
+        sleep(Duration::from_mins(10));
+        world = together();
+        let during = story.kubectl.get(&story.namespace, &["backup", "run"])?;
+        if during["status"]["completionTime"].is_string() {
+            return Err(Failure(format!("{name} had ended before the store came back: {}", during["status"])));
+        }
+        gate.set(Mode::Open);
+        let backup = story.kubectl.until(&story.namespace, "backup", "run", 3 * RUN, |o| {
+            ENDED.contains(&phase(o)).then(|| o.clone())
+        })?;
+        if phase(&backup) != "Succeeded" {
+            return Err(Failure(format!("{}", backup["status"])));
+        }
+        let snapshot = Story::snapshot_of(&backup)?;
+        story.restore("back", &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"), "Succeeded")?;
+        sums(story)?;
+        sound(story)
+    });
+}
+
+/// A run that takes longer than it may is ended, says so, and leaves nothing once its store can be reached again.
+#[test]
+fn a_run_that_takes_longer_than_its_deadline_is_ended() {
+    let Some(_world) = together() else { return };
+    Story::tell("deadline", Story::bare, |story| {
+        let gate = Gate::open(story.bed)?;
+        story.allow_root()?;
+        story.apply(&gated(story, &gate))?;
+        story.storage_ready("store")?;
+        under_way(story, 400, "{activeDeadline: 45s}")?;
+        gate.set(Mode::Closed);
+        story.kubectl.until_true("the end of the runner", RUN, || {
+            let jobs = story.kubectl.list(&story.namespace, &["jobs", "-l", "holdfast.dev/task=Backup"])?;
+            Ok(jobs.iter().all(|job| job["status"]["active"].as_u64().unwrap_or_default() == 0))
+        })?;
+        gate.set(Mode::Open);
+        let backup = story.expect_end("backup", "run", "Failed")?;
+        let component = &backup["status"]["components"][0];
+        if component["reason"] != "DeadlineExceeded" || !backup["status"]["snapshotRef"].is_null() {
+            return Err(Failure(format!("it does not say what ended it: {}", backup["status"])));
+        }
+        sound(story)?;
+        story.backup("next", "{}", "Succeeded")?;
         sound(story)
     });
 }

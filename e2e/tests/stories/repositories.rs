@@ -1,5 +1,7 @@
 //! Repositories: made once, never over anything else, opened only with the right password, found again.
 
+use std::fs;
+
 use holdfast_e2e::kubectl::{Failure, Result, condition, phase};
 use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
@@ -259,5 +261,64 @@ fn a_deleted_namespace_finds_its_backups_again() {
         ))?;
         kubectl.until(n, "backup", "fresh", RUN, |o| (phase(o) == "Succeeded").then_some(()))?;
         Ok(())
+    });
+}
+
+/// A snapshot's file in the bucket is damaged. With the next list its object, the metrics and a Restore say so, before
+/// anything is stopped for that Restore; the one before it still serves; and once it can be read again it is as it was.
+#[test]
+fn a_damaged_snapshot_is_marked_and_refused_before_anything_is_stopped() {
+    let Some(_world) = together() else { return };
+    Story::tell("damaged", Story::begin, |story| {
+        let pod = story.app_with_a_file()?;
+        let first = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
+        story.shell(&pod, "echo more > /store/more")?;
+        let second = Story::snapshot_of(&story.backup("second", "{}", "Succeeded")?)?;
+        let object = story.kubectl.get(&story.namespace, &["snapshot.holdfast.dev", &second])?;
+        let id = object["status"]["components"][0]["snapshotId"].as_str().unwrap_or_default();
+        let repository = object["spec"]["repositoryRef"]["name"].as_str().unwrap_or_default();
+        let list_again = |when: &str| {
+            let annotation = format!("holdfast.dev/sync-now={when}");
+            let name = format!("repositories.holdfast.dev/{repository}");
+            story.kubectl.run(&["-n", &story.namespace, "annotate", "--overwrite", &name, &annotation]).map(drop)
+        };
+        let [on_disk] = story.repositories_on_disk().try_into().map_err(|_| Failure("not one repository".into()))?;
+        let file = on_disk.join("snapshots").join(id);
+        let whole = fs::read(&file).map_err(|e| Failure(format!("{}: {e}", file.display())))?;
+        let write = |content: &[u8]| {
+            fs::write(&file, content).map_err(|e| Failure(format!("{}: {e}", file.display())))
+        };
+        write(&whole.iter().map(|byte| byte ^ 1).collect::<Vec<u8>>())?;
+        list_again("damaged")?;
+        story.until("snapshot.holdfast.dev", &second, |o| {
+            let (ready, reason, _) = condition(o, "Ready")?;
+            (ready == "False" && reason == "SnapshotDamaged" && o["status"]["complete"] == false).then_some(())
+        })?;
+        let labels = format!(r#"namespace="{}",repository="{repository}",condition="SnapshotsDamaged""#, story.namespace);
+        let line = format!("holdfast_repository_condition{{{labels}}} 1");
+        story.kubectl.until_true("the metrics to tell of it", RUN, || Ok(story.metrics()?.contains(&line)))?;
+
+        let before = story.kubectl.get(&story.namespace, &["deployment", "app"])?;
+        let refused = story.restore("latest", "{from: {latestOf: {}}}", "Failed")?;
+        let message = refused["status"]["message"].as_str().unwrap_or_default();
+        if !message.contains("cannot be read any more") || !message.contains(&format!("Snapshot {first} of")) {
+            return Err(Failure(format!("it does not say what can be done: {message}")));
+        }
+        let after = story.kubectl.get(&story.namespace, &["deployment", "app"])?;
+        if before["metadata"]["generation"] != after["metadata"]["generation"] {
+            return Err(Failure("the application was touched for a restore that cannot be".into()));
+        }
+        story.restore("older", &format!("{{from: {{snapshotRef: {{name: {first}}}}}}}"), "Succeeded")?;
+
+        write(&whole)?;
+        list_again("mended")?;
+        story.until("snapshot.holdfast.dev", &second, |o| {
+            let (ready, ..) = condition(o, "Ready")?;
+            (ready == "True" && o["status"]["complete"] == true).then_some(())
+        })?;
+        story.restore("newest", "{from: {latestOf: {}}}", "Succeeded")?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "grep -q more /store/more")?;
+        story.nothing_left()
     });
 }

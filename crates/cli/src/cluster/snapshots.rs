@@ -162,6 +162,8 @@ fn table(snapshots: &[Snapshot], with_namespace: bool, wide: bool, now: Timestam
             local_time(snapshot.spec.time.0),
             age(snapshot.spec.time.0, now),
             match status.complete {
+                // Some of it, or all: which, its object says.
+                _ if snapshot.is_damaged(None) => "DAMAGED".to_owned(),
                 Some(true) => "yes".to_owned(),
                 Some(false) => "NO".to_owned(),
                 None => "unknown".to_owned(),

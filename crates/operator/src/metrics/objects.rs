@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use holdfast_api::backup::{BackupPhase, ClaimsDefault};
 use holdfast_api::backup_storage::StoragePhase;
+use holdfast_api::conditions::{ConditionType, find_condition};
 use holdfast_api::repository::RepositoryPhase;
 use holdfast_api::restore::RestorePhase;
 use holdfast_api::{Backup, BackupStorage, Repository, Restore, Snapshot};
@@ -109,6 +110,15 @@ fn repositories(all: &[Arc<Repository>], snapshots: &[Arc<Snapshot>]) -> Vec<Fam
         "backup_last_success_timestamp_seconds",
         "When the newest complete backup in the repository began, whatever became of the Backup object",
     );
+    let mut conditions = Family::new(
+        "repository_condition",
+        "Conditions of the repository that warn: 1 while it is true, 0 while it is not",
+    );
+    let hurt: BTreeSet<(&str, &str)> = snapshots
+        .iter()
+        .filter(|snapshot| snapshot.is_damaged(None))
+        .map(|snapshot| (namespace(&**snapshot), snapshot.spec.repository_ref.name.as_str()))
+        .collect();
     let mut newest: BTreeMap<(&str, &str), f64> = BTreeMap::new();
     for snapshot in snapshots.iter().filter(|snapshot| snapshot.is_complete() && is_of_backup(snapshot)) {
         let key = (namespace(&**snapshot), snapshot.spec.repository_ref.name.as_str());
@@ -122,14 +132,22 @@ fn repositories(all: &[Arc<Repository>], snapshots: &[Arc<Snapshot>]) -> Vec<Fam
         if let Some(phase) = status.and_then(|status| status.phase) {
             ready.row(labels, flag(phase == RepositoryPhase::Ready));
         }
-        let told = status.and_then(|status| status.last_successful_backup.as_ref()).map(seconds);
+        let damaged = ConditionType::SnapshotsDamaged;
+        if let Some(status) = status.filter(|status| status.phase.is_some()) {
+            let found = find_condition(&status.conditions, damaged).is_some_and(|c| c.status == "True");
+            let [of_namespace, of_repository] = labels;
+            conditions.row([of_namespace, of_repository, ("condition", damaged.as_str())], flag(found));
+        }
+        // What the last success left may be what cannot be read any more.
+        let told = status.filter(|_| !hurt.contains(&key));
+        let told = told.and_then(|status| status.last_successful_backup.as_ref()).map(seconds);
         let last = match (told, newest.get(&key).copied()) {
             (Some(a), Some(b)) => Some(a.max(b)),
             (a, b) => a.or(b),
         };
         success.row_if(labels, last);
     }
-    vec![ready, success]
+    vec![ready, conditions, success]
 }
 
 /// Whether a Backup made it. What a Restore saved before it overwrote it is complete too, but no recovery point: it goes
@@ -258,6 +276,29 @@ fn asked_for(backups: &[Arc<Backup>]) -> BTreeSet<(&str, &str)> {
         .collect()
 }
 
+/// What becomes of a claim, in the order of its counts.
+const STATES: [&str; 5] = ["protected", "incomplete", "emptied", "unprotected", "excluded"];
+
+/// When a claim was saved last.
+#[derive(Debug, Clone, Copy, Default)]
+struct Saved {
+    /// With gaps or without.
+    any: Option<Timestamp>,
+    /// Without gaps.
+    whole: Option<Timestamp>,
+    /// With files in it.
+    with_files: Option<Timestamp>,
+    /// Without any file.
+    without_files: Option<Timestamp>,
+}
+
+impl Saved {
+    /// Its volume may have been lost and made anew, which makes a backup without a fault.
+    fn is_emptied(&self) -> bool {
+        self.with_files.is_some() && self.with_files < self.without_files
+    }
+}
+
 /// How many claims are in a recovery point, with all of their files or not, and how many in none.
 fn protection(
     claims: &[Claim],
@@ -266,8 +307,7 @@ fn protection(
     defaults: &Defaults,
     cluster: &str,
 ) -> Family {
-    // The newest time with or without gaps, and the newest one without.
-    let mut saved: BTreeMap<(&str, &str), [Option<Timestamp>; 2]> = BTreeMap::new();
+    let mut saved: BTreeMap<(&str, &str), Saved> = BTreeMap::new();
     for snapshot in snapshots.iter().filter(|snapshot| is_of_backup(snapshot)) {
         let own = namespace(&**snapshot);
         // What was adopted from elsewhere protects nothing here.
@@ -279,26 +319,37 @@ fn protection(
         for component in components {
             let claim = component.source.claim.as_deref().or_else(|| component.name.strip_prefix("volume/"));
             let Some(claim) = claim else { continue };
+            // What cannot be read any more protects nothing.
+            if component.damaged {
+                continue;
+            }
             let time = Some(snapshot.spec.time.0);
-            let [any, whole] = saved.entry((own, claim)).or_default();
-            *any = (*any).max(time);
+            let saved = saved.entry((own, claim)).or_default();
+            saved.any = saved.any.max(time);
             if snapshot.has_all_of(&component.name) {
-                *whole = (*whole).max(time);
+                saved.whole = saved.whole.max(time);
+            }
+            match component.files {
+                Some(0) => saved.without_files = saved.without_files.max(time),
+                Some(_) => saved.with_files = saved.with_files.max(time),
+                None => {}
             }
         }
     }
-    let mut counts: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
+    let mut counts: BTreeMap<&str, [u64; 5]> = BTreeMap::new();
     for claim in claims {
-        let [protected, incomplete, unprotected, excluded] = counts.entry(&claim.namespace).or_default();
-        let [any, whole] =
-            saved.get(&(claim.namespace.as_str(), claim.name.as_str())).copied().unwrap_or_default();
+        let [protected, incomplete, emptied, unprotected, excluded] =
+            counts.entry(&claim.namespace).or_default();
+        let saved = saved.get(&(claim.namespace.as_str(), claim.name.as_str())).copied().unwrap_or_default();
         // What was saved before it was made is of another volume of its name.
         let counts_for_it = |saved: Option<Timestamp>| {
             saved.is_some_and(|saved| claim.created.is_none_or(|created| created <= saved))
         };
-        let count = if counts_for_it(whole) {
+        let count = if counts_for_it(saved.whole) && saved.is_emptied() {
+            emptied
+        } else if counts_for_it(saved.whole) {
             protected
-        } else if counts_for_it(any) {
+        } else if counts_for_it(saved.any) {
             incomplete
         } else if is_left_out(claim, asked_for, defaults) {
             excluded
@@ -309,10 +360,10 @@ fn protection(
     }
     let mut family = Family::new(
         "claims",
-        "Bound volume claims: protected are in a recovery point made since they were, incomplete ones only in such that lack files of theirs, excluded ones are in none by their own annotation or, where that is the default, because they did not opt in, unprotected ones are in none",
+        "Bound volume claims: protected are in a recovery point made since they were, incomplete ones only in such that lack files of theirs, emptied ones held no files when they were last saved and did when they were saved before, excluded ones are in none by their own annotation or, where that is the default, because they did not opt in, unprotected ones are in none",
     );
     for (namespace, counts) in counts {
-        for (state, count) in ["protected", "incomplete", "unprotected", "excluded"].into_iter().zip(counts) {
+        for (state, count) in STATES.into_iter().zip(counts) {
             family.row([("namespace", namespace), ("state", state)], number(count));
         }
     }

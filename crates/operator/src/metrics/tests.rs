@@ -200,6 +200,62 @@ fn a_claim_is_not_protected_by_a_recovery_point_that_lacks_files_of_it() {
 }
 
 #[test]
+fn a_claim_is_not_protected_by_what_cannot_be_read_or_holds_nothing_any_more() {
+    let claim = Claim {
+        namespace: "shop".into(),
+        name: "data".into(),
+        created: Some("2026-11-20T01:00:00Z".parse().unwrap()),
+        wish: ClaimWish::Unsaid,
+    };
+    let with = |time: &str, more: &str, complete: bool| {
+        let made = snapshot("prod", time, complete);
+        assert!(made.contains("snapshotId: abc"), "{made}");
+        made.replace("snapshotId: abc", &format!("snapshotId: abc, {more}"))
+    };
+    let of = |snapshots: &[&str]| {
+        let claims = Some(vec![claim.clone()]);
+        let repository = REPOSITORY.replace("'2026-11-20T02:00:00Z'", "'2026-11-20T03:00:00Z'");
+        assert_ne!(repository, REPOSITORY);
+        scraped(&Objects {
+            repositories: all(&[&repository]),
+            snapshots: all(snapshots),
+            claims,
+            ..Objects::default()
+        })
+    };
+    let state = |state: &str| format!(r#"holdfast_claims{{namespace="shop",state="{state}"}} 1.0"#);
+    let success = |at: &str| {
+        format!(r#"holdfast_backup_last_success_timestamp_seconds{{namespace="shop",repository="main"}} {at}.0"#)
+    };
+    let older = with("2026-11-20T02:00:00Z", "files: 7", true);
+    let damaged = with("2026-11-20T03:00:00Z", "files: 7, damaged: true", false);
+    let text = of(&[&damaged]);
+    has(&text, &state("unprotected"));
+    assert!(!text.contains("last_success_timestamp_seconds{"), "{text}");
+    let text = of(&[&older, &damaged]);
+    has(&text, &state("protected"));
+    has(&text, &success("1795140000"));
+    let empty = with("2026-11-20T03:00:00Z", "files: 0", true);
+    let text = of(&[&older, &empty]);
+    has(&text, &state("emptied"));
+    has(&text, &success("1795143600"));
+    has(&of(&[&empty]), &state("protected"));
+    has(&of(&[&older, &empty, &with("2026-11-20T04:00:00Z", "files: 1", true)]), &state("protected"));
+}
+
+#[test]
+fn a_repository_with_damaged_snapshots_is_told() {
+    let of = |conditions: &str| {
+        let repository = REPOSITORY.replace("status: {", &format!("status: {{conditions: [{conditions}], "));
+        scraped(&Objects { repositories: all(&[&repository]), ..Objects::default() })
+    };
+    let labels = r#"namespace="shop",repository="main",condition="SnapshotsDamaged""#;
+    has(&of(""), &format!("holdfast_repository_condition{{{labels}}} 0.0"));
+    let hurt = "{type: SnapshotsDamaged, status: 'True', reason: R, message: '', lastTransitionTime: '2026-11-20T02:00:00Z'}";
+    has(&of(hurt), &format!("holdfast_repository_condition{{{labels}}} 1.0"));
+}
+
+#[test]
 fn what_a_restore_saved_before_it_overwrote_it_is_neither_a_success_nor_protection() {
     let older = snapshot("prod", "2026-11-20T03:00:00Z", true);
     let safety = snapshot("prod", "2026-11-20T05:00:00Z", true)

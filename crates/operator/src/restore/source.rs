@@ -102,7 +102,9 @@ pub(super) fn choose<'s>(
         // What was saved before a restore is what somebody wanted to be rid of: it is restored when it is named.
         .filter(|s| s.spec.undo_of.is_none() || wanted.id.is_some())
         .collect();
-    let is_complete = |s: &Snapshot| s.is_whole(component.as_deref());
+    let is_complete = |s: &Snapshot| {
+        s.is_whole(component.as_deref()) || s.is_damaged_whole(component.as_deref())
+    };
     let age = |s: &&&Snapshot| (s.spec.time.0, s.name_any());
     if let Some(id) = wanted.id {
         let mut found = fitting.iter();
@@ -142,7 +144,7 @@ pub(super) fn with_files<'s>(
     let origin = |s: &Snapshot| (s.spec.cluster.clone(), s.spec.namespace.clone());
     let files = |s: &Snapshot| {
         let components = s.status.iter().flat_map(|status| &status.components);
-        components.filter(|c| c.name == component).find_map(|c| c.files.filter(|files| *files > 0))
+        components.filter(|c| c.name == component && !c.damaged).find_map(|c| c.files.filter(|files| *files > 0))
     };
     if snapshot.spec.undo_of.is_some() {
         return None;
@@ -152,6 +154,20 @@ pub(super) fn with_files<'s>(
         .filter(|s| origin(s) == origin(snapshot) && s.spec.time.0 < snapshot.spec.time.0)
         .filter_map(|s| files(s).map(|files| (s, files)))
         .max_by_key(|(s, _)| (s.spec.time.0, s.name_any()))
+}
+
+/// The newest Snapshot of the same origin that is older than this one and whose component can be read.
+pub(super) fn readable_before<'s>(
+    snapshot: &Snapshot,
+    component: &str,
+    all: &'s [Snapshot],
+) -> Option<&'s Snapshot> {
+    let origin = |s: &Snapshot| (s.spec.cluster.clone(), s.spec.namespace.clone());
+    all.iter()
+        .filter(|s| s.spec.undo_of.is_none() && s.metadata.deletion_timestamp.is_none())
+        .filter(|s| origin(s) == origin(snapshot) && s.spec.time.0 < snapshot.spec.time.0)
+        .filter(|s| s.has_all_of(component))
+        .max_by_key(|s| (s.spec.time.0, s.name_any()))
 }
 
 /// Whether a Snapshot was made in its own namespace, in this cluster. Else its repository came from elsewhere.

@@ -69,6 +69,21 @@ fn chosen_of(list: &[Snapshot], from: &str) -> Result<String, Refusal> {
     choose(&wanted(&restore.spec.from).unwrap(), list, "c").map(ResourceExt::name_any)
 }
 
+/// An older one that is taken in its stead would hide that the newest is lost: it is chosen, and then refused.
+#[test]
+fn a_damaged_one_is_not_passed_over_in_silence() {
+    let mut list = all();
+    for snapshot in list.iter_mut().filter(|snapshot| snapshot.name_any() == "wednesday") {
+        let status = snapshot.status.as_mut().unwrap();
+        (status.complete, status.missing) = (Some(false), Some(0));
+        status.components[0].damaged = true;
+        status.components[0].unreadable = Some(0);
+    }
+    assert_eq!(chosen_of(&list, "{latestOf: {}}").unwrap(), "wednesday");
+    assert_eq!(chosen_of(&list, "{latestOf: {claim: data}}").unwrap(), "wednesday");
+    assert_eq!(chosen_of(&list, "{latestOf: {claim: logs}}").unwrap(), "tuesday");
+}
+
 #[test]
 fn what_the_namespace_made_itself_comes_before_what_is_mirrored_in_it() {
     let mut list = all();

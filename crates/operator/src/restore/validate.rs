@@ -142,8 +142,8 @@ impl Findings {
     }
 }
 
-/// Makes the plan. `beside` are the other Snapshots where the chosen one is, as far as a component without files makes
-/// them matter.
+/// Makes the plan. `beside` are the other Snapshots where the chosen one is, as far as a component that is damaged
+/// or holds no files makes them matter.
 pub fn validate(
     restore: &Restore,
     snapshot: &Snapshot,
@@ -153,6 +153,7 @@ pub fn validate(
     let mut findings = Findings::default();
     let selected = select(restore, snapshot, &mut findings);
     check_damaged(restore, facts, &mut findings);
+    refuse_damaged(snapshot, beside, &selected, &mut findings);
     check_emptied(snapshot, beside, &selected, &mut findings);
     check_gaps(snapshot, &selected, &mut findings);
     let mut components = Vec::new();
@@ -271,6 +272,36 @@ fn check_damaged(restore: &Restore, facts: &Facts, findings: &mut Findings) {
         findings.warnings.push(format!(
             "a newer state than this may be among those that cannot be read any more: {message}"
         ));
+    }
+}
+
+/// Components that cannot be read any more: said before anything is stopped or saved for them.
+fn refuse_damaged(
+    snapshot: &Snapshot,
+    beside: &[Snapshot],
+    selected: &[(&SnapshotComponent, RestoreVolume)],
+    findings: &mut Findings,
+) {
+    for (component, _) in selected.iter().filter(|(component, _)| component.damaged) {
+        let older = match source::readable_before(snapshot, &component.name, beside) {
+            Some(older) => format!(
+                "the newest one before it that can is Snapshot {} of {}: to have that, make another Restore that names it \
+                 in spec.from.snapshotRef",
+                older.name_any(),
+                older.spec.time.0
+            ),
+            None => "there is none before it that can".to_owned(),
+        };
+        findings.error(
+            Reason::SnapshotDamaged,
+            format!(
+                "{} of Snapshot {} of {} cannot be read any more: its restic snapshot {} is damaged; {older}",
+                component.name,
+                snapshot.name_any(),
+                snapshot.spec.time.0,
+                component.snapshot_id.get(..8).unwrap_or(&component.snapshot_id),
+            ),
+        );
     }
 }
 

@@ -370,6 +370,35 @@ fn a_source_that_names_a_claim_restores_that_one_only() {
 }
 
 #[test]
+fn what_cannot_be_read_any_more_is_refused_with_the_newest_that_can() {
+    let with = |name: &str, time: &str, damaged: bool| {
+        let mut made = snapshot();
+        made.metadata.name = Some(name.into());
+        made.spec.time.0 = time.parse().unwrap();
+        made.status.as_mut().unwrap().components[0].damaged = damaged;
+        made
+    };
+    let hurt = with("hurt", "2026-11-20T02:00:00Z", true);
+    let older = [
+        with("monday", "2026-11-16T02:00:00Z", false),
+        with("tuesday", "2026-11-17T02:00:00Z", false),
+        with("wednesday", "2026-11-18T02:00:00Z", true),
+        with("later", "2026-11-21T02:00:00Z", false),
+    ];
+    let of = |spec: &str, beside: &[Snapshot]| super::validate(&restore(spec), &hurt, beside, &facts());
+    let refusal = of(ALL, &older).unwrap_err();
+    assert_eq!(refusal.reason, Reason::SnapshotDamaged);
+    assert!(
+        refusal.message.contains("volume/data of Snapshot hurt")
+            && refusal.message.contains("Snapshot tuesday of 2026-11-17"),
+        "{}",
+        refusal.message
+    );
+    assert!(of(ALL, &older[2..]).unwrap_err().message.contains("there is none before it"));
+    of("{from: {snapshotRef: {name: s}}, components: [volume/logs]}", &older).unwrap();
+}
+
+#[test]
 fn a_state_that_is_chosen_by_its_time_is_told_with_what_cannot_be_read() {
     let warnings = |spec: &str, damaged: Option<&str>| {
         let facts = Facts { damaged: damaged.map(str::to_owned), ..facts() };

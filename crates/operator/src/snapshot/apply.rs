@@ -50,6 +50,9 @@ pub async fn mirror(ctx: &Ctx, repository: &Repository, changes: &Changes) -> Re
             total = total.saturating_sub(1);
         }
     }
+    for (snapshot, status) in &changes.damaged {
+        write_status(ctx, snapshot, status).await?;
+    }
     for snapshot in &changes.remove {
         let namespace = snapshot.namespace().unwrap_or_default();
         let (name, uid) = (snapshot.name_any(), snapshot.uid());

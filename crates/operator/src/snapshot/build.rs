@@ -1,5 +1,7 @@
 //! How a recovery point looks as a Snapshot object. Pure.
 
+use std::collections::BTreeSet;
+
 use holdfast_api::refs::LocalRef;
 use holdfast_api::{Repository, Snapshot, SnapshotSpec, SnapshotStatus, names};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -60,6 +62,20 @@ pub(super) fn status(point: &RecoveryPoint, before: Option<&SnapshotStatus>) -> 
         components: point.components.clone(),
         ..before.cloned().unwrap_or_default()
     }
+}
+
+/// Its status with the marks of what is damaged in it; `None` where they are there already. What else it says stays: it is
+/// all that is known of what was lost.
+pub(super) fn with_damage(current: &Snapshot, damaged: &BTreeSet<String>) -> Option<SnapshotStatus> {
+    let before = current.status.as_ref()?;
+    let mut status = before.clone();
+    for component in &mut status.components {
+        component.damaged = damaged.contains(&component.snapshot_id);
+    }
+    if status.components.iter().any(|component| component.damaged) {
+        status.complete = Some(false);
+    }
+    (status != *before).then_some(status)
 }
 
 /// Whether the object is what the recovery point makes of it.

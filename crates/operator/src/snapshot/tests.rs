@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use holdfast_api::Reason;
 use holdfast_api::tags::{ComponentSet, RunTags, VolumeTags};
 use holdfast_protocol::spec::SnapshotRow;
 use jiff::Timestamp;
@@ -226,7 +227,7 @@ fn mirrors_of_what_is_gone_go_unless_they_are_newer_than_the_listing() {
 }
 
 #[test]
-fn mirrors_of_what_is_damaged_stay_as_they_are() {
+fn mirrors_of_what_is_damaged_stay_and_say_so() {
     let both = ["volume/a", "volume/b"];
     let rows = [
         row("a", tags("u1", "volume/a", &both).to_tags()),
@@ -241,6 +242,27 @@ fn mirrors_of_what_is_damaged_stay_as_they_are() {
     let none = BTreeSet::new();
     let found = changes(&repository(), listing.points, mirrors.clone(), &none, &listing.damaged, listed());
     assert_eq!((found.publish.len(), found.remove.len(), found.total), (0, 0, 2));
+    let marks: Vec<_> = found.damaged.iter().map(|(_, status)| status).collect();
+    let [first, second] = marks.as_slice() else { panic!("{marks:?}") };
+    assert_eq!(first.components.iter().map(|c| c.damaged).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(second.components.iter().map(|c| c.damaged).collect::<Vec<_>>(), [true]);
+    assert_eq!((first.complete, first.missing, first.total_size), (Some(false), Some(0), Some(20)));
+    // Marked once; and once it can be read again it is as it was.
+    let mut marked = mirrors.clone();
+    for (snapshot, status) in &found.damaged {
+        let one = marked.iter_mut().find(|one| one.name_any() == snapshot.name_any()).unwrap();
+        one.status = Some(status.clone());
+    }
+    let points_now = points(&[damaged(&rows[0]), rows[1].clone(), damaged(&rows[2])]).points;
+    let again = changes(&repository(), points_now, marked.clone(), &none, &listing.damaged, listed());
+    assert_eq!((again.damaged.len(), again.publish.len(), again.total), (0, 0, 2));
+    let readable = changes(&repository(), before.clone(), marked.clone(), &none, &none, listed());
+    assert_eq!(readable.publish.len(), 2);
+    assert!(!build::status(&before[0], marked[0].status.as_ref()).components[0].damaged);
+    let ready = |snapshot: &Snapshot| validate::usable(snapshot, Some(&repository()));
+    let of = |uid: &str| marked.iter().find(|one| one.spec.backup.uid == uid).unwrap();
+    assert_eq!((ready(of("u2")).yes, ready(of("u2")).reason), (false, Reason::SnapshotDamaged));
+    assert!(ready(of("u1")).yes && ready(of("u1")).message.contains("but for volume/a"), "{}", ready(of("u1")).message);
     // They were forgotten: now they are gone, or incomplete.
     let found = changes(&repository(), points(&rows[1..2]).points, mirrors, &none, &none, listed());
     assert_eq!((found.publish.len(), found.remove.len(), found.total), (1, 1, 1));

@@ -7,7 +7,7 @@ use holdfast_api::conditions::Reason;
 use holdfast_api::repository::RepositoryPhase;
 use holdfast_api::snapshot::{BackupId, SnapshotComponent, VolumeSource};
 use holdfast_api::tags::{ComponentSet, RunTags};
-use holdfast_api::{MAX_COMPONENTS, Repository, Snapshot, names};
+use holdfast_api::{MAX_COMPONENTS, Repository, Snapshot, SnapshotStatus, names};
 use holdfast_protocol::spec::SnapshotRow;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -184,8 +184,18 @@ pub struct Changes {
     pub publish: Vec<RecoveryPoint>,
     /// To be removed: what they mirror is not in the repository any more.
     pub remove: Vec<Snapshot>,
+    /// To be marked: what they mirror is there and cannot be read. With their new status.
+    pub damaged: Vec<(Snapshot, SnapshotStatus)>,
     /// How many there are afterwards.
     pub total: usize,
+}
+
+impl Changes {
+    fn mark(&mut self, snapshot: Snapshot, damaged: &BTreeSet<String>) {
+        if let Some(status) = build::with_damage(&snapshot, damaged) {
+            self.damaged.push((snapshot, status));
+        }
+    }
 }
 
 /// Compares the recovery points of a listing with the Snapshot objects.
@@ -200,8 +210,8 @@ pub fn changes(
     damaged: &BTreeSet<String>,
     listed: Timestamp,
 ) -> Changes {
-    // One that refers to a damaged snapshot stays as it is: what it stands for was not forgotten, a Restore from it fails
-    // and says why, and none takes an older one for the latest because this one is gone.
+    // One that refers to a damaged snapshot stays, and says so: what it stands for was not forgotten, a Restore from it is
+    // refused, and none takes an older one for the latest because this one is gone.
     let is_hurt = |snapshot: &Snapshot| {
         let components = snapshot.status.iter().flat_map(|status| &status.components);
         components.into_iter().any(|component| damaged.contains(&component.snapshot_id))
@@ -213,18 +223,20 @@ pub fn changes(
             continue;
         }
         changes.total += 1;
-        let current = by_name.remove(&build::name(&point));
-        if !current
-            .is_some_and(|current| is_hurt(&current) || build::is_up_to_date(repository, &point, &current))
-        {
-            changes.publish.push(point);
+        match by_name.remove(&build::name(&point)) {
+            Some(current) if is_hurt(&current) => changes.mark(current, damaged),
+            Some(current) if build::is_up_to_date(repository, &point, &current) => {}
+            _ => changes.publish.push(point),
         }
     }
     for (_, snapshot) in by_name {
         let made = snapshot.creation_timestamp().map(|t| t.0);
         let newer = made.is_none_or(|made| made >= listed);
-        if newer || running.contains(&snapshot.spec.backup.uid) || is_hurt(&snapshot) {
+        if newer || running.contains(&snapshot.spec.backup.uid) {
             changes.total += 1;
+        } else if is_hurt(&snapshot) {
+            changes.total += 1;
+            changes.mark(snapshot, damaged);
         } else {
             changes.remove.push(snapshot);
         }
@@ -278,8 +290,27 @@ pub(super) fn usable(snapshot: &Snapshot, repository: Option<&Repository>) -> Us
             format!("Repository {name} cannot be used; its Ready condition says why"),
         );
     }
-    if snapshot.status.as_ref().is_none_or(|status| status.components.is_empty()) {
+    let components = snapshot.status.as_ref().map(|status| status.components.as_slice()).unwrap_or_default();
+    if components.is_empty() {
         return no(Reason::Pending, "what it holds is not written down yet".to_owned());
     }
-    Usable { yes: true, reason: Reason::Synced, message: "it can be restored from".to_owned() }
+    let lost: Vec<&str> = components.iter().filter(|c| c.damaged).map(|c| c.name.as_str()).collect();
+    let what_to_do = format!("the condition SnapshotsDamaged of Repository {name} says what can be done");
+    if lost.len() == components.len() {
+        return no(Reason::SnapshotDamaged, format!("it cannot be read any more; {what_to_do}"));
+    }
+    let message = if lost.is_empty() {
+        "it can be restored from".to_owned()
+    } else {
+        format!("it can be restored from, but for {}, which cannot be read any more; {what_to_do}", listed(&lost))
+    };
+    Usable { yes: true, reason: Reason::Synced, message }
+}
+
+/// The first of them: a message has its limits.
+fn listed(names: &[&str]) -> String {
+    const MOST: usize = 5;
+    let more = names.len().saturating_sub(MOST);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", names.iter().take(MOST).copied().collect::<Vec<_>>().join(", "))
 }

@@ -151,8 +151,30 @@ fn choose<'a>(
         [] => s.is_whole(None),
         asked => asked.iter().all(|name| s.is_whole(Some(name))),
     };
-    if let Some(found) = candidates.clone().find(is_whole) {
-        return Ok(found);
+    let is_damaged = |s: &&Snapshot| match components.as_slice() {
+        [] => s.is_damaged_whole(None),
+        asked => asked.iter().any(|name| s.is_damaged_whole(Some(name))),
+    };
+    if let Some(found) = candidates.clone().find(|s| is_whole(s) || is_damaged(s)) {
+        if !is_damaged(&found) {
+            return Ok(found);
+        }
+        let instead = match candidates.find(is_whole) {
+            Some(older) => format!(
+                "the newest one that can be read is {} of {}: name it if that is what you want",
+                older.name_any(),
+                local_time(older.spec.time.0)
+            ),
+            None => "no complete one can be read; `holdfast snapshots` lists what there is".to_owned(),
+        };
+        return Err(names::usage(
+            format!(
+                "Snapshot {} of {}, which would be the one, cannot be read any more: it is damaged in the repository",
+                found.name_any(),
+                local_time(found.spec.time.0)
+            ),
+            instead,
+        ));
     }
     let claims = wishes.iter().map(|wish| wish.claim.as_str()).collect::<Vec<_>>().join(", ");
     let of = if claims.is_empty() { String::new() } else { format!(" with {claims}") };
@@ -302,6 +324,31 @@ status: {{complete: {complete}, components: [{}]}}
         assert_eq!(choose("--latest --claim data --claim logs", &all), "middle");
         all[0].status.as_mut().unwrap().missing = Some(1);
         assert_eq!(choose("--latest --claim data", &all), "middle", "a run that lost a component");
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_not_passed_over_in_silence() {
+        let mut all = there();
+        let status = all[1].status.as_mut().unwrap();
+        (status.complete, status.missing) = (Some(false), Some(0));
+        status.components[0].damaged = true;
+        for component in &mut status.components {
+            component.unreadable = Some(0);
+        }
+        let choose = |line: &str| {
+            let args =
+                Line::try_parse_from(std::iter::once("x").chain(line.split_whitespace())).unwrap().args;
+            let wishes = wishes(&args).unwrap();
+            choose(&args, "shop", &all, None, &wishes)
+                .map(ResourceExt::name_any)
+                .map_err(|e| format!("{e:?}"))
+        };
+        for line in ["--latest", "--latest --claim data"] {
+            let refused = choose(line).unwrap_err();
+            assert!(refused.contains("Snapshot middle") && refused.contains("is old of"), "{refused}");
+        }
+        assert_eq!(choose("--latest --claim logs").unwrap(), "middle", "that one can be read");
+        assert_eq!(choose("middle").unwrap(), "middle", "it was named: the operator says what cannot be done");
     }
 
     #[test]

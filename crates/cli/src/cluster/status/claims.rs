@@ -93,14 +93,14 @@ fn of_claim(
 ) -> ClaimReport {
     let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
     let component = volume_component(&name);
-    let saved: Vec<(&Snapshot, &SnapshotComponent)> = facts
+    let (lost, saved): (Vec<(&Snapshot, &SnapshotComponent)>, Vec<_>) = facts
         .snapshots
         .iter()
         .filter(|s| s.namespace().as_deref() == Some(namespace.as_str()))
         // What a Restore saved before it overwrote it, and what is mirrored from another namespace, protects nothing here.
         .filter(|s| s.spec.undo_of.is_none() && s.spec.namespace == namespace)
         .filter_map(|s| Some((s, s.status.as_ref()?.components.iter().find(|c| c.name == component)?)))
-        .collect();
+        .partition(|(_, component)| component.damaged);
     let newest = saved.iter().max_by_key(|(s, _)| s.spec.time.0);
     let holding = newest.map(|(snapshot, _)| *snapshot);
     let mut backups: Vec<&Backup> =
@@ -174,9 +174,18 @@ fn of_claim(
             }
         }
     };
+    let told = (protection != Protection::Excluded).then(|| damaged(&lost, holding)).flatten();
+    let remarks: Vec<String> = told.into_iter().chain(why).collect();
     report.protection = protection;
-    report.why = why;
+    report.why = (!remarks.is_empty()).then(|| remarks.join("; "));
     report
+}
+
+/// That a newer backup of the claim than the one that holds it cannot be read any more.
+fn damaged(lost: &[(&Snapshot, &SnapshotComponent)], holding: Option<&Snapshot>) -> Option<String> {
+    let (newest, _) = lost.iter().max_by_key(|(snapshot, _)| snapshot.spec.time.0)?;
+    let newer = holding.is_none_or(|holding| holding.spec.time.0 < newest.spec.time.0);
+    newer.then(|| format!("its data in Snapshot {} cannot be read any more", newest.name_any()))
 }
 
 /// That the newest backup of the claim holds nothing and an earlier one does: its volume may have been lost and made anew,

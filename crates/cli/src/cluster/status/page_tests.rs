@@ -277,6 +277,31 @@ fn a_claim_that_was_emptied_is_told_with_the_snapshot_that_has_files_of_it() {
     assert_eq!(files(1, 1200), None);
 }
 
+#[test]
+fn what_cannot_be_read_any_more_protects_nothing() {
+    let of = |damaged: &[usize]| {
+        let mut facts = facts();
+        facts.claims.retain(|claim| claim.name_any() == "data");
+        for claim in &mut facts.claims {
+            claim.metadata.creation_timestamp = Some(Time("2026-11-01T02:00:00Z".parse().unwrap()));
+        }
+        for snapshot in damaged {
+            facts.snapshots[*snapshot].status.as_mut().unwrap().components[0].damaged = true;
+        }
+        let found = report(&facts, None, now()).claims.remove(0);
+        (found.protection.as_str(), found.snapshot, found.why)
+    };
+    let (protection, newest, _) = of(&[]);
+    assert_eq!(protection, "Protected");
+    let (_, snapshot, why) = of(&[0]);
+    assert_eq!(snapshot.as_deref(), Some("older-1"));
+    let why = why.unwrap();
+    assert!(why.starts_with(&format!("its data in Snapshot {} cannot be read any more", newest.unwrap())), "{why}");
+    let (protection, _, why) = of(&[0, 3]);
+    assert_eq!(protection, "Unprotected");
+    assert!(why.unwrap().contains("cannot be read any more"));
+}
+
 /// The object of the Backup was deleted, or never was in this cluster.
 #[test]
 fn what_a_snapshot_lacks_is_known_without_its_backup() {
