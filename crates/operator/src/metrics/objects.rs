@@ -50,7 +50,7 @@ pub(super) fn families(objects: &Objects, cluster: &str) -> Vec<Family> {
     }
     if let (Some(claims), Some(snapshots)) = (&objects.claims, &objects.snapshots) {
         let backups = objects.backups.as_deref().unwrap_or_default();
-        all.push(protection(claims, snapshots, &asked_for(backups), &objects.defaults, cluster));
+        all.extend(protection(claims, snapshots, &asked_for(backups), &objects.defaults, cluster));
     }
     all
 }
@@ -299,14 +299,8 @@ impl Saved {
     }
 }
 
-/// How many claims are in a recovery point, with all of their files or not, and how many in none.
-fn protection(
-    claims: &[Claim],
-    snapshots: &[Arc<Snapshot>],
-    asked_for: &BTreeSet<(&str, &str)>,
-    defaults: &Defaults,
-    cluster: &str,
-) -> Family {
+/// When each claim was saved last, by namespace and name.
+fn last_saved<'a>(snapshots: &'a [Arc<Snapshot>], cluster: &str) -> BTreeMap<(&'a str, &'a str), Saved> {
     let mut saved: BTreeMap<(&str, &str), Saved> = BTreeMap::new();
     for snapshot in snapshots.iter().filter(|snapshot| is_of_backup(snapshot)) {
         let own = namespace(&**snapshot);
@@ -336,22 +330,42 @@ fn protection(
             }
         }
     }
+    saved
+}
+
+/// How many claims are in a recovery point, with all of their files or not, and how many in none; and how old the
+/// protection is of the claim that was saved the longest ago.
+fn protection(
+    claims: &[Claim],
+    snapshots: &[Arc<Snapshot>],
+    asked_for: &BTreeSet<(&str, &str)>,
+    defaults: &Defaults,
+    cluster: &str,
+) -> Vec<Family> {
+    let saved = last_saved(snapshots, cluster);
     let mut counts: BTreeMap<&str, [u64; 5]> = BTreeMap::new();
+    let mut oldest: BTreeMap<&str, Timestamp> = BTreeMap::new();
     for claim in claims {
         let [protected, incomplete, emptied, unprotected, excluded] =
             counts.entry(&claim.namespace).or_default();
         let saved = saved.get(&(claim.namespace.as_str(), claim.name.as_str())).copied().unwrap_or_default();
         // What was saved before it was made is of another volume of its name.
-        let counts_for_it = |saved: Option<Timestamp>| {
-            saved.is_some_and(|saved| claim.created.is_none_or(|created| created <= saved))
+        let of_this_one = |saved: Option<Timestamp>| {
+            saved.filter(|saved| claim.created.is_none_or(|created| created <= *saved))
         };
-        let count = if counts_for_it(saved.whole) && saved.is_emptied() {
+        let whole = of_this_one(saved.whole);
+        let left_out = is_left_out(claim, asked_for, defaults);
+        // What is not to be saved any more may grow old.
+        if let Some(time) = whole.filter(|_| !left_out) {
+            oldest.entry(&claim.namespace).and_modify(|known| *known = time.min(*known)).or_insert(time);
+        }
+        let count = if whole.is_some() && saved.is_emptied() {
             emptied
-        } else if counts_for_it(saved.whole) {
+        } else if whole.is_some() {
             protected
-        } else if counts_for_it(saved.any) {
+        } else if of_this_one(saved.any).is_some() {
             incomplete
-        } else if is_left_out(claim, asked_for, defaults) {
+        } else if left_out {
             excluded
         } else {
             unprotected
@@ -367,7 +381,14 @@ fn protection(
             family.row([("namespace", namespace), ("state", state)], number(count));
         }
     }
-    family
+    let mut age = Family::new(
+        "claims_oldest_backup_timestamp_seconds",
+        "When the newest backup without gaps began of that claim of the namespace of which it is the oldest; of claims that are to be saved and are in such a backup",
+    );
+    for (namespace, time) in oldest {
+        age.row([("namespace", namespace)], seconds(&Time(time)));
+    }
+    vec![family, age]
 }
 
 /// Whether a claim is in no recovery point because somebody wants it so.

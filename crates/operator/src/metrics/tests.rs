@@ -244,6 +244,44 @@ fn a_claim_is_not_protected_by_what_cannot_be_read_or_holds_nothing_any_more() {
 }
 
 #[test]
+fn the_claim_that_was_saved_the_longest_ago_is_told_however_young_the_backups_of_others_are() {
+    let claim = |name: &str, wish| Claim { namespace: "shop".into(), name: name.into(), created: None, wish };
+    let saved = |claim: &str, time: &str, more: &str| {
+        let made = snapshot("prod", time, !more.contains("unreadable"));
+        assert!(made.contains("volume/data") && made.contains("claim: data"), "{made}");
+        made.replace("volume/data", &format!("volume/{claim}"))
+            .replace("claim: data", &format!("claim: {claim}"))
+            .replace("snapshotId: abc", &format!("snapshotId: abc, {more}"))
+    };
+    let oldest = |db: ClaimWish, snapshots: &[&str]| {
+        let unsaid = ClaimWish::Unsaid;
+        let claims = vec![claim("db", db), claim("files", unsaid), claim("new", unsaid)];
+        let objects = Objects { snapshots: all(snapshots), claims: Some(claims), ..Objects::default() };
+        let text = scraped(&objects);
+        let row = r#"holdfast_claims_oldest_backup_timestamp_seconds{namespace="shop"} "#;
+        text.lines().find_map(|line| line.strip_prefix(row)).map(str::to_owned)
+    };
+    let unsaid = ClaimWish::Unsaid;
+    let last_year = saved("db", "2025-11-20T02:00:00Z", "files: 7");
+    let last_night = saved("files", "2026-11-20T02:00:00Z", "files: 7");
+    let (old, young) = (Some("1763604000.0".to_owned()), Some("1795140000.0".to_owned()));
+    assert_eq!(oldest(unsaid, &[&last_year, &last_night]), old);
+    assert_eq!(oldest(unsaid, &[&last_night]), young, "what is in no backup has an alert of its own");
+    // Every night since with files that could not be read.
+    let gaps = saved("db", "2026-11-20T03:00:00Z", "files: 6, unreadable: 1");
+    assert_eq!(oldest(unsaid, &[&last_year, &last_night, &gaps]), old);
+    let whole = saved("db", "2026-11-20T03:00:00Z", "files: 7");
+    assert_eq!(oldest(unsaid, &[&last_year, &last_night, &whole]), young);
+    let emptied = saved("db", "2025-11-20T02:00:00Z", "files: 0");
+    let before = saved("db", "2025-11-19T02:00:00Z", "files: 7");
+    assert_eq!(oldest(unsaid, &[&before, &emptied, &last_night]), old);
+    // Somebody does not want it saved any more.
+    let never = ClaimWish::Never("k");
+    assert_eq!(oldest(never, &[&last_year, &last_night]), young);
+    assert_eq!(oldest(never, &[&last_year]), None);
+}
+
+#[test]
 fn a_repository_with_damaged_snapshots_is_told() {
     let of = |conditions: &str| {
         let repository = REPOSITORY.replace("status: {", &format!("status: {{conditions: [{conditions}], "));
