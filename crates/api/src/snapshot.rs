@@ -102,6 +102,13 @@ impl Snapshot {
         self.status.as_ref().and_then(|status| status.complete) == Some(true)
     }
 
+    /// Whether a Backup made it and nothing is missing in it. What a Restore saved before it overwrote it is complete too,
+    /// but no recovery point that anybody planned.
+    #[must_use]
+    pub fn is_complete_backup(&self) -> bool {
+        self.spec.undo_of.is_none() && self.is_complete() && !self.is_damaged(None)
+    }
+
     /// Whether this component is in it, and nothing that matters is missing in that one.
     #[must_use]
     pub fn has_all_of(&self, component: &str) -> bool {

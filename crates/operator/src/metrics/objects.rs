@@ -37,7 +37,7 @@ pub(super) fn families(objects: &Objects, cluster: &str) -> Vec<Family> {
         all.extend(storages(found));
     }
     if let Some(found) = &objects.repositories {
-        all.extend(repositories(found, objects.snapshots.as_deref().unwrap_or_default()));
+        all.extend(repositories(found));
     }
     if let Some(found) = &objects.snapshots {
         all.extend(snapshots(found));
@@ -104,7 +104,7 @@ fn storages(all: &[Arc<BackupStorage>]) -> Vec<Family> {
     vec![ready, tried, count, warnings]
 }
 
-fn repositories(all: &[Arc<Repository>], snapshots: &[Arc<Snapshot>]) -> Vec<Family> {
+fn repositories(all: &[Arc<Repository>]) -> Vec<Family> {
     let mut ready = Family::new("repository_ready", "Whether the repository can be used");
     let mut success = Family::new(
         "backup_last_success_timestamp_seconds",
@@ -114,20 +114,8 @@ fn repositories(all: &[Arc<Repository>], snapshots: &[Arc<Snapshot>]) -> Vec<Fam
         "repository_condition",
         "Conditions of the repository that warn: 1 while it is true, 0 while it is not",
     );
-    let hurt: BTreeSet<(&str, &str)> = snapshots
-        .iter()
-        .filter(|snapshot| snapshot.is_damaged(None))
-        .map(|snapshot| (namespace(&**snapshot), snapshot.spec.repository_ref.name.as_str()))
-        .collect();
-    let mut newest: BTreeMap<(&str, &str), f64> = BTreeMap::new();
-    for snapshot in snapshots.iter().filter(|snapshot| snapshot.is_complete() && is_of_backup(snapshot)) {
-        let key = (namespace(&**snapshot), snapshot.spec.repository_ref.name.as_str());
-        let time = seconds(&snapshot.spec.time);
-        newest.entry(key).and_modify(|known| *known = known.max(time)).or_insert(time);
-    }
     for repository in all {
-        let key = (namespace(&**repository), name(&**repository));
-        let labels = [("namespace", key.0), ("repository", key.1)];
+        let labels = [("namespace", namespace(&**repository)), ("repository", name(&**repository))];
         let status = repository.status.as_ref();
         if let Some(phase) = status.and_then(|status| status.phase) {
             ready.row(labels, flag(phase == RepositoryPhase::Ready));
@@ -138,14 +126,10 @@ fn repositories(all: &[Arc<Repository>], snapshots: &[Arc<Snapshot>]) -> Vec<Fam
             let [of_namespace, of_repository] = labels;
             conditions.row([of_namespace, of_repository, ("condition", damaged.as_str())], flag(found));
         }
-        // What the last success left may be what cannot be read any more.
-        let told = status.filter(|_| !hurt.contains(&key));
-        let told = told.and_then(|status| status.last_successful_backup.as_ref()).map(seconds);
-        let last = match (told, newest.get(&key).copied()) {
-            (Some(a), Some(b)) => Some(a.max(b)),
-            (a, b) => a.or(b),
-        };
-        success.row_if(labels, last);
+        // Raised with each recovery point, and set by each sync to what is there. The objects by themselves say less: one
+        // that somebody deletes comes back.
+        let last = status.and_then(|status| status.last_successful_backup.as_ref());
+        success.row_if(labels, last.map(seconds));
     }
     vec![ready, conditions, success]
 }

@@ -77,24 +77,29 @@ status: {{complete: {complete}, totalSize: 42, components: [{{name: volume/data,
 }
 
 #[test]
-fn the_last_success_is_the_newest_that_the_repository_or_its_snapshots_tell() {
-    let of = |snapshots: &[&str]| {
+fn the_last_success_is_what_the_repository_tells_whatever_objects_there_are() {
+    let of = |repository: &str, snapshots: &[&str]| {
         scraped(&Objects {
-            repositories: all(&[REPOSITORY]),
+            repositories: all(&[repository]),
             snapshots: all(snapshots),
             ..Objects::default()
         })
     };
     let line = r#"holdfast_backup_last_success_timestamp_seconds{namespace="shop",repository="main"}"#;
-    has(&of(&[]), &format!("{line} 1795140000.0"));
+    has(&of(REPOSITORY, &[]), &format!("{line} 1795140000.0"));
     let newer = snapshot("prod", "2026-11-20T03:00:00Z", true);
     let gaps = snapshot("prod", "2026-11-20T04:00:00Z", false);
-    let text = of(&[&newer, &gaps]);
-    has(&text, &format!("{line} 1795143600.0"));
+    let text = of(REPOSITORY, &[&newer, &gaps]);
+    has(&text, &format!("{line} 1795140000.0"));
     let labels = r#"namespace="shop",repository="main""#;
     has(&text, &format!(r#"holdfast_snapshots{{{labels},complete="true"}} 1.0"#));
     has(&text, &format!(r#"holdfast_snapshots{{{labels},complete="false"}} 1.0"#));
     has(&text, &format!("holdfast_snapshot_newest_size_bytes{{{labels}}} 42.0"));
+    let lost = REPOSITORY.replace(", lastSuccessfulBackup: '2026-11-20T02:00:00Z'", "");
+    assert_ne!(lost, REPOSITORY);
+    let text = of(&lost, &[]);
+    assert!(!text.contains("last_success_timestamp_seconds{"), "{text}");
+    has(&text, &format!("holdfast_repository_ready{{{labels}}} 1.0"));
 }
 
 #[test]
@@ -214,31 +219,15 @@ fn a_claim_is_not_protected_by_what_cannot_be_read_or_holds_nothing_any_more() {
     };
     let of = |snapshots: &[&str]| {
         let claims = Some(vec![claim.clone()]);
-        let repository = REPOSITORY.replace("'2026-11-20T02:00:00Z'", "'2026-11-20T03:00:00Z'");
-        assert_ne!(repository, REPOSITORY);
-        scraped(&Objects {
-            repositories: all(&[&repository]),
-            snapshots: all(snapshots),
-            claims,
-            ..Objects::default()
-        })
+        scraped(&Objects { snapshots: all(snapshots), claims, ..Objects::default() })
     };
     let state = |state: &str| format!(r#"holdfast_claims{{namespace="shop",state="{state}"}} 1.0"#);
-    let success = |at: &str| {
-        format!(r#"holdfast_backup_last_success_timestamp_seconds{{namespace="shop",repository="main"}} {at}.0"#)
-    };
     let older = with("2026-11-20T02:00:00Z", "files: 7", true);
     let damaged = with("2026-11-20T03:00:00Z", "files: 7, damaged: true", false);
-    let text = of(&[&damaged]);
-    has(&text, &state("unprotected"));
-    assert!(!text.contains("last_success_timestamp_seconds{"), "{text}");
-    let text = of(&[&older, &damaged]);
-    has(&text, &state("protected"));
-    has(&text, &success("1795140000"));
+    has(&of(&[&damaged]), &state("unprotected"));
+    has(&of(&[&older, &damaged]), &state("protected"));
     let empty = with("2026-11-20T03:00:00Z", "files: 0", true);
-    let text = of(&[&older, &empty]);
-    has(&text, &state("emptied"));
-    has(&text, &success("1795143600"));
+    has(&of(&[&older, &empty]), &state("emptied"));
     has(&of(&[&empty]), &state("protected"));
     has(&of(&[&older, &empty, &with("2026-11-20T04:00:00Z", "files: 1", true)]), &state("protected"));
 }
@@ -294,7 +283,7 @@ fn a_repository_with_damaged_snapshots_is_told() {
 }
 
 #[test]
-fn what_a_restore_saved_before_it_overwrote_it_is_neither_a_success_nor_protection() {
+fn what_a_restore_saved_before_it_overwrote_it_is_neither_a_recovery_point_nor_protection() {
     let older = snapshot("prod", "2026-11-20T03:00:00Z", true);
     let safety = snapshot("prod", "2026-11-20T05:00:00Z", true)
         .replace("namespace: shop}\nstatus", "namespace: shop, undoOf: back}\nstatus")
@@ -303,17 +292,10 @@ fn what_a_restore_saved_before_it_overwrote_it_is_neither_a_success_nor_protecti
     let of = |created: &str, snapshots: &[&str]| {
         let created = Some(created.parse().unwrap());
         let claim = Claim { namespace: "shop".into(), name: "data".into(), created, wish: ClaimWish::Unsaid };
-        scraped(&Objects {
-            repositories: all(&[REPOSITORY]),
-            snapshots: all(snapshots),
-            claims: Some(vec![claim]),
-            ..Objects::default()
-        })
+        scraped(&Objects { snapshots: all(snapshots), claims: Some(vec![claim]), ..Objects::default() })
     };
     let labels = r#"namespace="shop",repository="main""#;
-    let success = format!("holdfast_backup_last_success_timestamp_seconds{{{labels}}}");
     let text = of("2026-11-20T02:00:00Z", &[&older, &safety]);
-    has(&text, &format!("{success} 1795143600.0"));
     has(&text, &format!(r#"holdfast_snapshots{{{labels},complete="true"}} 1.0"#));
     has(&text, &format!("holdfast_snapshot_newest_size_bytes{{{labels}}} 42.0"));
     has(&text, r#"holdfast_claims{namespace="shop",state="protected"} 1.0"#);
@@ -321,7 +303,6 @@ fn what_a_restore_saved_before_it_overwrote_it_is_neither_a_success_nor_protecti
     let text = of("2026-11-20T04:00:00Z", &[&older, &safety]);
     has(&text, r#"holdfast_claims{namespace="shop",state="unprotected"} 1.0"#);
     let text = of("2026-11-20T02:00:00Z", &[&safety]);
-    has(&text, &format!("{success} 1795140000.0"));
     assert!(!text.contains("holdfast_snapshots{"), "{text}");
     has(&text, r#"holdfast_claims{namespace="shop",state="unprotected"} 1.0"#);
 }

@@ -128,7 +128,8 @@ async fn mirror(ctx: &Ctx, facts: &Facts, plan: &Plan) -> Result<Option<Synced>,
         *listed,
     );
     let total = snapshot::mirror(ctx, &facts.repository, &changes).await?;
-    Ok(Some(Synced { foreign, unreadable, damaged: listing.damaged, total }))
+    let last_complete = changes.last_complete;
+    Ok(Some(Synced { foreign, unreadable, damaged: listing.damaged, total, last_complete }))
 }
 
 /// Jobs go only after what they said is written down.

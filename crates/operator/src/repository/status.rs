@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use holdfast_api::RepositoryStatus;
 use holdfast_api::conditions::{
     ConditionType, ConditionUpdate, Reason, find_condition, remove_condition, set_condition,
 };
 use holdfast_api::repository::RepositoryPhase;
-use holdfast_api::{RepositoryStatus, Snapshot};
 use holdfast_protocol::{Outcome, TaskResult};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
@@ -40,6 +41,8 @@ pub(super) struct Synced {
     /// Ids of snapshots that are damaged.
     pub damaged: BTreeSet<String>,
     pub total: usize,
+    /// When the Backup began that made the newest complete recovery point of those that are left.
+    pub last_complete: Option<Timestamp>,
 }
 
 pub(super) fn status(facts: &Facts, plan: &Plan, synced: Option<&Synced>) -> Outcomes {
@@ -131,29 +134,17 @@ fn usable(ready: &mut Option<(RepositoryPhase, Reason, String)>) {
     *ready = Some((RepositoryPhase::Ready, Reason::Initialized, "the repository can be used".into()));
 }
 
-/// How many Snapshot objects there are, and which is the newest complete one. The count only grows here: that it
-/// shrank is what makes a sync due, and only a sync may say so.
+/// How many Snapshot objects there are, and which is the newest complete one. Both only grow here. That the count shrank
+/// is what makes a sync due, and only a sync may say so; and an object that is gone may come back, with what it stands for.
 fn counts(facts: &Facts, status: &mut RepositoryStatus) {
     let there = i64::try_from(facts.snapshots.len()).unwrap_or(i64::MAX);
     if status.initialized && status.snapshot_count.is_none_or(|count| there > count) {
         status.snapshot_count = Some(there);
     }
-    let last_that = |complete: bool| {
-        let is = move |snapshot: &&Snapshot| {
-            // What a Restore saved before it overwrote it is no backup that anybody planned.
-            snapshot.spec.undo_of.is_none()
-                && snapshot.status.as_ref().is_some_and(|status| status.complete == Some(complete))
-        };
-        facts.snapshots.iter().filter(is).map(|snapshot| snapshot.spec.time.0)
-    };
-    if let Some(last) = last_that(true).max() {
-        status.last_successful_backup = Some(Time(last));
-    } else if let Some(told) = status.last_successful_backup.as_ref().map(|told| told.0)
-        && last_that(false).any(|time| time == told)
-    {
-        // It was taken for complete before it was known what could not be read.
-        status.last_successful_backup = None;
-    }
+    let complete = facts.snapshots.iter().filter(|snapshot| snapshot.is_complete_backup());
+    let newest = complete.map(|snapshot| snapshot.spec.time.0).max();
+    let told = status.last_successful_backup.as_ref().map(|told| told.0);
+    status.last_successful_backup = newest.max(told).map(Time);
 }
 
 /// Older repositories of the same name beside this one.
@@ -265,7 +256,7 @@ fn judge_sync(
     status: &mut RepositoryStatus,
     news: &mut Vec<News>,
 ) {
-    let Some(Synced { foreign, unreadable, damaged, total }) = synced else {
+    let Some(Synced { foreign, unreadable, damaged, total, last_complete }) = synced else {
         let message = match (&facts.rows, ended.is_success()) {
             (Some(Err(error)), _) => {
                 format!("the list of snapshots could not be read: {error}; it is tried again")
@@ -292,6 +283,8 @@ fn judge_sync(
     tell_damaged(facts, damaged, status, news);
     let message = parts.join("; ");
     status.snapshot_count = Some(i64::try_from(*total).unwrap_or(i64::MAX));
+    // A success of which nothing is left is none.
+    status.last_successful_backup = last_complete.map(Time);
     if let Some(answers) = answers {
         status.last_sync_request = Some(answers.clone());
         news.push(News { good: true, reason: Reason::Synced, message: message.clone() });

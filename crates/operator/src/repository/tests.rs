@@ -364,7 +364,13 @@ fn a_sync_that_failed_says_so_and_leaves_the_repository_ready() {
         assert!(super::validate::needs_opening(&again), "{said}: it is looked at again");
     }
 
-    let found = |damaged| Synced { foreign: 2, unreadable: vec!["ab: bad".into()], damaged, total: 3 };
+    let found = |damaged| Synced {
+        foreign: 2,
+        unreadable: vec!["ab: bad".into()],
+        damaged,
+        total: 3,
+        last_complete: None,
+    };
     let outcomes = status(&facts, &plan, Some(&found((1..=7).map(|n| format!("c{n}")).collect())));
     let told = find_condition(&outcomes.status.conditions, ConditionType::SnapshotsDamaged).unwrap();
     assert!(
@@ -400,14 +406,52 @@ fn the_last_successful_backup_is_the_newest_in_which_nothing_is_missing() {
         let plan = validate(&facts);
         status(&facts, &plan, None).status.last_successful_backup.map(|time| time.0.to_string())
     };
-    let (whole, gaps) = ("2026-11-20T00:00:00Z", "2026-11-20T01:00:00Z");
+    let (older, newer) = ("2026-11-20T00:00:00Z", "2026-11-20T01:00:00Z");
     let both = vec![snapshot("00", true), snapshot("01", false)];
-    assert_eq!(last("", both.clone()).as_deref(), Some(whole));
-    // It was told of the newer one before it was known what could not be read of it.
-    assert_eq!(last(gaps, both).as_deref(), Some(whole));
-    assert_eq!(last(gaps, vec![snapshot("01", false)]), None);
-    // What was whole and is forgotten stays told.
-    assert_eq!(last(whole, vec![snapshot("01", false)]).as_deref(), Some(whole));
+    assert_eq!(last("", both.clone()).as_deref(), Some(older));
+    assert_eq!(last(older, vec![snapshot("01", true)]).as_deref(), Some(newer));
+    let mut safety = snapshot("01", true);
+    safety.spec.undo_of = Some("back".into());
+    let mut damaged = snapshot("01", true);
+    damaged.status.as_mut().unwrap().components =
+        vec![serde_saphyr::from_str("{name: volume/a, snapshotId: abc, damaged: true}").unwrap()];
+    assert_eq!(last("", vec![safety, damaged]), None);
+    // Objects that are gone may come back: only a sync takes a success back.
+    assert_eq!(last(newer, both).as_deref(), Some(newer));
+    assert_eq!(last(newer, Vec::new()).as_deref(), Some(newer));
+}
+
+/// The bucket was emptied by somebody: what is gone must not go on to be told as the last success.
+#[test]
+fn a_sync_sets_the_last_successful_backup_to_what_is_left() {
+    let older: Timestamp = "2026-11-20T00:00:00Z".parse().unwrap();
+    let mut facts = facts(repository("", READY));
+    let told = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
+    facts.repository.status.as_mut().unwrap().last_successful_backup.clone_from(&told);
+    let mut plan = validate(&facts);
+    let mut verdict = Verdict::failed("", "", false);
+    verdict.outcome = Outcome::Succeeded;
+    plan.step = Step::JudgeSync {
+        ended: Box::new(ended(verdict)),
+        inputs: String::new(),
+        answers: None,
+        listed: now(),
+    };
+    let after = |last_complete| {
+        let (unreadable, damaged) = (Vec::new(), BTreeSet::new());
+        let found = Synced { foreign: 0, unreadable, damaged, total: 1, last_complete };
+        status(&facts, &plan, Some(&found)).status
+    };
+    assert_eq!(after(Some(older)).last_successful_backup.map(|time| time.0), Some(older));
+    let nothing = after(None);
+    assert_eq!(nothing.last_successful_backup, None);
+    // It stays so.
+    let mut next = self::facts(Repository { status: Some(nothing), ..repository("", READY) });
+    let plan_of_next = validate(&next);
+    next.repository.status = Some(status(&next, &plan_of_next, None).status);
+    assert_eq!(next.repository.status.unwrap().last_successful_backup, None);
+    // A list that could not be read says nothing.
+    assert_eq!(status(&facts, &plan, None).status.last_successful_backup, told);
 }
 
 #[test]

@@ -208,6 +208,7 @@ fn deleted_mirrors_come_back_and_good_ones_are_left_alone() {
     let kept = mirrored(&found[0], "2026-11-20T02:01:00Z");
     let changes =
         changes(&repository(), found.clone(), vec![kept], &BTreeSet::new(), &BTreeSet::new(), listed());
+    assert_eq!(changes.last_complete, Some(found[1].time));
     assert_eq!((changes.publish, changes.remove.len(), changes.total), (vec![found[1].clone()], 0, 2));
 }
 
@@ -217,10 +218,10 @@ fn mirrors_of_what_is_gone_go_unless_they_are_newer_than_the_listing() {
     let old = mirrored(&point, "2026-11-20T02:01:00Z");
     let gone =
         changes(&repository(), Vec::new(), vec![old.clone()], &BTreeSet::new(), &BTreeSet::new(), listed());
-    assert_eq!((gone.remove.len(), gone.total), (1, 0));
+    assert_eq!((gone.remove.len(), gone.total, gone.last_complete), (1, 0, None));
     let new = mirrored(&point, "2026-11-20T03:00:01Z");
     let kept = changes(&repository(), Vec::new(), vec![new], &BTreeSet::new(), &BTreeSet::new(), listed());
-    assert_eq!((kept.remove.len(), kept.total), (0, 1));
+    assert_eq!((kept.remove.len(), kept.total, kept.last_complete), (0, 1, Some(point.time)));
     let running = BTreeSet::from(["u1".to_owned()]);
     let kept = changes(&repository(), Vec::new(), vec![old], &running, &BTreeSet::new(), listed());
     assert_eq!((kept.remove.len(), kept.total), (0, 1));
@@ -242,6 +243,7 @@ fn mirrors_of_what_is_damaged_stay_and_say_so() {
     let none = BTreeSet::new();
     let found = changes(&repository(), listing.points, mirrors.clone(), &none, &listing.damaged, listed());
     assert_eq!((found.publish.len(), found.remove.len(), found.total), (0, 0, 2));
+    assert_eq!(found.last_complete, None, "what cannot be read is no success");
     let marks: Vec<_> = found.damaged.iter().map(|(_, status)| status).collect();
     let [first, second] = marks.as_slice() else { panic!("{marks:?}") };
     assert_eq!(first.components.iter().map(|c| c.damaged).collect::<Vec<_>>(), [true, false]);
@@ -257,7 +259,7 @@ fn mirrors_of_what_is_damaged_stay_and_say_so() {
     let again = changes(&repository(), points_now, marked.clone(), &none, &listing.damaged, listed());
     assert_eq!((again.damaged.len(), again.publish.len(), again.total), (0, 0, 2));
     let readable = changes(&repository(), before.clone(), marked.clone(), &none, &none, listed());
-    assert_eq!(readable.publish.len(), 2);
+    assert_eq!((readable.publish.len(), readable.last_complete), (2, Some(before[0].time)));
     assert!(!build::status(&before[0], marked[0].status.as_ref()).components[0].damaged);
     let ready = |snapshot: &Snapshot| validate::usable(snapshot, Some(&repository()));
     let of = |uid: &str| marked.iter().find(|one| one.spec.backup.uid == uid).unwrap();
@@ -266,6 +268,26 @@ fn mirrors_of_what_is_damaged_stay_and_say_so() {
     // They were forgotten: now they are gone, or incomplete.
     let found = changes(&repository(), points(&rows[1..2]).points, mirrors, &none, &none, listed());
     assert_eq!((found.publish.len(), found.remove.len(), found.total), (1, 1, 1));
+}
+
+#[test]
+fn the_last_success_is_the_newest_complete_one_that_a_backup_made() {
+    let one = |uid: &str, hour: i64, set: &[&str]| {
+        let started = listed().checked_add(jiff::SignedDuration::from_hours(hour)).unwrap();
+        RunTags { run_start: started, ..tags(uid, "volume/a", set) }
+    };
+    let alone = ["volume/a"];
+    let safety = RunTags { undo_of: Some("back".into()), ..one("u3", -1, &alone) };
+    let all = [one("u1", -3, &alone), one("u2", -2, &BOTH), safety, one("u4", -1, &alone)];
+    let rows: Vec<SnapshotRow> =
+        all.iter().zip(["a", "b", "c", "d"]).map(|(tags, id)| row(id, tags.to_tags())).collect();
+    let none = BTreeSet::new();
+    let last = |running: &BTreeSet<String>| {
+        changes(&repository(), points(&rows).points, Vec::new(), running, &none, listed()).last_complete
+    };
+    assert_eq!(last(&none), Some(all[3].run_start));
+    // It may add to it, or give it up: it tells itself when it has ended.
+    assert_eq!(last(&BTreeSet::from(["u4".to_owned()])), Some(all[0].run_start));
 }
 
 #[test]

@@ -188,9 +188,15 @@ pub struct Changes {
     pub damaged: Vec<(Snapshot, SnapshotStatus)>,
     /// How many there are afterwards.
     pub total: usize,
+    /// When the Backup began that made the newest complete one of those.
+    pub last_complete: Option<Timestamp>,
 }
 
 impl Changes {
+    fn keeps_complete(&mut self, time: Timestamp) {
+        self.last_complete = self.last_complete.max(Some(time));
+    }
+
     fn mark(&mut self, snapshot: Snapshot, damaged: &BTreeSet<String>) {
         if let Some(status) = build::with_damage(&snapshot, damaged) {
             self.damaged.push((snapshot, status));
@@ -225,8 +231,14 @@ pub fn changes(
         changes.total += 1;
         match by_name.remove(&build::name(&point)) {
             Some(current) if is_hurt(&current) => changes.mark(current, damaged),
-            Some(current) if build::is_up_to_date(repository, &point, &current) => {}
-            _ => changes.publish.push(point),
+            current => {
+                if point.complete && point.undo_of.is_none() {
+                    changes.keeps_complete(point.time);
+                }
+                if current.is_none_or(|current| !build::is_up_to_date(repository, &point, &current)) {
+                    changes.publish.push(point);
+                }
+            }
         }
     }
     for (_, snapshot) in by_name {
@@ -234,6 +246,9 @@ pub fn changes(
         let newer = made.is_none_or(|made| made >= listed);
         if newer || running.contains(&snapshot.spec.backup.uid) {
             changes.total += 1;
+            if snapshot.is_complete_backup() {
+                changes.keeps_complete(snapshot.spec.time.0);
+            }
         } else if is_hurt(&snapshot) {
             changes.total += 1;
             changes.mark(snapshot, damaged);
