@@ -106,6 +106,7 @@ pub(super) async fn facts(cluster: &Cluster) -> Result<Facts> {
         snapshots: list.or_note::<Snapshot>(&mut unlisted).await,
         claims: list.or_note::<PersistentVolumeClaim>(&mut unlisted).await,
         defaults: Defaults::new(operators.as_deref().ok(), namespaces.as_deref().ok()),
+        cluster_name: operators.as_deref().ok().and_then(operator::cluster_name),
     };
     let found = operators.as_deref().unwrap_or_default();
     let mut leases = Vec::new();

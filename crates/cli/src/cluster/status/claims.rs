@@ -1,5 +1,6 @@
 //! Which claims are protected, and by what. Pure.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use holdfast_api::backup::{BackupPhase, ClaimsDefault, ComponentPhase, SkipReason};
@@ -16,6 +17,12 @@ use serde::Serialize;
 
 use super::Facts;
 use crate::text::counted;
+
+/// Clusters named at most.
+const CLUSTERS_NAMED: usize = 3;
+
+/// A Snapshot, and what it holds of a claim.
+type Held<'a> = (&'a Snapshot, &'a SnapshotComponent);
 
 /// How a claim stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -93,14 +100,11 @@ fn of_claim(
 ) -> ClaimReport {
     let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
     let component = volume_component(&name);
-    let (lost, saved): (Vec<(&Snapshot, &SnapshotComponent)>, Vec<_>) = facts
-        .snapshots
-        .iter()
-        .filter(|s| s.namespace().as_deref() == Some(namespace.as_str()))
-        // What a Restore saved before it overwrote it, and what is mirrored from another namespace, protects nothing here.
-        .filter(|s| s.spec.undo_of.is_none() && s.spec.namespace == namespace)
-        .filter_map(|s| Some((s, s.status.as_ref()?.components.iter().find(|c| c.name == component)?)))
-        .partition(|(_, component)| component.damaged);
+    let (here, elsewhere): (Vec<Held<'_>>, Vec<Held<'_>>) = held(facts, &namespace, &component)
+        .into_iter()
+        .partition(|(s, _)| facts.cluster_name.as_deref().is_none_or(|own| s.spec.cluster == own));
+    let (lost, saved): (Vec<Held<'_>>, Vec<Held<'_>>) =
+        here.into_iter().partition(|(_, component)| component.damaged);
     let newest = saved.iter().max_by_key(|(s, _)| s.spec.time.0);
     let holding = newest.map(|(snapshot, _)| *snapshot);
     let mut backups: Vec<&Backup> =
@@ -174,11 +178,49 @@ fn of_claim(
             }
         }
     };
-    let told = (protection != Protection::Excluded).then(|| damaged(&lost, holding)).flatten();
-    let remarks: Vec<String> = told.into_iter().chain(why).collect();
+    let is_wanted = protection != Protection::Excluded;
+    let told = is_wanted.then(|| damaged(&lost, holding)).flatten();
+    let of_others = is_wanted.then(|| of_other_clusters(facts, &saved, &elsewhere)).flatten();
+    let remarks: Vec<String> = told.into_iter().chain(why).chain(of_others).collect();
     report.protection = protection;
     report.why = (!remarks.is_empty()).then(|| remarks.join("; "));
     report
+}
+
+/// The Snapshots that hold a claim, of whichever cluster. What a Restore saved before it overwrote it, and what is mirrored
+/// from another namespace, protects nothing here.
+fn held<'a>(facts: &'a Facts, namespace: &str, component: &str) -> Vec<Held<'a>> {
+    facts
+        .snapshots
+        .iter()
+        .filter(|s| s.namespace().as_deref() == Some(namespace))
+        .filter(|s| s.spec.undo_of.is_none() && s.spec.namespace == namespace)
+        .filter_map(|s| Some((s, s.status.as_ref()?.components.iter().find(|c| c.name == component)?)))
+        .collect()
+}
+
+/// What was saved in another cluster is of another claim. Told where nothing else holds this one, and where nobody can say
+/// which cluster this is.
+fn of_other_clusters(facts: &Facts, saved: &[Held<'_>], elsewhere: &[Held<'_>]) -> Option<String> {
+    if facts.cluster_name.is_some() {
+        let newest = elsewhere.iter().max_by_key(|(s, _)| s.spec.time.0);
+        let (newest, _) = newest.filter(|_| saved.is_empty())?;
+        return Some(format!(
+            "what Snapshot {} holds was saved in cluster {}, and protects nothing here",
+            newest.name_any(),
+            newest.spec.cluster
+        ));
+    }
+    let clusters: BTreeSet<&str> = saved.iter().map(|(s, _)| s.spec.cluster.as_str()).collect();
+    let named: Vec<&str> = clusters.iter().copied().take(CLUSTERS_NAMED).collect();
+    let more = if clusters.len() > named.len() { ", …" } else { "" };
+    (clusters.len() > 1).then(|| {
+        format!(
+            "Snapshots of several clusters hold it ({}{more}), and which of them this is cannot be read from \
+             its operator: it may be that only another one saves it",
+            named.join(", ")
+        )
+    })
 }
 
 /// That a newer backup of the claim than the one that holds it cannot be read any more.

@@ -51,6 +51,8 @@ pub(super) struct Facts {
     pub(super) snapshots: Vec<Snapshot>,
     pub(super) claims: Vec<PersistentVolumeClaim>,
     pub(super) defaults: Defaults,
+    /// What the operator calls this cluster; none when it cannot be seen.
+    pub(super) cluster_name: Option<String>,
 }
 
 pub(super) async fn run(args: Args) -> Result<u8> {
@@ -84,16 +86,25 @@ pub(super) async fn read(cluster: &Cluster, everywhere: bool) -> Result<Facts> {
         cluster.list::<Snapshot>(everywhere),
         cluster.list::<PersistentVolumeClaim>(everywhere),
     )?;
-    let defaults = defaults(cluster, everywhere).await;
-    let mut facts = Facts { storages, repositories, backups, restores, snapshots, claims, defaults };
+    let (defaults, cluster_name) = settings(cluster, everywhere).await;
+    let mut facts = Facts {
+        storages,
+        repositories,
+        backups,
+        restores,
+        snapshots,
+        claims,
+        defaults,
+        cluster_name,
+    };
     if !everywhere {
         foreign_storages(cluster, &mut facts).await;
     }
     Ok(facts)
 }
 
-/// What becomes of claims that nobody speaks about, as far as the caller may look.
-async fn defaults(cluster: &Cluster, everywhere: bool) -> Defaults {
+/// What becomes of claims that nobody speaks about, and what this cluster is called, as far as the caller may look.
+async fn settings(cluster: &Cluster, everywhere: bool) -> (Defaults, Option<String>) {
     let api = Api::<Namespace>::all(cluster.client.clone());
     let namespaces = async {
         if everywhere {
@@ -103,7 +114,8 @@ async fn defaults(cluster: &Cluster, everywhere: bool) -> Defaults {
         }
     };
     let (operators, namespaces) = tokio::join!(operator::deployments(cluster), namespaces);
-    Defaults::new(operators.as_deref().ok(), namespaces.as_deref().ok())
+    let operators = operators.as_deref().ok();
+    (Defaults::new(operators, namespaces.as_deref().ok()), operators.and_then(operator::cluster_name))
 }
 
 /// Adds the storages of other namespaces that the repositories of this one are in, as far as they may be looked at.

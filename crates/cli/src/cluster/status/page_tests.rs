@@ -89,6 +89,7 @@ status: {complete: true, components: [{name: volume/data, snapshotId: a}, {name:
         ]),
         claims: objects("PersistentVolumeClaim", &claims),
         defaults: Defaults::default(),
+        cluster_name: None,
     }
 }
 
@@ -300,6 +301,34 @@ fn what_cannot_be_read_any_more_protects_nothing() {
     let (protection, _, why) = of(&[0, 3]);
     assert_eq!(protection, "Unprotected");
     assert!(why.unwrap().contains("cannot be read any more"));
+}
+
+/// A Repository of the test cluster leads to the production's data, to try restores.
+#[test]
+fn what_was_saved_in_another_cluster_protects_nothing_here() {
+    let of = |own: Option<&str>, newer: &str, older: &str| {
+        let mut facts = facts();
+        facts.claims.retain(|claim| claim.name_any() == "data");
+        facts.cluster_name = own.map(str::to_owned);
+        for (snapshot, cluster) in [(0, newer), (3, older)] {
+            facts.snapshots[snapshot].spec.cluster = cluster.to_owned();
+        }
+        let found = report(&facts, None, now()).claims.remove(0);
+        (found.protection.as_str(), found.snapshot, found.why)
+    };
+    let (protection, snapshot, why) = of(Some("test"), "prod", "prod");
+    assert_eq!((protection, snapshot), ("Unprotected", None));
+    let why = why.unwrap();
+    let because = "what Snapshot good-1 holds was saved in cluster prod, and protects nothing here";
+    assert!(why.ends_with(because), "{why}");
+    assert_eq!(of(Some("test"), "prod", "test"), ("Protected", Some("older-1".to_owned()), None));
+    assert_eq!(of(Some("prod"), "prod", "test"), ("Protected", Some("good-1".to_owned()), None));
+    // The operator cannot be looked at.
+    let (protection, _, why) = of(None, "prod", "test");
+    assert_eq!(protection, "Protected");
+    let why = why.unwrap();
+    assert!(why.starts_with("Snapshots of several clusters hold it (prod, test), "), "{why}");
+    assert_eq!(of(None, "prod", "prod"), ("Protected", Some("good-1".to_owned()), None));
 }
 
 /// The object of the Backup was deleted, or never was in this cluster.
