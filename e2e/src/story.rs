@@ -426,7 +426,11 @@ impl Story {
         let namespace = self.bed.operator_namespace();
         let lease = self.kubectl.get(namespace, &["lease", "holdfast-operator"])?;
         let pod = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
-        self.kubectl.run(&["get", "--raw", &format!("/api/v1/namespaces/{namespace}/pods/{pod}:8080/proxy/metrics")])
+        self.kubectl.run(&[
+            "get",
+            "--raw",
+            &format!("/api/v1/namespaces/{namespace}/pods/{pod}:8080/proxy/metrics"),
+        ])
     }
 
     /// Prints what a person needs to understand a failure.

@@ -315,6 +315,10 @@ pub struct BackupComponent {
     /// Id of the restic snapshot that holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_id: Option<String>,
+    /// Id of a restic snapshot of it that is worth nothing, because the volume was written while it was read. The run removes
+    /// it at its end; where it still stands here then, that could not be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discarded_snapshot_id: Option<String>,
     /// Files that the parent snapshot did not have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files_new: Option<u64>,

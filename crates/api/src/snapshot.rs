@@ -124,6 +124,14 @@ impl Snapshot {
         components.any(|one| one.damaged && component.is_none_or(|name| one.name == name))
     }
 
+    /// Whether it may be chosen by itself: nothing is missing in it, or in this component of it where one is named, from
+    /// which another one that has gaps takes nothing. A run that lost a component is never chosen.
+    #[must_use]
+    pub fn is_whole(&self, component: Option<&str>) -> bool {
+        let has_all_components = self.status.as_ref().and_then(|status| status.missing) == Some(0);
+        self.is_complete() || (has_all_components && component.is_some_and(|name| self.has_all_of(name)))
+    }
+
     /// Whether it would be whole if it could still be read. To take an older one instead in silence would hide the loss: it
     /// is chosen all the same, and refused with what can be named instead.
     #[must_use]

@@ -418,6 +418,7 @@ impl RepositoryAccess {
             directory: Some(self.directory.clone()),
             repository_id: self.repository_id.clone(),
             dead_jobs: Vec::new(),
+            discard: Vec::new(),
             read_only: self.storage.spec.is_read_only(),
             upload_bytes_per_second: pace(&self.storage, |limits| limits.upload_bytes_per_second.as_ref()),
             download_bytes_per_second: pace(&self.storage, |limits| {

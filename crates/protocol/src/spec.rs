@@ -24,6 +24,9 @@ pub struct RunSpec {
     /// Uids of Jobs of which the operator knows that none of their pods runs any more: their locks may go.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dead_jobs: Vec<String>,
+    /// Ids of restic snapshots that turned out to be worth nothing: `Unlock` removes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub discard: Vec<String>,
     /// Nothing may be written to the store: no lock, no probe object, no description, no key.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
@@ -132,7 +135,7 @@ pub enum Task {
     BackupVolume(BackupVolume),
     /// Restore one component into a mounted claim, or plan it.
     RestoreVolume(RestoreVolume),
-    /// Remove the locks of `dead_jobs`.
+    /// Remove what a run left in the repository: the locks of `dead_jobs`, and the snapshots to `discard`.
     Unlock,
 }
 

@@ -78,8 +78,7 @@ fn a_wrong_clock_is_named_and_storms_and_outages_are_sat_out() {
 #[test]
 fn a_store_that_is_away_for_ten_minutes_costs_time_and_nothing_else() {
     let Some(world) = together() else { return };
-    let mut world = Some(world);
-    Story::tell("long-outage", Story::bare, |story| {
+    Story::tell("long-outage", Story::bare, move |story| {
         let gate = Gate::open(story.bed)?;
         story.allow_root()?;
         story.apply(&gated(story, &gate))?;
@@ -87,12 +86,15 @@ fn a_store_that_is_away_for_ten_minutes_costs_time_and_nothing_else() {
         let pod = under_way(story, 400, "{}")?;
         gate.set(Mode::Closed);
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-        world.take();
+        drop(world);
         sleep(Duration::from_mins(10));
-        world = together();
+        let _world = together();
         let during = story.kubectl.get(&story.namespace, &["backup", "run"])?;
         if during["status"]["completionTime"].is_string() {
-            return Err(Failure(format!("{name} had ended before the store came back: {}", during["status"])));
+            return Err(Failure(format!(
+                "{name} had ended before the store came back: {}",
+                during["status"]
+            )));
         }
         gate.set(Mode::Open);
         let backup = story.kubectl.until(&story.namespace, "backup", "run", 3 * RUN, |o| {

@@ -280,9 +280,13 @@ fn a_damaged_snapshot_is_marked_and_refused_before_anything_is_stopped() {
         let list_again = |when: &str| {
             let annotation = format!("holdfast.dev/sync-now={when}");
             let name = format!("repositories.holdfast.dev/{repository}");
-            story.kubectl.run(&["-n", &story.namespace, "annotate", "--overwrite", &name, &annotation]).map(drop)
+            story
+                .kubectl
+                .run(&["-n", &story.namespace, "annotate", "--overwrite", &name, &annotation])
+                .map(drop)
         };
-        let [on_disk] = story.repositories_on_disk().try_into().map_err(|_| Failure("not one repository".into()))?;
+        let [on_disk] =
+            story.repositories_on_disk().try_into().map_err(|_| Failure("not one repository".into()))?;
         let file = on_disk.join("snapshots").join(id);
         let whole = fs::read(&file).map_err(|e| Failure(format!("{}: {e}", file.display())))?;
         let write = |content: &[u8]| {
@@ -292,16 +296,23 @@ fn a_damaged_snapshot_is_marked_and_refused_before_anything_is_stopped() {
         list_again("damaged")?;
         story.until("snapshot.holdfast.dev", &second, |o| {
             let (ready, reason, _) = condition(o, "Ready")?;
-            (ready == "False" && reason == "SnapshotDamaged" && o["status"]["complete"] == false).then_some(())
+            (ready == "False" && reason == "SnapshotDamaged" && o["status"]["complete"] == false)
+                .then_some(())
         })?;
-        let labels = format!(r#"namespace="{}",repository="{repository}",condition="SnapshotsDamaged""#, story.namespace);
+        let labels = format!(
+            r#"namespace="{}",repository="{repository}",condition="SnapshotsDamaged""#,
+            story.namespace
+        );
         let line = format!("holdfast_repository_condition{{{labels}}} 1");
-        story.kubectl.until_true("the metrics to tell of it", RUN, || Ok(story.metrics()?.contains(&line)))?;
+        story
+            .kubectl
+            .until_true("the metrics to tell of it", RUN, || Ok(story.metrics()?.contains(&line)))?;
 
         let before = story.kubectl.get(&story.namespace, &["deployment", "app"])?;
         let refused = story.restore("latest", "{from: {latestOf: {}}}", "Failed")?;
         let message = refused["status"]["message"].as_str().unwrap_or_default();
-        if !message.contains("cannot be read any more") || !message.contains(&format!("Snapshot {first} of")) {
+        if !message.contains("cannot be read any more") || !message.contains(&format!("Snapshot {first} of"))
+        {
             return Err(Failure(format!("it does not say what can be done: {message}")));
         }
         let after = story.kubectl.get(&story.namespace, &["deployment", "app"])?;

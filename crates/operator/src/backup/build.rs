@@ -180,6 +180,7 @@ pub(crate) fn saved(component: &BackupComponent, volume: Option<VolumeTags>) -> 
         size: component.bytes_processed,
         files: super::status::files(component),
         unreadable: component.unreadable,
+        damaged: false,
         source: VolumeSource {
             claim: component.source.claim.clone(),
             capacity: capacity.map(Quantity),

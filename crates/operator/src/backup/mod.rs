@@ -203,7 +203,9 @@ impl Look<'_> {
             return Ok(Action::await_change());
         }
         let repository = self.recorded_repository().await?;
-        match settle(self.ctx, &self.run.namespace, &self.run, repository.as_ref()).await? {
+        let components = self.backup.status.as_ref().map(|s| s.components.as_slice()).unwrap_or_default();
+        let worthless = overlap::worthless(components);
+        match settle(self.ctx, &self.run.namespace, &self.run, repository.as_ref(), &worthless).await? {
             Settled::NotYet { message } => {
                 tracing::debug!(
                     namespace = self.run.namespace,
@@ -579,17 +581,21 @@ impl Look<'_> {
         views: Vec<JobView>,
         namespace: &Namespace,
     ) -> Result<Action, RunError> {
-        if !locks_left(&views).is_empty() {
+        let worthless = overlap::worthless(&status.components);
+        let is_over = status.phase.is_some_and(BackupPhase::is_terminal);
+        if !locks_left(&views).is_empty() || !(worthless.is_empty() || is_over) {
             status.phase = Some(BackupPhase::Finishing);
-            status.message = Some("waits until the locks of its runners are gone".to_owned());
+            let waits = "waits until what its runners left in the repository is gone: locks, or a snapshot that is worth nothing";
+            status.message = Some(waits.to_owned());
             self.write(&mut status).await?;
             let repository = self.recorded_repository().await?;
-            match settle(self.ctx, &self.run.namespace, &self.run, repository.as_ref()).await? {
+            match settle(self.ctx, &self.run.namespace, &self.run, repository.as_ref(), &worthless).await? {
                 Settled::NotYet { .. } => return Ok(Action::requeue(WAITING_LOOK)),
                 Settled::Done { warning: Some(warning) } => {
+                    overlap::removed(&mut status.components, false);
                     self.ctx.events.warning(self.backup, Reason::RepositoryLocked, warning).await;
                 }
-                Settled::Done { warning: None } => {}
+                Settled::Done { warning: None } => overlap::removed(&mut status.components, true),
             }
         }
         if !status.phase.is_some_and(BackupPhase::is_terminal) {

@@ -83,12 +83,32 @@ pub(super) fn judge(
     };
     let Some(restore) = restores.iter().find(both) else { return };
     let message = format!(
-        "Restore {} wrote to the claim {claim} while it was read, so the snapshot {id} in the repository may hold some \
-         files of before and some of after: forget it (`holdfast repo forget`), and make another Backup",
+        "Restore {} wrote to the claim {claim} while it was read, so the snapshot {id} is worth nothing: it may hold some files \
+         of before and some of after; make another Backup",
         restore.name_any()
     );
     component.snapshot_id = None;
+    component.discarded_snapshot_id = Some(id);
     component.common().fail(Reason::ClaimInUse.as_str(), message, now);
+}
+
+/// The snapshots that the run removes at its end.
+pub(super) fn worthless(components: &[BackupComponent]) -> Vec<String> {
+    components.iter().filter_map(|component| component.discarded_snapshot_id.clone()).collect()
+}
+
+/// They are gone, or could not be removed. Then the next list of the repository leaves them out for as long as this Backup is
+/// there.
+pub(super) fn removed(components: &mut [BackupComponent], gone: bool) {
+    for component in components {
+        let Some(id) = component.discarded_snapshot_id.take() else { continue };
+        if !gone {
+            let said = component.message.take().unwrap_or_default();
+            let asks = format!("; it could not be removed: forget it (`holdfast repo forget {id}`)");
+            component.message = Some(format!("{}{asks}", said.strip_suffix(&asks).unwrap_or(&said)));
+            component.discarded_snapshot_id = Some(id);
+        }
+    }
 }
 
 /// From when to when something was done, to the second, as Kubernetes tells it. Without an end, it is being done.

@@ -167,10 +167,23 @@ fn what_was_read_while_a_restore_wrote_is_no_backup() {
     ] {
         let component = of(mixed);
         assert_eq!(component.phase, ComponentPhase::Failed);
-        assert_eq!((component.reason.as_deref(), component.snapshot_id), (Some("ClaimInUse"), None));
-        let said = component.message.unwrap();
+        assert_eq!(
+            (component.reason.as_deref(), component.snapshot_id.as_deref()),
+            (Some("ClaimInUse"), None)
+        );
+        let said = component.message.clone().unwrap();
         assert!(said.contains("Restore back wrote to the claim data while it was read"), "{said}");
         assert!(said.contains("snapshot aa"), "{said}");
+        let mut components = [component];
+        assert_eq!(worthless(&components), ["aa"]);
+        for _ in 0..2 {
+            removed(&mut components, false);
+        }
+        let said = components[0].message.clone().unwrap();
+        assert_eq!(said.matches("forget it").count(), 1, "{said}");
+        assert_eq!(worthless(&components), ["aa"], "the next list leaves it out");
+        removed(&mut components, true);
+        assert_eq!(worthless(&components), Vec::<String>::new());
     }
     let mixed = of(restore("Running", Some("35:00"), None));
     assert_eq!(status::conclude(&[mixed], &Coverage::default()).phase, BackupPhase::Failed);

@@ -1,5 +1,6 @@
-//! Removing the locks of runners that died: a Job in the storage's namespace that names the dead Jobs. Whether a
-//! Job is dead is decided by who calls this: none of its pods may be at work any more.
+//! Removing what a run left in the repository: a Job in the storage's namespace that names the dead Jobs, whose locks go, and
+//! the snapshots that are worth nothing. Whether a Job is dead is decided by who calls this: none of its pods may be at work
+//! any more.
 
 use std::time::Duration;
 
@@ -42,6 +43,22 @@ pub enum Unlock {
     },
 }
 
+/// What a run left in its repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remains<'a> {
+    /// Uids of Jobs that may have left a lock.
+    pub dead_jobs: &'a [String],
+    /// Ids of snapshots that are worth nothing.
+    pub snapshots: &'a [String],
+}
+
+impl Remains<'_> {
+    /// Whether there is nothing to do.
+    pub const fn is_empty(&self) -> bool {
+        self.dead_jobs.is_empty() && self.snapshots.is_empty()
+    }
+}
+
 /// Why an unlock could not be looked after.
 #[derive(Debug, thiserror::Error)]
 pub enum UnlockError {
@@ -53,13 +70,12 @@ pub enum UnlockError {
     Job(#[from] JobError),
 }
 
-/// Sees to it that the locks of `dead_jobs` (uids of Jobs) go. Call it again until it is over, and then
-/// [`clean_up`].
+/// Sees to it that what a run left goes. Call it again until it is over, and then [`clean_up`].
 pub async fn unlock(
     ctx: &Ctx,
     run: &RunRef,
     repository: &Repository,
-    dead_jobs: &[String],
+    remains: Remains<'_>,
 ) -> Result<Unlock, UnlockError> {
     let access = match RepositoryAccess::read(&ctx.client, repository).await {
         Ok(access) => access,
@@ -68,7 +84,7 @@ pub async fn unlock(
             tracing::warn!(
                 error = %Chain(&error),
                 run = run.name,
-                "locks cannot be removed"
+                "locks and snapshots cannot be removed"
             );
             return Ok(impossible(&Chain(&error)));
         }
@@ -78,7 +94,7 @@ pub async fn unlock(
     };
     let namespace = access.storage.namespace().unwrap_or_default();
     let plan = JobPlan {
-        name: job_name(run, dead_jobs),
+        name: job_name(run, remains),
         namespace: namespace.clone(),
         owner,
         run: run.clone(),
@@ -95,13 +111,14 @@ pub async fn unlock(
     };
     let identity = run.identity(&ctx.settings.cluster_name, &ctx.cluster_uid);
     let mut spec = access.spec(identity, Task::Unlock);
-    spec.dead_jobs = dead_jobs.to_vec();
+    spec.dead_jobs = remains.dead_jobs.to_vec();
+    spec.discard = remains.snapshots.to_vec();
     // Rare, and larger than all else here together.
     let started = Box::pin(apply::start(ctx, &plan, &spec, &access.credentials)).await;
     let job = match started.or_else(Started::or_denied) {
         Ok(Started::Job(job)) => job,
         Ok(Started::BeingDeleted) => return Ok(Unlock::AtWork),
-        Ok(Started::Denied(denial)) => return Ok(denied(&ctx.attempts, run, dead_jobs, &denial, ctx.now())),
+        Ok(Started::Denied(denial)) => return Ok(denied(&ctx.attempts, run, remains, &denial, ctx.now())),
         Err(error) if error.namespace_is_terminating() => {
             return Ok(impossible(&format_args!("the storage's namespace {namespace} is being deleted")));
         }
@@ -117,11 +134,11 @@ pub async fn clean_up(
     ctx: &Ctx,
     run: &RunRef,
     repository: &Repository,
-    dead_jobs: &[String],
+    remains: Remains<'_>,
 ) -> Result<(), JobError> {
     let own = repository.namespace().unwrap_or_default();
     let namespace = repository.spec.storage_ref.namespace_or(&own);
-    let name = job_name(run, dead_jobs);
+    let name = job_name(run, remains);
     kubernetes::delete::<Job>(&ctx.client, namespace, &name, None).await?;
     kubernetes::delete::<k8s_openapi::api::core::v1::Secret>(&ctx.client, namespace, &name, None).await?;
     ctx.attempts.forget(&run.uid);
@@ -132,14 +149,14 @@ pub async fn clean_up(
 fn denied(
     attempts: &Attempts,
     run: &RunRef,
-    dead_jobs: &[String],
+    remains: Remains<'_>,
     denial: &Denial,
     now: Timestamp,
 ) -> Unlock {
     if !denial.may_pass {
         return impossible(&denial.message);
     }
-    let (task, inputs) = (JobTask::Unlock.as_str(), job_name(run, dead_jobs));
+    let (task, inputs) = (JobTask::Unlock.as_str(), job_name(run, remains));
     // Each change of anything around looks here, too.
     let is_due = |last: Attempt| last.inputs != inputs || now.duration_since(last.at) >= BETWEEN;
     if attempts.last(&run.uid, task).is_none_or(is_due) {
@@ -149,10 +166,17 @@ fn denied(
     if tries < TRIES { Unlock::AtWork } else { impossible(&denial.message) }
 }
 
-fn job_name(run: &RunRef, dead_jobs: &[String]) -> String {
-    let mut sorted = dead_jobs.to_vec();
-    sorted.sort_unstable();
-    names::task_job_name(JobTask::Unlock, &run.name, &run.uid, &sorted.join(","))
+fn job_name(run: &RunRef, remains: Remains<'_>) -> String {
+    let sorted = |names: &[String]| {
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        names.join(",")
+    };
+    let mut inputs = sorted(remains.dead_jobs);
+    if !remains.snapshots.is_empty() {
+        inputs = format!("{inputs};{}", sorted(remains.snapshots));
+    }
+    names::task_job_name(JobTask::Unlock, &run.name, &run.uid, &inputs)
 }
 
 fn judge(job: &Job, pods: Vec<Pod>) -> Unlock {
@@ -169,15 +193,16 @@ fn judge(job: &Job, pods: Vec<Pod>) -> Unlock {
 fn impossible(why: &dyn std::fmt::Display) -> Unlock {
     Unlock::Failed {
         message: format!(
-            "the lock of a runner that was stopped may be left in the repository, and no Job can be started to remove \
-             it: {why}; the next run removes it when it is stale"
+            "what the run left in the repository may still be there, and no Job can be started to remove it: {why}; the lock of \
+             a runner that was stopped goes with the next run, when it is stale"
         ),
     }
 }
 
 fn failure(ended: &Ended) -> String {
     format!(
-        "the lock of a runner that was stopped could not be removed ({}); the next run removes it when it is stale",
+        "what the run left in the repository could not be removed ({}); the lock of a runner that was stopped goes with the next \
+         run, when it is stale",
         ended.message().unwrap_or("no reason was given")
     )
 }
@@ -194,12 +219,13 @@ mod tests {
         let attempts = Attempts::default();
         let run =
             RunRef { kind: RunKind::Backup, namespace: "shop".into(), name: "b".into(), uid: "u".into() };
-        let dead = ["job".to_owned()];
+        let (dead, other) = (["job".to_owned()], ["other".to_owned()]);
+        let remains = |dead_jobs| Remains { dead_jobs, snapshots: &[] };
         let mut denial =
             Denial { reason: Reason::AssumeRoleFailed, message: "no keys".into(), may_pass: true };
         let start = Timestamp::UNIX_EPOCH;
         let at = |seconds| start + SignedDuration::from_secs(seconds);
-        let look = |denial: &Denial, seconds| denied(&attempts, &run, &dead, denial, at(seconds));
+        let look = |denial: &Denial, seconds| denied(&attempts, &run, remains(&dead), denial, at(seconds));
         // Looks in quick succession are one.
         for _ in 0..100 {
             assert_eq!(look(&denial, 0), Unlock::AtWork);
@@ -210,7 +236,7 @@ mod tests {
         let Unlock::Failed { message } = look(&denial, 600) else { panic!("it waits on") };
         assert!(message.contains("lock") && message.contains("no keys"), "{message}");
         // Another unlock of the same run begins anew.
-        assert_eq!(denied(&attempts, &run, &["other".to_owned()], &denial, at(600)), Unlock::AtWork);
+        assert_eq!(denied(&attempts, &run, remains(&other), &denial, at(600)), Unlock::AtWork);
         denial.may_pass = false;
         assert!(matches!(look(&denial, 700), Unlock::Failed { .. }));
     }

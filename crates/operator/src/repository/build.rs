@@ -177,6 +177,7 @@ pub(super) fn spec(
             _ => facts.repository.status.as_ref().and_then(|status| status.repository_id.clone()),
         },
         dead_jobs: Vec::new(),
+        discard: Vec::new(),
         read_only: access.storage.spec.is_read_only(),
         upload_bytes_per_second: None,
         download_bytes_per_second: None,

@@ -1,6 +1,6 @@
 //! All that is known about a repository before anything is decided. The only reader.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use holdfast_api::{Backup, BackupStorage, Repository, Restore, Snapshot};
@@ -44,6 +44,8 @@ pub(super) struct Facts {
     pub snapshots: Vec<Snapshot>,
     /// Uids of Backups at work in its namespace, and of Restores at work that may save something to it first.
     pub running: Vec<String>,
+    /// Ids of snapshots in it that a Backup found to be worth nothing and has not removed yet, or could not.
+    pub discarded: BTreeSet<String>,
     /// What an ended sync sent, or why that cannot be read.
     pub rows: Option<Result<Vec<SnapshotRow>, String>>,
     pub opened: Option<Attempt>,
@@ -95,12 +97,16 @@ pub(super) async fn dereference(ctx: &Ctx, repository: &Repository) -> Result<Fa
         None
     };
     let rows = rows(ctx, &jobs).await;
+    let mut discarded = BTreeSet::new();
     let running = if rows.is_some() {
         let (backups, restores) = tokio::try_join!(
             kubernetes::list::<Backup>(client, &own, ""),
             // One of another namespace may restore from here.
             kubernetes::list_everywhere::<Restore>(client, ""),
         )?;
+        let components =
+            backups.iter().filter_map(|backup| backup.status.as_ref()).flat_map(|s| &s.components);
+        discarded.extend(components.filter_map(|component| component.discarded_snapshot_id.clone()));
         let backups = backups.iter().filter(|backup| super::is_running(backup)).filter_map(ResourceExt::uid);
         let restores =
             restores.iter().filter(|restore| super::is_saving(restore)).filter_map(ResourceExt::uid);
@@ -122,6 +128,7 @@ pub(super) async fn dereference(ctx: &Ctx, repository: &Repository) -> Result<Fa
         jobs,
         snapshots,
         running,
+        discarded,
         rows,
         sync_period: ctx.settings.sync_period,
         now: ctx.now(),

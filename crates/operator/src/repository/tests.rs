@@ -76,6 +76,7 @@ fn facts(repository: Repository) -> Facts {
         jobs: Vec::new(),
         snapshots: Vec::new(),
         running: Vec::new(),
+        discarded: BTreeSet::new(),
         rows: None,
         opened: None,
         synced: None,

@@ -136,7 +136,7 @@ impl Look<'_> {
         }
         let recorded = self.restore.status.as_ref().and_then(|status| status.repository_ref.as_ref());
         let repository = self.recorded_repository(recorded).await?;
-        match settle(self.ctx, ns, &self.run, repository.as_ref()).await? {
+        match settle(self.ctx, ns, &self.run, repository.as_ref(), &[]).await? {
             Settled::NotYet { .. } => return Ok(Action::requeue(WAITING_LOOK)),
             Settled::Done { warning: Some(warning) } => {
                 self.ctx.events.warning(self.restore, Reason::RepositoryLocked, warning).await;
@@ -180,7 +180,7 @@ impl Look<'_> {
         };
         let mut facts = dereference::facts(client, &self.run.namespace).await?;
         facts.damaged = super::source::damaged(&repository);
-        let beside = dereference::beside(client, &snapshot).await?;
+        let beside = dereference::beside(client, self.restore, &snapshot).await?;
         let plan = match validate(self.restore, &snapshot, &beside, &facts) {
             Ok(plan) => plan,
             // A claim that was made a moment ago gets its volume any moment now.
@@ -194,8 +194,7 @@ impl Look<'_> {
             let claims: Vec<String> = plan.components.iter().map(|planned| planned.claim.clone()).collect();
             let others = dereference::others(client, self.restore).await?;
             if let Some(other) = in_the_way(self.restore, &claims, &others) {
-                let message =
-                    format!("waits for Restore {}, which writes to the same claims", other.name_any());
+                let message = super::status::why_it_waits(other);
                 return self.wait(status, Reason::Pending, &message).await;
             }
         }
@@ -391,7 +390,7 @@ impl Look<'_> {
             self.save(&mut status).await?;
             let repository = self.recorded_repository(status.repository_ref.as_ref()).await?;
             if let Settled::NotYet { .. } =
-                settle(self.ctx, &self.run.namespace, &self.run, repository.as_ref()).await?
+                settle(self.ctx, &self.run.namespace, &self.run, repository.as_ref(), &[]).await?
             {
                 return Ok(Action::requeue(WAITING_LOOK));
             }
@@ -660,7 +659,7 @@ impl Look<'_> {
         if !locks_left(&views).is_empty() {
             self.save(&mut status).await?;
             let repository = self.recorded_repository(status.repository_ref.as_ref()).await?;
-            match settle(self.ctx, ns, &self.run, repository.as_ref()).await? {
+            match settle(self.ctx, ns, &self.run, repository.as_ref(), &[]).await? {
                 Settled::NotYet { .. } => return Ok(Action::requeue(WAITING_LOOK)),
                 Settled::Done { warning: Some(warning) } => {
                     self.ctx.events.warning(self.restore, Reason::RepositoryLocked, warning).await;

@@ -177,11 +177,13 @@ pub async fn facts(client: &Client, own: &str) -> Result<Facts, RequestError> {
     Ok(Facts { namespace, claims, classes, inventory, nodes, attachments, volumes, damaged: None })
 }
 
-/// The Snapshots beside one that has a component that is damaged or without files: what it may have held before. None where
-/// that does not matter.
-pub async fn beside(client: &Client, snapshot: &Snapshot) -> Result<Vec<Snapshot>, RequestError> {
-    let mut components = snapshot.status.iter().flat_map(|status| &status.components);
-    if !components.any(|component| component.damaged || component.files == Some(0)) {
+/// The Snapshots beside one that is restored: what it may have held before. None where that does not matter.
+pub async fn beside(
+    client: &Client,
+    restore: &Restore,
+    snapshot: &Snapshot,
+) -> Result<Vec<Snapshot>, RequestError> {
+    if !source::asks_for_others(restore, snapshot) {
         return Ok(Vec::new());
     }
     kubernetes::list(client, &snapshot.namespace().unwrap_or_default(), "").await

@@ -102,9 +102,8 @@ pub(super) fn choose<'s>(
         // What was saved before a restore is what somebody wanted to be rid of: it is restored when it is named.
         .filter(|s| s.spec.undo_of.is_none() || wanted.id.is_some())
         .collect();
-    let is_complete = |s: &Snapshot| {
-        s.is_whole(component.as_deref()) || s.is_damaged_whole(component.as_deref())
-    };
+    let is_complete =
+        |s: &Snapshot| s.is_whole(component.as_deref()) || s.is_damaged_whole(component.as_deref());
     let age = |s: &&&Snapshot| (s.spec.time.0, s.name_any());
     if let Some(id) = wanted.id {
         let mut found = fitting.iter();
@@ -144,7 +143,9 @@ pub(super) fn with_files<'s>(
     let origin = |s: &Snapshot| (s.spec.cluster.clone(), s.spec.namespace.clone());
     let files = |s: &Snapshot| {
         let components = s.status.iter().flat_map(|status| &status.components);
-        components.filter(|c| c.name == component && !c.damaged).find_map(|c| c.files.filter(|files| *files > 0))
+        components
+            .filter(|c| c.name == component && !c.damaged)
+            .find_map(|c| c.files.filter(|files| *files > 0))
     };
     if snapshot.spec.undo_of.is_some() {
         return None;
@@ -154,6 +155,40 @@ pub(super) fn with_files<'s>(
         .filter(|s| origin(s) == origin(snapshot) && s.spec.time.0 < snapshot.spec.time.0)
         .filter_map(|s| files(s).map(|files| (s, files)))
         .max_by_key(|(s, _)| (s.spec.time.0, s.name_any()))
+}
+
+/// Whether the Snapshots beside this one matter: a component of it is damaged or holds no files, or all of it is restored, and
+/// others may have more.
+pub(super) fn asks_for_others(restore: &Restore, snapshot: &Snapshot) -> bool {
+    let mut components = snapshot.status.iter().flat_map(|status| &status.components);
+    components.any(|component| component.damaged || component.files == Some(0))
+        || self::components(restore, snapshot).is_empty()
+}
+
+/// The components that this Snapshot lacks and an older one of the same origin has, each with the newest such. A run
+/// that could not take a claim knows nothing of it, nor does one that was of other claims.
+pub(super) fn only_before<'s>(snapshot: &Snapshot, all: &'s [Snapshot]) -> BTreeMap<&'s str, &'s Snapshot> {
+    let origin = |s: &Snapshot| (s.spec.cluster.clone(), s.spec.namespace.clone());
+    let components = |s: &'s Snapshot| s.status.iter().flat_map(|status| &status.components);
+    let own: BTreeSet<&str> =
+        snapshot.status.iter().flat_map(|status| &status.components).map(|c| c.name.as_str()).collect();
+    let mut found: BTreeMap<&str, &Snapshot> = BTreeMap::new();
+    if snapshot.spec.undo_of.is_some() {
+        return found;
+    }
+    let older = all
+        .iter()
+        .filter(|s| s.spec.undo_of.is_none() && s.metadata.deletion_timestamp.is_none())
+        .filter(|s| origin(s) == origin(snapshot) && s.spec.time.0 < snapshot.spec.time.0);
+    for other in older {
+        for component in components(other).filter(|c| !c.damaged && !own.contains(c.name.as_str())) {
+            let newest = found.entry(&component.name).or_insert(other);
+            if newest.spec.time.0 < other.spec.time.0 {
+                *newest = other;
+            }
+        }
+    }
+    found
 }
 
 /// The newest Snapshot of the same origin that is older than this one and whose component can be read.

@@ -585,6 +585,21 @@ pub fn in_the_way<'a>(restore: &Restore, claims: &[String], others: &'a [Restore
     })
 }
 
+/// What a Restore says that waits for another one. That one may itself wait, for something that nobody brings.
+pub fn why_it_waits(other: &Restore) -> String {
+    let name = other.name_any();
+    let status = other.status.as_ref();
+    if status.is_some_and(|status| !status.components.is_empty()) {
+        return format!("waits for Restore {name}, which writes to the same claims");
+    }
+    let message = status.and_then(|status| status.message.as_deref()).filter(|message| !message.is_empty());
+    let says = message.map(|message| format!(" ({message})")).unwrap_or_default();
+    format!(
+        "waits for Restore {name}, which is older and has not begun{says}: it may want the same claims; delete it if it is not \
+         wanted"
+    )
+}
+
 #[cfg(test)]
 #[path = "status_tests.rs"]
 mod tests;

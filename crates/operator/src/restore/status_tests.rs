@@ -289,6 +289,13 @@ fn two_restores_never_write_to_one_claim_at_a_time() {
     assert!(!blocks(&restore("over", "1", &at("data", "Succeeded"))));
     assert!(blocks(&restore("older", "1", "")));
     assert!(!blocks(&restore("younger", "3", "")));
+    let said = |other: &Restore| why_it_waits(other);
+    assert!(said(&restore("running", "3", &at("data", "Running"))).ends_with("writes to the same claims"));
+    let stuck = said(&restore("older", "1", "status: {phase: Pending, message: there is no storage s}"));
+    assert!(
+        stuck.contains("has not begun (there is no storage s)") && stuck.contains("delete it"),
+        "{stuck}"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use holdfast_api::restore::{
     ClaimPlan, Compatibility, MissingClaims, NewClaim, Quiesce, Restore, RestoreTo, RestoreVolume,
 };
 use holdfast_api::snapshot::SnapshotComponent;
-use holdfast_api::{Reason, Snapshot};
+use holdfast_api::{Reason, Snapshot, names};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::ResourceExt;
@@ -156,6 +156,7 @@ pub fn validate(
     refuse_damaged(snapshot, beside, &selected, &mut findings);
     check_emptied(snapshot, beside, &selected, &mut findings);
     check_gaps(snapshot, &selected, &mut findings);
+    check_left_out(restore, snapshot, beside, &mut findings);
     let mut components = Vec::new();
     let mut workloads = BTreeSet::new();
     let mut targets = BTreeSet::new();
@@ -327,6 +328,35 @@ fn check_emptied(
     }
 }
 
+/// Most volumes that one warning lists.
+const LISTED: usize = 5;
+
+/// Volumes that this Snapshot does not have at all and earlier ones do, where everything is to come back.
+fn check_left_out(restore: &Restore, snapshot: &Snapshot, beside: &[Snapshot], findings: &mut Findings) {
+    if !source::components(restore, snapshot).is_empty() {
+        return;
+    }
+    let found = source::only_before(snapshot, beside);
+    if found.is_empty() {
+        return;
+    }
+    let listed: Vec<String> = found
+        .iter()
+        .take(LISTED)
+        .map(|(component, older)| {
+            let of = names::claim_of_component(component).unwrap_or(component);
+            format!("{of} (Snapshot {} of {})", older.name_any(), older.spec.time.0)
+        })
+        .collect();
+    let more = found.len().saturating_sub(LISTED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    findings.warnings.push(format!(
+        "this Snapshot does not hold all volumes that earlier ones do: {}{more}; to have them too, make another Restore that \
+         names that Snapshot and the component",
+        listed.join(", ")
+    ));
+}
+
 /// What the Snapshot lacks of what was there. These come before all other warnings, for the message at the end of a
 /// Restore tells the first one.
 fn check_gaps(
@@ -401,10 +431,10 @@ fn plan_component(
         findings.error(Reason::ClaimInUse, text);
     }
     if restore.spec.quiesce == Quiesce::None && !pods.is_empty() && users.others.is_empty() {
-        let names: Vec<String> = pods.iter().map(|pod| format!("Pod/{}", pod.name_any())).collect();
+        let users_of_it: Vec<String> = pods.iter().map(|pod| format!("Pod/{}", pod.name_any())).collect();
         let text = format!(
             "the claim {claim} is used by {} and spec.quiesce is None: stop them, or set quiesce to Auto",
-            names.join(", ")
+            users_of_it.join(", ")
         );
         findings.error(Reason::ClaimInUse, text);
     }

@@ -369,6 +369,41 @@ fn a_source_that_names_a_claim_restores_that_one_only() {
     assert_eq!(reason(&restore("{from: {latestOf: {claim: other}}}"), &facts()).0, Reason::ComponentNotFound);
 }
 
+/// The claim could not be taken that night, or another Backup of the namespace is the one that saves it.
+#[test]
+fn volumes_that_only_earlier_snapshots_have_are_told_where_all_is_restored() {
+    let with = |name: &str, time: &str, both: bool| {
+        let mut made = snapshot();
+        made.metadata.name = Some(name.into());
+        made.spec.time.0 = time.parse().unwrap();
+        if !both {
+            made.status.as_mut().unwrap().components.pop();
+        }
+        made
+    };
+    let newest = with("newest", "2026-11-20T02:00:00Z", false);
+    let older = [
+        with("monday", "2026-11-16T02:00:00Z", true),
+        with("tuesday", "2026-11-17T02:00:00Z", true),
+        with("wednesday", "2026-11-18T02:00:00Z", false),
+        with("later", "2026-11-21T02:00:00Z", true),
+    ];
+    let warnings = |spec: &str, beside: &[Snapshot]| {
+        super::validate(&restore(spec), &newest, beside, &facts()).unwrap().compatibility().warnings
+    };
+    let all = "{from: {snapshotRef: {name: s}}}";
+    let told = warnings(all, &older);
+    assert!(told.iter().any(|one| one.contains("logs (Snapshot tuesday of 2026-11-17")), "{told:?}");
+    assert_eq!(warnings(all, &older[2..]), Vec::<String>::new());
+    let named = "{from: {snapshotRef: {name: s}}, components: [volume/data]}";
+    assert_eq!(warnings(named, &older), Vec::<String>::new(), "it was not asked for");
+    assert!(source::asks_for_others(&restore(all), &newest));
+    assert!(!source::asks_for_others(&restore(named), &newest));
+    let mut hurt = newest.clone();
+    hurt.status.as_mut().unwrap().components[0].damaged = true;
+    assert!(source::asks_for_others(&restore(named), &hurt));
+}
+
 #[test]
 fn what_cannot_be_read_any_more_is_refused_with_the_newest_that_can() {
     let with = |name: &str, time: &str, damaged: bool| {

@@ -11,7 +11,7 @@ use super::lost::leave_behind;
 use super::stop::{Stopped, stop};
 use crate::context::Ctx;
 use crate::jobs::apply::{orphaned_pods, remove_secrets};
-use crate::jobs::unlock::{Unlock, clean_up, unlock};
+use crate::jobs::unlock::{Remains, Unlock, clean_up, unlock};
 use crate::jobs::{ANNOTATION_DEAD_JOBS, JobState, JobTask, JobView, RunRef, observe, remove};
 use crate::volumes::consumers::is_over;
 
@@ -63,13 +63,14 @@ pub async fn stop_all(
     Ok((views, waits))
 }
 
-/// Ends what is left of a run, however it ended. To be called until it is done; each call can be the first one after
-/// a crash.
+/// Ends what is left of a run, however it ended, and removes the `worthless` snapshots (ids) that it made. To be called until
+/// it is done; each call can be the first one after a crash.
 pub async fn settle(
     ctx: &Ctx,
     namespace: &str,
     run: &RunRef,
     repository: Option<&Repository>,
+    worthless: &[String],
 ) -> Result<Settled, RunError> {
     let client = &ctx.client;
     let (views, waits) = stop_all(ctx, namespace, run, &Stopped::with_run()).await?;
@@ -77,22 +78,28 @@ pub async fn settle(
         return Ok(Settled::NotYet { message });
     }
     let dead = locks_left(&views);
+    let remains = Remains { dead_jobs: &dead, snapshots: worthless };
     let mut warning = None;
-    if let (false, Some(repository)) = (dead.is_empty(), repository) {
-        match unlock(ctx, run, repository, &dead).await? {
+    if let (false, Some(repository)) = (remains.is_empty(), repository) {
+        match unlock(ctx, run, repository, remains).await? {
             Unlock::AtWork => {
-                let message = "removes the lock of a runner that was stopped or killed".to_owned();
+                let what = if dead.is_empty() {
+                    "removes a snapshot that is worth nothing"
+                } else {
+                    "removes the lock of a runner that was stopped or killed"
+                };
+                let message = what.to_owned();
                 return Ok(Settled::NotYet { message });
             }
             Unlock::Done => {}
             Unlock::Failed { message } => warning = Some(message),
         }
-        clean_up(ctx, run, repository, &dead).await?;
+        clean_up(ctx, run, repository, remains).await?;
     }
-    if let (false, None) = (dead.is_empty(), repository) {
+    if let (false, None) = (remains.is_empty(), repository) {
         warning = Some(
-            "the Repository object is gone, so the lock of a runner that was stopped may be left in the repository; the \
-             next run that uses it removes the lock when it is stale"
+            "the Repository object is gone, so what the run left in the repository may still be there; the lock of a runner \
+             that was stopped goes with the next run that uses it, when it is stale"
                 .to_owned(),
         );
     }

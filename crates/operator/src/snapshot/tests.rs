@@ -264,7 +264,11 @@ fn mirrors_of_what_is_damaged_stay_and_say_so() {
     let ready = |snapshot: &Snapshot| validate::usable(snapshot, Some(&repository()));
     let of = |uid: &str| marked.iter().find(|one| one.spec.backup.uid == uid).unwrap();
     assert_eq!((ready(of("u2")).yes, ready(of("u2")).reason), (false, Reason::SnapshotDamaged));
-    assert!(ready(of("u1")).yes && ready(of("u1")).message.contains("but for volume/a"), "{}", ready(of("u1")).message);
+    assert!(
+        ready(of("u1")).yes && ready(of("u1")).message.contains("but for volume/a"),
+        "{}",
+        ready(of("u1")).message
+    );
     // They were forgotten: now they are gone, or incomplete.
     let found = changes(&repository(), points(&rows[1..2]).points, mirrors, &none, &none, listed());
     assert_eq!((found.publish.len(), found.remove.len(), found.total), (1, 1, 1));

@@ -317,7 +317,10 @@ pub(super) fn usable(snapshot: &Snapshot, repository: Option<&Repository>) -> Us
     let message = if lost.is_empty() {
         "it can be restored from".to_owned()
     } else {
-        format!("it can be restored from, but for {}, which cannot be read any more; {what_to_do}", listed(&lost))
+        format!(
+            "it can be restored from, but for {}, which cannot be read any more; {what_to_do}",
+            listed(&lost)
+        )
     };
     Usable { yes: true, reason: Reason::Synced, message }
 }

@@ -41,6 +41,7 @@ pub(super) fn spec(facts: &Facts, access: &StorageAccess, cluster: &str, cluster
         directory: None,
         repository_id: None,
         dead_jobs: Vec::new(),
+        discard: Vec::new(),
         read_only: access.storage.spec.is_read_only(),
         upload_bytes_per_second: None,
         download_bytes_per_second: None,

@@ -158,7 +158,11 @@ fn statements(spec: &RunSpec, place: &Place<'_>) -> Vec<Value> {
         }
         Task::Unlock if !silent => {
             all.push(read());
-            all.push(allow(&["s3:DeleteObject"], &locks));
+            let is_id = |id: &&String| id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let snapshots =
+                spec.discard.iter().filter(is_id).map(|id| place.object(&format!("snapshots/{id}")));
+            let removed: Vec<String> = locks.iter().cloned().chain(snapshots).collect();
+            all.push(allow(&["s3:DeleteObject"], &removed));
         }
         Task::BackupVolume(_) if !silent => {
             all.push(allow(&["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"], &everything));

@@ -96,6 +96,7 @@ impl Place {
                 directory: None,
                 repository_id: None,
                 dead_jobs: Vec::new(),
+                discard: Vec::new(),
                 read_only: false,
                 upload_bytes_per_second: None,
                 download_bytes_per_second: None,
@@ -591,6 +592,32 @@ async fn unlock_removes_the_locks_of_dead_jobs_and_no_other() {
     assert_eq!(job.perform().await.unwrap().result, Some(TaskResult::Unlock { removed: 1 }));
     let left = repository.locks().await.unwrap();
     assert_eq!(left[0].1.hostname, "holdfast-alive");
+}
+
+#[tokio::test]
+async fn unlock_removes_the_snapshots_that_are_worth_nothing_and_no_other() {
+    let place = Place::new();
+    place.initialized().await;
+    fs::write(place.path("source").join("file"), "content").unwrap();
+    let mut saved = Vec::new();
+    for component in ["volume/a", "volume/b"] {
+        let mut backup = place.backup();
+        backup.component = component.into();
+        backup.identity_tags = vec![format!("component={component}")];
+        backup.tags.clone_from(&backup.identity_tags);
+        let result = backed_up(&place.run(Task::BackupVolume(backup)).await.unwrap());
+        saved.push(result.snapshot_id.unwrap());
+    }
+    let (mut job, _) = place.job(Task::Unlock);
+    job.spec.discard = vec![saved[0].clone()];
+    // The second time there is nothing to do, as after an operator that was killed in between.
+    for _ in 0..2 {
+        assert_eq!(job.perform().await.unwrap().result, Some(TaskResult::Unlock { removed: 0 }));
+    }
+    let left = place.open().await.snapshots().await.unwrap();
+    assert_eq!(left.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>(), [saved[1].clone()]);
+    job.spec.discard = vec!["latest".into()];
+    assert!(job.perform().await.is_err(), "that is no id");
 }
 
 /// Repositories found and whether there are more. A directory has no rules, which is not the same as harmless ones.

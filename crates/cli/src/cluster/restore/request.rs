@@ -348,7 +348,11 @@ status: {{complete: {complete}, components: [{}]}}
             assert!(refused.contains("Snapshot middle") && refused.contains("is old of"), "{refused}");
         }
         assert_eq!(choose("--latest --claim logs").unwrap(), "middle", "that one can be read");
-        assert_eq!(choose("middle").unwrap(), "middle", "it was named: the operator says what cannot be done");
+        assert_eq!(
+            choose("middle").unwrap(),
+            "middle",
+            "it was named: the operator says what cannot be done"
+        );
     }
 
     #[test]

@@ -7,10 +7,12 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::super::connect::Connection;
+use super::super::follow::tell;
 use super::super::output::Format;
 use super::super::{names, question};
 use super::{Choice, plan_and_do};
 use crate::failure::Result;
+use crate::text::safe;
 
 /// Command line of `undo`.
 #[derive(Debug, clap::Args)]
@@ -49,6 +51,12 @@ pub(in super::super) async fn run(args: Args) -> Result<u8> {
     let snapshot = cluster.within(place).get::<Snapshot>(&saved.name).await?;
     let mut wanted = Restore::new(&names::of_run("undo", Timestamp::now())?, spec(&done, saved, &snapshot));
     wanted.metadata.namespace = Some(cluster.namespace.clone());
+    for claim in left_as_they_are(&done) {
+        tell(&format!(
+            "claim {claim} held no files before Restore {}: what that put there stays; delete it by hand if it is not wanted",
+            done.name_any()
+        ));
+    }
     let choice = Choice { yes: args.yes, dry_run: args.dry_run, no_wait: args.no_wait, output: args.output };
     plan_and_do(&cluster, wanted, choice).await
 }
@@ -69,7 +77,17 @@ fn saved(done: &Restore) -> Result<&ObjectRef> {
     })
 }
 
-/// Every volume as it was: also what the first Restore deleted, and without what it made.
+/// The claims of which nothing was saved, for there was nothing on them.
+fn left_as_they_are(done: &Restore) -> Vec<String> {
+    let undo = done.status.as_ref().and_then(|status| status.undo.as_ref());
+    undo.iter()
+        .flat_map(|undo| &undo.components)
+        .filter(|component| component.snapshot_id.is_none())
+        .map(|component| safe(api_names::claim_of_component(&component.name).unwrap_or(&component.name)))
+        .collect()
+}
+
+/// Every volume that held files as it was: also what the first Restore deleted, and without what it made.
 fn spec(done: &Restore, saved: &ObjectRef, snapshot: &Snapshot) -> RestoreSpec {
     let components = snapshot.status.iter().flat_map(|status| &status.components);
     let volume = |name: &String| {
@@ -136,6 +154,14 @@ status: {complete: true, components: [{name: volume/data, snapshotId: a1}, {name
             })
             .collect();
         assert_eq!(volumes, [("volume/data", "data", true), ("volume/logs", "logs", true)]);
+    }
+
+    #[test]
+    fn a_claim_that_was_empty_is_told_because_it_stays_as_it_is() {
+        let saved = "{name: volume/data, snapshotId: a1, phase: Succeeded}";
+        let empty = "{name: volume/logs, phase: Succeeded}";
+        let done = done(&format!("{{phase: Succeeded, undo: {{components: [{saved}, {empty}]}}}}"));
+        assert_eq!(left_as_they_are(&done), ["logs"]);
     }
 
     #[test]

@@ -87,16 +87,8 @@ pub(super) async fn read(cluster: &Cluster, everywhere: bool) -> Result<Facts> {
         cluster.list::<PersistentVolumeClaim>(everywhere),
     )?;
     let (defaults, cluster_name) = settings(cluster, everywhere).await;
-    let mut facts = Facts {
-        storages,
-        repositories,
-        backups,
-        restores,
-        snapshots,
-        claims,
-        defaults,
-        cluster_name,
-    };
+    let mut facts =
+        Facts { storages, repositories, backups, restores, snapshots, claims, defaults, cluster_name };
     if !everywhere {
         foreign_storages(cluster, &mut facts).await;
     }

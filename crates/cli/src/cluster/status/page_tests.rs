@@ -297,7 +297,10 @@ fn what_cannot_be_read_any_more_protects_nothing() {
     let (_, snapshot, why) = of(&[0]);
     assert_eq!(snapshot.as_deref(), Some("older-1"));
     let why = why.unwrap();
-    assert!(why.starts_with(&format!("its data in Snapshot {} cannot be read any more", newest.unwrap())), "{why}");
+    assert!(
+        why.starts_with(&format!("its data in Snapshot {} cannot be read any more", newest.unwrap())),
+        "{why}"
+    );
     let (protection, _, why) = of(&[0, 3]);
     assert_eq!(protection, "Unprotected");
     assert!(why.unwrap().contains("cannot be read any more"));
