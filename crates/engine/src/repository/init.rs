@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Ctx;
 use crate::format::config::Config;
 use crate::id::Id;
-use crate::store::{FileKind, FileName, PutMode, Store};
+use crate::store::{FileKind, FileName, PutMode, Store, unfinished};
 use crate::work_pool::WorkPool;
 
 /// What a new repository shall be like.
@@ -162,14 +162,15 @@ pub(super) fn kdf_params(password: &SecretString) -> KdfParams {
     if password.expose_secret().len() >= 40 { KdfParams::RANDOM_PASSWORD } else { KdfParams::CHOSEN_PASSWORD }
 }
 
+/// Ours, or half of a file of ours: an initialisation that was killed in the middle of a write leaves that on a disk.
+fn is_ours(name: &str) -> bool {
+    let name = unfinished(name).unwrap_or(name);
+    TOLERATED.contains(&name) || OWN.contains(&name)
+}
+
 async fn refuse_foreign(store: &dyn Store) -> Result<()> {
     let names = store.list_extra("", 1000).await?;
-    let foreign: Vec<&str> = names
-        .iter()
-        .map(String::as_str)
-        .filter(|n| !TOLERATED.contains(n) && !OWN.contains(n))
-        .take(3)
-        .collect();
+    let foreign: Vec<&str> = names.iter().map(String::as_str).filter(|n| !is_ours(n)).take(3).collect();
     if !foreign.is_empty() {
         return Err(Error::new(
             ErrorKind::ForeignContent,

@@ -51,6 +51,13 @@ fn too_long(what: &str, length: u64, most: u64) -> Error {
     )
 }
 
+/// The name that a file was to get whose writer died, by the name that its beginning has on a disk, of ours and of restic's
+/// making: `<name>-tmp-<random>`.
+pub(crate) fn unfinished(name: &str) -> Option<&str> {
+    let (of, random) = name.split_once("-tmp-")?;
+    (!random.is_empty() && random.bytes().all(|b| b.is_ascii_alphanumeric())).then_some(of)
+}
+
 /// Opens a store, with the layer that tries again, and the one that goes easy on the line where that is asked for.
 pub fn open(location: &Location, options: &StoreOptions, ctx: &Ctx) -> Result<Arc<dyn Store>> {
     let inner: Arc<dyn Store> = match location {

@@ -293,11 +293,7 @@ fn read_whole(file: File, path: &Path, most: u64) -> Result<Bytes> {
 
 /// `<id>-tmp-<random>`, or the same for the config.
 fn is_temporary(name: &str) -> bool {
-    name.split_once("-tmp-").is_some_and(|(of, random)| {
-        (of == "config" || of.parse::<Id>().is_ok())
-            && !random.is_empty()
-            && random.bytes().all(|b| b.is_ascii_alphanumeric())
-    })
+    super::unfinished(name).is_some_and(|of| of == "config" || of.parse::<Id>().is_ok())
 }
 
 /// All entries of a directory; none when it does not exist.
