@@ -100,7 +100,7 @@ impl Collector {
 }
 
 /// Where the lists are, below the repository's location.
-const DIRECTORY: &str = "unreadable";
+pub(crate) const DIRECTORY: &str = "unreadable";
 /// Lists that are looked at in one sweep; what there is beyond waits for the next.
 const MOST_LISTED: usize = 100_000;
 

@@ -487,10 +487,13 @@ async fn what_dead_writers_left_goes_when_it_is_old() {
         path
     };
     let zeros = "0".repeat(64);
+    std::fs::create_dir(directory.path().join("unreadable")).unwrap();
     let gone = [
         left(format!("data/00/{zeros}-tmp-0123456789abcdef"), true),
         left(format!("index/{zeros}-tmp-42"), true),
         left("config-tmp-1f".to_owned(), true),
+        left("repository.yaml-tmp-1f".to_owned(), true),
+        left(format!("unreadable/{zeros}-tmp-1f"), true),
     ];
     let kept = [
         left(format!("data/00/{zeros}-tmp-1123456789abcdef"), false),
@@ -499,7 +502,7 @@ async fn what_dead_writers_left_goes_when_it_is_old() {
         left("keys/x-tmp-1".to_owned(), true),
         directory.path().join(pack.path()),
     ];
-    assert_eq!(store.remove_unfinished(Duration::from_hours(24)).await.unwrap(), 3);
+    assert_eq!(store.remove_unfinished(Duration::from_hours(24)).await.unwrap(), 5);
     assert!(gone.iter().all(|p| !p.exists()));
     assert!(kept.iter().all(|p| p.exists()));
     assert_eq!(store.remove_unfinished(Duration::from_hours(24)).await.unwrap(), 0);

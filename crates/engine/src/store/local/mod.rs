@@ -241,6 +241,7 @@ impl Files {
         for kind in [FileKind::Key, FileKind::Lock, FileKind::Snapshot, FileKind::Index] {
             directories.push(self.base.join(kind.directory()));
         }
+        directories.push(self.base.join(crate::unreadable::DIRECTORY));
         directories.extend((0..=255_u8).map(|byte| self.base.join(format!("data/{byte:02x}"))));
         let now = SystemTime::now();
         let mut removed = 0_u64;
@@ -291,9 +292,10 @@ fn read_whole(file: File, path: &Path, most: u64) -> Result<Bytes> {
     Ok(Bytes::from(bytes))
 }
 
-/// `<id>-tmp-<random>`, or the same for the config.
+/// `<id>-tmp-<random>`, or the same for the files with names of their own.
 fn is_temporary(name: &str) -> bool {
-    super::unfinished(name).is_some_and(|of| of == "config" || of.parse::<Id>().is_ok())
+    let named = ["config", "repository.yaml"];
+    super::unfinished(name).is_some_and(|of| named.contains(&of) || of.parse::<Id>().is_ok())
 }
 
 /// All entries of a directory; none when it does not exist.
