@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Fault;
+use crate::forget::snapshot_of;
 use crate::format::records::ForgottenRecord;
 use crate::format::snapshot::Snapshot;
 use crate::id::Id;
@@ -129,12 +130,7 @@ pub(crate) async fn remove_void(
         snapshots.iter().flat_map(|(id, s)| [Some(*id), s.original]).flatten().collect();
     for record in forgotten {
         kept.insert(record.snapshot);
-        let json = repository.open_unpacked(FileKind::Snapshot, &record.snapshot, &record.sealed)?;
-        let snapshot: Snapshot = serde_json::from_slice(&json).map_err(|e| {
-            let what = format!("the record of the forgotten snapshot {} is not readable", record.snapshot);
-            Error::with_source(ErrorKind::Corrupt, what, e)
-        })?;
-        kept.extend(snapshot.original);
+        kept.extend(snapshot_of(repository, record)?.original);
     }
     let mut removed = 0;
     for id in listed.iter().filter_map(|name| name.parse::<Id>().ok()).filter(|id| !kept.contains(id)) {

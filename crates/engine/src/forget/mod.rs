@@ -25,6 +25,7 @@ use crate::repository::{Repository, SnapshotFilter, UnreadSnapshot};
 use crate::retention::{self, Candidate, Counters, GroupBy, GroupKey, Policy, Verdict};
 use crate::store::{FileKind, FileName};
 
+pub(crate) use undo::snapshot_of;
 pub use undo::{Forgotten, forgotten, unforget};
 
 /// Snapshots with this tag are never forgotten.

@@ -49,6 +49,15 @@ pub(crate) async fn load_records(repo: &Repository, ctx: &Ctx) -> Result<Vec<(Id
     ctx.run(all).await
 }
 
+/// The snapshot that a record keeps.
+pub(crate) fn snapshot_of(repo: &Repository, record: &ForgottenRecord) -> Result<Snapshot> {
+    let json = repo.open_unpacked(FileKind::Snapshot, &record.snapshot, &record.sealed)?;
+    serde_json::from_slice(&json).map_err(|e| {
+        let what = format!("the record of the forgotten snapshot {} is not readable", record.snapshot);
+        Error::with_source(ErrorKind::Corrupt, what, e)
+    })
+}
+
 /// Snapshots that can be asked back, the last forgotten first. Whether their data are still there is found out by
 /// [`unforget`].
 pub async fn forgotten(repo: &Repository, ctx: &Ctx) -> Result<Vec<Forgotten>> {
@@ -70,16 +79,13 @@ pub async fn forgotten(repo: &Repository, ctx: &Ctx) -> Result<Vec<Forgotten>> {
     }
     let mut all = Vec::with_capacity(newest.len());
     for record in newest.into_values() {
-        let sealed = Bytes::from(record.sealed);
-        let json = repo.open_unpacked(FileKind::Snapshot, &record.snapshot, &sealed)?;
-        let snapshot = serde_json::from_slice(&json).map_err(|e| {
-            Error::with_source(
-                ErrorKind::Corrupt,
-                format!("the record of the forgotten snapshot {} is not readable", record.snapshot),
-                e,
-            )
-        })?;
-        all.push(Forgotten { id: record.snapshot, snapshot, at: record.at, sealed });
+        let snapshot = snapshot_of(repo, &record)?;
+        all.push(Forgotten {
+            id: record.snapshot,
+            snapshot,
+            at: record.at,
+            sealed: Bytes::from(record.sealed),
+        });
     }
     all.sort_by_key(|f| (std::cmp::Reverse(f.at), std::cmp::Reverse(f.snapshot.time.timestamp), f.id));
     Ok(all)

@@ -356,7 +356,7 @@ async fn first_half(
         let next = since.checked_add(spec.grace).ok();
         report.next_sweep = [report.next_sweep, next].into_iter().flatten().min();
     }
-    let due = !sweep.is_empty() || spec.instant;
+    let due = !sweep.is_empty() || spec.instant || !sweep::taken_apart(repo, &facts).is_empty();
     Ok(First { report, facts, needed, due })
 }
 
@@ -412,10 +412,11 @@ async fn second_half(
     report.waiting_packs = sweep.waiting;
     report.waiting_bytes = sweep.waiting_bytes;
     report.next_sweep = sweep.next;
-    if sweep.is_empty() {
+    let apart = sweep::taken_apart(repo, &facts);
+    if sweep.is_empty() && apart.is_empty() {
         return Ok(report);
     }
-    let swept = sweep::carry_out(repo, lock, &facts, &sweep, spec.instant, ctx).await?;
+    let swept = sweep::carry_out(repo, lock, &facts, &sweep, &apart, spec.instant, ctx).await?;
     report.deleted_packs = swept.packs.saturating_add(swept.orphans);
     report.deleted_bytes = swept.bytes.saturating_add(swept.orphan_bytes);
     report.due_packs = sweep.delete.len() as u64 + sweep.orphans.len() as u64;

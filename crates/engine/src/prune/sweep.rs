@@ -10,7 +10,9 @@ use super::facts::Facts;
 use super::plan::Sweep;
 use crate::error::{ErrorKind, Result};
 use crate::event::{Ctx, Event, Progress};
+use crate::forget::snapshot_of;
 use crate::format::index_file::{IndexFile, IndexedPack, MAX_BLOBS};
+use crate::format::pack::BlobKind;
 use crate::format::records::{ForgottenRecord, Mark, Records};
 use crate::id::Id;
 use crate::lock::LockGuard;
@@ -44,6 +46,7 @@ pub(super) async fn carry_out(
     lock: &LockGuard,
     facts: &Facts,
     sweep: &Sweep,
+    apart: &HashSet<Id>,
     instant: bool,
     ctx: &Ctx,
 ) -> Result<Swept> {
@@ -90,13 +93,29 @@ pub(super) async fn carry_out(
         };
         ctx.events.event(Event::Progress(progress));
     }
-    let forgotten = rewrite_records(repo, lock, facts, sweep, instant).await?;
+    let forgotten = rewrite_records(repo, lock, facts, sweep, apart, instant).await?;
     // Not worth a failure: the work is done, and the next sweep looks again.
     match unreadable::remove_void(repo, &facts.snapshots, &forgotten).await {
         Ok(lists) => tracing::debug!(lists, "lists of unreadable files went with their snapshots"),
         Err(e) => tracing::warn!(error = e.chain(), "lists of unreadable files could not be removed"),
     }
     Ok(swept)
+}
+
+/// Forgotten snapshots of which a sweep that died took packs out of the index and did not come to their records: they
+/// cannot come back, and what is left of the sweep may be nothing else.
+pub(super) fn taken_apart(repo: &Repository, facts: &Facts) -> HashSet<Id> {
+    let indexed: HashSet<&Id> = facts.index.packs().iter().map(|p| &p.id).collect();
+    let unlisted = facts.marks.iter().filter(|(pack, _)| !indexed.contains(pack));
+    let Some(last) = unlisted.map(|(_, since)| *since).max() else { return HashSet::new() };
+    let records = facts.records.iter().flat_map(|(_, records)| &records.forgotten);
+    let forgotten = records.filter(|record| record.at <= last);
+    // A pack that no index ever listed may be marked too, which says nothing of them: the root itself must be gone.
+    let is_gone = |record: &&ForgottenRecord| {
+        let snapshot = snapshot_of(repo, record);
+        snapshot.is_ok_and(|snapshot| facts.index.find(BlobKind::Tree, &snapshot.tree).is_none())
+    };
+    forgotten.filter(is_gone).map(|record| record.snapshot).collect()
 }
 
 /// Deletes files; for each whether the store refused, and why. Other failures end it.
@@ -186,6 +205,7 @@ async fn rewrite_records(
     lock: &LockGuard,
     facts: &Facts,
     sweep: &Sweep,
+    apart: &HashSet<Id>,
     instant: bool,
 ) -> Result<Vec<ForgottenRecord>> {
     let unmark: HashSet<&Id> = sweep.unmark.iter().collect();
@@ -210,7 +230,8 @@ async fn rewrite_records(
         }
         for record in &records.forgotten {
             // Without a grace nothing is left of any of them.
-            if instant || last_swept.is_some_and(|swept| record.at <= swept) {
+            let swept = last_swept.is_some_and(|swept| record.at <= swept);
+            if instant || swept || apart.contains(&record.snapshot) {
                 changed = true;
             } else {
                 kept.forgotten.push(record.clone());
