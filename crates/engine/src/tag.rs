@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::event::Ctx;
+use crate::fence;
 use crate::format::snapshot::Snapshot;
 use crate::id::Id;
 use crate::lock::LockGuard;
@@ -53,13 +54,15 @@ impl TagChange {
     }
 }
 
-/// Changes the tags of a snapshot; its new id, or `None` when nothing had to change. The caller holds a lock.
+/// Changes the tags of a snapshot; its new id, or `None` when nothing had to change. `there` are all snapshots that could be
+/// read. The caller holds a lock.
 pub async fn change_tags(
     repo: &Repository,
     lock: &LockGuard,
     id: Id,
     snapshot: &Snapshot,
     change: &TagChange,
+    there: &[(Id, Snapshot)],
     ctx: &Ctx,
 ) -> Result<Option<Id>> {
     let tags = change.apply(&snapshot.tags);
@@ -68,22 +71,32 @@ pub async fn change_tags(
     }
     // While the old snapshot is there no mark can be on what it needs; what comes after this look is noticed.
     let known: Vec<Id> = repo.store().list(FileKind::Index).await?.into_iter().map(|e| e.id).collect();
-    replace(repo, lock, id, Snapshot { tags, ..snapshot.clone() }, &known, ctx).await.map(Some)
+    replace(repo, lock, id, Snapshot { tags, ..snapshot.clone() }, &known, there, ctx).await.map(Some)
 }
 
 /// Writes `new` in place of the snapshot `old`: first the new one, then away with the old one, so that at any moment
-/// at least one of them is there.
+/// at least one of them is there. `there` are all snapshots that could be read.
 pub(crate) async fn replace(
     repo: &Repository,
     lock: &LockGuard,
     old: Id,
     mut new: Snapshot,
     known: &[Id],
+    there: &[(Id, Snapshot)],
     ctx: &Ctx,
 ) -> Result<Id> {
     repo.refuse_append_only()?;
     new.original.get_or_insert(old);
-    let id = commit_snapshot(repo, lock, &new, known, ctx).await?;
+    let id = match there.iter().find(|(id, theirs)| *id != old && *theirs == new) {
+        // A run that died before it removed the old one has written it: a second one would count as another recovery point.
+        // Whether that run came to its look for marks nobody knows.
+        Some((id, _)) => {
+            lock.confirm().await?;
+            fence::confirm(repo, new.tree, &[], ctx).await?;
+            *id
+        }
+        None => commit_snapshot(repo, lock, &new, known, ctx).await?,
+    };
     // The same fields sealed anew are another file; a clash of ids would lose the snapshot.
     if id != old {
         repo.store().delete(FileName { kind: FileKind::Snapshot, id: old }).await.map_err(|e| {

@@ -182,7 +182,7 @@ async fn a_copy_that_comes_back_is_known_to_be_there() {
     for (tags, copied) in [(&["a", "b"][..], 1), (&["b", "a"], 0)] {
         let (id, snapshot) = copies.snapshots().await.unwrap().remove(0);
         let set = TagChange::Set(tags.iter().map(|&t| t.to_owned()).collect());
-        change_tags(&copies, &guard, id, &snapshot, &set, &Ctx::default()).await.unwrap();
+        change_tags(&copies, &guard, id, &snapshot, &set, &[], &Ctx::default()).await.unwrap();
         assert_eq!(copy_all(&copies, &repo).await.unwrap().copied.len(), copied, "{tags:?}");
     }
     guard.release().await.unwrap();
@@ -344,11 +344,11 @@ async fn tags_change_and_the_first_id_is_kept() {
     let guard = lock(&repo, LockMode::Shared).await;
     let before = repo.load_snapshot(&ids[0]).await.unwrap();
     let edit = TagChange::Edit { add: vec!["kept".into()], remove: vec![] };
-    let once = change_tags(&repo, &guard, ids[0], &before, &edit, &ctx).await.unwrap().unwrap();
+    let once = change_tags(&repo, &guard, ids[0], &before, &edit, &[], &ctx).await.unwrap().unwrap();
     let snapshot = repo.load_snapshot(&once).await.unwrap();
-    assert_eq!(change_tags(&repo, &guard, once, &snapshot, &edit, &ctx).await.unwrap(), None);
+    assert_eq!(change_tags(&repo, &guard, once, &snapshot, &edit, &[], &ctx).await.unwrap(), None);
     let set = TagChange::Set(vec!["a".into(), "b".into()]);
-    let twice = change_tags(&repo, &guard, once, &snapshot, &set, &ctx).await.unwrap().unwrap();
+    let twice = change_tags(&repo, &guard, once, &snapshot, &set, &[], &ctx).await.unwrap().unwrap();
     guard.release().await.unwrap();
     let after = repo.load_snapshot(&twice).await.unwrap();
     assert_eq!((after.original, &after.tags[..]), (Some(ids[0]), &["a".to_owned(), "b".to_owned()][..]));

@@ -291,7 +291,7 @@ async fn lists_of_unreadable_files_go_when_their_snapshots_cannot_come_back() {
     let snapshot = repo.load_snapshot(&second).await.unwrap();
     let change = TagChange::Set(vec!["other".to_owned()]);
     let renamed =
-        change_tags(&repo, &lock, second, &snapshot, &change, &Ctx::default()).await.unwrap().unwrap();
+        change_tags(&repo, &lock, second, &snapshot, &change, &[], &Ctx::default()).await.unwrap().unwrap();
     assert_ne!(renamed, second);
     lock.release().await.unwrap();
 

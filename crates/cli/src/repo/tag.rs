@@ -38,9 +38,11 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let mut changed = Vec::new();
     session
         .locked(&repository, async |guard| {
-            for (id, snapshot) in session.select(&repository, &args.snapshots, &args.filter).await? {
+            let chosen = session.select(&repository, &args.snapshots, &args.filter).await?;
+            let there = session.bound(repository.list_snapshots()).await?.readable;
+            for (id, snapshot) in chosen {
                 let new = session
-                    .bound(change_tags(&repository, guard, id, &snapshot, &change, &session.ctx))
+                    .bound(change_tags(&repository, guard, id, &snapshot, &change, &there, &session.ctx))
                     .await?;
                 changed.extend(new.map(|new| (id, new)));
             }

@@ -76,6 +76,8 @@ pub async fn repair_snapshots(
     how: RepairSnapshots,
     ctx: &Ctx,
 ) -> Result<Vec<RepairedSnapshot>> {
+    let forgets = how.forget && !how.dry_run;
+    let there = if forgets { ctx.run(repo.list_snapshots()).await?.readable } else { Vec::new() };
     let index = repo.load_index(ctx).await?;
     ctx.events.event(Event::Phase("mend"));
     let mut trees = TreeRewriter::new(repo, index, how.dry_run, ctx)?;
@@ -96,7 +98,7 @@ pub async fn repair_snapshots(
                     tell(&mut new.tags, u64::try_from(losses.len()).unwrap_or(u64::MAX));
                 }
                 let outcome = if how.forget {
-                    replace(repo, lock, *id, new, &known, ctx).await
+                    replace(repo, lock, *id, new, &known, &there, ctx).await
                 } else {
                     if !new.tags.iter().any(|t| t == REPAIRED) {
                         new.tags.push(REPAIRED.to_owned());
@@ -106,7 +108,7 @@ pub async fn repair_snapshots(
                 Mended::Rewritten(Some(trees.settle(lock, outcome).await?))
             }
             None => {
-                if how.forget && !how.dry_run {
+                if forgets {
                     repo.refuse_append_only()?;
                     repo.store().delete(FileName { kind: FileKind::Snapshot, id: *id }).await?;
                 }

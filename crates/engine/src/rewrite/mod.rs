@@ -77,6 +77,8 @@ pub struct Rewriter<'a> {
     how: &'a Rewrite,
     filter: Filter,
     trees: TreeRewriter<'a>,
+    /// The snapshots that could be read, where originals are to be forgotten.
+    there: Vec<(Id, Snapshot)>,
     repo: &'a Repository,
     ctx: &'a Ctx,
 }
@@ -85,11 +87,13 @@ impl<'a> Rewriter<'a> {
     /// Parses the patterns and reads the index. The caller holds a lock: an exclusive one to forget originals.
     pub async fn new(repo: &'a Repository, how: &'a Rewrite, ctx: &'a Ctx) -> Result<Self> {
         let filter = Filter::new(&how.files)?;
+        let mut there = Vec::new();
         if how.forget && !how.dry_run {
             repo.refuse_append_only()?;
+            there = ctx.run(repo.list_snapshots()).await?.readable;
         }
         let index = repo.load_index(ctx).await?;
-        Ok(Self { how, filter, trees: TreeRewriter::new(repo, index, how.dry_run, ctx)?, repo, ctx })
+        Ok(Self { how, filter, trees: TreeRewriter::new(repo, index, how.dry_run, ctx)?, there, repo, ctx })
     }
 
     /// Rewrites a snapshot, unless there is nothing to change in it.
@@ -129,7 +133,7 @@ impl<'a> Rewriter<'a> {
             (true, _) => None,
             (false, true) => {
                 let known = self.trees.commit().await?;
-                let outcome = replace(self.repo, lock, id, new, &known, self.ctx).await;
+                let outcome = replace(self.repo, lock, id, new, &known, &self.there, self.ctx).await;
                 Some(self.trees.settle(lock, outcome).await?)
             }
             (false, false) => {
