@@ -219,6 +219,11 @@ impl Repository {
     ) -> Result<(Self, Id)> {
         self.refuse_append_only()?;
         let old = self.inner.key_id;
+        if let Some(opened) = self.opened_by_added(password, username, hostname, ctx).await? {
+            lock.confirm().await?;
+            self.store().delete(FileName { kind: FileKind::Key, id: old }).await?;
+            return Ok((opened, old));
+        }
         let new = self.add_key_for(password, username, hostname).await?;
         let opened = Self::open(Arc::clone(self.store()), password, ctx).await?;
         if opened.inner.key_id == old {
@@ -235,6 +240,31 @@ impl Repository {
         lock.confirm().await?;
         self.store().delete(FileName { kind: FileKind::Key, id: old }).await?;
         Ok((opened, old))
+    }
+
+    /// The repository as another key of this person opens it with this password, if there is one: a change of the password
+    /// that died before it removed the old key has left it. A second one would outlive the next change.
+    async fn opened_by_added(
+        &self,
+        password: &SecretString,
+        username: &str,
+        hostname: &str,
+        ctx: &Ctx,
+    ) -> Result<Option<Self>> {
+        let opened = match Self::open(Arc::clone(self.store()), password, ctx).await {
+            // No key of the repository opens with it; one that fits no config is no key of it.
+            Err(e)
+                if matches!(e.kind(), ErrorKind::WrongPassword | ErrorKind::Corrupt | ErrorKind::Format) =>
+            {
+                return Ok(None);
+            }
+            other => other?,
+        };
+        let by = opened.inner.key_id;
+        let keys = self.keys().await?;
+        let added =
+            keys.iter().any(|key| key.id == by && key.username == username && key.hostname == hostname);
+        Ok((added && by != self.inner.key_id).then_some(opened))
     }
 
     /// Adds a password, as costly to guess as its length calls for.
