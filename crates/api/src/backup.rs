@@ -282,6 +282,17 @@ pub struct ComponentSource {
     pub claim: Option<String>,
 }
 
+/// A restic snapshot that a run made and that is worth nothing. No list of the repository shows it while the Backup is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiscardedSnapshot {
+    /// Its id.
+    pub snapshot_id: String,
+    /// Whether the run has removed it from the repository.
+    #[serde(default)]
+    pub removed: bool,
+}
+
 /// One part of a run, such as one volume.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -315,10 +326,9 @@ pub struct BackupComponent {
     /// Id of the restic snapshot that holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_id: Option<String>,
-    /// Id of a restic snapshot of it that is worth nothing, because the volume was written while it was read. The run removes
-    /// it at its end; where it still stands here then, that could not be done.
+    /// A restic snapshot of it that is worth nothing, because the volume was written while it was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub discarded_snapshot_id: Option<String>,
+    pub discarded: Option<DiscardedSnapshot>,
     /// Files that the parent snapshot did not have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files_new: Option<u64>,

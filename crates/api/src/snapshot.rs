@@ -78,6 +78,9 @@ pub struct SnapshotStatus {
     /// each could be read when it was saved. Where the Backup had `onUnreadableFile: Ignore`, files that could not be read change nothing here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub complete: Option<bool>,
+    /// What `complete` was before a component was damaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete_before_damage: Option<bool>,
     /// Number of components of the Backup that are not in it; absent while that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<u64>,
@@ -114,7 +117,13 @@ impl Snapshot {
     pub fn has_all_of(&self, component: &str) -> bool {
         let mut components = self.status.iter().flat_map(|status| &status.components);
         let found = components.find(|one| one.name == component);
-        found.is_some_and(|one| !one.damaged && (self.is_complete() || one.unreadable == Some(0)))
+        found.is_some_and(|one| !one.damaged && (self.was_complete() || one.unreadable == Some(0)))
+    }
+
+    /// Whether nothing is missing in it, but for what was damaged since.
+    fn was_complete(&self) -> bool {
+        let before = self.status.as_ref().and_then(|status| status.complete_before_damage);
+        self.is_complete() || before == Some(true)
     }
 
     /// Whether this component of it, or any where none is named, cannot be read any more.
@@ -138,8 +147,8 @@ impl Snapshot {
     pub fn is_damaged_whole(&self, component: Option<&str>) -> bool {
         let Some(status) = &self.status else { return false };
         let meant = || status.components.iter().filter(|one| component.is_none_or(|name| one.name == name));
-        let had_all = status.missing == Some(0) && meant().all(|one| one.unreadable == Some(0));
-        had_all && meant().any(|one| one.damaged)
+        let no_gaps = self.was_complete() || meant().all(|one| one.unreadable == Some(0));
+        status.missing == Some(0) && no_gaps && meant().any(|one| one.damaged)
     }
 }
 

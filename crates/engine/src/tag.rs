@@ -3,7 +3,7 @@
 //!
 //! Not here: which snapshots are meant.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::Ctx;
 use crate::fence;
 use crate::format::snapshot::Snapshot;
@@ -87,14 +87,20 @@ pub(crate) async fn replace(
 ) -> Result<Id> {
     repo.refuse_append_only()?;
     new.original.get_or_insert(old);
-    let id = match there.iter().find(|(id, theirs)| *id != old && *theirs == new) {
-        // A run that died before it removed the old one has written it: a second one would count as another recovery point.
+    // A run that died before it removed the old one has written it: a second one would count as another recovery point.
+    let mut written = there.iter().find(|(id, theirs)| *id != old && *theirs == new).map(|(id, _)| *id);
+    if let Some(id) = written {
+        lock.confirm().await?;
         // Whether that run came to its look for marks nobody knows.
-        Some((id, _)) => {
-            lock.confirm().await?;
-            fence::confirm(repo, new.tree, &[], ctx).await?;
-            *id
+        fence::confirm(repo, new.tree, &[], ctx).await?;
+        // Somebody may have forgotten it since it was listed.
+        match repo.store().size(FileName { kind: FileKind::Snapshot, id }).await {
+            Err(e) if e.kind() == ErrorKind::Missing => written = None,
+            other => drop(other?),
         }
+    }
+    let id = match written {
+        Some(id) => id,
         None => commit_snapshot(repo, lock, &new, known, ctx).await?,
     };
     // The same fields sealed anew are another file; a clash of ids would lose the snapshot.

@@ -88,7 +88,6 @@ fn a_store_that_is_away_for_ten_minutes_costs_time_and_nothing_else() {
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
         drop(world);
         sleep(Duration::from_mins(10));
-        let _world = together();
         let during = story.kubectl.get(&story.namespace, &["backup", "run"])?;
         if during["status"]["completionTime"].is_string() {
             return Err(Failure(format!(
@@ -96,7 +95,11 @@ fn a_store_that_is_away_for_ten_minutes_costs_time_and_nothing_else() {
                 during["status"]
             )));
         }
+        if gate.refused() == 0 {
+            return Err(Failure("nobody asked the store meanwhile: the story proves nothing".into()));
+        }
         gate.set(Mode::Open);
+        let _world = together();
         let backup = story.kubectl.until(&story.namespace, "backup", "run", 3 * RUN, |o| {
             ENDED.contains(&phase(o)).then(|| o.clone())
         })?;
@@ -119,7 +122,7 @@ fn a_run_that_takes_longer_than_its_deadline_is_ended() {
         story.allow_root()?;
         story.apply(&gated(story, &gate))?;
         story.storage_ready("store")?;
-        under_way(story, 400, "{activeDeadline: 45s}")?;
+        under_way(story, 400, "{activeDeadline: 90s}")?;
         gate.set(Mode::Closed);
         story.kubectl.until_true("the end of the runner", RUN, || {
             let jobs = story.kubectl.list(&story.namespace, &["jobs", "-l", "holdfast.dev/task=Backup"])?;

@@ -160,6 +160,7 @@ pub fn snapshot(
         status: Some(SnapshotStatus {
             observed_generation: Some(1),
             complete: Some(missing == 0 && (!has_gaps || ignores_unreadable(backup))),
+            complete_before_damage: None,
             missing: u64::try_from(missing).ok(),
             total_size: Some(
                 saved.iter().filter_map(|component| component.size).fold(0, u64::saturating_add),

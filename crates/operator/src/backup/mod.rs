@@ -205,6 +205,11 @@ impl Look<'_> {
         let repository = self.recorded_repository().await?;
         let components = self.backup.status.as_ref().map(|s| s.components.as_slice()).unwrap_or_default();
         let worthless = overlap::worthless(components);
+        // It could not be removed at the end of the run: once more when the Backup goes, and with it what keeps lists from
+        // showing the snapshot.
+        if !worthless.is_empty() && self.backup.metadata.deletion_timestamp.is_none() {
+            return Ok(Action::await_change());
+        }
         match settle(self.ctx, &self.run.namespace, &self.run, repository.as_ref(), &worthless).await? {
             Settled::NotYet { message } => {
                 tracing::debug!(

@@ -5,7 +5,7 @@
 //! Job. So whoever comes later sees the other one, and the Backup gives way. What slipped through all the same, because
 //! the operator was down at that very moment, is found when the result is judged.
 
-use holdfast_api::backup::BackupComponent;
+use holdfast_api::backup::{BackupComponent, DiscardedSnapshot};
 use holdfast_api::restore::RestorePhase;
 use holdfast_api::{Reason, Restore};
 use holdfast_protocol::TaskResult;
@@ -75,7 +75,8 @@ pub(super) fn judge(
     });
     let counts = |view: &&JobView| {
         let is_last = component.job.as_deref() == Some(view.name());
-        view.component() == Some(component.name.as_str()) && (is_last || is_of_earlier)
+        // One that took over what another had committed read nothing itself.
+        view.component() == Some(component.name.as_str()) && is_last != is_of_earlier
     };
     let reads: Vec<Span> = views.iter().filter(counts).map(|view| read(view, now)).collect();
     let both = |restore: &&Restore| {
@@ -88,26 +89,31 @@ pub(super) fn judge(
         restore.name_any()
     );
     component.snapshot_id = None;
-    component.discarded_snapshot_id = Some(id);
+    component.discarded = Some(DiscardedSnapshot { snapshot_id: id, removed: false });
     component.common().fail(Reason::ClaimInUse.as_str(), message, now);
 }
 
-/// The snapshots that the run removes at its end.
+/// The snapshots that the run has to remove yet.
 pub(super) fn worthless(components: &[BackupComponent]) -> Vec<String> {
-    components.iter().filter_map(|component| component.discarded_snapshot_id.clone()).collect()
+    let all = components.iter().filter_map(|component| component.discarded.as_ref());
+    all.filter(|discarded| !discarded.removed).map(|discarded| discarded.snapshot_id.clone()).collect()
 }
 
-/// They are gone, or could not be removed. Then the next list of the repository leaves them out for as long as this Backup is
-/// there.
+/// They are gone, or could not be removed. The next list of the repository leaves them out either way, for as long as this
+/// Backup is there.
 pub(super) fn removed(components: &mut [BackupComponent], gone: bool) {
     for component in components {
-        let Some(id) = component.discarded_snapshot_id.take() else { continue };
-        if !gone {
-            let said = component.message.take().unwrap_or_default();
-            let asks = format!("; it could not be removed: forget it (`holdfast repo forget {id}`)");
-            component.message = Some(format!("{}{asks}", said.strip_suffix(&asks).unwrap_or(&said)));
-            component.discarded_snapshot_id = Some(id);
-        }
+        let Some(discarded) = component.discarded.as_mut().filter(|discarded| !discarded.removed) else {
+            continue;
+        };
+        discarded.removed = gone;
+        let id = &discarded.snapshot_id;
+        let asks = format!(
+            "; it could not be removed: forget it (`holdfast repo forget {id}`) before you delete this Backup"
+        );
+        let said = component.message.take().unwrap_or_default();
+        let said = said.strip_suffix(&asks).unwrap_or(&said);
+        component.message = Some(if gone { said.to_owned() } else { format!("{said}{asks}") });
     }
 }
 

@@ -181,9 +181,16 @@ fn what_was_read_while_a_restore_wrote_is_no_backup() {
         }
         let said = components[0].message.clone().unwrap();
         assert_eq!(said.matches("forget it").count(), 1, "{said}");
-        assert_eq!(worthless(&components), ["aa"], "the next list leaves it out");
+        assert_eq!(worthless(&components), ["aa"]);
         removed(&mut components, true);
         assert_eq!(worthless(&components), Vec::<String>::new());
+        let message = components[0].message.clone().unwrap();
+        assert!(!message.contains("forget it"), "{message}");
+        assert_eq!(
+            components[0].discarded.as_ref().unwrap().snapshot_id,
+            "aa",
+            "lists go on to leave it out"
+        );
     }
     let mixed = of(restore("Running", Some("35:00"), None));
     assert_eq!(status::conclude(&[mixed], &Coverage::default()).phase, BackupPhase::Failed);
@@ -209,6 +216,9 @@ fn a_snapshot_of_an_earlier_attempt_is_judged_by_the_time_of_all() {
     let back = || [restore("Succeeded", Some("32:00"), Some("44:00"))];
     assert_eq!(judged(&attempts("31:59"), &back()).phase, ComponentPhase::Succeeded);
     assert_eq!(judged(&attempts("32:30"), &back()).phase, ComponentPhase::Failed);
+    // The last one only took over, so what was written meanwhile is of no account.
+    let late = [restore("Succeeded", Some("45:10"), Some("45:50"))];
+    assert_eq!(judged(&attempts("31:59"), &late).phase, ComponentPhase::Succeeded);
     // What the last one read itself is its own.
     let mut own = attempts("32:30");
     own[1] = saved("j2", false);

@@ -113,6 +113,9 @@ pub async fn unlock(
     let mut spec = access.spec(identity, Task::Unlock);
     spec.dead_jobs = remains.dead_jobs.to_vec();
     spec.discard = remains.snapshots.to_vec();
+    if spec.read_only && !remains.snapshots.is_empty() {
+        return Ok(impossible(&"the storage is for restores only"));
+    }
     // Rare, and larger than all else here together.
     let started = Box::pin(apply::start(ctx, &plan, &spec, &access.credentials)).await;
     let job = match started.or_else(Started::or_denied) {

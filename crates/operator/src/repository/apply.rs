@@ -5,7 +5,6 @@ use std::time::Duration;
 use holdfast_api::Repository;
 use holdfast_api::conditions::Reason;
 use holdfast_api::repository::RepositoryPhase;
-use holdfast_protocol::spec::SnapshotRow;
 use kube::runtime::controller::Action;
 
 use super::dereference::Facts;
@@ -117,10 +116,7 @@ async fn start(
 /// Brings the Snapshot objects in line with what a sync has found.
 async fn mirror(ctx: &Ctx, facts: &Facts, plan: &Plan) -> Result<Option<Synced>, RepositoryError> {
     let (Step::JudgeSync { listed, .. }, Some(Ok(rows))) = (&plan.step, &facts.rows) else { return Ok(None) };
-    // What is worth nothing is not there, or the next list would call it a whole recovery point.
-    let worth = |row: &&SnapshotRow| !facts.discarded.contains(&row.id);
-    let rows: Vec<SnapshotRow> = rows.iter().filter(worth).cloned().collect();
-    let listing = snapshot::points(&rows);
+    let listing = snapshot::points(&snapshot::without(rows, &facts.discarded));
     let (foreign, unreadable) = (listing.foreign, listing.unreadable);
     let running = facts.running.iter().cloned().collect();
     let changes = snapshot::changes(

@@ -44,7 +44,7 @@ pub(super) struct Facts {
     pub snapshots: Vec<Snapshot>,
     /// Uids of Backups at work in its namespace, and of Restores at work that may save something to it first.
     pub running: Vec<String>,
-    /// Ids of snapshots in it that a Backup found to be worth nothing and has not removed yet, or could not.
+    /// Ids of snapshots that a Backup found to be worth nothing. Also of those that it has removed: the list may be older.
     pub discarded: BTreeSet<String>,
     /// What an ended sync sent, or why that cannot be read.
     pub rows: Option<Result<Vec<SnapshotRow>, String>>,
@@ -106,7 +106,7 @@ pub(super) async fn dereference(ctx: &Ctx, repository: &Repository) -> Result<Fa
         )?;
         let components =
             backups.iter().filter_map(|backup| backup.status.as_ref()).flat_map(|s| &s.components);
-        discarded.extend(components.filter_map(|component| component.discarded_snapshot_id.clone()));
+        discarded.extend(components.filter_map(|c| c.discarded.as_ref()).map(|d| d.snapshot_id.clone()));
         let backups = backups.iter().filter(|backup| super::is_running(backup)).filter_map(ResourceExt::uid);
         let restores =
             restores.iter().filter(|restore| super::is_saving(restore)).filter_map(ResourceExt::uid);

@@ -162,7 +162,14 @@ pub(super) fn with_files<'s>(
 pub(super) fn asks_for_others(restore: &Restore, snapshot: &Snapshot) -> bool {
     let mut components = snapshot.status.iter().flat_map(|status| &status.components);
     components.any(|component| component.damaged || component.files == Some(0))
-        || self::components(restore, snapshot).is_empty()
+        || takes_all(restore, snapshot)
+}
+
+/// Whether all that the Snapshot has is restored, by name or not.
+pub(super) fn takes_all(restore: &Restore, snapshot: &Snapshot) -> bool {
+    let wanted = components(restore, snapshot);
+    let mut all = snapshot.status.iter().flat_map(|status| &status.components);
+    wanted.is_empty() || all.all(|component| wanted.contains(&component.name))
 }
 
 /// The components that this Snapshot lacks and an older one of the same origin has, each with the newest such. A run

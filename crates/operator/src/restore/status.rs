@@ -592,7 +592,10 @@ pub fn why_it_waits(other: &Restore) -> String {
     if status.is_some_and(|status| !status.components.is_empty()) {
         return format!("waits for Restore {name}, which writes to the same claims");
     }
-    let message = status.and_then(|status| status.message.as_deref()).filter(|message| !message.is_empty());
+    // A place in line changes all the time, and one that waits for another Restore would quote that one's quote.
+    let quotable = status.filter(|status| status.phase == Some(RestorePhase::Pending));
+    let message = quotable.and_then(|status| status.message.as_deref());
+    let message = message.filter(|message| !message.is_empty() && !message.starts_with("waits for Restore "));
     let says = message.map(|message| format!(" ({message})")).unwrap_or_default();
     format!(
         "waits for Restore {name}, which is older and has not begun{says}: it may want the same claims; delete it if it is not \

@@ -249,6 +249,7 @@ pub(super) fn snapshot(
         status: Some(SnapshotStatus {
             observed_generation: Some(1),
             complete: Some(true),
+            complete_before_damage: None,
             missing: Some(0),
             total_size: Some(components.iter().filter_map(|c| c.size).fold(0, u64::saturating_add)),
             components,

@@ -333,7 +333,7 @@ const LISTED: usize = 5;
 
 /// Volumes that this Snapshot does not have at all and earlier ones do, where everything is to come back.
 fn check_left_out(restore: &Restore, snapshot: &Snapshot, beside: &[Snapshot], findings: &mut Findings) {
-    if !source::components(restore, snapshot).is_empty() {
+    if !source::takes_all(restore, snapshot) {
         return;
     }
     let found = source::only_before(snapshot, beside);

@@ -395,11 +395,13 @@ fn volumes_that_only_earlier_snapshots_have_are_told_where_all_is_restored() {
     let told = warnings(all, &older);
     assert!(told.iter().any(|one| one.contains("logs (Snapshot tuesday of 2026-11-17")), "{told:?}");
     assert_eq!(warnings(all, &older[2..]), Vec::<String>::new());
+    // As `holdfast restore` names what it has shown.
     let named = "{from: {snapshotRef: {name: s}}, components: [volume/data]}";
-    assert_eq!(warnings(named, &older), Vec::<String>::new(), "it was not asked for");
+    assert_eq!(warnings(named, &older), told);
     assert!(source::asks_for_others(&restore(all), &newest));
-    assert!(!source::asks_for_others(&restore(named), &newest));
-    let mut hurt = newest.clone();
+    let whole = with("whole", "2026-11-20T02:00:00Z", true);
+    assert!(!source::asks_for_others(&restore(named), &whole), "the other one is there and not asked for");
+    let mut hurt = whole.clone();
     hurt.status.as_mut().unwrap().components[0].damaged = true;
     assert!(source::asks_for_others(&restore(named), &hurt));
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use holdfast_api::refs::LocalRef;
+use holdfast_api::snapshot::SnapshotComponent;
 use holdfast_api::{Repository, Snapshot, SnapshotSpec, SnapshotStatus, names};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::ResourceExt;
@@ -53,6 +54,7 @@ pub(super) fn snapshot(repository: &Repository, point: &RecoveryPoint) -> Snapsh
 pub(super) fn status(point: &RecoveryPoint, before: Option<&SnapshotStatus>) -> SnapshotStatus {
     SnapshotStatus {
         complete: Some(point.complete),
+        complete_before_damage: None,
         missing: Some(point.missing),
         total_size: point
             .components
@@ -64,17 +66,32 @@ pub(super) fn status(point: &RecoveryPoint, before: Option<&SnapshotStatus>) -> 
     }
 }
 
-/// Its status with the marks of what is damaged in it; `None` where they are there already. What else it says stays: it is
-/// all that is known of what was lost.
-pub(super) fn with_damage(current: &Snapshot, damaged: &BTreeSet<String>) -> Option<SnapshotStatus> {
+/// Its status where some of it is damaged; `None` where it is so already. What a damaged component says stays, for it is all that
+/// is known of what was lost. A readable one is as the list has it; one that is in neither was forgotten, and is missing.
+pub(super) fn with_damage(
+    current: &Snapshot,
+    point: Option<&RecoveryPoint>,
+    damaged: &BTreeSet<String>,
+) -> Option<SnapshotStatus> {
     let before = current.status.as_ref()?;
-    let mut status = before.clone();
-    for component in &mut status.components {
-        component.damaged = damaged.contains(&component.snapshot_id);
-    }
-    if status.components.iter().any(|component| component.damaged) {
-        status.complete = Some(false);
-    }
+    let listed = |name: &str| {
+        point.and_then(|point| point.components.iter().find(|component| component.name == name)).cloned()
+    };
+    let kept = |component: &SnapshotComponent| {
+        if damaged.contains(&component.snapshot_id) {
+            return Some(SnapshotComponent { damaged: true, ..component.clone() });
+        }
+        listed(&component.name)
+    };
+    let components: Vec<SnapshotComponent> = before.components.iter().filter_map(kept).collect();
+    let gone = u64::try_from(before.components.len().saturating_sub(components.len())).unwrap_or_default();
+    let status = SnapshotStatus {
+        complete: Some(false),
+        complete_before_damage: before.complete_before_damage.or(before.complete),
+        missing: before.missing.map(|missing| missing.saturating_add(gone)),
+        components,
+        ..before.clone()
+    };
     (status != *before).then_some(status)
 }
 

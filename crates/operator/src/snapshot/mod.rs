@@ -19,7 +19,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 
 pub use apply::{mirror, publish};
-pub use validate::{Changes, Listing, RecoveryPoint, changes, points};
+pub use validate::{Changes, Listing, RecoveryPoint, changes, points, without};
 
 use crate::context::Ctx;
 use crate::controllers::{self, Wakes};

@@ -249,6 +249,15 @@ fn mirrors_of_what_is_damaged_stay_and_say_so() {
     assert_eq!(first.components.iter().map(|c| c.damaged).collect::<Vec<_>>(), [true, false]);
     assert_eq!(second.components.iter().map(|c| c.damaged).collect::<Vec<_>>(), [true]);
     assert_eq!((first.complete, first.missing, first.total_size), (Some(false), Some(0), Some(20)));
+    assert_eq!((first.complete_before_damage, second.complete_before_damage), (Some(true), Some(true)));
+    // What can be read and is there under another id is taken from the list; what is in neither was forgotten.
+    let other = RecoveryPoint { components: vec![], ..before[0].clone() };
+    let gone = build::with_damage(&mirrors[0], Some(&other), &listing.damaged).unwrap();
+    assert_eq!((gone.components.len(), gone.missing), (1, Some(1)));
+    let mut other = before[0].clone();
+    other.components[1].snapshot_id = "new".into();
+    let moved = build::with_damage(&mirrors[0], Some(&other), &listing.damaged).unwrap();
+    assert_eq!((moved.components[1].snapshot_id.as_str(), moved.missing), ("new", Some(0)));
     // Marked once; and once it can be read again it is as it was.
     let mut marked = mirrors.clone();
     for (snapshot, status) in &found.damaged {
@@ -292,6 +301,22 @@ fn the_last_success_is_the_newest_complete_one_that_a_backup_made() {
     assert_eq!(last(&none), Some(all[3].run_start));
     // It may add to it, or give it up: it tells itself when it has ended.
     assert_eq!(last(&BTreeSet::from(["u4".to_owned()])), Some(all[0].run_start));
+}
+
+#[test]
+fn what_is_worth_nothing_makes_no_recovery_point_whole() {
+    let rows = [
+        row("a", tags("u1", "volume/a", &BOTH).to_tags()),
+        row("b", tags("u1", "volume/b", &BOTH).to_tags()),
+    ];
+    let of = |discarded: &[&SnapshotRow]| {
+        let ids = discarded.iter().map(|row| row.id.clone()).collect();
+        let found = points(&without(&rows, &ids)).points;
+        found.first().map(|point| (point.complete, point.missing, point.components.len()))
+    };
+    assert_eq!(of(&[]), Some((true, 0, 2)));
+    assert_eq!(of(&[&rows[0]]), Some((false, 1, 1)));
+    assert_eq!(of(&[&rows[0], &rows[1]]), None);
 }
 
 #[test]

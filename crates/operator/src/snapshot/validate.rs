@@ -57,6 +57,11 @@ pub struct Listing {
     pub damaged: BTreeSet<String>,
 }
 
+/// The rows without those that are worth nothing: they have all tags of their run, and would make a whole recovery point of it.
+pub fn without(rows: &[SnapshotRow], discarded: &BTreeSet<String>) -> Vec<SnapshotRow> {
+    rows.iter().filter(|row| !discarded.contains(&row.id)).cloned().collect()
+}
+
 /// Groups the rows of a repository by run.
 pub fn points(rows: &[SnapshotRow]) -> Listing {
     let mut listing = Listing::default();
@@ -197,8 +202,8 @@ impl Changes {
         self.last_complete = self.last_complete.max(Some(time));
     }
 
-    fn mark(&mut self, snapshot: Snapshot, damaged: &BTreeSet<String>) {
-        if let Some(status) = build::with_damage(&snapshot, damaged) {
+    fn mark(&mut self, snapshot: Snapshot, point: Option<&RecoveryPoint>, damaged: &BTreeSet<String>) {
+        if let Some(status) = build::with_damage(&snapshot, point, damaged) {
             self.damaged.push((snapshot, status));
         }
     }
@@ -230,7 +235,7 @@ pub fn changes(
         }
         changes.total += 1;
         match by_name.remove(&build::name(&point)) {
-            Some(current) if is_hurt(&current) => changes.mark(current, damaged),
+            Some(current) if is_hurt(&current) => changes.mark(current, Some(&point), damaged),
             current => {
                 if point.complete && point.undo_of.is_none() {
                     changes.keeps_complete(point.time);
@@ -251,7 +256,7 @@ pub fn changes(
             }
         } else if is_hurt(&snapshot) {
             changes.total += 1;
-            changes.mark(snapshot, damaged);
+            changes.mark(snapshot, None, damaged);
         } else {
             changes.remove.push(snapshot);
         }
