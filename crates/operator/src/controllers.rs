@@ -132,7 +132,7 @@ where
     F: Future<Output = Result<Action, E>> + Send + 'static,
     E: Error + Send + Sync + From<kubernetes::RequestError> + 'static,
 {
-    ctx.metrics.keep(controller.store());
+    ctx.metrics.keep(controller.store(), ctx.client.clone(), ctx.stop.clone());
     let metrics = Arc::clone(&ctx.metrics);
     let look = move |seen: Arc<K>, ctx: Arc<Ctx>| {
         let reconcile = reconcile.clone();

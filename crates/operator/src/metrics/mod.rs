@@ -16,12 +16,13 @@ mod watch;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use holdfast_api::backup::ClaimsDefault;
 use holdfast_api::{Backup, BackupStorage, Repository, Restore, Snapshot};
 use hyper::StatusCode;
 use kube::Client;
+use kube::api::{Api, ListParams};
 use kube::runtime::reflector::Store;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
@@ -171,13 +172,20 @@ impl Metrics {
     }
 
     /// Keeps the store of a kind's watch as soon as it is filled.
-    pub fn keep<K: Observed>(&self, store: Store<K>) {
+    ///
+    /// Not by `Store::wait_until_ready`: the controller waits for that too, and of several who wait only the last to ask is
+    /// told (kube-runtime 5, `DelayedInit`). A store is filled at once when all objects were listed, so one that holds something
+    /// is ready; an empty one is when there is nothing to hold.
+    pub fn keep<K: Observed>(&self, store: Store<K>, client: Client, stop: CancellationToken) {
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
-            // An error: the operator stops before the watch has listed anything.
-            if store.wait_until_ready().await.is_ok() {
-                K::keep(store, &shared.stores);
+            while store.is_empty() && !none_there::<K>(&client).await {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(BETWEEN_LOOKS) => {}
+                }
             }
+            K::keep(store, &shared.stores);
         });
     }
 
@@ -226,6 +234,15 @@ impl Metrics {
             ),
         }
     }
+}
+
+/// How long a store that is empty, while there are objects, is given to be filled.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+
+/// Whether the cluster has no object of a kind. Not while it cannot be asked.
+async fn none_there<K: Observed>(client: &Client) -> bool {
+    let all = Api::<K>::all(client.clone());
+    all.list(&ListParams::default().limit(1)).await.is_ok_and(|list| list.items.is_empty())
 }
 
 /// A look at an object under way.
