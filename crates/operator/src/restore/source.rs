@@ -133,6 +133,15 @@ pub(super) fn choose<'s>(
         .ok_or_else(|| not_found(wanted, &fitting, cluster))
 }
 
+/// The Snapshots of the same origin that are older than this one, and that Backups made.
+fn earlier<'s>(snapshot: &Snapshot, all: &'s [Snapshot]) -> impl Iterator<Item = &'s Snapshot> {
+    let origin = |s: &Snapshot| (s.spec.cluster.clone(), s.spec.namespace.clone());
+    let (own, time) = (origin(snapshot), snapshot.spec.time.0);
+    all.iter()
+        .filter(|s| s.spec.undo_of.is_none() && s.metadata.deletion_timestamp.is_none())
+        .filter(move |s| origin(s) == own && s.spec.time.0 < time)
+}
+
 /// The newest Snapshot of the same origin that is older than this one and holds files of the component, and how many.
 /// What was saved before a restore stands for nothing that was lost, and nothing before it.
 pub(super) fn with_files<'s>(
@@ -140,7 +149,6 @@ pub(super) fn with_files<'s>(
     component: &str,
     all: &'s [Snapshot],
 ) -> Option<(&'s Snapshot, u64)> {
-    let origin = |s: &Snapshot| (s.spec.cluster.clone(), s.spec.namespace.clone());
     let files = |s: &Snapshot| {
         let components = s.status.iter().flat_map(|status| &status.components);
         components
@@ -150,9 +158,7 @@ pub(super) fn with_files<'s>(
     if snapshot.spec.undo_of.is_some() {
         return None;
     }
-    all.iter()
-        .filter(|s| s.spec.undo_of.is_none() && s.metadata.deletion_timestamp.is_none())
-        .filter(|s| origin(s) == origin(snapshot) && s.spec.time.0 < snapshot.spec.time.0)
+    earlier(snapshot, all)
         .filter_map(|s| files(s).map(|files| (s, files)))
         .max_by_key(|(s, _)| (s.spec.time.0, s.name_any()))
 }
@@ -175,7 +181,6 @@ pub(super) fn takes_all(restore: &Restore, snapshot: &Snapshot) -> bool {
 /// The components that this Snapshot lacks and an older one of the same origin has, each with the newest such. A run
 /// that could not take a claim knows nothing of it, nor does one that was of other claims.
 pub(super) fn only_before<'s>(snapshot: &Snapshot, all: &'s [Snapshot]) -> BTreeMap<&'s str, &'s Snapshot> {
-    let origin = |s: &Snapshot| (s.spec.cluster.clone(), s.spec.namespace.clone());
     let components = |s: &'s Snapshot| s.status.iter().flat_map(|status| &status.components);
     let own: BTreeSet<&str> =
         snapshot.status.iter().flat_map(|status| &status.components).map(|c| c.name.as_str()).collect();
@@ -183,11 +188,7 @@ pub(super) fn only_before<'s>(snapshot: &Snapshot, all: &'s [Snapshot]) -> BTree
     if snapshot.spec.undo_of.is_some() {
         return found;
     }
-    let older = all
-        .iter()
-        .filter(|s| s.spec.undo_of.is_none() && s.metadata.deletion_timestamp.is_none())
-        .filter(|s| origin(s) == origin(snapshot) && s.spec.time.0 < snapshot.spec.time.0);
-    for other in older {
+    for other in earlier(snapshot, all) {
         for component in components(other).filter(|c| !c.damaged && !own.contains(c.name.as_str())) {
             let newest = found.entry(&component.name).or_insert(other);
             if newest.spec.time.0 < other.spec.time.0 {
@@ -204,12 +205,7 @@ pub(super) fn readable_before<'s>(
     component: &str,
     all: &'s [Snapshot],
 ) -> Option<&'s Snapshot> {
-    let origin = |s: &Snapshot| (s.spec.cluster.clone(), s.spec.namespace.clone());
-    all.iter()
-        .filter(|s| s.spec.undo_of.is_none() && s.metadata.deletion_timestamp.is_none())
-        .filter(|s| origin(s) == origin(snapshot) && s.spec.time.0 < snapshot.spec.time.0)
-        .filter(|s| s.has_all_of(component))
-        .max_by_key(|s| (s.spec.time.0, s.name_any()))
+    earlier(snapshot, all).filter(|s| s.has_all_of(component)).max_by_key(|s| (s.spec.time.0, s.name_any()))
 }
 
 /// Whether a Snapshot was made in its own namespace, in this cluster. Else its repository came from elsewhere.
