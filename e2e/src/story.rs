@@ -421,6 +421,18 @@ impl Story {
             .map(drop)
     }
 
+    /// What the operator that works tells a scraper.
+    pub fn metrics(&self) -> Result<String> {
+        let namespace = self.bed.operator_namespace();
+        let lease = self.kubectl.get(namespace, &["lease", "holdfast-operator"])?;
+        let pod = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+        self.kubectl.run(&[
+            "get",
+            "--raw",
+            &format!("/api/v1/namespaces/{namespace}/pods/{pod}:8080/proxy/metrics"),
+        ])
+    }
+
     /// Prints what a person needs to understand a failure.
     pub fn dump(&self) {
         let show = |title: &str, args: &[&str]| {

@@ -264,9 +264,10 @@ fn a_deleted_namespace_finds_its_backups_again() {
     });
 }
 
-/// A snapshot's file in the bucket is damaged: with the next list its object says so, and the others are as they were.
+/// A snapshot's file in the bucket is damaged. With the next list its object, the metrics and a Restore say so, before
+/// anything is stopped for that Restore; the one before it still serves; and once it can be read again it is as it was.
 #[test]
-fn a_damaged_snapshot_is_marked() {
+fn a_damaged_snapshot_is_marked_and_refused_before_anything_is_stopped() {
     let Some(_world) = together() else { return };
     Story::tell("damaged", Story::begin, |story| {
         let pod = story.app_with_a_file()?;
@@ -298,10 +299,37 @@ fn a_damaged_snapshot_is_marked() {
             (ready == "False" && reason == "SnapshotDamaged" && o["status"]["complete"] == false)
                 .then_some(())
         })?;
-        let other = story.kubectl.get(&story.namespace, &["snapshot.holdfast.dev", &first])?;
-        if other["status"]["complete"] != true {
-            return Err(Failure(format!("the other one is marked too: {}", other["status"])));
+        let labels = format!(
+            r#"namespace="{}",repository="{repository}",condition="SnapshotsDamaged""#,
+            story.namespace
+        );
+        let line = format!("holdfast_repository_condition{{{labels}}} 1");
+        story
+            .kubectl
+            .until_true("the metrics to tell of it", RUN, || Ok(story.metrics()?.contains(&line)))?;
+
+        let before = story.kubectl.get(&story.namespace, &["deployment", "app"])?;
+        let refused = story.restore("latest", "{from: {latestOf: {}}}", "Failed")?;
+        let message = refused["status"]["message"].as_str().unwrap_or_default();
+        if !message.contains("cannot be read any more") || !message.contains(&format!("Snapshot {first} of"))
+        {
+            return Err(Failure(format!("it does not say what can be done: {message}")));
         }
-        Ok(())
+        let after = story.kubectl.get(&story.namespace, &["deployment", "app"])?;
+        if before["metadata"]["generation"] != after["metadata"]["generation"] {
+            return Err(Failure("the application was touched for a restore that cannot be".into()));
+        }
+        story.restore("older", &format!("{{from: {{snapshotRef: {{name: {first}}}}}}}"), "Succeeded")?;
+
+        write(&whole)?;
+        list_again("mended")?;
+        story.until("snapshot.holdfast.dev", &second, |o| {
+            let (ready, ..) = condition(o, "Ready")?;
+            (ready == "True" && o["status"]["complete"] == true).then_some(())
+        })?;
+        story.restore("newest", "{from: {latestOf: {}}}", "Succeeded")?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "grep -q more /store/more")?;
+        story.nothing_left()
     });
 }
