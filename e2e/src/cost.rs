@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::kubectl::{Failure, Result};
 
 /// How often pods are looked at. The processor time of the last moment before a pod's cgroup goes may be missed.
 const LOOK: Duration = Duration::from_millis(50);
@@ -53,6 +56,38 @@ impl Sampler {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap_or_default()
     }
+}
+
+/// Runs a program that is no pod's, and gives its wall time and what it took. One at a time: its processor time is that of
+/// all children of this process that ended meanwhile.
+pub fn of_command(command: &mut Command) -> Result<(Duration, Cost)> {
+    let failed = |e: &dyn std::fmt::Display| Failure(format!("{}: {e}", command.get_program().display()));
+    let before = time_of_children().ok_or_else(|| Failure("/proc/self/stat cannot be read".into()))?;
+    let begun = Instant::now();
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(|e| failed(&e))?;
+    let mut resident = 0;
+    let status = loop {
+        resident = resident.max(status(child.id(), "VmHWM:").unwrap_or_default());
+        match child.try_wait().map_err(|e| failed(&e))? {
+            Some(status) => break status,
+            None => thread::sleep(LOOK),
+        }
+    };
+    let wall = begun.elapsed();
+    if !status.success() {
+        return Err(failed(&status));
+    }
+    let cpu = time_of_children().unwrap_or_default().saturating_sub(before);
+    Ok((wall, Cost { pods: 0, cpu, resident, anonymous: 0 }))
+}
+
+/// Processor time of the children of this process that have ended and were waited for (proc(5), `cutime` and `cstime`).
+fn time_of_children() -> Option<Duration> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is the program's name, which may hold anything; from behind it `cutime` is the 14th.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let ticks: u64 = rest.split_whitespace().skip(13).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+    Some(Duration::from_millis(ticks * 10))
 }
 
 /// Bytes that the operator's process has resident now.
@@ -203,6 +238,16 @@ mod tests {
         let two = "0::/testbed/n1/kubepods/podu/c\n";
         assert_eq!(path(two), None);
         assert_eq!(pod_of(two, ""), Some("/sys/fs/cgroup/testbed/n1/kubepods/podu".into()));
+    }
+
+    #[test]
+    fn a_programs_time_is_its_own() {
+        let (wall, cost) =
+            of_command(Command::new("sh").args(["-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"]))
+                .unwrap_or_default();
+        assert!(cost.cpu > Duration::from_millis(20) && cost.cpu <= wall * 2, "{cost:?} in {wall:?}");
+        assert!(cost.resident > 100_000, "{cost:?}");
+        assert!(of_command(Command::new("sh").args(["-c", "exit 3"])).is_err());
     }
 
     #[test]

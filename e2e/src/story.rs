@@ -352,7 +352,15 @@ impl Story {
     pub fn restic(&self, version: &str, args: &[&str]) -> Result<String> {
         let part = self.prefix().map_or(String::new(), |prefix| prefix + "/");
         let directory = self.repository_directory()?;
-        let repository = format!("s3:{}/{}/{part}{directory}", self.bed.s3_endpoint, self.bucket);
+        let mut restic = self.restic_at(version, &format!("{part}{directory}"))?;
+        let out = run(restic.args(args).env("RESTIC_PASSWORD", self.repository_password()?), b"")?;
+        Ok(String::from_utf8_lossy(&out).into_owned())
+    }
+
+    /// Stock restic with the storage's keys on a directory of the bucket, to which command, arguments and password are to
+    /// be added.
+    pub fn restic_at(&self, version: &str, directory: &str) -> Result<Command> {
+        let repository = format!("s3:{}/{}/{directory}", self.bed.s3_endpoint, self.bucket);
         let (program, region) = match self.bed.current() {
             None => (self.bed.restic(version)?, "us-east-1"),
             // Theirs, whatever its version.
@@ -362,17 +370,12 @@ impl Story {
         if !self.bed.ca_pem.is_empty() {
             restic.arg("--cacert").arg(&self.bed.ca_path);
         }
-        let out = run(
-            restic
-                .args(["--no-cache", "-r", &repository])
-                .args(args)
-                .env("RESTIC_PASSWORD", self.repository_password()?)
-                .env("AWS_ACCESS_KEY_ID", &self.bed.access_key)
-                .env("AWS_SECRET_ACCESS_KEY", &self.bed.secret_key)
-                .env("AWS_DEFAULT_REGION", region),
-            b"",
-        )?;
-        Ok(String::from_utf8_lossy(&out).into_owned())
+        restic
+            .args(["--no-cache", "-r", &repository])
+            .env("AWS_ACCESS_KEY_ID", &self.bed.access_key)
+            .env("AWS_SECRET_ACCESS_KEY", &self.bed.secret_key)
+            .env("AWS_DEFAULT_REGION", region);
+        Ok(restic)
     }
 
     /// What a run must never leave: locks, run Secrets, Jobs that still run, runner pods, quiesce records.

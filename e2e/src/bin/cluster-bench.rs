@@ -32,6 +32,8 @@ struct Row {
     what: &'static str,
     k8up: &'static str,
     velero: &'static str,
+    /// Stock restic, measured beside ours.
+    restic: String,
     ours: String,
     aim: &'static str,
 }
@@ -77,6 +79,16 @@ struct Big {
     holds: Holds,
     first: Run,
     unchanged: Vec<Run>,
+    restore: Run,
+    repository: u64,
+    restic: Restic,
+}
+
+/// What stock restic needs for the same files on the same machine, to the same server, without a cluster around it: what
+/// makes figures of another machine comparable. K8up's pods run the same program.
+struct Restic {
+    first: Run,
+    unchanged: Run,
     restore: Run,
     repository: u64,
 }
@@ -144,8 +156,30 @@ fn big() -> Result<Big> {
     let restored = mounted(&story, "copy")?;
     say("big: comparing");
     run(Command::new("diff").arg("-rq").arg(&files).arg(&restored), b"")?;
+    let restic = restic(&story, &files)?;
     end(&story)?;
-    Ok(Big { holds, first, unchanged, restore, repository })
+    Ok(Big { holds, first, unchanged, restore, repository, restic })
+}
+
+fn restic(story: &Story, files: &Path) -> Result<Restic> {
+    const DIRECTORY: &str = "restic-alone";
+    let target = std::env::temp_dir().join("holdfast-restic-alone");
+    let timed = |what: &str, args: &[&str]| {
+        let mut command = story.restic_at("0.19.1", DIRECTORY)?;
+        command.args(args).env("RESTIC_PASSWORD", "restic alone").current_dir(files);
+        let (wall, cost) = cost::of_command(&mut command)?;
+        let run = Run { seconds: wall.as_secs_f64(), cost };
+        say(&format!("  restic alone, {what}: {}, {} MB resident", with_cpu(&run), megabytes(cost.resident)));
+        Ok(run)
+    };
+    timed("init", &["init"])?;
+    let first = timed("first", &["backup", "."])?;
+    let unchanged = timed("unchanged", &["backup", "."])?;
+    let repository = size(&story.bed.bucket_directory(&story.bucket)?.join(DIRECTORY));
+    let restored = timed("restore", &["restore", "latest", "--target", &target.to_string_lossy()]);
+    // Whatever it came to: it may fill the disk.
+    let _ = std::fs::remove_dir_all(&target);
+    Ok(Restic { first, unchanged, restore: restored?, repository })
 }
 
 fn end(story: &Story) -> Result<()> {
@@ -221,23 +255,61 @@ fn size(dir: &Path) -> u64 {
 
 fn print(small: &Small, big: &Big, operator: u64) {
     let gigabytes = |bytes: u64| format!("{}.{:02} GB", bytes / 1_000_000_000, bytes / 10_000_000 % 100);
-    let row = |what, k8up, velero, ours, aim| Row { what, k8up, velero, ours, aim };
+    let alone = |what, k8up, velero, restic, ours, aim| Row { what, k8up, velero, restic, ours, aim };
+    let row = |what, k8up, velero, ours, aim| alone(what, k8up, velero, String::new(), ours, aim);
+    let restic = &big.restic;
     let rows = [
         row("small, first", "10.2 s", "7.9 s", format!("{:.2} s", small.first.seconds), ""),
         row("small, unchanged", "10.20 s", "5.84 s", spread(&small.unchanged), "< 3 s"),
         row("small, all of it new", "", "", spread(&small.changed), ""),
-        row(
+        alone(
             "big, first",
             "50.3 s (65 CPU-s)",
             "42.1 s (21 CPU-s, not compressed)",
+            with_cpu(&restic.first),
             with_cpu(&big.first),
             "≤ 20 s, ≤ 20 CPU-s",
         ),
-        row("big, unchanged", "10.2 s", "5.7 s", spread(&big.unchanged), "≤ 4 s"),
-        row("big, restore to a new claim", "25.3 s", "80.4 s (53 CPU-s)", with_cpu(&big.restore), "≤ 15 s"),
-        row("big, repository", "1.12 GB", "2.39 GB", gigabytes(big.repository), ""),
-        row("runner resident, backup", "241 MB", "228 MB", memory(&big.first.cost), "≤ 120 MB"),
-        row("runner resident, restore", "352 MB", "273 MB", memory(&big.restore.cost), "≤ 150 MB"),
+        alone(
+            "big, unchanged",
+            "10.2 s",
+            "5.7 s",
+            with_cpu(&restic.unchanged),
+            spread(&big.unchanged),
+            "≤ 4 s",
+        ),
+        alone(
+            "big, restore to a new claim",
+            "25.3 s",
+            "80.4 s (53 CPU-s)",
+            with_cpu(&restic.restore),
+            with_cpu(&big.restore),
+            "≤ 15 s",
+        ),
+        alone(
+            "big, repository",
+            "1.12 GB",
+            "2.39 GB",
+            gigabytes(restic.repository),
+            gigabytes(big.repository),
+            "",
+        ),
+        alone(
+            "runner resident, backup",
+            "241 MB",
+            "228 MB",
+            format!("{} MB", megabytes(restic.first.cost.resident)),
+            memory(&big.first.cost),
+            "≤ 120 MB",
+        ),
+        alone(
+            "runner resident, restore",
+            "352 MB",
+            "273 MB",
+            format!("{} MB", megabytes(restic.restore.cost.resident)),
+            memory(&big.restore.cost),
+            "≤ 150 MB",
+        ),
         row(
             "operator resident, idle",
             "45 MB",
@@ -248,8 +320,8 @@ fn print(small: &Small, big: &Big, operator: u64) {
     ];
     println!("small: 100 files, 10,000,000 bytes; big: {} files, {} bytes", big.holds.files, big.holds.bytes);
     println!("(the peers: {} files, {} bytes)\n", corpus::FILES, corpus::BYTES);
-    println!("| | K8up | Velero | Holdfast | aim |\n|---|---|---|---|---|");
-    for Row { what, k8up, velero, ours, aim } in rows {
-        println!("| {what} | {k8up} | {velero} | {ours} | {aim} |");
+    println!("| | K8up | Velero | restic alone, here | Holdfast, here | aim |\n|---|---|---|---|---|---|");
+    for Row { what, k8up, velero, restic, ours, aim } in rows {
+        println!("| {what} | {k8up} | {velero} | {restic} | {ours} | {aim} |");
     }
 }
