@@ -61,7 +61,8 @@ impl Sampler {
 /// Runs a program that is no pod's, and gives its wall time and what it took. One at a time: its processor time is that of
 /// all children of this process that ended meanwhile.
 pub fn of_command(command: &mut Command) -> Result<(Duration, Cost)> {
-    let failed = |e: &dyn std::fmt::Display| Failure(format!("{}: {e}", command.get_program().display()));
+    let program = command.get_program().to_owned();
+    let failed = |e: &dyn std::fmt::Display| Failure(format!("{}: {e}", program.display()));
     let before = time_of_children().ok_or_else(|| Failure("/proc/self/stat cannot be read".into()))?;
     let begun = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(|e| failed(&e))?;

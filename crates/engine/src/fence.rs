@@ -8,6 +8,7 @@
 
 mod withdraw;
 
+use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -100,11 +101,13 @@ async fn packs(repo: &Repository, ctx: &Ctx) -> Result<HashMap<Id, Entry>> {
 }
 
 /// Whether every blob of these trees is in a pack that is there. `Missing` names what is not.
-pub async fn all_there(repo: &Repository, trees: &[Id], ctx: &Ctx) -> Result<()> {
-    let (index, _) = fresh(repo, ctx).await?;
-    let listed = packs(repo, ctx).await?;
-    let needed = Arc::new(BlobSet::new(&index));
-    walk(repo, &index, &listed, trees.to_vec(), needed, ctx).await.map(drop)
+pub fn all_there<'a>(repo: &'a Repository, trees: &'a [Id], ctx: &'a Ctx) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let (index, _) = fresh(repo, ctx).await?;
+        let listed = packs(repo, ctx).await?;
+        let needed = Arc::new(BlobSet::new(&index));
+        walk(repo, &index, &listed, trees.to_vec(), needed, ctx).await.map(drop)
+    })
 }
 
 /// Makes sure that the snapshot with this root tree, which is written, stays restorable: every blob of it is in a
@@ -113,9 +116,16 @@ pub async fn all_there(repo: &Repository, trees: &[Id], ctx: &Ctx) -> Result<()>
 ///
 /// # Errors
 /// `Missing` when blobs are gone: the snapshot cannot be restored. Any other error leaves it unconfirmed.
-pub async fn confirm(repo: &Repository, tree: Id, known: &[Id], ctx: &Ctx) -> Result<Confirmed> {
-    let looked = look(repo, ctx).await;
-    confirm_looked(repo, tree, known, looked, ctx).await
+pub fn confirm<'a>(
+    repo: &'a Repository,
+    tree: Id,
+    known: &'a [Id],
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<Confirmed>> {
+    Box::pin(async move {
+        let looked = look(repo, ctx).await;
+        confirm_looked(repo, tree, known, looked, ctx).await
+    })
 }
 
 /// The index files that there are now. The first look of the fence: to be begun after the snapshot is there.

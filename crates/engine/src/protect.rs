@@ -5,6 +5,7 @@
 //! snapshots; so the dates have to be moved on while snapshots live. Locks are left out, and so are packs that
 //! nothing needs. Not here: how a store does it (`store`), and what deletions make of it (`forget`, `prune`).
 
+use futures::future::BoxFuture;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -86,60 +87,61 @@ impl ProtectReport {
 /// # Errors
 /// `Usage` where the store has no object lock, or the bucket was made without it; `Guard` for a time that cannot be
 /// meant; `Missing` when a snapshot needs what is not there. Files that the store refuses are in the report.
-pub async fn protect(
-    repo: &Repository,
-    lock: &LockGuard,
-    spec: &ProtectSpec,
-    ctx: &Ctx,
-) -> Result<ProtectReport> {
-    let Some(bucket) = ctx.run(repo.store().object_lock()).await? else {
-        return Err(Error::new(
-            ErrorKind::Usage,
-            format!(
-                "the bucket of {} has no object lock, so nothing in it can be protected; most servers only give it \
+pub fn protect<'a>(
+    repo: &'a Repository,
+    lock: &'a LockGuard,
+    spec: &'a ProtectSpec,
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<ProtectReport>> {
+    Box::pin(async move {
+        let Some(bucket) = ctx.run(repo.store().object_lock()).await? else {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "the bucket of {} has no object lock, so nothing in it can be protected; most servers only give it \
                  to a bucket when that is made",
-                repo.store().describe()
-            ),
-        ));
-    };
-    let mode = spec.mode.or(bucket.default.map(|(mode, _)| mode)).unwrap_or(RetentionMode::Governance);
-    let (until, again) = dates(spec, mode)?;
-    ctx.events.event(Event::Phase("snapshots"));
-    let (files, unread) = needed_files(repo, ctx).await?;
-    ctx.events.event(Event::Phase("protect"));
-    let mut report = ProtectReport { mode, until, again, kinds: BTreeMap::new(), failed: unread };
-    let total = files.len() as u64;
-    let mut all =
-        stream::iter(files)
+                    repo.store().describe()
+                ),
+            ));
+        };
+        let mode = spec.mode.or(bucket.default.map(|(mode, _)| mode)).unwrap_or(RetentionMode::Governance);
+        let (until, again) = dates(spec, mode)?;
+        ctx.events.event(Event::Phase("snapshots"));
+        let (files, unread) = needed_files(repo, ctx).await?;
+        ctx.events.event(Event::Phase("protect"));
+        let mut report = ProtectReport { mode, until, again, kinds: BTreeMap::new(), failed: unread };
+        let total = files.len() as u64;
+        let mut all = stream::iter(files)
             .map(|(name, size)| async move {
                 (name, size, one(repo, name, mode, until, again, spec.dry_run).await)
             })
             .buffer_unordered(PARALLEL);
-    let mut done: u64 = 0;
-    while let Some((name, size, outcome)) = ctx.run(async { Ok(all.next().await) }).await? {
-        lock.check()?;
-        let kind = report.kinds.entry(name.kind).or_default();
-        match outcome {
-            Ok(extended) => {
-                let count = if extended { &mut kind.extended } else { &mut kind.kept };
-                *count = count.saturating_add(1);
-                kind.bytes = kind.bytes.saturating_add(size);
+        let mut done: u64 = 0;
+        while let Some((name, size, outcome)) = ctx.run(async { Ok(all.next().await) }).await? {
+            lock.check()?;
+            let kind = report.kinds.entry(name.kind).or_default();
+            match outcome {
+                Ok(extended) => {
+                    let count = if extended { &mut kind.extended } else { &mut kind.kept };
+                    *count = count.saturating_add(1);
+                    kind.bytes = kind.bytes.saturating_add(size);
+                }
+                // The store's decision about this file; the others are protected all the same.
+                Err(e) if matches!(e.kind(), ErrorKind::AccessDenied | ErrorKind::Retained) => {
+                    report.failed.push((name, e.chain()));
+                }
+                Err(e) => return Err(e),
             }
-            // The store's decision about this file; the others are protected all the same.
-            Err(e) if matches!(e.kind(), ErrorKind::AccessDenied | ErrorKind::Retained) => {
-                report.failed.push((name, e.chain()));
-            }
-            Err(e) => return Err(e),
+            done = done.saturating_add(1);
+            ctx.events.event(Event::Progress(Progress {
+                files_done: done,
+                files_total: total,
+                ..Progress::default()
+            }));
         }
-        done = done.saturating_add(1);
-        ctx.events.event(Event::Progress(Progress {
-            files_done: done,
-            files_total: total,
-            ..Progress::default()
-        }));
-    }
-    report.failed.sort_by_key(|(name, _)| (name.kind, name.id));
-    Ok(report)
+        report.failed.sort_by_key(|(name, _)| (name.kind, name.id));
+        Ok(report)
+    })
 }
 
 /// Until when, and when again.

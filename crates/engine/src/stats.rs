@@ -2,6 +2,7 @@
 //!
 //! Not here: how much a prune would free.
 
+use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,35 +52,37 @@ pub struct Stats {
 }
 
 /// Counts. The index is loaded here, after the caller chose the snapshots.
-pub async fn stats(
-    repo: &Repository,
-    snapshots: &[(Id, Snapshot)],
+pub fn stats<'a>(
+    repo: &'a Repository,
+    snapshots: &'a [(Id, Snapshot)],
     mode: CountMode,
-    ctx: &Ctx,
-) -> Result<Stats> {
-    let index = repo.load_index(ctx).await?;
-    let trees = Arc::new(TreeReader::new(repo.clone(), Arc::clone(&index))?);
-    let mut count = Count { mode, ..Count::new(&index) };
-    ctx.events.event(Event::Phase("count"));
-    for (_, snapshot) in snapshots {
-        count.stats.snapshots = count.stats.snapshots.saturating_add(1);
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<Stats>> {
+    Box::pin(async move {
+        let index = repo.load_index(ctx).await?;
+        let trees = Arc::new(TreeReader::new(repo.clone(), Arc::clone(&index))?);
+        let mut count = Count { mode, ..Count::new(&index) };
+        ctx.events.event(Event::Phase("count"));
+        for (_, snapshot) in snapshots {
+            count.stats.snapshots = count.stats.snapshots.saturating_add(1);
+            if mode == CountMode::RawData {
+                ctx.run(count.blobs_of(&trees, snapshot.tree)).await?;
+                continue;
+            }
+            count.links.clear();
+            let mut walk = Walk::new(Arc::clone(&trees), PathBuf::from("/"), snapshot.tree);
+            while let Some((path, node)) = ctx.run(walk.next()).await? {
+                count.entry(path, &node)?;
+                let Stats { files, total_size, .. } = count.stats;
+                let progress = Progress { files_done: files, bytes_done: total_size, ..Progress::default() };
+                ctx.events.event(Event::Progress(progress));
+            }
+        }
         if mode == CountMode::RawData {
-            ctx.run(count.blobs_of(&trees, snapshot.tree)).await?;
-            continue;
+            count.raw_data(repo.version() >= 2)?;
         }
-        count.links.clear();
-        let mut walk = Walk::new(Arc::clone(&trees), PathBuf::from("/"), snapshot.tree);
-        while let Some((path, node)) = ctx.run(walk.next()).await? {
-            count.entry(path, &node)?;
-            let Stats { files, total_size, .. } = count.stats;
-            let progress = Progress { files_done: files, bytes_done: total_size, ..Progress::default() };
-            ctx.events.event(Event::Progress(progress));
-        }
-    }
-    if mode == CountMode::RawData {
-        count.raw_data(repo.version() >= 2)?;
-    }
-    Ok(count.stats)
+        Ok(count.stats)
+    })
 }
 
 struct Count<'a> {

@@ -12,6 +12,7 @@ use crate::lock::LockGuard;
 use crate::repository::Repository;
 use crate::store::{FileKind, FileName};
 use crate::write::commit_snapshot;
+use futures::future::BoxFuture;
 
 /// What to do with the tags of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,22 +57,24 @@ impl TagChange {
 
 /// Changes the tags of a snapshot; its new id, or `None` when nothing had to change. `there` are all snapshots that could be
 /// read. The caller holds a lock.
-pub async fn change_tags(
-    repo: &Repository,
-    lock: &LockGuard,
+pub fn change_tags<'a>(
+    repo: &'a Repository,
+    lock: &'a LockGuard,
     id: Id,
-    snapshot: &Snapshot,
-    change: &TagChange,
-    there: &[(Id, Snapshot)],
-    ctx: &Ctx,
-) -> Result<Option<Id>> {
-    let tags = change.apply(&snapshot.tags);
-    if tags == snapshot.tags {
-        return Ok(None);
-    }
-    // While the old snapshot is there no mark can be on what it needs; what comes after this look is noticed.
-    let known: Vec<Id> = repo.store().list(FileKind::Index).await?.into_iter().map(|e| e.id).collect();
-    replace(repo, lock, id, Snapshot { tags, ..snapshot.clone() }, &known, there, ctx).await.map(Some)
+    snapshot: &'a Snapshot,
+    change: &'a TagChange,
+    there: &'a [(Id, Snapshot)],
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<Option<Id>>> {
+    Box::pin(async move {
+        let tags = change.apply(&snapshot.tags);
+        if tags == snapshot.tags {
+            return Ok(None);
+        }
+        // While the old snapshot is there no mark can be on what it needs; what comes after this look is noticed.
+        let known: Vec<Id> = repo.store().list(FileKind::Index).await?.into_iter().map(|e| e.id).collect();
+        replace(repo, lock, id, Snapshot { tags, ..snapshot.clone() }, &known, there, ctx).await.map(Some)
+    })
 }
 
 /// Writes `new` in place of the snapshot `old`: first the new one, then away with the old one, so that at any moment

@@ -5,6 +5,7 @@
 //! stays whole without it. Where a store takes no such files (a REST server), the snapshot's tag with the count is
 //! all that is kept.
 
+use futures::future::BoxFuture;
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Mutex;
@@ -161,11 +162,17 @@ impl Repository {
     /// What the backup that made this snapshot could not read; `None` when no list is kept, either because
     /// everything was read or because another program or an older release made the snapshot. A snapshot that was
     /// rewritten since (`original`) has the list of the first.
-    pub async fn unreadable(&self, id: &Id, snapshot: &Snapshot) -> Result<Option<List>> {
-        match (self.unreadable_list(id).await?, snapshot.original) {
-            (None, Some(original)) => self.unreadable_list(&original).await,
-            (found, _) => Ok(found),
-        }
+    pub fn unreadable<'a>(
+        &'a self,
+        id: &'a Id,
+        snapshot: &'a Snapshot,
+    ) -> BoxFuture<'a, Result<Option<List>>> {
+        Box::pin(async move {
+            match (self.unreadable_list(id).await?, snapshot.original) {
+                (None, Some(original)) => self.unreadable_list(&original).await,
+                (found, _) => Ok(found),
+            }
+        })
     }
 
     async fn unreadable_list(&self, snapshot: &Id) -> Result<Option<List>> {

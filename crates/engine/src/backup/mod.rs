@@ -6,6 +6,7 @@
 mod relative;
 mod stream;
 
+use futures::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -273,14 +274,16 @@ pub struct BackupReport {
 /// Most errors mean that no snapshot was written; `SnapshotInvalid` and those that say so mean that one is there that
 /// must not be relied on. Files that cannot be read are in the report, not errors, unless
 /// `spec.unreadable` says otherwise.
-pub async fn backup(
-    repository: &Repository,
-    lock: &LockGuard,
-    spec: &BackupSpec,
-    ctx: &Ctx,
-) -> Result<BackupReport> {
-    let (paths, source) = from_files(spec)?;
-    Box::pin(perform(repository, Some(lock), spec, paths, source, ctx)).await
+pub fn backup<'a>(
+    repository: &'a Repository,
+    lock: &'a LockGuard,
+    spec: &'a BackupSpec,
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<BackupReport>> {
+    Box::pin(async move {
+        let (paths, source) = from_files(spec)?;
+        Box::pin(perform(repository, Some(lock), spec, paths, source, ctx)).await
+    })
 }
 
 /// Does all that [`backup`] does but write: neither to the repository nor a lock to it. The report says what would have
@@ -288,9 +291,15 @@ pub async fn backup(
 ///
 /// # Errors
 /// As [`backup`].
-pub async fn rehearse(repository: &Repository, spec: &BackupSpec, ctx: &Ctx) -> Result<BackupReport> {
-    let (paths, source) = from_files(spec)?;
-    Box::pin(perform(&repository.rehearsing(), None, spec, paths, source, ctx)).await
+pub fn rehearse<'a>(
+    repository: &'a Repository,
+    spec: &'a BackupSpec,
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<BackupReport>> {
+    Box::pin(async move {
+        let (paths, source) = from_files(spec)?;
+        Box::pin(perform(&repository.rehearsing(), None, spec, paths, source, ctx)).await
+    })
 }
 
 fn from_files(spec: &BackupSpec) -> Result<(Vec<String>, Source)> {

@@ -11,6 +11,7 @@ use crate::lock::LockGuard;
 use crate::pipeline::Feed;
 use crate::repository::Repository;
 use crate::stream::StreamSource;
+use futures::future::BoxFuture;
 
 /// Backs up a stream into a new snapshot whose only file it is. Of `spec` neither roots nor what is said about files
 /// counts. The caller holds a lock on the repository and keeps it after.
@@ -19,32 +20,36 @@ use crate::stream::StreamSource;
 /// Any error means that no snapshot was written: `Source` when the producer failed or what arrived did not pass the
 /// checks, `Timeout` when it took too long, `Guard` when it is smaller than the last one allows. What was read by then
 /// stays in the repository, so that the next try has little to store.
-pub async fn backup_stream(
-    repository: &Repository,
-    lock: &LockGuard,
-    spec: &BackupSpec,
+pub fn backup_stream<'a>(
+    repository: &'a Repository,
+    lock: &'a LockGuard,
+    spec: &'a BackupSpec,
     source: StreamSource,
-    ctx: &Ctx,
-) -> Result<BackupReport> {
-    // Refused before anything is asked of the store.
-    names(&source.path)?;
-    let paths = vec![source.path.clone()];
-    Box::pin(perform(repository, Some(lock), spec, paths, Source::Stream(source), ctx)).await
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<BackupReport>> {
+    Box::pin(async move {
+        // Refused before anything is asked of the store.
+        names(&source.path)?;
+        let paths = vec![source.path.clone()];
+        Box::pin(perform(repository, Some(lock), spec, paths, Source::Stream(source), ctx)).await
+    })
 }
 
 /// Does all that [`backup_stream`] does but write, as [`super::rehearse`].
 ///
 /// # Errors
 /// As [`backup_stream`].
-pub async fn rehearse_stream(
-    repository: &Repository,
-    spec: &BackupSpec,
+pub fn rehearse_stream<'a>(
+    repository: &'a Repository,
+    spec: &'a BackupSpec,
     source: StreamSource,
-    ctx: &Ctx,
-) -> Result<BackupReport> {
-    names(&source.path)?;
-    let paths = vec![source.path.clone()];
-    Box::pin(perform(&repository.rehearsing(), None, spec, paths, Source::Stream(source), ctx)).await
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<BackupReport>> {
+    Box::pin(async move {
+        names(&source.path)?;
+        let paths = vec![source.path.clone()];
+        Box::pin(perform(&repository.rehearsing(), None, spec, paths, Source::Stream(source), ctx)).await
+    })
 }
 
 /// The names on an absolute path.

@@ -1,5 +1,6 @@
 //! Finding entries by name or time.
 
+use futures::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -52,25 +53,31 @@ impl Finder {
     }
 
     /// All that is found in one snapshot, in the order of a listing.
-    pub async fn find(&self, snapshot: &Snapshot, ctx: &Ctx) -> Result<Vec<(PathBuf, Node)>> {
-        let mut found = Vec::new();
-        let mut walk = Walk::new(Arc::clone(&self.trees), PathBuf::from("/"), snapshot.tree);
-        while let Some((path, node)) = ctx.run(walk.next()).await? {
-            let folded;
-            let names = names(if self.ignore_case {
-                folded = fold(&path);
-                &folded
-            } else {
-                &path
-            });
-            if node.kind == NodeType::Dir && !self.patterns.iter().any(|p| p.may_match_below(&names)) {
-                walk.skip();
+    pub fn find<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        ctx: &'a Ctx,
+    ) -> BoxFuture<'a, Result<Vec<(PathBuf, Node)>>> {
+        Box::pin(async move {
+            let mut found = Vec::new();
+            let mut walk = Walk::new(Arc::clone(&self.trees), PathBuf::from("/"), snapshot.tree);
+            while let Some((path, node)) = ctx.run(walk.next()).await? {
+                let folded;
+                let names = names(if self.ignore_case {
+                    folded = fold(&path);
+                    &folded
+                } else {
+                    &path
+                });
+                if node.kind == NodeType::Dir && !self.patterns.iter().any(|p| p.may_match_below(&names)) {
+                    walk.skip();
+                }
+                if self.patterns.iter().any(|p| p.matches(&names)) && self.in_time(&node) {
+                    found.push((path, node));
+                }
             }
-            if self.patterns.iter().any(|p| p.matches(&names)) && self.in_time(&node) {
-                found.push((path, node));
-            }
-        }
-        Ok(found)
+            Ok(found)
+        })
     }
 
     fn in_time(&self, node: &Node) -> bool {

@@ -1,5 +1,6 @@
 //! Where in snapshots blobs, directories and packs are used, by their ids: for people who look into a damaged repository.
 
+use futures::future::BoxFuture;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -94,67 +95,80 @@ fn beginning(text: &str) -> Result<&str> {
 
 impl ObjectFinder {
     /// Reads what the packs hold, where packs are looked for.
-    pub async fn new(repo: &Repository, index: &Arc<Index>, spec: &ObjectSpec, ctx: &Ctx) -> Result<Self> {
-        let (blobs, directories) = match spec {
-            ObjectSpec::Blobs(texts) => (Wanted::new(texts)?, Wanted::default()),
-            ObjectSpec::Trees(texts) => (Wanted::default(), Wanted::new(texts)?),
-            ObjectSpec::Packs(texts) => in_packs(repo, index, texts, ctx).await?,
-        };
-        let trees = Arc::new(TreeReader::new(repo.clone(), Arc::clone(index))?);
-        Ok(Self { trees, blobs, directories })
+    pub fn new<'a>(
+        repo: &'a Repository,
+        index: &'a Arc<Index>,
+        spec: &'a ObjectSpec,
+        ctx: &'a Ctx,
+    ) -> BoxFuture<'a, Result<Self>> {
+        Box::pin(async move {
+            let (blobs, directories) = match spec {
+                ObjectSpec::Blobs(texts) => (Wanted::new(texts)?, Wanted::default()),
+                ObjectSpec::Trees(texts) => (Wanted::default(), Wanted::new(texts)?),
+                ObjectSpec::Packs(texts) => in_packs(repo, index, texts, ctx).await?,
+            };
+            let trees = Arc::new(TreeReader::new(repo.clone(), Arc::clone(index))?);
+            Ok(Self { trees, blobs, directories })
+        })
     }
 
     /// All places in one snapshot, in the order of a listing. Directories that cannot be read are told as faults and
     /// passed over: whether what they held is used in them is not known.
-    pub async fn find(&self, snapshot: &Snapshot, ctx: &Ctx) -> Result<Vec<FoundObject>> {
-        let mut found = Vec::new();
-        let root = PathBuf::from("/");
-        if self.directories.has(&snapshot.tree) {
-            found.push(FoundObject {
-                kind: BlobKind::Tree,
-                id: snapshot.tree,
-                path: root.clone(),
-                parent: None,
-            });
-        }
-        // The tree of each directory on the way down, to name it as the parent of a file.
-        let mut above: Vec<(PathBuf, Id)> = vec![(root.clone(), snapshot.tree)];
-        let mut last = root.clone();
-        let mut walk = Walk::new(Arc::clone(&self.trees), root, snapshot.tree);
-        loop {
-            let (path, node) = match ctx.run(walk.next()).await {
-                Ok(Some(entry)) => entry,
-                Ok(None) => return Ok(found),
-                Err(e) if is_damage(&e) => {
-                    let fault = Fault { path: last.clone(), action: "look into", error: e.chain() };
-                    ctx.events.event(Event::Fault(fault));
-                    continue;
+    pub fn find<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        ctx: &'a Ctx,
+    ) -> BoxFuture<'a, Result<Vec<FoundObject>>> {
+        Box::pin(async move {
+            let mut found = Vec::new();
+            let root = PathBuf::from("/");
+            if self.directories.has(&snapshot.tree) {
+                found.push(FoundObject {
+                    kind: BlobKind::Tree,
+                    id: snapshot.tree,
+                    path: root.clone(),
+                    parent: None,
+                });
+            }
+            // The tree of each directory on the way down, to name it as the parent of a file.
+            let mut above: Vec<(PathBuf, Id)> = vec![(root.clone(), snapshot.tree)];
+            let mut last = root.clone();
+            let mut walk = Walk::new(Arc::clone(&self.trees), root, snapshot.tree);
+            loop {
+                let (path, node) = match ctx.run(walk.next()).await {
+                    Ok(Some(entry)) => entry,
+                    Ok(None) => return Ok(found),
+                    Err(e) if is_damage(&e) => {
+                        let fault = Fault { path: last.clone(), action: "look into", error: e.chain() };
+                        ctx.events.event(Event::Fault(fault));
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                };
+                let directory = path.parent().unwrap_or(Path::new("/"));
+                while above.len() > 1 && above.last().is_some_and(|(at, _)| at != directory) {
+                    above.pop();
                 }
-                Err(e) => return Err(e),
-            };
-            let directory = path.parent().unwrap_or(Path::new("/"));
-            while above.len() > 1 && above.last().is_some_and(|(at, _)| at != directory) {
-                above.pop();
-            }
-            let parent = above.last().map(|(_, id)| *id);
-            if let Some(tree) = node.subtree {
-                above.push((path.clone(), tree));
-                if self.directories.has(&tree) {
-                    let path = path.clone();
-                    found.push(FoundObject { kind: BlobKind::Tree, id: tree, path, parent: None });
+                let parent = above.last().map(|(_, id)| *id);
+                if let Some(tree) = node.subtree {
+                    above.push((path.clone(), tree));
+                    if self.directories.has(&tree) {
+                        let path = path.clone();
+                        found.push(FoundObject { kind: BlobKind::Tree, id: tree, path, parent: None });
+                    }
                 }
+                if !self.blobs.is_empty() {
+                    let pieces = node.content.iter().flatten().filter(|id| self.blobs.has(id));
+                    found.extend(pieces.map(|id| FoundObject {
+                        kind: BlobKind::Data,
+                        id: *id,
+                        path: path.clone(),
+                        parent,
+                    }));
+                }
+                last = path;
             }
-            if !self.blobs.is_empty() {
-                let pieces = node.content.iter().flatten().filter(|id| self.blobs.has(id));
-                found.extend(pieces.map(|id| FoundObject {
-                    kind: BlobKind::Data,
-                    id: *id,
-                    path: path.clone(),
-                    parent,
-                }));
-            }
-            last = path;
-        }
+        })
     }
 }
 

@@ -6,6 +6,7 @@
 mod data;
 mod structure;
 
+use futures::future::BoxFuture;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -119,41 +120,44 @@ impl CheckReport {
 }
 
 /// Checks a repository. An error means that the check itself could not be carried out.
-pub async fn check(
-    repo: &Repository,
-    lock: Option<&LockGuard>,
-    spec: &CheckSpec,
-    ctx: &Ctx,
-) -> Result<CheckReport> {
-    match spec.read_data {
-        ReadData::Subset { n, m } if n == 0 || n > m => {
+pub fn check<'a>(
+    repo: &'a Repository,
+    lock: Option<&'a LockGuard>,
+    spec: &'a CheckSpec,
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<CheckReport>> {
+    Box::pin(async move {
+        match spec.read_data {
+            ReadData::Subset { n, m } if n == 0 || n > m => {
+                return Err(Error::new(
+                    ErrorKind::Usage,
+                    format!("there is no part {n} of {m}: parts count from 1"),
+                ));
+            }
+            ReadData::Fraction(share) if !(share > 0.0 && share <= 1.0) => {
+                return Err(Error::new(
+                    ErrorKind::Usage,
+                    format!("{share} is no share of the data: above 0, up to 1"),
+                ));
+            }
+            ReadData::Bytes(0) => {
+                return Err(Error::new(ErrorKind::Usage, "0 bytes are no part of the data"));
+            }
+            _ => {}
+        }
+        let tools = Tools { repo: repo.clone(), runtime: Handle::current() };
+        let spec = *spec;
+        let outcome = read::own_thread("check", ctx, move |ctx| all(&tools, spec, ctx)).await;
+        if lock.is_some_and(LockGuard::lost)
+            && outcome.as_ref().is_err_and(|e| e.kind() == ErrorKind::Cancelled)
+        {
             return Err(Error::new(
-                ErrorKind::Usage,
-                format!("there is no part {n} of {m}: parts count from 1"),
+                ErrorKind::LockLost,
+                "the repository's lock was lost during the check; check again",
             ));
         }
-        ReadData::Fraction(share) if !(share > 0.0 && share <= 1.0) => {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!("{share} is no share of the data: above 0, up to 1"),
-            ));
-        }
-        ReadData::Bytes(0) => {
-            return Err(Error::new(ErrorKind::Usage, "0 bytes are no part of the data"));
-        }
-        _ => {}
-    }
-    let tools = Tools { repo: repo.clone(), runtime: Handle::current() };
-    let spec = *spec;
-    let outcome = read::own_thread("check", ctx, move |ctx| all(&tools, spec, ctx)).await;
-    if lock.is_some_and(LockGuard::lost) && outcome.as_ref().is_err_and(|e| e.kind() == ErrorKind::Cancelled)
-    {
-        return Err(Error::new(
-            ErrorKind::LockLost,
-            "the repository's lock was lost during the check; check again",
-        ));
-    }
-    outcome
+        outcome
+    })
 }
 
 /// How the check reaches the repository.

@@ -7,6 +7,7 @@
 mod collect;
 mod reseal;
 
+use futures::future::BoxFuture;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -71,49 +72,51 @@ pub struct CopyReport {
 /// # Errors
 /// `Usage` when both are the same repository. Damage in the source is in the report; any other failure of a store
 /// ends the copy, and what was committed before stays.
-pub async fn copy(
-    source: &Repository,
-    target: &Repository,
-    lock: &LockGuard,
-    snapshots: &[(Id, Snapshot)],
-    ctx: &Ctx,
-) -> Result<CopyReport> {
-    if source.id() == target.id() {
-        return Err(Error::new(
-            ErrorKind::Usage,
-            format!(
-                "{} and {} are the same repository: there is nothing to copy between them",
-                source.store().describe(),
-                target.store().describe()
-            ),
-        ));
-    }
-    ctx.events.event(Event::Phase("prepare"));
-    // One that cannot be read is at worst copied once more.
-    let there = ctx.run(target.list_snapshots()).await?.readable_only(ctx);
-    let source_index = source.load_index(ctx).await?;
-    let target_index = target.load_index(ctx).await?;
-    let mut run = Run {
-        source,
-        target,
-        lock,
-        ctx,
-        trees: TreeReader::new(source.clone(), Arc::clone(&source_index))?,
-        source_index,
-        writer: PackWriter::new(target),
-        known: target_index.files().to_vec(),
-        collector: Collector::new(target_index),
-        ready: Vec::new(),
-        ready_since: 0,
-        report: CopyReport::default(),
-        progress: Progress::default(),
-    };
-    ctx.events.event(Event::Phase("copy"));
-    if let Err(e) = run.all(snapshots, &there).await {
-        return Err(run.writer.withdraw(lock, e).await);
-    }
-    let written = run.writer.written();
-    Ok(CopyReport { blobs: written.blobs, bytes: written.bytes, ..run.report })
+pub fn copy<'a>(
+    source: &'a Repository,
+    target: &'a Repository,
+    lock: &'a LockGuard,
+    snapshots: &'a [(Id, Snapshot)],
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<CopyReport>> {
+    Box::pin(async move {
+        if source.id() == target.id() {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "{} and {} are the same repository: there is nothing to copy between them",
+                    source.store().describe(),
+                    target.store().describe()
+                ),
+            ));
+        }
+        ctx.events.event(Event::Phase("prepare"));
+        // One that cannot be read is at worst copied once more.
+        let there = ctx.run(target.list_snapshots()).await?.readable_only(ctx);
+        let source_index = source.load_index(ctx).await?;
+        let target_index = target.load_index(ctx).await?;
+        let mut run = Run {
+            source,
+            target,
+            lock,
+            ctx,
+            trees: TreeReader::new(source.clone(), Arc::clone(&source_index))?,
+            source_index,
+            writer: PackWriter::new(target),
+            known: target_index.files().to_vec(),
+            collector: Collector::new(target_index),
+            ready: Vec::new(),
+            ready_since: 0,
+            report: CopyReport::default(),
+            progress: Progress::default(),
+        };
+        ctx.events.event(Event::Phase("copy"));
+        if let Err(e) = run.all(snapshots, &there).await {
+            return Err(run.writer.withdraw(lock, e).await);
+        }
+        let written = run.writer.written();
+        Ok(CopyReport { blobs: written.blobs, bytes: written.bytes, ..run.report })
+    })
 }
 
 /// Whether `theirs` is a copy of the snapshot, or what it is a copy of: of the same first original, or that itself, and the

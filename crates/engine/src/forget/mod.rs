@@ -10,6 +10,7 @@ mod oracle;
 mod tests;
 mod undo;
 
+use futures::future::BoxFuture;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
@@ -101,24 +102,30 @@ pub struct ForgetReport {
 ///
 /// # Errors
 /// As of [`forget`].
-pub async fn preview(repo: &Repository, spec: &ForgetSpec, ctx: &Ctx) -> Result<ForgetReport> {
-    ctx.events.event(Event::Phase("snapshots"));
-    let mut list = ctx.run(repo.list_snapshots()).await?;
-    let unread = list.damaged.iter().chain(&list.unknown).map(|unread| unread.id);
-    let there: HashSet<Id> = list.readable.iter().map(|(id, _)| *id).chain(unread).collect();
-    let mut report = ForgetReport::default();
-    if let Selection::Ids(ids) = &spec.selection {
-        // To be rid of it is the one thing that can be done with a damaged one; one that is not understood must not be
-        // named, and is in nobody's way otherwise.
-        list.unknown.retain(|unknown| ids.contains(&unknown.id));
-        report.damaged = std::mem::take(&mut list.damaged);
-        report.damaged.retain(|damaged| ids.contains(&damaged.id));
-    }
-    let all = list.all()?;
-    select(&all, spec, &mut report)?;
-    check_known(&there, &spec.known)?;
-    check_floor(&all, &report, spec.floor)?;
-    Ok(report)
+pub fn preview<'a>(
+    repo: &'a Repository,
+    spec: &'a ForgetSpec,
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<ForgetReport>> {
+    Box::pin(async move {
+        ctx.events.event(Event::Phase("snapshots"));
+        let mut list = ctx.run(repo.list_snapshots()).await?;
+        let unread = list.damaged.iter().chain(&list.unknown).map(|unread| unread.id);
+        let there: HashSet<Id> = list.readable.iter().map(|(id, _)| *id).chain(unread).collect();
+        let mut report = ForgetReport::default();
+        if let Selection::Ids(ids) = &spec.selection {
+            // To be rid of it is the one thing that can be done with a damaged one; one that is not understood must not be
+            // named, and is in nobody's way otherwise.
+            list.unknown.retain(|unknown| ids.contains(&unknown.id));
+            report.damaged = std::mem::take(&mut list.damaged);
+            report.damaged.retain(|damaged| ids.contains(&damaged.id));
+        }
+        let all = list.all()?;
+        select(&all, spec, &mut report)?;
+        check_known(&there, &spec.known)?;
+        check_floor(&all, &report, spec.floor)?;
+        Ok(report)
+    })
 }
 
 /// Forgets snapshots. The caller holds a shared lock, or an exclusive one.
@@ -126,84 +133,86 @@ pub async fn preview(repo: &Repository, spec: &ForgetSpec, ctx: &Ctx) -> Result<
 /// # Errors
 /// `Usage` and `Guard` when a rule refuses it, and whatever the store fails with: nothing was forgotten then. Files
 /// that cannot be deleted are in the report.
-pub async fn forget(
-    repo: &Repository,
-    lock: &LockGuard,
-    spec: &ForgetSpec,
-    ctx: &Ctx,
-) -> Result<ForgetReport> {
-    let mut report = preview(repo, spec, ctx).await?;
-    lock.check()?;
-    if spec.dry_run || (report.forgotten.is_empty() && report.damaged.is_empty()) {
-        return Ok(report);
-    }
-    if repo.config().append_only == Some(true) {
-        return Err(Error::new(
-            ErrorKind::Guard,
-            "the repository's config says append-only: nothing may be deleted from it",
-        ));
-    }
-
-    ctx.events.event(Event::Phase("forget"));
-    let mut records = Vec::with_capacity(report.forgotten.len());
-    for (id, _) in &report.forgotten {
-        let name = FileName { kind: FileKind::Snapshot, id: *id };
-        let sealed = ctx.run(repo.store().get(name, None)).await?;
-        // What does not fit its name could not be brought back.
-        if Id::hash(&sealed) != *id {
+pub fn forget<'a>(
+    repo: &'a Repository,
+    lock: &'a LockGuard,
+    spec: &'a ForgetSpec,
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<ForgetReport>> {
+    Box::pin(async move {
+        let mut report = preview(repo, spec, ctx).await?;
+        lock.check()?;
+        if spec.dry_run || (report.forgotten.is_empty() && report.damaged.is_empty()) {
+            return Ok(report);
+        }
+        if repo.config().append_only == Some(true) {
             return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("snapshot {id} came back damaged; nothing was forgotten, try again"),
+                ErrorKind::Guard,
+                "the repository's config says append-only: nothing may be deleted from it",
             ));
         }
-        records.push(ForgottenRecord { snapshot: *id, at: spec.now, sealed: sealed.to_vec() });
-    }
-    for UnreadSnapshot { id, .. } in &report.damaged {
-        match ctx.run(repo.load_snapshot(id)).await {
-            Err(e) if e.kind() == ErrorKind::Corrupt => {}
-            Ok(_) => {
+
+        ctx.events.event(Event::Phase("forget"));
+        let mut records = Vec::with_capacity(report.forgotten.len());
+        for (id, _) in &report.forgotten {
+            let name = FileName { kind: FileKind::Snapshot, id: *id };
+            let sealed = ctx.run(repo.store().get(name, None)).await?;
+            // What does not fit its name could not be brought back.
+            if Id::hash(&sealed) != *id {
                 return Err(Error::new(
-                    ErrorKind::Listing,
-                    format!(
-                        "snapshot {id} was damaged a moment ago and is not now; nothing was forgotten, look again"
-                    ),
+                    ErrorKind::Corrupt,
+                    format!("snapshot {id} came back damaged; nothing was forgotten, try again"),
                 ));
             }
-            Err(e) => return Err(e),
-        }
-        // One that is as it was written, and is refused all the same, can be brought back.
-        let name = FileName { kind: FileKind::Snapshot, id: *id };
-        if let Ok(sealed) = ctx.run(repo.store().get(name, None)).await
-            && Id::hash(&sealed) == *id
-        {
             records.push(ForgottenRecord { snapshot: *id, at: spec.now, sealed: sealed.to_vec() });
         }
-    }
-    for part in records.chunk_by(files_of_records()) {
-        let json = Records { forgotten: part.to_vec(), ..Records::default() }.to_json()?;
-        pipeline::save(repo, FileKind::Index, &json).await?;
-    }
-    // The last look before the first deletion.
-    lock.confirm().await?;
-    let mut retained = HashMap::new();
-    let going = report.forgotten.iter().map(|(id, _)| id).chain(report.damaged.iter().map(|d| &d.id));
-    for id in going {
-        ctx.check()?;
-        lock.check()?;
-        match repo.store().delete(FileName { kind: FileKind::Snapshot, id: *id }).await {
-            Ok(()) => {}
-            // The store's decision about this file; the others may go.
-            Err(e) if matches!(e.kind(), ErrorKind::AccessDenied | ErrorKind::Retained) => {
-                retained.insert(*id, e.chain());
+        for UnreadSnapshot { id, .. } in &report.damaged {
+            match ctx.run(repo.load_snapshot(id)).await {
+                Err(e) if e.kind() == ErrorKind::Corrupt => {}
+                Ok(_) => {
+                    return Err(Error::new(
+                        ErrorKind::Listing,
+                        format!(
+                            "snapshot {id} was damaged a moment ago and is not now; nothing was forgotten, look again"
+                        ),
+                    ));
+                }
+                Err(e) => return Err(e),
             }
-            Err(e) => return Err(e),
+            // One that is as it was written, and is refused all the same, can be brought back.
+            let name = FileName { kind: FileKind::Snapshot, id: *id };
+            if let Ok(sealed) = ctx.run(repo.store().get(name, None)).await
+                && Id::hash(&sealed) == *id
+            {
+                records.push(ForgottenRecord { snapshot: *id, at: spec.now, sealed: sealed.to_vec() });
+            }
         }
-    }
-    report.forgotten.retain(|(id, _)| !retained.contains_key(id));
-    report.damaged.retain(|damaged| !retained.contains_key(&damaged.id));
-    report.retained = retained.into_iter().collect();
-    report.retained.sort_unstable();
-    Ok(report)
+        for part in records.chunk_by(files_of_records()) {
+            let json = Records { forgotten: part.to_vec(), ..Records::default() }.to_json()?;
+            pipeline::save(repo, FileKind::Index, &json).await?;
+        }
+        // The last look before the first deletion.
+        lock.confirm().await?;
+        let mut retained = HashMap::new();
+        let going = report.forgotten.iter().map(|(id, _)| id).chain(report.damaged.iter().map(|d| &d.id));
+        for id in going {
+            ctx.check()?;
+            lock.check()?;
+            match repo.store().delete(FileName { kind: FileKind::Snapshot, id: *id }).await {
+                Ok(()) => {}
+                // The store's decision about this file; the others may go.
+                Err(e) if matches!(e.kind(), ErrorKind::AccessDenied | ErrorKind::Retained) => {
+                    retained.insert(*id, e.chain());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        report.forgotten.retain(|(id, _)| !retained.contains_key(id));
+        report.damaged.retain(|damaged| !retained.contains_key(&damaged.id));
+        report.retained = retained.into_iter().collect();
+        report.retained.sort_unstable();
+        Ok(report)
+    })
 }
 
 /// Tells for each record after the first whether it goes into the same index file.

@@ -1,5 +1,6 @@
 //! Bringing forgotten snapshots back.
 
+use futures::future::BoxFuture;
 use std::collections::HashMap;
 
 use bytes::Bytes;
@@ -60,35 +61,37 @@ pub(crate) fn snapshot_of(repo: &Repository, record: &ForgottenRecord) -> Result
 
 /// Snapshots that can be asked back, the last forgotten first. Whether their data are still there is found out by
 /// [`unforget`].
-pub async fn forgotten(repo: &Repository, ctx: &Ctx) -> Result<Vec<Forgotten>> {
-    let there: std::collections::HashSet<Id> =
-        ctx.run(repo.store().list(FileKind::Snapshot)).await?.into_iter().map(|e| e.id).collect();
-    let mut newest: HashMap<Id, ForgottenRecord> = HashMap::new();
-    for (_, records) in load_records(repo, ctx).await? {
-        for record in records.forgotten {
-            // A record is written before its snapshot goes; one that never went is not forgotten.
-            if there.contains(&record.snapshot) {
-                continue;
-            }
-            let at = record.at;
-            let kept = newest.entry(record.snapshot).or_insert_with(|| record.clone());
-            if at > kept.at {
-                *kept = record;
+pub fn forgotten<'a>(repo: &'a Repository, ctx: &'a Ctx) -> BoxFuture<'a, Result<Vec<Forgotten>>> {
+    Box::pin(async move {
+        let there: std::collections::HashSet<Id> =
+            ctx.run(repo.store().list(FileKind::Snapshot)).await?.into_iter().map(|e| e.id).collect();
+        let mut newest: HashMap<Id, ForgottenRecord> = HashMap::new();
+        for (_, records) in load_records(repo, ctx).await? {
+            for record in records.forgotten {
+                // A record is written before its snapshot goes; one that never went is not forgotten.
+                if there.contains(&record.snapshot) {
+                    continue;
+                }
+                let at = record.at;
+                let kept = newest.entry(record.snapshot).or_insert_with(|| record.clone());
+                if at > kept.at {
+                    *kept = record;
+                }
             }
         }
-    }
-    let mut all = Vec::with_capacity(newest.len());
-    for record in newest.into_values() {
-        let snapshot = snapshot_of(repo, &record)?;
-        all.push(Forgotten {
-            id: record.snapshot,
-            snapshot,
-            at: record.at,
-            sealed: Bytes::from(record.sealed),
-        });
-    }
-    all.sort_by_key(|f| (std::cmp::Reverse(f.at), std::cmp::Reverse(f.snapshot.time.timestamp), f.id));
-    Ok(all)
+        let mut all = Vec::with_capacity(newest.len());
+        for record in newest.into_values() {
+            let snapshot = snapshot_of(repo, &record)?;
+            all.push(Forgotten {
+                id: record.snapshot,
+                snapshot,
+                at: record.at,
+                sealed: Bytes::from(record.sealed),
+            });
+        }
+        all.sort_by_key(|f| (std::cmp::Reverse(f.at), std::cmp::Reverse(f.snapshot.time.timestamp), f.id));
+        Ok(all)
+    })
 }
 
 /// Brings forgotten snapshots back under their ids, after a look whether all their data are there. The caller holds
@@ -96,24 +99,31 @@ pub async fn forgotten(repo: &Repository, ctx: &Ctx) -> Result<Vec<Forgotten>> {
 ///
 /// # Errors
 /// `Missing` when data of one were swept: none of them is brought back then.
-pub async fn unforget(repo: &Repository, lock: &LockGuard, these: &[Forgotten], ctx: &Ctx) -> Result<()> {
-    ctx.events.event(Event::Phase("verify"));
-    let trees: Vec<Id> = these.iter().map(|f| f.snapshot.tree).collect();
-    fence::all_there(repo, &trees, ctx).await.map_err(|e| match e.kind() {
-        ErrorKind::Missing => Error::with_source(
-            ErrorKind::Missing,
-            "data that these snapshots need were pruned already; nothing was brought back",
-            e,
-        ),
-        _ => e,
-    })?;
-    lock.confirm().await?;
-    for forgotten in these {
-        ctx.check()?;
-        let name = FileName { kind: FileKind::Snapshot, id: forgotten.id };
-        repo.store().put(name, forgotten.sealed.clone().into(), PutMode::ContentAddressed).await?;
-    }
-    // Our lock kept every sweep away; without it the data may have gone meanwhile.
-    lock.confirm().await?;
-    fence::all_there(repo, &trees, ctx).await
+pub fn unforget<'a>(
+    repo: &'a Repository,
+    lock: &'a LockGuard,
+    these: &'a [Forgotten],
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        ctx.events.event(Event::Phase("verify"));
+        let trees: Vec<Id> = these.iter().map(|f| f.snapshot.tree).collect();
+        fence::all_there(repo, &trees, ctx).await.map_err(|e| match e.kind() {
+            ErrorKind::Missing => Error::with_source(
+                ErrorKind::Missing,
+                "data that these snapshots need were pruned already; nothing was brought back",
+                e,
+            ),
+            _ => e,
+        })?;
+        lock.confirm().await?;
+        for forgotten in these {
+            ctx.check()?;
+            let name = FileName { kind: FileKind::Snapshot, id: forgotten.id };
+            repo.store().put(name, forgotten.sealed.clone().into(), PutMode::ContentAddressed).await?;
+        }
+        // Our lock kept every sweep away; without it the data may have gone meanwhile.
+        lock.confirm().await?;
+        fence::all_there(repo, &trees, ctx).await
+    })
 }

@@ -5,6 +5,7 @@
 
 mod guard;
 
+use futures::future::BoxFuture;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -104,15 +105,17 @@ impl Repository {
     ///
     /// Locks of an earlier pod of the same Job, of Jobs in `dead_holders` (which the caller has proved to be
     /// finished or gone) and of dead processes of this very machine are removed on the way.
-    pub async fn lock(
-        &self,
+    pub fn lock<'a>(
+        &'a self,
         mode: LockMode,
-        holder: &Holder,
+        holder: &'a Holder,
         wait: Duration,
-        dead_holders: &[String],
-        ctx: &Ctx,
-    ) -> Result<LockGuard> {
-        self.lock_with(mode, holder, wait, dead_holders, ctx, LockTimes::default()).await
+        dead_holders: &'a [String],
+        ctx: &'a Ctx,
+    ) -> BoxFuture<'a, Result<LockGuard>> {
+        Box::pin(
+            async move { self.lock_with(mode, holder, wait, dead_holders, ctx, LockTimes::default()).await },
+        )
     }
 
     pub(crate) async fn lock_with(
@@ -290,8 +293,8 @@ impl Repository {
 
     /// Removes locks by force and says which. Locks that cannot be read are removed by `All` only; their entry
     /// is not in the answer.
-    pub async fn unlock(&self, which: Unlock) -> Result<Vec<(Id, Lock)>> {
-        self.unlock_with(which, LockTimes::default()).await
+    pub fn unlock(&self, which: Unlock) -> BoxFuture<'_, Result<Vec<(Id, Lock)>>> {
+        Box::pin(async move { self.unlock_with(which, LockTimes::default()).await })
     }
 
     pub(crate) async fn unlock_with(&self, which: Unlock, times: LockTimes) -> Result<Vec<(Id, Lock)>> {

@@ -16,6 +16,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
+use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -164,69 +165,82 @@ const UNFINISHED_AFTER: std::time::Duration = std::time::Duration::from_hours(24
 /// # Errors
 /// `Guard` when a rule forbids it, with nothing deleted; `Locked` when the first lock cannot be had. When only the
 /// second cannot, the report says so in [`PruneReport::postponed`].
-pub async fn prune(repo: &Repository, locking: &Locking, spec: &PruneSpec, ctx: &Ctx) -> Result<PruneReport> {
-    let clock = Instant::now();
-    if spec.grace < SignedDuration::ZERO {
-        return Err(Error::new(ErrorKind::Usage, "the grace must not be negative"));
-    }
-    if let MaxUnused::Percent(p) = spec.max_unused
-        && !(0.0..100.0).contains(&p)
-    {
-        return Err(Error::new(ErrorKind::Usage, "the share of unused bytes is from 0 to below 100 percent"));
-    }
-    if !spec.dry_run && (spec.no_lock || !spec.without.is_empty()) {
-        return Err(Error::new(
-            ErrorKind::Usage,
-            "only a dry run prunes without a lock, or as if snapshots were gone that are there",
-        ));
-    }
-    if repo.config().append_only == Some(true) && !spec.dry_run {
-        return Err(Error::new(
-            ErrorKind::Guard,
-            "the repository's config says append-only: nothing may be deleted from it",
-        ));
-    }
-    let mode = if spec.instant && !spec.dry_run { LockMode::Exclusive } else { LockMode::Shared };
-    // Each half has a context of its own: its lock's loss ends it, not the caller.
-    let half = Ctx { cancel: ctx.cancel.child_token(), events: Arc::clone(&ctx.events) };
-    if spec.no_lock {
-        let first = first_half(repo, None, spec, &half).await?;
-        return Ok(PruneReport { duration: clock.elapsed(), ..first.report });
-    }
-    let guard = repo.lock(mode, &locking.holder, locking.wait, &locking.dead_holders, &half).await?;
-    if !spec.dry_run {
-        // The beginning of a file whose writer died; nobody ever reads it.
-        match repo.store().remove_unfinished(UNFINISHED_AFTER).await {
-            Ok(0) => {}
-            Ok(files) => tracing::info!(files, "unfinished files of writers that died were removed"),
-            Err(e) => tracing::warn!(error = %e.chain(), "unfinished files could not be removed"),
+pub fn prune<'a>(
+    repo: &'a Repository,
+    locking: &'a Locking,
+    spec: &'a PruneSpec,
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<PruneReport>> {
+    Box::pin(async move {
+        let clock = Instant::now();
+        if spec.grace < SignedDuration::ZERO {
+            return Err(Error::new(ErrorKind::Usage, "the grace must not be negative"));
         }
-    }
-    let outcome = first_half(repo, Some(&guard), spec, &half).await;
-    let mut first = match finish(guard, outcome, spec.instant && !spec.dry_run).await? {
-        (first, Some(guard)) => {
-            let outcome = second_half(repo, &guard, spec, first, &half).await;
-            let (report, _) = finish(guard, outcome, false).await?;
-            return Ok(PruneReport { duration: clock.elapsed(), ..report });
+        if let MaxUnused::Percent(p) = spec.max_unused
+            && !(0.0..100.0).contains(&p)
+        {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "the share of unused bytes is from 0 to below 100 percent",
+            ));
         }
-        (first, None) => first,
-    };
-    if !first.due || spec.dry_run {
-        return Ok(PruneReport { duration: clock.elapsed(), ..first.report });
-    }
-    let half = Ctx { cancel: ctx.cancel.child_token(), events: Arc::clone(&ctx.events) };
-    match repo.lock(LockMode::Exclusive, &locking.holder, locking.wait, &locking.dead_holders, &half).await {
-        Ok(guard) => {
-            let outcome = second_half(repo, &guard, spec, first, &half).await;
-            let (report, _) = finish(guard, outcome, false).await?;
-            Ok(PruneReport { duration: clock.elapsed(), ..report })
+        if !spec.dry_run && (spec.no_lock || !spec.without.is_empty()) {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "only a dry run prunes without a lock, or as if snapshots were gone that are there",
+            ));
         }
-        Err(e) if e.kind() == ErrorKind::Locked => {
-            first.report.postponed = Some(e.chain());
-            Ok(PruneReport { duration: clock.elapsed(), ..first.report })
+        if repo.config().append_only == Some(true) && !spec.dry_run {
+            return Err(Error::new(
+                ErrorKind::Guard,
+                "the repository's config says append-only: nothing may be deleted from it",
+            ));
         }
-        Err(e) => Err(e),
-    }
+        let mode = if spec.instant && !spec.dry_run { LockMode::Exclusive } else { LockMode::Shared };
+        // Each half has a context of its own: its lock's loss ends it, not the caller.
+        let half = Ctx { cancel: ctx.cancel.child_token(), events: Arc::clone(&ctx.events) };
+        if spec.no_lock {
+            let first = first_half(repo, None, spec, &half).await?;
+            return Ok(PruneReport { duration: clock.elapsed(), ..first.report });
+        }
+        let guard = repo.lock(mode, &locking.holder, locking.wait, &locking.dead_holders, &half).await?;
+        if !spec.dry_run {
+            // The beginning of a file whose writer died; nobody ever reads it.
+            match repo.store().remove_unfinished(UNFINISHED_AFTER).await {
+                Ok(0) => {}
+                Ok(files) => tracing::info!(files, "unfinished files of writers that died were removed"),
+                Err(e) => tracing::warn!(error = %e.chain(), "unfinished files could not be removed"),
+            }
+        }
+        let outcome = first_half(repo, Some(&guard), spec, &half).await;
+        let mut first = match finish(guard, outcome, spec.instant && !spec.dry_run).await? {
+            (first, Some(guard)) => {
+                let outcome = second_half(repo, &guard, spec, first, &half).await;
+                let (report, _) = finish(guard, outcome, false).await?;
+                return Ok(PruneReport { duration: clock.elapsed(), ..report });
+            }
+            (first, None) => first,
+        };
+        if !first.due || spec.dry_run {
+            return Ok(PruneReport { duration: clock.elapsed(), ..first.report });
+        }
+        let half = Ctx { cancel: ctx.cancel.child_token(), events: Arc::clone(&ctx.events) };
+        match repo
+            .lock(LockMode::Exclusive, &locking.holder, locking.wait, &locking.dead_holders, &half)
+            .await
+        {
+            Ok(guard) => {
+                let outcome = second_half(repo, &guard, spec, first, &half).await;
+                let (report, _) = finish(guard, outcome, false).await?;
+                Ok(PruneReport { duration: clock.elapsed(), ..report })
+            }
+            Err(e) if e.kind() == ErrorKind::Locked => {
+                first.report.postponed = Some(e.chain());
+                Ok(PruneReport { duration: clock.elapsed(), ..first.report })
+            }
+            Err(e) => Err(e),
+        }
+    })
 }
 
 /// Releases the lock unless it is still needed. An error of the work comes before one of the release, and a lost

@@ -1,5 +1,6 @@
 //! The index made true again: every pack that is there listed as its own header says, no other.
 
+use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt as _, stream};
@@ -71,87 +72,90 @@ pub struct RepairIndexReport {
 ///
 /// New index files are durable before any old one is removed: a run that ends at any moment leaves an index that knows
 /// at least as much as before.
-pub async fn repair_index(
-    repo: &Repository,
-    lock: &LockGuard,
+pub fn repair_index<'a>(
+    repo: &'a Repository,
+    lock: &'a LockGuard,
     how: RepairIndex,
-    ctx: &Ctx,
-) -> Result<RepairIndexReport> {
-    ctx.events.event(Event::Phase("look"));
-    // Index files before packs: a backup beside us writes packs first, so a pack may look like an orphan that is
-    // listed a moment later, which does no harm; the other way round a listed pack would look gone.
-    let index_files = ctx.run(repo.store().list(FileKind::Index)).await?;
-    let packs: HashMap<Id, u64> =
-        ctx.run(repo.store().list(FileKind::Pack)).await?.into_iter().map(|e| (e.id, e.size)).collect();
-    let mut report = RepairIndexReport { packs: packs.len() as u64, ..RepairIndexReport::default() };
-    let mut known: HashSet<Id> = HashSet::new();
-    let mut wrong: HashSet<Id> = HashSet::new();
-    let mut kept: Vec<IndexedPack> = Vec::new();
-    let mut replaced: Vec<Id> = Vec::new();
-    let mut records_kept: Vec<Records> = Vec::new();
-    for entry in index_files {
-        let (file, records) = match ctx.run(repo.load_index_and_records(&entry.id)).await {
-            Ok(found) => found,
-            Err(e) if is_damage(&e) && how != RepairIndex::AdoptOrphans => {
-                tell(ctx, format!("index {}", entry.id), e.chain());
-                report.damaged_index_files += 1;
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<RepairIndexReport>> {
+    Box::pin(async move {
+        ctx.events.event(Event::Phase("look"));
+        // Index files before packs: a backup beside us writes packs first, so a pack may look like an orphan that is
+        // listed a moment later, which does no harm; the other way round a listed pack would look gone.
+        let index_files = ctx.run(repo.store().list(FileKind::Index)).await?;
+        let packs: HashMap<Id, u64> =
+            ctx.run(repo.store().list(FileKind::Pack)).await?.into_iter().map(|e| (e.id, e.size)).collect();
+        let mut report = RepairIndexReport { packs: packs.len() as u64, ..RepairIndexReport::default() };
+        let mut known: HashSet<Id> = HashSet::new();
+        let mut wrong: HashSet<Id> = HashSet::new();
+        let mut kept: Vec<IndexedPack> = Vec::new();
+        let mut replaced: Vec<Id> = Vec::new();
+        let mut records_kept: Vec<Records> = Vec::new();
+        for entry in index_files {
+            let (file, records) = match ctx.run(repo.load_index_and_records(&entry.id)).await {
+                Ok(found) => found,
+                Err(e) if is_damage(&e) && how != RepairIndex::AdoptOrphans => {
+                    tell(ctx, format!("index {}", entry.id), e.chain());
+                    report.damaged_index_files += 1;
+                    replaced.push(entry.id);
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            if how == RepairIndex::FromScratch && file.packs.is_empty() {
+                // Only records: what a prune noted, and snapshots that can be brought back.
+                continue;
+            }
+            if how == RepairIndex::FromScratch {
+                records_kept.extend((!records.is_empty()).then_some(records));
                 replaced.push(entry.id);
                 continue;
             }
-            Err(e) => return Err(e),
-        };
-        if how == RepairIndex::FromScratch && file.packs.is_empty() {
-            // Only records: what a prune noted, and snapshots that can be brought back.
-            continue;
+            let is_right = |pack: &IndexedPack| packs.get(&pack.id) == Some(&pack_size(&pack.blobs));
+            let (right, bad): (Vec<IndexedPack>, Vec<IndexedPack>) =
+                file.packs.into_iter().partition(is_right);
+            known.extend(right.iter().map(|p| p.id));
+            if how == RepairIndex::AdoptOrphans {
+                // Listed wrongly is listed: only mending may judge.
+                known.extend(bad.iter().map(|p| p.id));
+            } else if !bad.is_empty() {
+                wrong.extend(bad.iter().map(|p| p.id));
+                kept.extend(right);
+                records_kept.extend((!records.is_empty()).then_some(records));
+                replaced.push(entry.id);
+            }
         }
-        if how == RepairIndex::FromScratch {
-            records_kept.extend((!records.is_empty()).then_some(records));
-            replaced.push(entry.id);
-            continue;
-        }
-        let is_right = |pack: &IndexedPack| packs.get(&pack.id) == Some(&pack_size(&pack.blobs));
-        let (right, bad): (Vec<IndexedPack>, Vec<IndexedPack>) = file.packs.into_iter().partition(is_right);
-        known.extend(right.iter().map(|p| p.id));
-        if how == RepairIndex::AdoptOrphans {
-            // Listed wrongly is listed: only mending may judge.
-            known.extend(bad.iter().map(|p| p.id));
-        } else if !bad.is_empty() {
-            wrong.extend(bad.iter().map(|p| p.id));
-            kept.extend(right);
-            records_kept.extend((!records.is_empty()).then_some(records));
-            replaced.push(entry.id);
-        }
-    }
-    wrong.retain(|id| !known.contains(id));
-    report.dropped = wrong.len() as u64;
+        wrong.retain(|id| !known.contains(id));
+        report.dropped = wrong.len() as u64;
 
-    let sizes = packs;
-    let mut unknown: Vec<(Id, u64)> =
-        sizes.iter().map(|(id, size)| (*id, *size)).filter(|(id, _)| !known.contains(id)).collect();
-    unknown.sort_unstable();
-    let read = read_headers(repo, unknown, &mut report, ctx).await?;
-    report.added = read.len() as u64;
-    kept.extend(read);
-    if how != RepairIndex::AdoptOrphans {
-        salvage(repo, &replaced, &sizes, &mut report, ctx).await?;
-    }
+        let sizes = packs;
+        let mut unknown: Vec<(Id, u64)> =
+            sizes.iter().map(|(id, size)| (*id, *size)).filter(|(id, _)| !known.contains(id)).collect();
+        unknown.sort_unstable();
+        let read = read_headers(repo, unknown, &mut report, ctx).await?;
+        report.added = read.len() as u64;
+        kept.extend(read);
+        if how != RepairIndex::AdoptOrphans {
+            salvage(repo, &replaced, &sizes, &mut report, ctx).await?;
+        }
 
-    ctx.events.event(Event::Phase("write"));
-    ctx.check()?;
-    lock.confirm().await?;
-    let mut written = save_index(repo, kept).await?;
-    for records in records_kept {
-        written.push(pipeline::save(repo, FileKind::Index, &records.to_json()?).await?);
-    }
-    if !replaced.is_empty() {
-        repo.refuse_append_only()?;
+        ctx.events.event(Event::Phase("write"));
+        ctx.check()?;
         lock.confirm().await?;
-    }
-    for id in replaced.into_iter().filter(|id| !written.contains(id)) {
-        repo.store().delete(FileName { kind: FileKind::Index, id }).await?;
-        report.removed_index_files += 1;
-    }
-    Ok(report)
+        let mut written = save_index(repo, kept).await?;
+        for records in records_kept {
+            written.push(pipeline::save(repo, FileKind::Index, &records.to_json()?).await?);
+        }
+        if !replaced.is_empty() {
+            repo.refuse_append_only()?;
+            lock.confirm().await?;
+        }
+        for id in replaced.into_iter().filter(|id| !written.contains(id)) {
+            repo.store().delete(FileName { kind: FileKind::Index, id }).await?;
+            report.removed_index_files += 1;
+        }
+        Ok(report)
+    })
 }
 
 /// Saves what can be read of packs whose header is damaged: the index files that are about to be replaced are the last that

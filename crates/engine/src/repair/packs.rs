@@ -3,6 +3,7 @@
 //! Order: new packs and their index are durable and were read back before an old index file goes, and no index file
 //! lists an old pack any more when it goes. Ends at any moment with everything readable that was readable before.
 
+use futures::future::BoxFuture;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use futures::{StreamExt as _, stream};
@@ -75,104 +76,106 @@ impl RepairPacksReport {
 /// # Errors
 /// `Usage` without a pack, `Missing` when one is not there, `Corrupt` when an index file cannot be read; nothing was
 /// changed then. After any other error what was readable still is, and the repair can be run again.
-pub async fn repair_packs(
-    repo: &Repository,
-    lock: &LockGuard,
-    packs: &[Id],
+pub fn repair_packs<'a>(
+    repo: &'a Repository,
+    lock: &'a LockGuard,
+    packs: &'a [Id],
     how: RepairPacks,
-    ctx: &Ctx,
-) -> Result<RepairPacksReport> {
-    if packs.is_empty() {
-        return Err(Error::new(ErrorKind::Usage, "no pack was named"));
-    }
-    if !how.dry_run {
-        repo.refuse_append_only()?;
-    }
-    ctx.events.event(Event::Phase("look"));
-    let mut named: BTreeMap<Id, u64> = BTreeMap::new();
-    let sizes: BTreeMap<Id, u64> =
-        ctx.run(repo.store().list(FileKind::Pack)).await?.into_iter().map(|e| (e.id, e.size)).collect();
-    for id in packs {
-        let size = sizes.get(id).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Missing,
-                format!("there is no pack {id} in {}; nothing was changed", repo.store().describe()),
-            )
-        })?;
-        named.insert(*id, *size);
-    }
-    let known = Known::load(repo, &named, ctx).await?;
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<RepairPacksReport>> {
+    Box::pin(async move {
+        if packs.is_empty() {
+            return Err(Error::new(ErrorKind::Usage, "no pack was named"));
+        }
+        if !how.dry_run {
+            repo.refuse_append_only()?;
+        }
+        ctx.events.event(Event::Phase("look"));
+        let mut named: BTreeMap<Id, u64> = BTreeMap::new();
+        let sizes: BTreeMap<Id, u64> =
+            ctx.run(repo.store().list(FileKind::Pack)).await?.into_iter().map(|e| (e.id, e.size)).collect();
+        for id in packs {
+            let size = sizes.get(id).ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Missing,
+                    format!("there is no pack {id} in {}; nothing was changed", repo.store().describe()),
+                )
+            })?;
+            named.insert(*id, *size);
+        }
+        let known = Known::load(repo, &named, ctx).await?;
 
-    ctx.events.event(Event::Phase("salvage"));
-    let mut salvage = Salvage::new(repo, how.dry_run)?;
-    let mut report = RepairPacksReport::default();
-    let mut missing: Vec<(usize, PackedBlob, String)> = Vec::new();
-    let mut progress = Progress { files_total: named.len() as u64, ..Progress::default() };
-    for (id, size) in &named {
-        let mut blobs = known.blobs.get(id).cloned().unwrap_or_default();
-        let header = ctx.run(repo.load_pack_header(id, *size)).await;
-        let why = match header {
-            Ok(listed) => {
-                blobs.extend(listed.iter().map(key));
-                None
+        ctx.events.event(Event::Phase("salvage"));
+        let mut salvage = Salvage::new(repo, how.dry_run)?;
+        let mut report = RepairPacksReport::default();
+        let mut missing: Vec<(usize, PackedBlob, String)> = Vec::new();
+        let mut progress = Progress { files_total: named.len() as u64, ..Progress::default() };
+        for (id, size) in &named {
+            let mut blobs = known.blobs.get(id).cloned().unwrap_or_default();
+            let header = ctx.run(repo.load_pack_header(id, *size)).await;
+            let why = match header {
+                Ok(listed) => {
+                    blobs.extend(listed.iter().map(key));
+                    None
+                }
+                Err(e) if is_damage(&e) => Some(e.chain()),
+                Err(e) => return Err(e),
+            };
+            let blobs: Vec<PackedBlob> = blobs.into_iter().map(blob).collect();
+            let left = salvage.pack(*id, *size, &blobs, ctx).await?;
+            missing.extend(left.lost.into_iter().map(|(blob, why)| (report.packs.len(), blob, why)));
+            let unknown = blobs.is_empty().then(|| {
+                let why = why.unwrap_or_else(|| "its header lists nothing".to_owned());
+                format!("nothing tells what it holds: it is in no index, and {why}")
+            });
+            let saved = left.readable.len() as u64;
+            report.packs.push(RepairedPack { id: *id, saved, lost: Vec::new(), left: unknown });
+            progress.files_done += 1;
+            ctx.events.event(Event::Progress(progress));
+        }
+        for (position, blob, reason) in missing {
+            let saved = salvage.saved().contains(&(blob.kind, blob.id));
+            if saved || known.elsewhere(repo, &named, &blob, ctx).await? {
+                continue;
             }
-            Err(e) if is_damage(&e) => Some(e.chain()),
-            Err(e) => return Err(e),
-        };
-        let blobs: Vec<PackedBlob> = blobs.into_iter().map(blob).collect();
-        let left = salvage.pack(*id, *size, &blobs, ctx).await?;
-        missing.extend(left.lost.into_iter().map(|(blob, why)| (report.packs.len(), blob, why)));
-        let unknown = blobs.is_empty().then(|| {
-            let why = why.unwrap_or_else(|| "its header lists nothing".to_owned());
-            format!("nothing tells what it holds: it is in no index, and {why}")
-        });
-        let saved = left.readable.len() as u64;
-        report.packs.push(RepairedPack { id: *id, saved, lost: Vec::new(), left: unknown });
-        progress.files_done += 1;
-        ctx.events.event(Event::Progress(progress));
-    }
-    for (position, blob, reason) in missing {
-        let saved = salvage.saved().contains(&(blob.kind, blob.id));
-        if saved || known.elsewhere(repo, &named, &blob, ctx).await? {
-            continue;
-        }
-        let lost = LostBlob { kind: blob.kind.as_str(), id: blob.id, reason };
-        if let Some(pack) = report.packs.get_mut(position) {
-            ctx.events.event(Event::Fault(Fault {
-                path: format!("pack {}", pack.id).into(),
-                action: "salvage",
-                error: format!("{} blob {} is lost: {}", lost.kind, lost.id, lost.reason),
-            }));
-            pack.lost.push(lost);
-        }
-    }
-    if how.dry_run {
-        return Ok(report);
-    }
-
-    ctx.events.event(Event::Phase("write"));
-    let saved = salvage.saved().clone();
-    salvage.finish(ctx).await?;
-    ctx.events.event(Event::Phase("index"));
-    let going: HashSet<Id> = report.packs.iter().filter(|p| p.left.is_none()).map(|p| p.id).collect();
-    report.removed_index_files = known.replace(repo, lock, &going, ctx).await?;
-    confirm(repo, &going, &saved, ctx).await?;
-
-    ctx.events.event(Event::Phase("delete"));
-    lock.confirm().await?;
-    for pack in report.packs.iter_mut().filter(|p| p.left.is_none()) {
-        ctx.check()?;
-        lock.check()?;
-        match repo.store().delete(FileName { kind: FileKind::Pack, id: pack.id }).await {
-            Ok(()) => {}
-            // It is in no index any more, which harms nothing.
-            Err(e) if matches!(e.kind(), ErrorKind::AccessDenied | ErrorKind::Retained) => {
-                pack.left = Some(e.chain());
+            let lost = LostBlob { kind: blob.kind.as_str(), id: blob.id, reason };
+            if let Some(pack) = report.packs.get_mut(position) {
+                ctx.events.event(Event::Fault(Fault {
+                    path: format!("pack {}", pack.id).into(),
+                    action: "salvage",
+                    error: format!("{} blob {} is lost: {}", lost.kind, lost.id, lost.reason),
+                }));
+                pack.lost.push(lost);
             }
-            Err(e) => return Err(e),
         }
-    }
-    Ok(report)
+        if how.dry_run {
+            return Ok(report);
+        }
+
+        ctx.events.event(Event::Phase("write"));
+        let saved = salvage.saved().clone();
+        salvage.finish(ctx).await?;
+        ctx.events.event(Event::Phase("index"));
+        let going: HashSet<Id> = report.packs.iter().filter(|p| p.left.is_none()).map(|p| p.id).collect();
+        report.removed_index_files = known.replace(repo, lock, &going, ctx).await?;
+        confirm(repo, &going, &saved, ctx).await?;
+
+        ctx.events.event(Event::Phase("delete"));
+        lock.confirm().await?;
+        for pack in report.packs.iter_mut().filter(|p| p.left.is_none()) {
+            ctx.check()?;
+            lock.check()?;
+            match repo.store().delete(FileName { kind: FileKind::Pack, id: pack.id }).await {
+                Ok(()) => {}
+                // It is in no index any more, which harms nothing.
+                Err(e) if matches!(e.kind(), ErrorKind::AccessDenied | ErrorKind::Retained) => {
+                    pack.left = Some(e.chain());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(report)
+    })
 }
 
 /// A blob's place in an order that has each once.

@@ -3,6 +3,7 @@
 //!
 //! Not here: forgotten snapshots that can be brought back as they were (`forget`).
 
+use futures::future::BoxFuture;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -74,58 +75,65 @@ pub struct RecoverReport {
 /// Makes one snapshot of all directories that no snapshot reaches; the index is mended first, since what it does not
 /// know cannot be found. Of what is no longer whole the rest is taken. The caller holds an exclusive lock: the
 /// directories of a backup that is at work would be taken too.
-pub async fn recover(repo: &Repository, lock: &LockGuard, how: &Recover, ctx: &Ctx) -> Result<RecoverReport> {
-    repair_index(repo, lock, RepairIndex::Mend, ctx).await?;
-    let index = repo.load_index(ctx).await?;
-    ctx.events.event(Event::Phase("recover"));
-    // What a damaged one needs no other may reach, and then it is what is to be recovered.
-    let snapshots = ctx.run(repo.list_snapshots()).await?.readable_only(ctx);
-    let (found, unreadable) = roots(repo, &index, &snapshots, ctx).await?;
-    let mut report = RecoverReport { unreadable, ..RecoverReport::default() };
-    let mut trees = TreeRewriter::new(repo, index, false, ctx)?;
-    let mut nodes = Vec::with_capacity(found.len());
-    for (name, tree) in named(found) {
-        let mut mending = Mending::new(Arc::clone(trees.index()));
-        let Some(mended) = trees.rewrite(tree, &mut mending).await? else { continue };
-        let now = Time::from(how.time);
-        nodes.push(Node {
-            name: name.clone().into_bytes(),
-            kind: NodeType::Dir,
-            mode: go_mode::DIR | PERMISSIONS,
-            mtime: now,
-            atime: now,
-            ctime: now,
-            subtree: Some(mended),
-            ..Node::default()
-        });
-        report.roots.push(RecoveredRoot { tree, name, losses: mending.into_losses() });
-    }
-    if nodes.is_empty() {
-        return Ok(report);
-    }
-    let tree = trees.save(&nodes).await?;
-    trees.commit().await?;
-    let snapshot = Snapshot {
-        time: OffsetTime::utc(how.time),
-        parent: None,
-        tree,
-        paths: vec![PATH.to_owned()],
-        hostname: how.host.clone(),
-        username: how.username.clone(),
-        uid: how.uid,
-        gid: how.gid,
-        excludes: Vec::new(),
-        tags: vec![RECOVERED.to_owned()],
-        original: None,
-        program_version: how.program_version.clone(),
-        summary: None,
-        other: serde_json::Map::new(),
-    };
-    // No index file counts as known: nothing kept a prune from marking these blobs before we came, so the snapshot is
-    // walked, and what lies in marked packs is saved from them.
-    let outcome = commit_snapshot(repo, lock, &snapshot, &[], ctx).await;
-    report.snapshot = Some(trees.settle(lock, outcome).await?);
-    Ok(report)
+pub fn recover<'a>(
+    repo: &'a Repository,
+    lock: &'a LockGuard,
+    how: &'a Recover,
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<RecoverReport>> {
+    Box::pin(async move {
+        repair_index(repo, lock, RepairIndex::Mend, ctx).await?;
+        let index = repo.load_index(ctx).await?;
+        ctx.events.event(Event::Phase("recover"));
+        // What a damaged one needs no other may reach, and then it is what is to be recovered.
+        let snapshots = ctx.run(repo.list_snapshots()).await?.readable_only(ctx);
+        let (found, unreadable) = roots(repo, &index, &snapshots, ctx).await?;
+        let mut report = RecoverReport { unreadable, ..RecoverReport::default() };
+        let mut trees = TreeRewriter::new(repo, index, false, ctx)?;
+        let mut nodes = Vec::with_capacity(found.len());
+        for (name, tree) in named(found) {
+            let mut mending = Mending::new(Arc::clone(trees.index()));
+            let Some(mended) = trees.rewrite(tree, &mut mending).await? else { continue };
+            let now = Time::from(how.time);
+            nodes.push(Node {
+                name: name.clone().into_bytes(),
+                kind: NodeType::Dir,
+                mode: go_mode::DIR | PERMISSIONS,
+                mtime: now,
+                atime: now,
+                ctime: now,
+                subtree: Some(mended),
+                ..Node::default()
+            });
+            report.roots.push(RecoveredRoot { tree, name, losses: mending.into_losses() });
+        }
+        if nodes.is_empty() {
+            return Ok(report);
+        }
+        let tree = trees.save(&nodes).await?;
+        trees.commit().await?;
+        let snapshot = Snapshot {
+            time: OffsetTime::utc(how.time),
+            parent: None,
+            tree,
+            paths: vec![PATH.to_owned()],
+            hostname: how.host.clone(),
+            username: how.username.clone(),
+            uid: how.uid,
+            gid: how.gid,
+            excludes: Vec::new(),
+            tags: vec![RECOVERED.to_owned()],
+            original: None,
+            program_version: how.program_version.clone(),
+            summary: None,
+            other: serde_json::Map::new(),
+        };
+        // No index file counts as known: nothing kept a prune from marking these blobs before we came, so the snapshot is
+        // walked, and what lies in marked packs is saved from them.
+        let outcome = commit_snapshot(repo, lock, &snapshot, &[], ctx).await;
+        report.snapshot = Some(trees.settle(lock, outcome).await?);
+        Ok(report)
+    })
 }
 
 /// Directories with something in them that no directory and no snapshot refers to, and those that cannot be read.

@@ -1,6 +1,7 @@
 //! Snapshots from what is left of them: files lose the chunks that are gone, directories that cannot be read become
 //! empty ones, and the snapshot says so.
 
+use futures::future::BoxFuture;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -69,62 +70,64 @@ pub struct Loss {
 
 /// Mends those of `snapshots` that need it; the sound ones are not in the result. The index must be right: mend it
 /// first. The caller holds an exclusive lock, or a shared one for a dry run.
-pub async fn repair_snapshots(
-    repo: &Repository,
-    lock: &LockGuard,
-    snapshots: &[(Id, Snapshot)],
+pub fn repair_snapshots<'a>(
+    repo: &'a Repository,
+    lock: &'a LockGuard,
+    snapshots: &'a [(Id, Snapshot)],
     how: RepairSnapshots,
-    ctx: &Ctx,
-) -> Result<Vec<RepairedSnapshot>> {
-    let forgets = how.forget && !how.dry_run;
-    let there = if forgets { ctx.run(repo.list_snapshots()).await?.readable } else { Vec::new() };
-    let index = repo.load_index(ctx).await?;
-    ctx.events.event(Event::Phase("mend"));
-    let mut trees = TreeRewriter::new(repo, index, how.dry_run, ctx)?;
-    let mut report = Vec::new();
-    for (id, snapshot) in snapshots {
-        ctx.check()?;
-        let mut mending = Mending::new(Arc::clone(trees.index()));
-        let tree = trees.rewrite(snapshot.tree, &mut mending).await?;
-        let losses = mending.into_losses();
-        let mended = match tree {
-            Some(tree) if tree == snapshot.tree => continue,
-            Some(_) if how.dry_run => Mended::Rewritten(None),
-            Some(tree) => {
-                let known = trees.commit().await?;
-                let original = Some(snapshot.original.unwrap_or(*id));
-                let mut new = Snapshot { tree, original, ..snapshot.clone() };
-                if let Some(tell) = how.tell_losses {
-                    tell(&mut new.tags, u64::try_from(losses.len()).unwrap_or(u64::MAX));
-                }
-                let outcome = if how.forget {
-                    replace(repo, lock, *id, new, &known, &there, ctx).await
-                } else {
-                    if !new.tags.iter().any(|t| t == REPAIRED) {
-                        new.tags.push(REPAIRED.to_owned());
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<Vec<RepairedSnapshot>>> {
+    Box::pin(async move {
+        let forgets = how.forget && !how.dry_run;
+        let there = if forgets { ctx.run(repo.list_snapshots()).await?.readable } else { Vec::new() };
+        let index = repo.load_index(ctx).await?;
+        ctx.events.event(Event::Phase("mend"));
+        let mut trees = TreeRewriter::new(repo, index, how.dry_run, ctx)?;
+        let mut report = Vec::new();
+        for (id, snapshot) in snapshots {
+            ctx.check()?;
+            let mut mending = Mending::new(Arc::clone(trees.index()));
+            let tree = trees.rewrite(snapshot.tree, &mut mending).await?;
+            let losses = mending.into_losses();
+            let mended = match tree {
+                Some(tree) if tree == snapshot.tree => continue,
+                Some(_) if how.dry_run => Mended::Rewritten(None),
+                Some(tree) => {
+                    let known = trees.commit().await?;
+                    let original = Some(snapshot.original.unwrap_or(*id));
+                    let mut new = Snapshot { tree, original, ..snapshot.clone() };
+                    if let Some(tell) = how.tell_losses {
+                        tell(&mut new.tags, u64::try_from(losses.len()).unwrap_or(u64::MAX));
                     }
-                    commit_snapshot(repo, lock, &new, &known, ctx).await
-                };
-                Mended::Rewritten(Some(trees.settle(lock, outcome).await?))
-            }
-            None => {
-                if forgets {
-                    repo.refuse_append_only()?;
-                    repo.store().delete(FileName { kind: FileKind::Snapshot, id: *id }).await?;
+                    let outcome = if how.forget {
+                        replace(repo, lock, *id, new, &known, &there, ctx).await
+                    } else {
+                        if !new.tags.iter().any(|t| t == REPAIRED) {
+                            new.tags.push(REPAIRED.to_owned());
+                        }
+                        commit_snapshot(repo, lock, &new, &known, ctx).await
+                    };
+                    Mended::Rewritten(Some(trees.settle(lock, outcome).await?))
                 }
-                Mended::Lost
+                None => {
+                    if forgets {
+                        repo.refuse_append_only()?;
+                        repo.store().delete(FileName { kind: FileKind::Snapshot, id: *id }).await?;
+                    }
+                    Mended::Lost
+                }
+            };
+            for loss in &losses {
+                ctx.events.event(Event::Fault(Fault {
+                    path: loss.path.clone(),
+                    action: "mend",
+                    error: loss.what.to_owned(),
+                }));
             }
-        };
-        for loss in &losses {
-            ctx.events.event(Event::Fault(Fault {
-                path: loss.path.clone(),
-                action: "mend",
-                error: loss.what.to_owned(),
-            }));
+            report.push(RepairedSnapshot { id: *id, mended, losses });
         }
-        report.push(RepairedSnapshot { id: *id, mended, losses });
-    }
-    Ok(report)
+        Ok(report)
+    })
 }
 
 /// Takes out what is lost, and notes it.

@@ -1,5 +1,6 @@
 //! Making a new repository, once, even when several try at the same moment.
 
+use futures::future::BoxFuture;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -38,37 +39,45 @@ const OWN: [&str; 6] = ["data/", "index/", "keys/", "locks/", "snapshots/", "con
 
 impl Repository {
     /// Whether a repository lies there. Only definite answers: what cannot be looked at is an error, not "no".
-    pub async fn exists(store: &dyn Store) -> Result<bool> {
-        // The listing comes first: it tells wrong credentials and missing buckets apart from an absent file,
-        // which the answer to a single request cannot on every server.
-        let empty = store.is_empty().await?;
-        if empty {
-            return Ok(false);
-        }
-        match store.size(CONFIG).await {
-            Ok(_) => Ok(true),
-            Err(e) if e.kind() == ErrorKind::Missing => Ok(false),
-            Err(e) => Err(e),
-        }
+    pub fn exists(store: &dyn Store) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move {
+            // The listing comes first: it tells wrong credentials and missing buckets apart from an absent file,
+            // which the answer to a single request cannot on every server.
+            let empty = store.is_empty().await?;
+            if empty {
+                return Ok(false);
+            }
+            match store.size(CONFIG).await {
+                Ok(_) => Ok(true),
+                Err(e) if e.kind() == ErrorKind::Missing => Ok(false),
+                Err(e) => Err(e),
+            }
+        })
     }
 
     /// Makes a repository.
     ///
     /// `AlreadyInitialized` when there is one, or another process makes one at the same moment;
     /// `ForeignContent` when the place holds other things, or a repository that lost its config.
-    pub async fn init(store: Arc<dyn Store>, options: &InitOptions, ctx: &Ctx) -> Result<Self> {
-        Self::init_with(store, options, None, ctx).await
+    pub fn init<'a>(
+        store: Arc<dyn Store>,
+        options: &'a InitOptions,
+        ctx: &'a Ctx,
+    ) -> BoxFuture<'a, Result<Self>> {
+        Box::pin(async move { Self::init_with(store, options, None, ctx).await })
     }
 
     /// As [`Repository::init`], with the chunker polynomial of another repository: files that are backed up into both
     /// are cut at the same places, so that snapshots copied between them share their content.
-    pub async fn init_like(
+    pub fn init_like<'a>(
         store: Arc<dyn Store>,
-        options: &InitOptions,
-        other: &Self,
-        ctx: &Ctx,
-    ) -> Result<Self> {
-        Self::init_with(store, options, Some(other.config().chunker_polynomial), ctx).await
+        options: &'a InitOptions,
+        other: &'a Self,
+        ctx: &'a Ctx,
+    ) -> BoxFuture<'a, Result<Self>> {
+        Box::pin(async move {
+            Self::init_with(store, options, Some(other.config().chunker_polynomial), ctx).await
+        })
     }
 
     async fn init_with(

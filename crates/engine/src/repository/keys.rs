@@ -1,5 +1,6 @@
 //! Opening with a password, and the key files that make it possible.
 
+use futures::future::BoxFuture;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -47,13 +48,13 @@ impl Repository {
     }
 
     /// As [`Repository::open`]; the key whose id begins with `hint` is tried before the others, where there is one.
-    pub async fn open_hinted(
+    pub fn open_hinted<'a>(
         store: Arc<dyn Store>,
-        password: &SecretString,
-        hint: Option<&str>,
-        ctx: &Ctx,
-    ) -> Result<Self> {
-        ctx.run(Self::open_inner(store, password, hint)).await
+        password: &'a SecretString,
+        hint: Option<&'a str>,
+        ctx: &'a Ctx,
+    ) -> BoxFuture<'a, Result<Self>> {
+        Box::pin(async move { ctx.run(Self::open_inner(store, password, hint)).await })
     }
 
     async fn open_inner(store: Arc<dyn Store>, password: &SecretString, hint: Option<&str>) -> Result<Self> {
@@ -145,39 +146,43 @@ impl Repository {
     }
 
     /// Adds a password that opens the repository. `username` and `hostname` say who added it, for people.
-    pub async fn add_key(
-        &self,
-        password: &SecretString,
-        username: &str,
-        hostname: &str,
+    pub fn add_key<'a>(
+        &'a self,
+        password: &'a SecretString,
+        username: &'a str,
+        hostname: &'a str,
         params: KdfParams,
-    ) -> Result<Id> {
-        let (repo, password) = (self.clone(), password.clone());
-        let (username, hostname) = (username.to_owned(), hostname.to_owned());
-        let file = self
-            .inner
-            .pool
-            .run(move || make_key(repo.key(), &password, params, &username, &hostname))
-            .await??;
-        save_key(self.store().as_ref(), file).await
+    ) -> BoxFuture<'a, Result<Id>> {
+        Box::pin(async move {
+            let (repo, password) = (self.clone(), password.clone());
+            let (username, hostname) = (username.to_owned(), hostname.to_owned());
+            let file = self
+                .inner
+                .pool
+                .run(move || make_key(repo.key(), &password, params, &username, &hostname))
+                .await??;
+            save_key(self.store().as_ref(), file).await
+        })
     }
 
     /// All readable keys, by id.
-    pub async fn keys(&self) -> Result<Vec<KeyInfo>> {
-        let mut keys: Vec<KeyInfo> = load_keys(self.store())
-            .await?
-            .files
-            .into_iter()
-            .map(|(id, file)| KeyInfo {
-                id,
-                username: file.username,
-                hostname: file.hostname,
-                created: file.created,
-                current: id == self.inner.key_id,
-            })
-            .collect();
-        keys.sort_by_key(|k| k.id);
-        Ok(keys)
+    pub fn keys(&self) -> BoxFuture<'_, Result<Vec<KeyInfo>>> {
+        Box::pin(async move {
+            let mut keys: Vec<KeyInfo> = load_keys(self.store())
+                .await?
+                .files
+                .into_iter()
+                .map(|(id, file)| KeyInfo {
+                    id,
+                    username: file.username,
+                    hostname: file.hostname,
+                    created: file.created,
+                    current: id == self.inner.key_id,
+                })
+                .collect();
+            keys.sort_by_key(|k| k.id);
+            Ok(keys)
+        })
     }
 }
 
@@ -186,22 +191,24 @@ impl Repository {
     ///
     /// `Guard` for the key that the repository was opened with: so there is always one left, whose password somebody
     /// just proved to know. The caller holds an exclusive lock: two that remove each other's key would leave none.
-    pub async fn remove_key(&self, lock: &LockGuard, id: &str) -> Result<Id> {
-        let id = self.find_file(FileKind::Key, id).await?;
-        if id == self.inner.key_id {
-            return Err(Error::new(
-                ErrorKind::Guard,
-                format!(
-                    "key {} is the one that {} was opened with; open it with another password to remove this one",
-                    id.short(),
-                    self.store().describe()
-                ),
-            ));
-        }
-        self.refuse_append_only()?;
-        lock.confirm().await?;
-        self.store().delete(FileName { kind: FileKind::Key, id }).await?;
-        Ok(id)
+    pub fn remove_key<'a>(&'a self, lock: &'a LockGuard, id: &'a str) -> BoxFuture<'a, Result<Id>> {
+        Box::pin(async move {
+            let id = self.find_file(FileKind::Key, id).await?;
+            if id == self.inner.key_id {
+                return Err(Error::new(
+                    ErrorKind::Guard,
+                    format!(
+                        "key {} is the one that {} was opened with; open it with another password to remove this one",
+                        id.short(),
+                        self.store().describe()
+                    ),
+                ));
+            }
+            self.refuse_append_only()?;
+            lock.confirm().await?;
+            self.store().delete(FileName { kind: FileKind::Key, id }).await?;
+            Ok(id)
+        })
     }
 
     /// Replaces the password that the repository was opened with: adds the new one, proves that it opens, removes
@@ -209,37 +216,39 @@ impl Repository {
     ///
     /// Whoever knew the old password and kept a copy of its key file can still derive the master key; only copying
     /// into a new repository ends that.
-    pub async fn change_password(
-        &self,
-        lock: &LockGuard,
-        password: &SecretString,
-        username: &str,
-        hostname: &str,
-        ctx: &Ctx,
-    ) -> Result<(Self, Id)> {
-        self.refuse_append_only()?;
-        let old = self.inner.key_id;
-        if let Some(opened) = self.opened_by_added(password, username, hostname, ctx).await? {
+    pub fn change_password<'a>(
+        &'a self,
+        lock: &'a LockGuard,
+        password: &'a SecretString,
+        username: &'a str,
+        hostname: &'a str,
+        ctx: &'a Ctx,
+    ) -> BoxFuture<'a, Result<(Self, Id)>> {
+        Box::pin(async move {
+            self.refuse_append_only()?;
+            let old = self.inner.key_id;
+            if let Some(opened) = self.opened_by_added(password, username, hostname, ctx).await? {
+                lock.confirm().await?;
+                self.store().delete(FileName { kind: FileKind::Key, id: old }).await?;
+                return Ok((opened, old));
+            }
+            let new = self.add_key_for(password, username, hostname).await?;
+            let opened = Self::open(Arc::clone(self.store()), password, ctx).await?;
+            if opened.inner.key_id == old {
+                // The same password as before: the old key opens with it too, and which is tried first is chance.
+                let file = self.store().get(FileName { kind: FileKind::Key, id: new }, None).await?;
+                let (parsed, trial) = (KeyFile::parse(&file)?, password.clone());
+                if self.inner.pool.run(move || parsed.open(&trial)).await??.is_none() {
+                    return Err(Error::new(
+                        ErrorKind::Internal,
+                        format!("the new key {new} does not open with its password; the old one stays"),
+                    ));
+                }
+            }
             lock.confirm().await?;
             self.store().delete(FileName { kind: FileKind::Key, id: old }).await?;
-            return Ok((opened, old));
-        }
-        let new = self.add_key_for(password, username, hostname).await?;
-        let opened = Self::open(Arc::clone(self.store()), password, ctx).await?;
-        if opened.inner.key_id == old {
-            // The same password as before: the old key opens with it too, and which is tried first is chance.
-            let file = self.store().get(FileName { kind: FileKind::Key, id: new }, None).await?;
-            let (parsed, trial) = (KeyFile::parse(&file)?, password.clone());
-            if self.inner.pool.run(move || parsed.open(&trial)).await??.is_none() {
-                return Err(Error::new(
-                    ErrorKind::Internal,
-                    format!("the new key {new} does not open with its password; the old one stays"),
-                ));
-            }
-        }
-        lock.confirm().await?;
-        self.store().delete(FileName { kind: FileKind::Key, id: old }).await?;
-        Ok((opened, old))
+            Ok((opened, old))
+        })
     }
 
     /// The repository as another key of this person opens it with this password, if there is one: a change of the password

@@ -12,6 +12,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use futures::future::BoxFuture;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -268,15 +269,17 @@ impl Repository {
     }
 
     /// Reads all index files. List snapshots before this, never after: then every snapshot seen is covered.
-    pub async fn load_index(&self, ctx: &Ctx) -> Result<Arc<Index>> {
-        // A file that vanishes after it was listed was replaced by another client's prune: look again.
-        for _ in 0..3 {
-            match ctx.run(self.load_listed_index()).await {
-                Err(e) if e.kind() == ErrorKind::Missing => {}
-                other => return other,
+    pub fn load_index<'a>(&'a self, ctx: &'a Ctx) -> BoxFuture<'a, Result<Arc<Index>>> {
+        Box::pin(async move {
+            // A file that vanishes after it was listed was replaced by another client's prune: look again.
+            for _ in 0..3 {
+                match ctx.run(self.load_listed_index()).await {
+                    Err(e) if e.kind() == ErrorKind::Missing => {}
+                    other => return other,
+                }
             }
-        }
-        ctx.run(self.load_listed_index()).await
+            ctx.run(self.load_listed_index()).await
+        })
     }
 
     async fn load_listed_index(&self) -> Result<Arc<Index>> {

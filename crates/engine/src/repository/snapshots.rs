@@ -1,5 +1,6 @@
 //! Reading snapshots: all of them, or the one a person means.
 
+use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 
 use super::{PARALLEL, Repository};
@@ -111,8 +112,8 @@ impl Repository {
     }
 
     /// The snapshots, for work that does not need all of them.
-    pub async fn list_snapshots(&self) -> Result<SnapshotList> {
-        self.listed_snapshots(self.store().list(FileKind::Snapshot).await?).await
+    pub fn list_snapshots(&self) -> BoxFuture<'_, Result<SnapshotList>> {
+        Box::pin(async move { self.listed_snapshots(self.store().list(FileKind::Snapshot).await?).await })
     }
 
     /// Those of a listing.
@@ -147,32 +148,40 @@ impl Repository {
     ///
     /// # Errors
     /// `SnapshotDamaged` or `Format` for `latest` where one cannot be read: it may be the newest.
-    pub async fn find_snapshot(&self, spec: &str, filter: &SnapshotFilter) -> Result<(Id, Snapshot)> {
-        if spec == "latest" {
-            let list = self.list_snapshots().await?;
-            let readable = list.readable.iter().rfind(|(_, s)| filter.matches(s)).map_or_else(
-                || "no other one is meant by it".to_owned(),
-                |(id, s)| format!("the newest that can be read is {id} of {}", s.time.timestamp),
-            );
-            list.demand_all(&format!("so that \"latest\" cannot be told; {readable}"))?;
-            let count = list.readable.len();
-            let newest = list.readable.into_iter().rfind(|(_, s)| filter.matches(s));
-            return newest.ok_or_else(|| {
+    pub fn find_snapshot<'a>(
+        &'a self,
+        spec: &'a str,
+        filter: &'a SnapshotFilter,
+    ) -> BoxFuture<'a, Result<(Id, Snapshot)>> {
+        Box::pin(async move {
+            if spec == "latest" {
+                let list = self.list_snapshots().await?;
+                let readable = list.readable.iter().rfind(|(_, s)| filter.matches(s)).map_or_else(
+                    || "no other one is meant by it".to_owned(),
+                    |(id, s)| format!("the newest that can be read is {id} of {}", s.time.timestamp),
+                );
+                list.demand_all(&format!("so that \"latest\" cannot be told; {readable}"))?;
+                let count = list.readable.len();
+                let newest = list.readable.into_iter().rfind(|(_, s)| filter.matches(s));
+                return newest.ok_or_else(|| {
                 Error::new(
                     ErrorKind::EmptySelection,
                     format!("none of the {count} snapshots in {} is meant by \"latest\" with this host, path and tag",
                         self.store().describe()),
                 )
             });
-        }
-        if spec.is_empty() || !spec.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) || spec.len() > 64
-        {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!("{spec:?} is no snapshot: write an id, the beginning of one, or \"latest\""),
-            ));
-        }
-        let id = self.find_file(FileKind::Snapshot, spec).await?;
-        Ok((id, self.load_snapshot(&id).await?))
+            }
+            if spec.is_empty()
+                || !spec.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+                || spec.len() > 64
+            {
+                return Err(Error::new(
+                    ErrorKind::Usage,
+                    format!("{spec:?} is no snapshot: write an id, the beginning of one, or \"latest\""),
+                ));
+            }
+            let id = self.find_file(FileKind::Snapshot, spec).await?;
+            Ok((id, self.load_snapshot(&id).await?))
+        })
     }
 }

@@ -17,6 +17,7 @@ mod target;
 mod walk;
 mod window;
 
+use futures::future::BoxFuture;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -180,23 +181,26 @@ pub struct RestoreReport {
 /// `Ok` means that it ran to its end; the report's `faults` say what is missing all the same. An error means that
 /// it stopped: nothing matched, the target is full, the store failed for good, or the caller cancelled. Nothing
 /// has been deleted then, and the same call goes on where it stopped.
-pub async fn restore(
-    repo: &Repository,
-    lock: Option<&LockGuard>,
-    spec: &RestoreSpec,
-    ctx: &Ctx,
-) -> Result<RestoreReport> {
-    let selection = select::Selection::of(spec)?;
-    let snapshot = repo.load_snapshot(&spec.snapshot).await?;
-    let index = repo.load_index(ctx).await?;
-    let outcome = run::start(repo, index, snapshot.tree, selection, spec, ctx).await;
-    // A lost lock cancels the work, so it is the reason to tell.
-    if lock.is_some_and(LockGuard::lost) && outcome.as_ref().is_err_and(|e| e.kind() == ErrorKind::Cancelled)
-    {
-        return Err(Error::new(
-            ErrorKind::LockLost,
-            "the repository's lock was lost while files were restored; run the restore again to go on",
-        ));
-    }
-    outcome
+pub fn restore<'a>(
+    repo: &'a Repository,
+    lock: Option<&'a LockGuard>,
+    spec: &'a RestoreSpec,
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<RestoreReport>> {
+    Box::pin(async move {
+        let selection = select::Selection::of(spec)?;
+        let snapshot = repo.load_snapshot(&spec.snapshot).await?;
+        let index = repo.load_index(ctx).await?;
+        let outcome = run::start(repo, index, snapshot.tree, selection, spec, ctx).await;
+        // A lost lock cancels the work, so it is the reason to tell.
+        if lock.is_some_and(LockGuard::lost)
+            && outcome.as_ref().is_err_and(|e| e.kind() == ErrorKind::Cancelled)
+        {
+            return Err(Error::new(
+                ErrorKind::LockLost,
+                "the repository's lock was lost while files were restored; run the restore again to go on",
+            ));
+        }
+        outcome
+    })
 }

@@ -5,6 +5,7 @@
 mod filter;
 mod trees;
 
+use futures::future::BoxFuture;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -85,15 +86,24 @@ pub struct Rewriter<'a> {
 
 impl<'a> Rewriter<'a> {
     /// Parses the patterns and reads the index. The caller holds a lock: an exclusive one to forget originals.
-    pub async fn new(repo: &'a Repository, how: &'a Rewrite, ctx: &'a Ctx) -> Result<Self> {
-        let filter = Filter::new(&how.files)?;
-        let mut there = Vec::new();
-        if how.forget && !how.dry_run {
-            repo.refuse_append_only()?;
-            there = ctx.run(repo.list_snapshots()).await?.readable;
-        }
-        let index = repo.load_index(ctx).await?;
-        Ok(Self { how, filter, trees: TreeRewriter::new(repo, index, how.dry_run, ctx)?, there, repo, ctx })
+    pub fn new(repo: &'a Repository, how: &'a Rewrite, ctx: &'a Ctx) -> BoxFuture<'a, Result<Self>> {
+        Box::pin(async move {
+            let filter = Filter::new(&how.files)?;
+            let mut there = Vec::new();
+            if how.forget && !how.dry_run {
+                repo.refuse_append_only()?;
+                there = ctx.run(repo.list_snapshots()).await?.readable;
+            }
+            let index = repo.load_index(ctx).await?;
+            Ok(Self {
+                how,
+                filter,
+                trees: TreeRewriter::new(repo, index, how.dry_run, ctx)?,
+                there,
+                repo,
+                ctx,
+            })
+        })
     }
 
     /// Rewrites a snapshot, unless there is nothing to change in it.
@@ -101,51 +111,61 @@ impl<'a> Rewriter<'a> {
     /// # Errors
     /// `Missing`, `Corrupt` or `Format` when a directory cannot be read, or cannot be written anew without losing
     /// what another program wrote into it: this snapshot is as it was, and others can still be rewritten.
-    pub async fn rewrite(&mut self, lock: &LockGuard, id: Id, snapshot: &Snapshot) -> Result<Rewritten> {
-        let mut edit = Filtering { filter: &self.filter, files: 0, bytes: 0, excluded: Vec::new() };
-        let looked = self.how.summary || !matches!(self.filter, Filter::All);
-        let tree =
-            if looked { self.trees.rewrite(snapshot.tree, &mut edit).await? } else { Some(snapshot.tree) };
-        let Filtering { files, bytes, excluded, .. } = edit;
-        let Some(tree) = tree else { return Ok(Rewritten::NothingStays) };
-        let mut new = Snapshot { tree, ..snapshot.clone() };
-        let lacks_files = tree != snapshot.tree;
-        if lacks_files || self.how.summary {
-            new.summary = Some(counted(snapshot.summary.as_ref(), files, bytes)?);
-        }
-        if let Some(host) = &self.how.host {
-            new.hostname.clone_from(host);
-        }
-        if let Some(time) = self.how.time {
-            new.time = time;
-        }
-        if new == *snapshot {
-            return Ok(Rewritten::Unchanged);
-        }
-        let mut dropped_tags = Vec::new();
-        if lacks_files {
-            (dropped_tags, new.tags) = new.tags.into_iter().partition(|tag| (self.how.says_whole)(tag));
-        }
-        // The first one, also of a snapshot that was rewritten before: by it the list of what could not be read is
-        // found, and a copy of it in another repository.
-        new.original.get_or_insert(id);
-        let id = match (self.how.dry_run, self.how.forget) {
-            (true, _) => None,
-            (false, true) => {
-                let known = self.trees.commit().await?;
-                let outcome = replace(self.repo, lock, id, new, &known, &self.there, self.ctx).await;
-                Some(self.trees.settle(lock, outcome).await?)
+    pub fn rewrite<'b>(
+        &'b mut self,
+        lock: &'b LockGuard,
+        id: Id,
+        snapshot: &'b Snapshot,
+    ) -> BoxFuture<'b, Result<Rewritten>> {
+        Box::pin(async move {
+            let mut edit = Filtering { filter: &self.filter, files: 0, bytes: 0, excluded: Vec::new() };
+            let looked = self.how.summary || !matches!(self.filter, Filter::All);
+            let tree = if looked {
+                self.trees.rewrite(snapshot.tree, &mut edit).await?
+            } else {
+                Some(snapshot.tree)
+            };
+            let Filtering { files, bytes, excluded, .. } = edit;
+            let Some(tree) = tree else { return Ok(Rewritten::NothingStays) };
+            let mut new = Snapshot { tree, ..snapshot.clone() };
+            let lacks_files = tree != snapshot.tree;
+            if lacks_files || self.how.summary {
+                new.summary = Some(counted(snapshot.summary.as_ref(), files, bytes)?);
             }
-            (false, false) => {
-                let known = self.trees.commit().await?;
-                if !new.tags.iter().any(|tag| tag == REWRITTEN) {
-                    new.tags.push(REWRITTEN.to_owned());
+            if let Some(host) = &self.how.host {
+                new.hostname.clone_from(host);
+            }
+            if let Some(time) = self.how.time {
+                new.time = time;
+            }
+            if new == *snapshot {
+                return Ok(Rewritten::Unchanged);
+            }
+            let mut dropped_tags = Vec::new();
+            if lacks_files {
+                (dropped_tags, new.tags) = new.tags.into_iter().partition(|tag| (self.how.says_whole)(tag));
+            }
+            // The first one, also of a snapshot that was rewritten before: by it the list of what could not be read is
+            // found, and a copy of it in another repository.
+            new.original.get_or_insert(id);
+            let id = match (self.how.dry_run, self.how.forget) {
+                (true, _) => None,
+                (false, true) => {
+                    let known = self.trees.commit().await?;
+                    let outcome = replace(self.repo, lock, id, new, &known, &self.there, self.ctx).await;
+                    Some(self.trees.settle(lock, outcome).await?)
                 }
-                let outcome = commit_snapshot(self.repo, lock, &new, &known, self.ctx).await;
-                Some(self.trees.settle(lock, outcome).await?)
-            }
-        };
-        Ok(Rewritten::Written(NewSnapshot { id, lacks_files, excluded, dropped_tags }))
+                (false, false) => {
+                    let known = self.trees.commit().await?;
+                    if !new.tags.iter().any(|tag| tag == REWRITTEN) {
+                        new.tags.push(REWRITTEN.to_owned());
+                    }
+                    let outcome = commit_snapshot(self.repo, lock, &new, &known, self.ctx).await;
+                    Some(self.trees.settle(lock, outcome).await?)
+                }
+            };
+            Ok(Rewritten::Written(NewSnapshot { id, lacks_files, excluded, dropped_tags }))
+        })
     }
 }
 

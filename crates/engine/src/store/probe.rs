@@ -1,6 +1,7 @@
 //! Finding out whether a store can hold repositories: write, read back, list, delete a small object.
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use super::{PutMode, Store};
 use crate::error::{Error, ErrorKind, Result};
@@ -34,15 +35,18 @@ pub enum Confinement {
 
 /// Tries to write what keys for probe objects must not write. One that is taken is removed at once. An error when it was
 /// neither taken nor refused.
-pub async fn confinement(store: &dyn Store) -> Result<Confinement> {
-    let path = format!("{ELSEWHERE}/{}", unique()?);
-    let body = Bytes::from_static(b"keys for holdfast-probe/ alone have written this; it can be deleted\n");
-    match store.put_extra(&path, body, PutMode::CreateNew).await {
-        // It is proved, whether it can be undone or not.
-        Ok(()) => Ok(Confinement::Broken { left: store.delete_extra(&path).await.err().map(|_| path) }),
-        Err(e) if e.kind() == ErrorKind::AccessDenied => Ok(Confinement::Kept),
-        Err(e) => Err(e),
-    }
+pub fn confinement(store: &dyn Store) -> BoxFuture<'_, Result<Confinement>> {
+    Box::pin(async move {
+        let path = format!("{ELSEWHERE}/{}", unique()?);
+        let body =
+            Bytes::from_static(b"keys for holdfast-probe/ alone have written this; it can be deleted\n");
+        match store.put_extra(&path, body, PutMode::CreateNew).await {
+            // It is proved, whether it can be undone or not.
+            Ok(()) => Ok(Confinement::Broken { left: store.delete_extra(&path).await.err().map(|_| path) }),
+            Err(e) if e.kind() == ErrorKind::AccessDenied => Ok(Confinement::Kept),
+            Err(e) => Err(e),
+        }
+    })
 }
 
 /// A name that nobody has used.
@@ -54,28 +58,30 @@ fn unique() -> Result<String> {
 
 /// Tries everything a repository needs, with an object of unique name beside it. The error's kind says precisely
 /// what is wrong; nothing stays behind unless deleting is what fails.
-pub async fn probe(store: &dyn Store) -> Result<ProbeReport> {
-    let started = std::time::Instant::now();
-    let name = unique()?;
-    let path = format!("{DIRECTORY}/{name}");
-    let body = Bytes::from(format!("holdfast probe {name}\n"));
-    // A listing first: many servers answer it with the precise reason when credentials or bucket are wrong.
-    store.is_empty().await?;
-    store.put_extra(&path, body.clone(), PutMode::CreateNew).await.map_err(|e| read_only(store, e))?;
-    let tried = use_object(store, &path, &name, &body).await;
-    let removed = store.delete_extra(&path).await.map_err(|e| append_only(store, e));
-    let create_only = tried?;
-    removed?;
-    if store.get_extra(&path).await?.is_some() {
-        return Err(Error::new(
-            ErrorKind::Guard,
-            format!(
-                "an object that was deleted from {} is still read: versions or a stale cache answer",
-                store.describe()
-            ),
-        ));
-    }
-    Ok(ProbeReport { create_only, duration: started.elapsed() })
+pub fn probe(store: &dyn Store) -> BoxFuture<'_, Result<ProbeReport>> {
+    Box::pin(async move {
+        let started = std::time::Instant::now();
+        let name = unique()?;
+        let path = format!("{DIRECTORY}/{name}");
+        let body = Bytes::from(format!("holdfast probe {name}\n"));
+        // A listing first: many servers answer it with the precise reason when credentials or bucket are wrong.
+        store.is_empty().await?;
+        store.put_extra(&path, body.clone(), PutMode::CreateNew).await.map_err(|e| read_only(store, e))?;
+        let tried = use_object(store, &path, &name, &body).await;
+        let removed = store.delete_extra(&path).await.map_err(|e| append_only(store, e));
+        let create_only = tried?;
+        removed?;
+        if store.get_extra(&path).await?.is_some() {
+            return Err(Error::new(
+                ErrorKind::Guard,
+                format!(
+                    "an object that was deleted from {} is still read: versions or a stale cache answer",
+                    store.describe()
+                ),
+            ));
+        }
+        Ok(ProbeReport { create_only, duration: started.elapsed() })
+    })
 }
 
 /// Listing worked: a refusal to write is no matter of keys or names.

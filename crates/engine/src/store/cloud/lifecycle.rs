@@ -4,6 +4,7 @@
 //! Source: Amazon S3 API reference, `GetBucketLifecycleConfiguration`.
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::Method;
 use serde::Deserialize;
 
@@ -33,15 +34,17 @@ pub struct LifecycleRule {
 }
 
 /// Reads the rules of the bucket that a location lies in. Never an error: what cannot be read is told as such.
-pub async fn lifecycle(location: &Location, options: &StoreOptions) -> Lifecycle {
-    let Location::S3 { endpoint, bucket, prefix } = location else {
-        return Lifecycle::Unknown("Holdfast reads such rules of S3 servers only".to_owned());
-    };
-    let made = clients::s3_bucket(location, (endpoint, bucket), &options.s3, options.ca_pem.as_deref());
-    match made {
-        Ok(bucket) => ask(&bucket, prefix).await,
-        Err(error) => Lifecycle::Unknown(error.chain()),
-    }
+pub fn lifecycle<'a>(location: &'a Location, options: &'a StoreOptions) -> BoxFuture<'a, Lifecycle> {
+    Box::pin(async move {
+        let Location::S3 { endpoint, bucket, prefix } = location else {
+            return Lifecycle::Unknown("Holdfast reads such rules of S3 servers only".to_owned());
+        };
+        let made = clients::s3_bucket(location, (endpoint, bucket), &options.s3, options.ca_pem.as_deref());
+        match made {
+            Ok(bucket) => ask(&bucket, prefix).await,
+            Err(error) => Lifecycle::Unknown(error.chain()),
+        }
+    })
 }
 
 async fn ask(bucket: &Bucket, prefix: &str) -> Lifecycle {
