@@ -16,7 +16,7 @@ use kube::api::Api;
 use kube::runtime::controller::{Action, Config, Error as ControllerError};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::utils::ResetTimerBackoff;
-use kube::runtime::watcher::{self, ExponentialBackoff, watcher};
+use kube::runtime::watcher::{self, Event, ExponentialBackoff, watcher};
 use kube::runtime::{Controller, WatchStreamExt};
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -42,6 +42,40 @@ pub fn pauses() -> ResetTimerBackoff<ExponentialBackoff> {
     ResetTimerBackoff::new(growing.into(), Duration::from_mins(1))
 }
 
+/// An object as a watch tells of it.
+#[derive(Debug)]
+pub enum Seen<O> {
+    /// It is there, new or changed or as it was.
+    There(O),
+    /// It was deleted; as it was last.
+    Gone(O),
+}
+
+impl<O> Seen<O> {
+    fn of(event: Event<O>) -> Option<Self> {
+        match event {
+            Event::Apply(object) | Event::InitApply(object) => Some(Self::There(object)),
+            Event::Delete(object) => Some(Self::Gone(object)),
+            Event::Init | Event::InitDone => None,
+        }
+    }
+
+    /// The object, there or not.
+    pub fn object(&self) -> &O {
+        match self {
+            Self::There(object) | Self::Gone(object) => object,
+        }
+    }
+
+    /// The object while it is there.
+    pub fn there(&self) -> Option<&O> {
+        match self {
+            Self::There(object) => Some(object),
+            Self::Gone(_) => None,
+        }
+    }
+}
+
 /// What a controller wakes on.
 pub trait Wakes<K: Resource> {
     /// Looks at the objects that `concerns` names, each time when one of another kind changes.
@@ -56,6 +90,21 @@ pub trait Wakes<K: Resource> {
         api: Api<O>,
         config: watcher::Config,
         concerns: impl Fn(O) -> I + Send + 'static,
+    ) -> Self
+    where
+        O: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+        O::DynamicType: Default,
+        I: IntoIterator<Item = ObjectRef<K>> + 'static,
+        I::IntoIter: Send;
+
+    /// As [`Wakes::wakes_on`], for those to whom it matters whether the object is there.
+    #[must_use]
+    fn wakes_when_seen<O, I>(
+        self,
+        metrics: &Arc<Metrics>,
+        api: Api<O>,
+        config: watcher::Config,
+        concerns: impl Fn(Seen<O>) -> I + Send + 'static,
     ) -> Self
     where
         O: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -82,16 +131,35 @@ where
         I: IntoIterator<Item = ObjectRef<K>> + 'static,
         I::IntoIter: Send,
     {
+        self.wakes_when_seen(metrics, api, config, move |seen| {
+            let (Seen::There(object) | Seen::Gone(object)) = seen;
+            concerns(object)
+        })
+    }
+
+    fn wakes_when_seen<O, I>(
+        self,
+        metrics: &Arc<Metrics>,
+        api: Api<O>,
+        config: watcher::Config,
+        concerns: impl Fn(Seen<O>) -> I + Send + 'static,
+    ) -> Self
+    where
+        O: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+        O::DynamicType: Default,
+        I: IntoIterator<Item = ObjectRef<K>> + 'static,
+        I::IntoIter: Send,
+    {
         let kind = O::kind(&O::DynamicType::default()).into_owned();
         let metrics = Arc::clone(metrics);
-        let touched = watcher(api, config).backoff(pauses()).touched_objects().filter_map(move |touched| {
-            let touched = touched.inspect_err(|error| {
+        let seen = watcher(api, config).backoff(pauses()).filter_map(move |event| {
+            let event = event.inspect_err(|error| {
                 metrics.watch_interrupted(&kind);
                 tracing::warn!(kind, error = %Chain(error), "a watch was interrupted");
             });
-            ready(touched.ok())
+            ready(event.ok().and_then(Seen::of))
         });
-        self.reconcile_on(touched.flat_map(move |object| stream::iter(concerns(object))))
+        self.reconcile_on(seen.flat_map(move |object| stream::iter(concerns(object))))
     }
 }
 

@@ -22,7 +22,7 @@ pub use apply::{mirror, publish};
 pub use validate::{Changes, Listing, RecoveryPoint, changes, points, without};
 
 use crate::context::Ctx;
-use crate::controllers::{self, Wakes};
+use crate::controllers::{self, Seen, Wakes};
 use crate::kubernetes::RequestError;
 
 /// When a Snapshot is looked at again that somebody else wrote to at the same moment.
@@ -41,17 +41,20 @@ pub async fn run(ctx: Arc<Ctx>) {
         .trigger_backoff(controllers::pauses())
         .graceful_shutdown_on(ctx.stop.clone().cancelled_owned());
     let snapshots = controller.store();
-    let controller = controller.wakes_on(
+    let of_clock = Arc::clone(&ctx);
+    let controller = controller.wakes_when_seen(
         &ctx.metrics,
         Api::<Repository>::all(client),
         watcher::Config::default(),
-        move |repository: Repository| {
+        move |seen: Seen<Repository>| {
+            let (repository, now) = (seen.object(), of_clock.now());
             let name = repository.name_any();
             let of = |snapshot: &Arc<Snapshot>| {
                 snapshot.namespace() == repository.namespace() && snapshot.spec.repository_ref.name == name
             };
             let all = snapshots.state();
-            all.iter().filter(|s| of(s)).map(|s| ObjectRef::from_obj(s.as_ref())).collect::<Vec<_>>()
+            let concerned = all.iter().filter(|s| of(s) && status::is_outdated(s, seen.there(), now));
+            concerned.map(|s| ObjectRef::from_obj(s.as_ref())).collect::<Vec<_>>()
         },
     );
     controllers::run(controller, ctx, reconcile).await;

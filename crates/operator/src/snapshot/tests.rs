@@ -355,6 +355,24 @@ fn a_snapshot_says_when_it_cannot_be_restored_from() {
 }
 
 #[test]
+fn a_snapshot_is_looked_at_when_its_repository_changes_what_it_says() {
+    let point = points(&[row("a", tags("u1", "volume/a", &["volume/a"]).to_tags())]).points.remove(0);
+    let mut snapshot = mirrored(&point, "2026-11-20T02:01:00Z");
+    let mut repository = repository();
+    let outdated = |snapshot: &Snapshot, repository: Option<&Repository>| {
+        status::is_outdated(snapshot, repository, "2026-11-21T03:00:00Z".parse().unwrap())
+    };
+    assert!(outdated(&snapshot, Some(&repository)), "nothing was said yet");
+    let ready = validate::usable(&snapshot, Some(&repository));
+    snapshot.status = Some(status::with_ready(&snapshot, &ready, listed()));
+    assert!(!outdated(&snapshot, Some(&repository)));
+    repository.status = Some(serde_saphyr::from_str("{phase: Ready, snapshotCount: 7}").unwrap());
+    assert!(!outdated(&snapshot, Some(&repository)), "a Backup has ended");
+    repository.status = Some(serde_saphyr::from_str("phase: Failed").unwrap());
+    assert!(outdated(&snapshot, Some(&repository)) && outdated(&snapshot, None));
+}
+
+#[test]
 fn two_repositories_with_the_same_data_do_not_fight_over_the_mirror() {
     let point = points(&[row("a", tags("u1", "volume/a", &["volume/a"]).to_tags())]).points.remove(0);
     let theirs = mirrored(&point, "2026-11-20T02:01:00Z");
@@ -378,16 +396,40 @@ fn two_repositories_with_the_same_data_do_not_fight_over_the_mirror() {
 }
 
 #[test]
-fn a_safety_snapshot_is_known_by_its_tag_and_whole_without_the_volumes_that_were_empty() {
+fn a_safety_snapshot_is_known_by_its_tag_and_whole_where_its_restore_said_so() {
     let tags = |component: &str| {
         let tags = RunTags { undo_of: Some("back".into()), ..tags("r1", component, &BOTH) };
         tags.to_tags()
     };
     let listing = points(&[row("a", tags("volume/a"))]);
     let [point] = listing.points.as_slice() else { panic!("{listing:?}") };
-    assert_eq!((point.undo_of.as_deref(), point.complete), (Some("back"), true));
+    // Whether the other volume was empty or could not be saved, the bucket does not tell.
+    assert_eq!((point.undo_of.as_deref(), point.complete, point.missing), (Some("back"), false, 1));
+    let both = points(&[row("a", tags("volume/a")), row("b", tags("volume/b"))]).points.remove(0);
+    assert!(both.complete);
     let snapshot = mirrored(point, "2026-11-20T02:00:00Z");
     assert_eq!(snapshot.spec.undo_of.as_deref(), Some("back"));
     assert_eq!(snapshot.labels().get(names::LABEL_UNDO_OF).map(String::as_str), Some("back"));
     assert!(build::is_up_to_date(&repository(), point, &snapshot));
+    let none = BTreeSet::new();
+    let published = |existing: Vec<Snapshot>, point: &RecoveryPoint| {
+        changes(&repository(), vec![point.clone()], existing, &none, &none, listed()).publish
+    };
+    // Its Restore could not save the other one, and made no Snapshot.
+    assert_eq!(published(Vec::new(), point), std::slice::from_ref(point));
+    // As the Restore makes it after it found the other one empty.
+    let mut made = snapshot;
+    let status = made.status.as_mut().unwrap();
+    (status.complete, status.missing) = (Some(true), Some(0));
+    assert_eq!(published(vec![made.clone()], point), [], "it stays as it is");
+    // It was damaged, and can be read again.
+    let status = made.status.as_mut().unwrap();
+    (status.complete, status.complete_before_damage) = (Some(false), Some(true));
+    let [again] = &published(vec![made.clone()], point)[..] else { panic!() };
+    assert_eq!((again.complete, again.missing), (true, 0));
+    // What it knew was of other content.
+    let status = made.status.as_mut().unwrap();
+    (status.complete, status.complete_before_damage) = (Some(true), None);
+    status.components[0].snapshot_id = "other".into();
+    assert_eq!(published(vec![made], point), std::slice::from_ref(point));
 }

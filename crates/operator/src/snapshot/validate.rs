@@ -133,8 +133,7 @@ fn point(mut members: Vec<(RunTags, &SnapshotRow)>) -> Option<RecoveryPoint> {
     let by_name: BTreeMap<&str, &(RunTags, &SnapshotRow)> =
         members.iter().map(|member| (member.0.component.as_str(), member)).collect();
     let present = ComponentSet::of(by_name.keys().copied());
-    // A safety snapshot lacks the volumes that held no files. It is used only after all others were saved.
-    let has_all = point.undo_of.is_some() || (same_set && present == wanted);
+    let has_all = same_set && present == wanted;
     let lacking = if has_all {
         0
     } else {
@@ -180,6 +179,21 @@ fn component(tags: &RunTags, row: &SnapshotRow) -> SnapshotComponent {
         },
         ..SnapshotComponent::default()
     }
+}
+
+/// A safety snapshot lacks the volumes that held no files. Its Restore knew which ones those were, and made the Snapshot of
+/// it when all others were saved. The bucket does not tell them from volumes that could not be saved, so without that
+/// Snapshot it is called incomplete.
+fn as_its_restore_knew(point: RecoveryPoint, current: Option<&Snapshot>) -> RecoveryPoint {
+    let Some(status) = current.and_then(|current| current.status.as_ref()) else { return point };
+    let was_whole = status.complete_before_damage.or(status.complete) == Some(true);
+    let ids = |components: &[SnapshotComponent]| -> BTreeSet<String> {
+        components.iter().map(|component| component.snapshot_id.clone()).collect()
+    };
+    if point.undo_of.is_some() && was_whole && ids(&point.components) == ids(&status.components) {
+        return RecoveryPoint { complete: true, missing: 0, ..point };
+    }
+    point
 }
 
 /// What has to change among the Snapshot objects of a repository.
@@ -237,6 +251,7 @@ pub fn changes(
         match by_name.remove(&build::name(&point)) {
             Some(current) if is_hurt(&current) => changes.mark(current, Some(&point), damaged),
             current => {
+                let point = as_its_restore_knew(point, current.as_ref());
                 if point.complete && point.undo_of.is_none() {
                     changes.keeps_complete(point.time);
                 }
