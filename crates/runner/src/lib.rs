@@ -139,9 +139,9 @@ mod tests {
     async fn a_spec_of_another_version_leaves_a_verdict_that_says_so() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join(files::SPEC), r#"{"version": 99, "surprise": true}"#).unwrap();
-        assert_eq!(run(options(directory.path())).await, exit::FATAL);
+        assert_eq!(run(options(directory.path())).await, exit::TEMPORARY);
         let verdict = verdict(directory.path());
-        assert_eq!(verdict.reason.as_deref(), Some("SpecVersion"));
+        assert_eq!((verdict.reason.as_deref(), verdict.retryable), (Some("SpecVersion"), true));
         assert!(verdict.message.unwrap().contains("99"));
     }
 

@@ -164,13 +164,17 @@ fn parse(text: &str) -> Result<RunSpec, Failure> {
     };
     let Versioned { version } = serde_json::from_str(text).map_err(bad)?;
     if version != VERSION {
-        return Err(Failure::fatal(
-            "SpecVersion",
-            format!(
-                "the run's spec is of version {version} and this runner understands version {VERSION}; operator and \
-                 runner have to be the same release"
-            ),
-        ));
+        // The operator that sees this is of another release than the one that made the Job, and makes the next one.
+        return Err(Failure {
+            retryable: true,
+            ..Failure::fatal(
+                "SpecVersion",
+                format!(
+                    "the run's spec is of version {version} and this runner understands version {VERSION}; operator \
+                     and runner have to be the same release"
+                ),
+            )
+        });
     }
     serde_json::from_str(text).map_err(bad)
 }
