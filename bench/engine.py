@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import stat
+import statistics
 import subprocess
 import sys
 import time
@@ -81,6 +82,8 @@ class Figures:
         self.costs: dict[str, dict[str, list[Cost]]] = defaultdict(lambda: defaultdict(list))
         self.stored: dict[str, dict[str, int]] = defaultdict(dict)
         self.requests: dict[str, dict[str, int]] = defaultdict(dict)
+        # Processor time of the server beside the program, which works on the same machine.
+        self.beside: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         self.trees: dict[str, dict] = {}
 
 
@@ -186,13 +189,16 @@ class Bench:
         with Server(self.args.versitygw, self.args.testbed, self.work / f"s3-{program.name}", 20) as server:
             program.use(*server.access(program.name))
             measure(program.init(), program.env())
-            server.requests()
-            self.add(name, program, program.backup(tree))
-            self.figures.requests[name][program.name] = server.requests()
-            self.add("s3 unchanged", program, program.backup(tree))
-            self.figures.requests["s3 unchanged"][program.name] = server.requests()
-            self.add("s3 restore", program, program.restore("latest", tree))
-            self.figures.requests["s3 restore"][program.name] = server.requests()
+            rows = {
+                name: program.backup(tree),
+                "s3 unchanged": program.backup(tree),
+                "s3 restore": program.restore("latest", tree),
+            }
+            server.requests(), server.cpu()
+            for row, command in rows.items():
+                self.add(row, program, command)
+                self.figures.requests[row][program.name] = server.requests()
+                self.figures.beside[row][program.name].append(server.cpu())
             if check:
                 compare(tree, program.target, program.name, program.keeps_times)
 
@@ -223,7 +229,7 @@ def table(figures: Figures, names: list[str]) -> str:
     head = ["", "wall (s)", "CPU (s)", "peak (MiB)"]
     for other in others:
         head += [f"wall, {other}", f"CPU, {other}", f"peak, {other} (MiB)"]
-    head += ["repository"] + (["requests"] if figures.requests else [])
+    head += ["repository"] + (["requests", "server's CPU (s)"] if figures.requests else [])
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
     for row, title in ROWS.items():
         costs = figures.costs.get(row)
@@ -241,6 +247,8 @@ def table(figures: Figures, names: list[str]) -> str:
         cells.append(" / ".join(f"{stored[n] / MIB:.0f}" for n in names if n in stored))
         if figures.requests:
             cells.append(" / ".join(str(figures.requests[row][n]) for n in names if n in figures.requests.get(row, {})))
+            beside = figures.beside.get(row, {})
+            cells.append(" / ".join(f"{statistics.median(beside[n]):.2f}" for n in names if n in beside))
         lines.append(cells)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
@@ -324,7 +332,7 @@ def main() -> int:
     print("\n" + table(figures, names))
     if args.json:
         costs = {row: {n: [asdict(c) for c in cs] for n, cs in by.items()} for row, by in figures.costs.items()}
-        rest = {"trees": figures.trees, "stored": figures.stored, "requests": figures.requests}
+        rest = {"trees": figures.trees, "stored": figures.stored, "requests": figures.requests, "beside": figures.beside}
         args.json.write_text(json.dumps({"machine": machine(), "costs": costs} | rest, indent=1))
     return 1 if failed else 0
 

@@ -29,6 +29,13 @@ def wait_for(port: int) -> None:
             time.sleep(0.05)
 
 
+def processor_time(pid: int) -> float:
+    """User and system time of all threads of a process, in seconds (proc(5))."""
+    # Behind the program's name, which may hold anything, the 12th and 13th field.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Server:
     """versitygw on a directory, reached through the test bed's slow line only."""
 
@@ -39,6 +46,7 @@ class Server:
         self.milliseconds = milliseconds
         self.children: list[subprocess.Popen] = []
         self.seen = 0
+        self.spent = 0.0
         self.port = 0
 
     def __enter__(self) -> "Server":
@@ -74,6 +82,12 @@ class Server:
         """How many came since the last call."""
         count = self.log.read_bytes().count(b"\n") if self.log.exists() else 0
         new, self.seen = count - self.seen, count
+        return new
+
+    def cpu(self) -> float:
+        """Processor time, in seconds, of the server and of the slow line since the last call."""
+        total = sum(processor_time(child.pid) for child in self.children)
+        new, self.spent = total - self.spent, total
         return new
 
     def access(self, program: str) -> tuple[str, dict[str, str]]:
