@@ -112,8 +112,9 @@ pub struct BackupVolumes {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub selectors: Vec<LabelSelector>,
-    /// Files to leave out, as patterns in restic's notation: `*.tmp`, `cache/`, `/data/scratch`. The annotation
-    /// `holdfast.dev/exclude` of a claim adds to them.
+    /// Files to leave out, as patterns in restic's notation: `*.tmp` and `cache/` wherever they are, `/scratch` in the
+    /// volume's root. A later one that begins with `!` takes back in. The annotation `holdfast.dev/exclude` of a claim
+    /// adds to them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 4096)))]
     pub exclude: Vec<String>,

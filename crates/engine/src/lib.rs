@@ -1,6 +1,9 @@
 //! The repository engine: backup, restore and check in the restic repository format.
 //!
 //! It knows bytes, files and storage, and nothing of Kubernetes. Start at [`repository::Repository`].
+//!
+//! Operations give boxed futures. What an `async fn` does is compiled where it is awaited: in each program and each test
+//! program again, which took them most of their time to compile.
 
 pub mod archive;
 pub mod backup;

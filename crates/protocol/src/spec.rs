@@ -219,7 +219,7 @@ pub struct BackupVolume {
     pub identity_tags: Vec<String>,
     /// Start of the run, RFC 3339: the snapshot's time, the same for all components.
     pub time: String,
-    /// Exclude patterns as restic's.
+    /// Exclude patterns as restic's; a leading `/` means the volume's root.
     #[serde(default)]
     pub exclude: Vec<String>,
     /// Leave out directories that hold a `CACHEDIR.TAG`.

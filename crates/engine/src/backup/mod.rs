@@ -135,6 +135,9 @@ pub struct BackupSpec {
     pub excludes: Vec<String>,
     /// The same without regard to case. The snapshot does not name them.
     pub iexcludes: Vec<String>,
+    /// The directory that a leading `/` of a pattern means. Neither its own path nor what is not below it matches any. Without
+    /// it that is the root, as with restic, and a pattern that matches a directory above a path matches the path.
+    pub patterns_from: Option<PathBuf>,
     /// Files by their name, and what they begin with: nothing else is backed up of a directory that holds one.
     pub exclude_if_present: Vec<(Vec<u8>, Vec<u8>)>,
     /// Leave out what is no directory and has more bytes.
@@ -191,6 +194,7 @@ impl Default for BackupSpec {
             time: Timestamp::now(),
             excludes: Vec::new(),
             iexcludes: Vec::new(),
+            patterns_from: None,
             exclude_if_present: Vec::new(),
             exclude_larger_than: None,
             exclude_caches: false,
@@ -375,6 +379,7 @@ async fn save(
         checkpoints: if lock.is_some() { spec.checkpoints } else { Checkpoints::NEVER },
         excludes: spec.excludes.clone(),
         iexcludes: spec.iexcludes.clone(),
+        patterns_from: spec.patterns_from.clone(),
         markers: spec.exclude_if_present.clone(),
         largest: spec.exclude_larger_than,
         named,

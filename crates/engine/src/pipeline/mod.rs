@@ -87,6 +87,8 @@ pub(crate) struct Plan {
     pub(crate) checkpoints: Checkpoints,
     pub(crate) excludes: Vec<String>,
     pub(crate) iexcludes: Vec<String>,
+    /// The directory that a leading `/` of a pattern means, if it is not the root.
+    pub(crate) patterns_from: Option<PathBuf>,
     pub(crate) markers: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) largest: Option<u64>,
     /// What the rules do not leave out.
@@ -207,6 +209,7 @@ pub(crate) async fn run(
     state.name(Arc::clone(&named));
     let rules = Rules {
         excludes: Excludes::new(&plan.excludes)?,
+        patterns_from: plan.patterns_from,
         iexcludes: Excludes::new(&plan.iexcludes.iter().map(|p| lower_pattern(p)).collect::<Vec<_>>())?,
         markers: plan.markers.iter().map(|(name, head)| Marker::new(name, head)).collect::<Result<_>>()?,
         largest: plan.largest,

@@ -22,6 +22,8 @@ pub(crate) struct Rules {
     pub(crate) excludes: Excludes,
     /// Patterns in lower case, which are held against paths in lower case.
     pub(crate) iexcludes: Excludes,
+    /// The directory that a leading `/` of a pattern means, if it is not the root.
+    pub(crate) patterns_from: Option<PathBuf>,
     pub(crate) exclude_caches: bool,
     /// Files that tell by being there that nothing else of their directory is wanted.
     pub(crate) markers: Vec<Marker>,
@@ -133,6 +135,14 @@ impl Rules {
     }
 
     fn match_patterns(&self, path: &Path) -> bool {
+        let path = match &self.patterns_from {
+            None => path,
+            Some(from) => match path.strip_prefix(from) {
+                Ok(below) if below.as_os_str().is_empty() => return false,
+                Ok(below) => below,
+                Err(_) => return false,
+            },
+        };
         (!self.excludes.is_empty() && self.excludes.matches(path))
             || (!self.iexcludes.is_empty() && self.iexcludes.matches(&fold(path)))
     }

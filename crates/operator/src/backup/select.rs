@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_api::Reason;
 use holdfast_api::backup::{Backup, ClaimsDefault, SkipReason};
-use holdfast_api::names::{ANNOTATION_BACKUP, ANNOTATION_EXCLUDE, ANNOTATION_RESTIC_ARGS_K8UP};
+use holdfast_api::names::{self, ANNOTATION_BACKUP, ANNOTATION_EXCLUDE, ANNOTATION_RESTIC_ARGS_K8UP};
 use holdfast_api::wish::{ClaimWish, truth};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use kube::ResourceExt;
@@ -94,7 +94,7 @@ impl<'a> Wish<'a> {
 /// Which files of a claim are left out.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Excludes {
-    /// Patterns, as restic has them.
+    /// Patterns, as restic has them; a leading `/` means the volume's root.
     pub(super) patterns: Vec<String>,
     /// What lies beside a `CACHEDIR.TAG`.
     pub(super) caches: bool,
@@ -136,7 +136,16 @@ fn k8up(claim: &str, args: &[String], all: &mut Excludes) {
             "--exclude" | "-e" | "--iexclude" => {
                 if let Some(pattern) = value.or_else(|| rest.next().cloned()) {
                     let any_case = flag == "--iexclude";
-                    all.patterns.push(if any_case { in_any_case(&pattern) } else { pattern });
+                    match from_the_root(claim, &pattern) {
+                        Some(found) if any_case => all.patterns.push(in_any_case(&found)),
+                        Some(found) => all.patterns.push(found),
+                        None => all.warnings.push(format!(
+                            "{claim}: {pattern} in the annotation {ANNOTATION_RESTIC_ARGS_K8UP} leaves out nothing: it means \
+                             no path below {}, where K8up mounts the claim; {ANNOTATION_EXCLUDE} has paths from the \
+                             volume's root",
+                            names::data_path(claim)
+                        )),
+                    }
                 }
             }
             "--exclude-caches" => all.caches = value.is_none_or(|value| truth(&value) != Some(false)),
@@ -147,6 +156,25 @@ fn k8up(claim: &str, args: &[String], all: &mut Excludes) {
                  said by {ANNOTATION_EXCLUDE}"
             )),
         }
+    }
+}
+
+/// A pattern for absolute paths, of which K8up's runner knows the claim's as `/data/<claim>`, as one from the volume's root.
+/// `None` when it means nothing on this claim, or where the claim itself is, which would leave out everything.
+fn from_the_root(claim: &str, pattern: &str) -> Option<String> {
+    let Some(absolute) = pattern.strip_prefix('/') else {
+        // At any depth, as here.
+        return Some(pattern.to_owned());
+    };
+    let names: Vec<&str> = absolute.split('/').filter(|name| !name.is_empty()).collect();
+    match names.as_slice() {
+        ["**", rest @ ..] | ["data", "**", rest @ ..] if !rest.is_empty() => {
+            Some(format!("/**/{}", rest.join("/")))
+        }
+        ["data", name, rest @ ..] if (*name == claim || *name == "*") && !rest.is_empty() => {
+            Some(format!("/{}", rest.join("/")))
+        }
+        _ => None,
     }
 }
 
@@ -280,10 +308,35 @@ mod tests {
         let args = r#"'["--exclude=*.tmp", "-e", "/data/data/cache", "--exclude-caches", "-x"]'"#;
         let k8ups = format!("k8up.io/backup-restic-args: {args}");
         let found = rules("{exclude: [a], excludeCaches: false}", &format!("{{{k8ups}}}"));
-        assert_eq!(found.patterns, ["a", "*.tmp", "/data/data/cache"]);
+        assert_eq!(found.patterns, ["a", "*.tmp", "/cache"]);
         assert!(found.caches && found.warnings.is_empty(), "{found:?}");
         let both = rules("{}", &format!("{{{k8ups}, holdfast.dev/exclude: 'b, c'}}"));
         assert_eq!(both.patterns, ["b", "c"], "ours replace them");
+    }
+
+    #[test]
+    fn k8ups_absolute_patterns_are_those_of_the_volume() {
+        for (pattern, expected) in [
+            ("/data/shop/cache", Some("/cache")),
+            ("/data/shop/a/*.o", Some("/a/*.o")),
+            ("/data/*/cache/", Some("/cache")),
+            ("/data/**/cache", Some("/**/cache")),
+            ("/**/cache", Some("/**/cache")),
+            ("cache/x", Some("cache/x")),
+            // All of the claim, another claim, and what is no claim at all.
+            ("/data/shop", None),
+            ("/data/*", None),
+            ("/data/**", None),
+            ("/**", None),
+            ("/data", None),
+            ("/data/other/cache", None),
+            ("/var/cache", None),
+        ] {
+            assert_eq!(from_the_root("shop", pattern).as_deref(), expected, "{pattern}");
+        }
+        let told = rules("{}", r#"{k8up.io/backup-restic-args: '["--exclude=/var/cache"]'}"#);
+        let [only] = told.warnings.as_slice() else { panic!("{told:?}") };
+        assert!(told.patterns.is_empty() && only.contains("/data/data"), "{only}");
     }
 
     #[test]

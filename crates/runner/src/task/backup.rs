@@ -136,6 +136,9 @@ fn engine_spec(volume: &BackupVolume) -> Result<BackupSpec, Failure> {
         return Err(Failure::fatal("BadSpec", format!("{:?} is no absolute path of a volume", volume.path)));
     }
     Ok(BackupSpec {
+        // Nobody who writes a pattern knows where the runner mounts the claim. Were it part of the paths, `data`, or the
+        // claim's own name, would leave out everything.
+        patterns_from: Some(root.clone()),
         roots: vec![root],
         host: volume.host.clone(),
         tags: volume.tags.clone(),

@@ -270,6 +270,38 @@ async fn a_volume_without_files_is_not_saved_where_that_is_asked_and_says_so() {
     assert!(!saved.empty && saved.snapshot_id.is_some(), "a directory is something to put back");
 }
 
+/// Where the runner mounts the claim, `/data/<claim>`, is nothing that a pattern could mean.
+#[tokio::test(flavor = "multi_thread")]
+async fn patterns_count_from_the_root_of_the_volume() {
+    let place = Place::new();
+    place.initialized().await;
+    fs::create_dir_all(place.path("source/top/deep/source")).unwrap();
+    fs::create_dir(place.path("source/deep")).unwrap();
+    for file in ["kept", "top/kept", "top/deep/lost", "top/deep/source/lost", "deep/kept"] {
+        fs::write(place.path("source").join(file), "x").unwrap();
+    }
+    let above = place.directory.path().file_name().unwrap().to_str().unwrap().to_owned();
+    // Names of what lies above the volume, the volume's own, and its whole path.
+    let exclude = vec![
+        above,
+        "source".into(),
+        place.text("source"),
+        "/kept/".into(),
+        "!/kept".into(),
+        "/top/deep".into(),
+    ];
+    let spec = BackupVolume { exclude, ..place.backup() };
+    let verdict = place.run(Task::BackupVolume(spec)).await.unwrap();
+    place.run(Task::RestoreVolume(place.restore(&backed_up(&verdict)))).await.unwrap();
+    let files: Vec<String> = place
+        .content("target")
+        .into_iter()
+        .filter(|(_, content)| content.is_some())
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(files, ["deep/kept", "kept", "top/kept"]);
+}
+
 #[tokio::test]
 async fn a_look_at_a_repository_writes_nothing() {
     let place = Place::new();
