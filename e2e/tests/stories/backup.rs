@@ -1,7 +1,7 @@
 //! Backups: what is covered, what is not, and what the status says of it.
 
 use holdfast_e2e::kubectl::{Failure, Result, condition};
-use holdfast_e2e::story::Story;
+use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
@@ -206,6 +206,82 @@ fn claims_are_chosen_by_label_and_by_opting_in() {
             story.backup("both", "{volumes: {selectors: [{matchLabels: {part: db}}]}}", "Succeeded")?;
         expect_saved(&backup, &["cache"])?;
         expect_skip(&backup, "db", "ExcludedByAnnotation")?;
+        story.nothing_left()
+    });
+}
+
+/// What the snapshot of a Backup's only claim, `data`, holds, as stock restic lists it.
+fn listed(story: &Story, backup: &Value) -> Result<Vec<String>> {
+    let id = backup["status"]["components"][0]["snapshotId"].as_str().unwrap_or_default();
+    let text = story.restic("0.19.1", &["ls", id])?;
+    let mut names: Vec<_> =
+        text.lines().filter_map(|line| line.strip_prefix("/data/data/")).map(str::to_owned).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Files are left out by the Backup's patterns, by the claim's, and as a program's cache; each rule takes what it names and no
+/// more. A Backup beside it that saves the same claim is told, and is sound.
+#[test]
+fn files_are_left_out_by_backup_and_claim_and_an_overlap_is_told() {
+    let Some(_world) = together() else { return };
+    Story::tell("excludes", Story::begin, |story| {
+        let own = story.namespace.clone();
+        let pod = with_data(story, "data", "app")?;
+        story.shell(
+            &pod,
+            "cd /store; mkdir -p deep/tmp deep/scratch tmp warm
+            for f in a.cast a.bak deep/b.cast deep/b.bak deep/tmp/kept deep/scratch/x tmp/x warm/x; do echo $f > $f; done
+            echo 'Signature: 8a477f597d28d172789f06886806bc55' > warm/CACHEDIR.TAG",
+        )?;
+        let rules = "holdfast.dev/exclude=*.bak, scratch/";
+        story.kubectl.run(&["-n", &own, "annotate", "pvc/data", rules])?;
+        let expect = |backup: &Value, names: &[&str]| match listed(story, backup)? {
+            found if found == names => Ok(()),
+            found => Err(Failure(format!("the snapshot holds {found:?} and not {names:?}"))),
+        };
+        let some = story.backup("some", "{volumes: {exclude: ['*.cast', /data/data/tmp]}}", "Succeeded")?;
+        expect(&some, &["deep", "deep/tmp", "deep/tmp/kept", "file", "warm", "warm/CACHEDIR.TAG"])?;
+
+        // 100 MB of noise at 1 MB a second: it is at work for longer than the next one can stand in line.
+        story.shell(&pod, "head -c 100000000 /dev/urandom > /store/noise")?;
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":{"uploadBytesPerSecond":"1M"}}}"#)?;
+        story.start_backup("slow", "{}")?;
+        story.until("backup", "slow", |o| {
+            (o["status"]["components"][0]["phase"] == "Running").then_some(())
+        })?;
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":null}}"#)?;
+        // Without rules of its own, the claim's remain.
+        let beside =
+            story.backup("beside", "{volumes: {exclude: [noise], excludeCaches: false}}", "Succeeded")?;
+        let told = "Backup slow saves the same claims to the same repository at the moment: data";
+        let warnings = beside["status"]["coverage"]["warnings"].as_array();
+        if !warnings.is_some_and(|all| all.iter().any(|warning| warning == told)) {
+            return Err(Failure(format!("the overlap is not told: {}", beside["status"])));
+        }
+        story.kubectl.until_true("an Event about the overlap", RUN, || {
+            let events = story.kubectl.list(&own, &["events"])?;
+            let is_it = |e: &Value| e["reason"] == "Overlapping" && e["involvedObject"]["name"] == "beside";
+            Ok(events.iter().any(is_it))
+        })?;
+        expect(
+            &beside,
+            &[
+                "a.cast",
+                "deep",
+                "deep/b.cast",
+                "deep/tmp",
+                "deep/tmp/kept",
+                "file",
+                "tmp",
+                "tmp/x",
+                "warm",
+                "warm/CACHEDIR.TAG",
+                "warm/x",
+            ],
+        )?;
+        // What it would still upload proves nothing here.
+        story.kubectl.run(&["-n", &own, "delete", "backup", "slow", "--timeout=60s"])?;
         story.nothing_left()
     });
 }
