@@ -326,6 +326,12 @@ fn unreadable_files_are_listed() {
         if component["snapshotId"].is_null() {
             return Err(Failure("what could be read was not saved".into()));
         }
+        // By the pod's log while that is there, and by what the status keeps of it afterwards.
+        story.bed.holdfast()?.expect(
+            &["logs", "backup/run", "-n", &story.namespace],
+            0,
+            &["/data/data/secret", "/data/data/shut", "ermission denied"],
+        )?;
         // The user may say that such files do not matter, or that they matter more than the rest.
         let ignored = story.backup("ignore", "{failurePolicy: {onUnreadableFile: Ignore}}", "Succeeded")?;
         if ignored["status"]["components"][0]["unreadable"] != 2 {
