@@ -5,7 +5,7 @@ use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
-use crate::together;
+use crate::{alone, together};
 
 fn node_of(backup: &Value, component: &str) -> Option<String> {
     backup["status"]["components"].as_array()?.iter().find(|c| c["name"] == component)?["node"]
@@ -13,7 +13,7 @@ fn node_of(backup: &Value, component: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// Two claims on two nodes, each in use: each Job runs beside its pod. (That a cordoned node is no obstacle, `restore_faults` tells.)
+/// Two claims on two nodes, each in use: each Job runs beside its pod.
 #[test]
 fn each_claim_is_saved_on_the_node_that_has_it() {
     let Some(_world) = together() else { return };
@@ -120,4 +120,90 @@ fn detached(story: &Story, volume: &Value) -> Result<()> {
         let mut of_volume = all["items"].as_array().into_iter().flatten();
         Ok(!of_volume.any(|one| one["spec"]["source"]["persistentVolumeName"] == *volume))
     })
+}
+
+/// The taint of a node that is kept for some workloads, and the label of its zone.
+const KEPT: &str = "stories.example/kept-for";
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// A Deployment that a node with the taint is open to, and its claim; `more` is put into its pod's spec.
+fn tolerant(app: &str, claim: &str, more: &str) -> String {
+    let tolerations = format!(
+        "{{{more}tolerations: [{{key: {KEPT}, operator: Equal, value: files, effect: NoSchedule}}], terminationGracePeriodSeconds:"
+    );
+    workload::keeper(&Keeper::deployment(app, claim)).replace("{terminationGracePeriodSeconds:", &tolerations)
+}
+
+/// A node that is kept for some workloads by a taint, and cordoned: what is on it is saved there all the same, used or not. A
+/// claim that is made for a restore gets its volume where its workload can run: on that node, which without the workload's
+/// tolerations would be closed, while another one is open. Alone, for the node takes nobody else's pods meanwhile.
+#[test]
+fn runners_go_to_a_node_that_is_kept_for_the_workload() {
+    let Some(_world) = alone() else { return };
+    Story::tell("kept-node", Story::begin, |story| {
+        let far = story.namespace.clone();
+        story.kubectl.run(&["label", "--overwrite", "node", "n2", &format!("{ZONE}={far}")])?;
+        let told = on_a_kept_node(story, &far);
+        // Whatever came of it, and each whether it was done or not.
+        let undone = [
+            story.kubectl.run(&["uncordon", "n2"]),
+            story.kubectl.run(&["taint", "node", "n2", &format!("{KEPT}-")]),
+            story.kubectl.run(&["label", "node", "n2", &format!("{ZONE}-")]),
+        ];
+        told?;
+        undone.into_iter().try_for_each(|done| done.map(drop))?;
+        story.nothing_left()
+    });
+}
+
+fn on_a_kept_node(story: &Story, far: &str) -> Result<()> {
+    let n = story.namespace.as_str();
+    let in_zone = format!("nodeSelector: {{{ZONE}: {far}}}, ");
+    story.apply(&format!(
+        "{}{}{}{}",
+        workload::claim("data", "", "1Gi"),
+        tolerant("app", "data", &in_zone),
+        workload::claim("idle", "", "1Gi"),
+        tolerant("past", "idle", &in_zone)
+    ))?;
+    for app in ["app", "past"] {
+        let pod = workload::ready_pod(&story.kubectl, n, app)?;
+        story.shell(&pod, &format!("echo {app} > /store/file"))?;
+    }
+    story.kubectl.run(&["-n", n, "delete", "deployment/past"])?;
+    workload::gone(&story.kubectl, n, "past")?;
+    story.kubectl.run(&["taint", "--overwrite", "node", "n2", &format!("{KEPT}=files:NoSchedule")])?;
+    story.kubectl.run(&["cordon", "n2"])?;
+    let backup = story.backup("run", "{}", "Succeeded")?;
+    check(&backup, "volume/data", "n2")?;
+    check(&backup, "volume/idle", "n2")?;
+    let snapshot = Story::snapshot_of(&backup)?;
+    story.kubectl.run(&["uncordon", "n2"])?;
+
+    // One says itself where it runs; the other only has a volume there.
+    let beside = tolerant("beside", "idle-copy", "")
+        .replace("volumeMounts: [", "volumeMounts: [{name: other, mountPath: /other}, ")
+        .replace("volumes: [", "volumes: [{name: other, persistentVolumeClaim: {claimName: idle}}, ");
+    story.apply(&format!("{}{beside}", tolerant("copy", "data-copy", &in_zone)))?;
+    let to = |claim: &str| {
+        format!(
+            "{{component: volume/{claim}, to: {{newClaim: {{name: {claim}-copy, storageClassName: csi-hostpath}}}}}}"
+        )
+    };
+    let restore = story.restore(
+        "back",
+        &format!(
+            "{{from: {{snapshotRef: {{name: {snapshot}}}}}, volumes: [{}, {}]}}",
+            to("data"),
+            to("idle")
+        ),
+        "Succeeded",
+    )?;
+    check(&restore, "volume/data", "n2")?;
+    check(&restore, "volume/idle", "n2")?;
+    for (app, content) in [("copy", "app"), ("beside", "past")] {
+        let pod = workload::ready_pod(&story.kubectl, n, app)?;
+        story.shell(&pod, &format!("[ \"$(cat /store/file)\" = {content} ]"))?;
+    }
+    Ok(())
 }
