@@ -85,4 +85,11 @@ impl Holdfast {
         serde_json::from_str(&outcome.out)
             .map_err(|e| Failure(format!("holdfast {}: no JSON: {e}\n{}", args.join(" "), outcome.out)))
     }
+
+    /// Runs `holdfast ARGS`, which must end well and print YAML.
+    pub fn yaml(&self, args: &[&str]) -> Result<Value> {
+        let outcome = self.expect(args, 0, &[])?;
+        serde_saphyr::from_str(&outcome.out)
+            .map_err(|e| Failure(format!("holdfast {}: no YAML: {e}\n{}", args.join(" "), outcome.out)))
+    }
 }

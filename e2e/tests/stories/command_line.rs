@@ -47,8 +47,8 @@ fn a_person_backs_up_looks_and_restores() {
         holdfast.expect(&["describe", &format!("snapshot/{snapshot}"), "-n", &n], 0, &["volume/data"])?;
         holdfast.expect(&["describe", "storage/store", "-n", &n], 0, &["Ready", "s3:"])?;
         holdfast.expect(&["describe", "storage/stoer", "-n", &n], 2, &["did you mean store?"])?;
-        // Of a run that went well, nothing but its pods' logs is kept, and those may be gone.
-        holdfast.expect(&["logs", "backup/first", "-n", &n], 0, &[])?;
+        both_forms_hold_the_same(&holdfast, &n, &list)?;
+        the_logs_of_a_run(&holdfast, &n)?;
 
         story.shell(&pod, "echo spoiled > /store/file; rm /store/second; echo new > /store/third")?;
         holdfast.expect(&["restore", "first", "-n", &n], 2, &["no terminal to ask on"])?;
@@ -100,6 +100,47 @@ fn a_person_backs_up_looks_and_restores() {
         as_plugin(story, &holdfast)?;
         story.nothing_left()
     });
+}
+
+/// What scripts read as YAML is what they read as JSON, and no text of it has become a number or a date.
+fn both_forms_hold_the_same(holdfast: &Holdfast, n: &str, list: &Value) -> Result<()> {
+    let yaml = holdfast.yaml(&["snapshots", "-n", n, "-o", "yaml"])?;
+    let of = |list: &Value| {
+        let one = &list["items"][0];
+        // The rest of an object's metadata and its status may be written between two looks.
+        serde_json::json!([list["kind"], one["kind"], one["metadata"]["name"], one["spec"]])
+    };
+    let components = &yaml["items"][0]["status"]["components"];
+    if of(&yaml) != of(list) || components[0]["name"] != "volume/data" {
+        return Err(Failure(format!("as YAML: {yaml}\nas JSON: {list}")));
+    }
+    let report = holdfast.yaml(&["status", "-n", n, "-o", "yaml"])?;
+    let other = holdfast.json(&["status", "-n", n, "-o", "json"], 0)?;
+    let claim = &report["claims"][0];
+    let holds = claim["claim"] == "data"
+        && claim["protection"] == "Protected"
+        && claim["snapshot"] == yaml["items"][0]["metadata"]["name"]
+        && report["storages"][0]["name"] == "store";
+    if !holds || report["claims"] != other["claims"] {
+        return Err(Failure(format!("as YAML: {report}\nas JSON: {other}")));
+    }
+    Ok(())
+}
+
+/// A run that goes on is followed to its end, and that is told. Of one that went well, nothing but its pods' logs is kept:
+/// either those speak or it is said that they are gone. (What is told of a run that did not go well,
+/// `unreadable_files_are_listed` looks at.)
+fn the_logs_of_a_run(holdfast: &Holdfast, n: &str) -> Result<()> {
+    holdfast.expect(&["backup", "second", "-n", n, "--no-wait"], 0, &["second"])?;
+    let end = format!("Backup {n}/second: Succeeded");
+    holdfast.expect(&["logs", "-f", "backup/second", "-n", n], 0, &[&end])?;
+    let told = holdfast.expect(&["logs", "backup/first", "-n", n], 0, &[])?;
+    let gone = told.err.contains(&format!("the pods of Backup {n}/first are gone"));
+    if gone != told.out.trim().is_empty() {
+        return Err(Failure(format!("of the first backup is told: {:?} {:?}", told.out, told.err)));
+    }
+    holdfast.expect(&["logs", "backup/first", "-n", n, "--component", "dta"], 2, &["no component dta"])?;
+    Ok(())
 }
 
 /// The dry run that a plan is made with does not stay.
