@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use holdfast_testbed::{
-    POSTGRES_IMAGE, Progress, S3Env, TOOLS_IMAGE, Testbed, WEB_IDENTITY_AUDIENCE, archive,
+    HOLDFAST_IMAGE, POSTGRES_IMAGE, Progress, S3Env, Signer, TOOLS_IMAGE, Testbed, WEB_IDENTITY_AUDIENCE,
+    archive,
 };
 use serde_json::Value;
 
@@ -19,6 +20,14 @@ use crate::kubectl::{Failure, Kubectl, Result, run};
 pub const OPERATOR_NAMESPACE: &str = "holdfast-system";
 /// Name that the operator is told for the test bed's cluster.
 pub const CLUSTER_NAME: &str = "testbed";
+/// Another name for the loaded image of Holdfast, to upgrade to.
+pub const OTHER_IMAGE: &str = "testbed.local/holdfast:other";
+/// A lifecycle rule that deletes all objects of a bucket, and its MD5 digest, without which minio takes none.
+const RULE: (&str, &str) = (
+    "<LifecycleConfiguration><Rule><ID>month</ID><Status>Enabled</Status><Filter><Prefix></Prefix></Filter>\
+     <Expiration><Days>30</Days></Expiration></Rule></LifecycleConfiguration>",
+    "dqnbRcAJAy23icTRtZ7ASg==",
+);
 /// Host of the second S3 server.
 const SECOND_S3: &str = "10.77.0.1:9001";
 /// How long the operator may take to start on a busy two-core machine.
@@ -141,6 +150,29 @@ impl Bed {
             .collect::<Result<Vec<_>>>()?;
         testbed.load_images(&images).map_err(bed_failure)?;
         let image = testbed.load_holdfast(&binary()?).map_err(bed_failure)?;
+        self.upgrade(image)?;
+        // The tag is the same for every build: a new binary needs new pods.
+        self.kubectl().run(&["-n", OPERATOR_NAMESPACE, "rollout", "restart", "deployment"])?;
+        self.rolled_out()
+    }
+
+    /// Has the chart's release run this image, which the nodes have, and waits until its operator is the only one.
+    pub fn change_image(&self, image: &str) -> Result<()> {
+        self.upgrade(image)?;
+        self.rolled_out()
+    }
+
+    /// Names the loaded image of Holdfast [`OTHER_IMAGE`] on all nodes.
+    pub fn name_other_image(&self) -> Result<()> {
+        for node in &self.testbed()?.env().nodes {
+            self.ctr(&node.name, &["images", "tag", "--force", HOLDFAST_IMAGE, OTHER_IMAGE])?;
+        }
+        Ok(())
+    }
+
+    /// Installs or upgrades the chart's release with this image.
+    fn upgrade(&self, image: &str) -> Result<()> {
+        let testbed = self.testbed()?;
         let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "dev"));
         let chart = repository_root().join("deploy/helm/holdfast");
         // The second S3 server, of the same authority as the first, is where tokens may go.
@@ -164,10 +196,13 @@ impl Bed {
             ]),
             b"",
         )
-        .map_err(|e| Failure(format!("helm upgrade --install: {e}")))?;
-        // The tag is the same for every build: a new binary needs new pods.
+        .map(drop)
+        .map_err(|e| Failure(format!("helm upgrade --install: {e}")))
+    }
+
+    /// Waits until the operator's new pods are there and the old ones gone.
+    fn rolled_out(&self) -> Result<()> {
         let kubectl = self.kubectl();
-        kubectl.run(&["-n", OPERATOR_NAMESPACE, "rollout", "restart", "deployment"])?;
         kubectl.run(&[
             "-n",
             OPERATOR_NAMESPACE,
@@ -254,6 +289,26 @@ impl Bed {
         self.testbed()?.minio().create_user(key, secret, &policy.to_string()).map_err(bed_failure)
     }
 
+    /// Gives a bucket of the second S3 server a lifecycle rule, `month`, that deletes all its objects after 30 days.
+    pub fn second_s3_rule(&self, bucket: &str) -> Result<()> {
+        let (rule, digest) = RULE;
+        let header = format!("Content-MD5: {digest}");
+        let more = ["--header", &header, "--data-binary", rule].map(Path::new);
+        self.second_s3_lifecycle("PUT", bucket, &more)
+    }
+
+    /// Takes all lifecycle rules of a bucket of the second S3 server away.
+    pub fn second_s3_no_rule(&self, bucket: &str) -> Result<()> {
+        self.second_s3_lifecycle("DELETE", bucket, &[])
+    }
+
+    fn second_s3_lifecycle(&self, method: &str, bucket: &str, more: &[&Path]) -> Result<()> {
+        let S3Env { endpoint, region, access_key, secret_key, ca_file, .. } =
+            &self.testbed()?.minio().env().map_err(bed_failure)?;
+        let signer = Signer { endpoint, region, access_key, secret_key, ca_file: Some(ca_file) };
+        signer.request(method, &format!("{bucket}/?lifecycle="), more).map(drop).map_err(bed_failure)
+    }
+
     /// Lets who comes to the second S3 server with a token of this ServiceAccount do all with one bucket.
     pub fn second_s3_web_identity(&self, namespace: &str, account: &str, bucket: &str) -> Result<()> {
         let policy = serde_json::json!({"Version": "2012-10-17", "Statement": [{
@@ -289,24 +344,24 @@ impl Bed {
 
     /// Kills a pod's first container with SIGKILL, as the kernel's out-of-memory killer does.
     pub fn kill_container(&self, pod: &Value) -> Result<()> {
+        self.signal_container(pod, "SIGKILL")
+    }
+
+    /// Sends a signal to a pod's first container: SIGSTOP holds it where it is until SIGCONT.
+    pub fn signal_container(&self, pod: &Value, signal: &str) -> Result<()> {
         let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
         let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
         let id =
             id.strip_prefix("containerd://").ok_or_else(|| Failure(format!("no container id: {id:?}")))?;
+        self.ctr(node, &["tasks", "kill", "-s", signal, id])
+    }
+
+    /// Runs containerd's own client on a node, with what Kubernetes has there.
+    fn ctr(&self, node: &str, args: &[&str]) -> Result<()> {
         let ctr = self.testbed()?.env().bin.join("ctr");
         let mut command: Command =
             self.testbed()?.node_command(node, &ctr.to_string_lossy()).map_err(bed_failure)?;
-        command.args([
-            "-a",
-            "/run/containerd/containerd.sock",
-            "-n",
-            "k8s.io",
-            "tasks",
-            "kill",
-            "-s",
-            "SIGKILL",
-            id,
-        ]);
+        command.args(["-a", "/run/containerd/containerd.sock", "-n", "k8s.io"]).args(args);
         run(&mut command, b"").map(drop)
     }
 }

@@ -164,6 +164,31 @@ impl Story {
         Ok(name)
     }
 
+    /// Makes many more namespaces at once, in which runners may be root; they go with the story.
+    pub fn many_namespaces(&mut self, count: usize) -> Result<Vec<String>> {
+        let names: Vec<String> = (0..count).map(|n| format!("{}-n{n:03}", self.namespace)).collect();
+        let allowed = "annotations: {holdfast.dev/allow-root-runner: 'true'}";
+        let yaml: String = names
+            .iter()
+            .map(|name| {
+                format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, {allowed}}}\n---\n")
+            })
+            .collect();
+        self.extra_namespaces.extend(names.iter().cloned());
+        self.kubectl.apply(&yaml)?;
+        self.kubectl.until_true("a ServiceAccount in each namespace", RUN, || {
+            let there = self.kubectl.list(
+                &self.namespace,
+                &["serviceaccounts", "--all-namespaces", "--field-selector=metadata.name=default"],
+            )?;
+            let has = |name: &String| {
+                there.iter().any(|account| account["metadata"]["namespace"].as_str() == Some(name))
+            };
+            Ok(names.iter().all(has))
+        })?;
+        Ok(names)
+    }
+
     /// Applies YAML in the story's namespace.
     pub fn apply(&self, yaml: &str) -> Result<()> {
         self.kubectl

@@ -9,14 +9,16 @@ use serde_json::Value;
 
 use crate::{anywhere, together};
 
-fn repository_yaml(name: &str, directory: &str, password: &str) -> String {
+/// A Repository in the storage `store`. Without a directory a new one is made, without a Secret its password is.
+pub(crate) fn repository_yaml(name: &str, directory: &str, password: &str) -> String {
+    let directory = if directory.is_empty() { String::new() } else { format!(", directory: {directory}") };
     let password = if password.is_empty() {
         String::new()
     } else {
         format!(", passwordSecretRef: {{name: {password}}}")
     };
     format!(
-        "apiVersion: holdfast.dev/v1alpha1\nkind: Repository\nmetadata: {{name: {name}}}\nspec: {{storageRef: {{name: store}}, directory: {directory}{password}}}\n"
+        "apiVersion: holdfast.dev/v1alpha1\nkind: Repository\nmetadata: {{name: {name}}}\nspec: {{storageRef: {{name: store}}{directory}{password}}}\n"
     )
 }
 

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use holdfast_e2e::gate::Gate;
 use holdfast_e2e::kubectl::{Failure, Result, condition, phase};
 use holdfast_e2e::story::Story;
 
+use crate::faults::gated;
+use crate::repositories::repository_yaml;
 use crate::together;
 
 /// Applies a storage and expects it Unavailable for exactly this reason, with an Event that says the same.
@@ -173,6 +176,116 @@ fn a_storage_for_restores_only_is_never_written_to() {
         if after != before {
             return Err(Failure(format!("the bucket changed: {before:?} became {after:?}")));
         }
+        story.nothing_left()
+    });
+}
+
+/// Waits until the storage can be used and has this condition, by its status and reason; what it says.
+fn told(story: &Story, kind: &str, status: &str, reason: &str) -> Result<String> {
+    story.until("backupstorage", "store", |o| {
+        let (found, why, message) = condition(o, kind)?;
+        (phase(o) == "Ready" && found == status && why == reason).then_some(message)
+    })
+}
+
+/// Waits until the storage can be used and nothing is said of this condition.
+fn not_told(story: &Story, kind: &str) -> Result<()> {
+    story.until("backupstorage", "store", |o| {
+        (phase(o) == "Ready" && condition(o, kind).is_none()).then_some(())
+    })
+}
+
+/// Without a recovery password that is told. It is told until the one that was set opens the repositories of before, too.
+#[test]
+fn a_storage_without_a_recovery_password_says_so_until_it_opens_every_repository() {
+    let Some(_world) = together() else { return };
+    Story::tell("no-recovery", Story::bare, |story| {
+        let with = story.storage_yaml("store");
+        let without = with.replace("  recoveryPasswordSecretRef: {name: store-recovery}\n", "");
+        if without == with {
+            return Err(Failure(format!("the storage still has one:\n{without}")));
+        }
+        story.apply(&without)?;
+        let said = told(story, "NoRecoveryPassword", "True", "NotConfigured")?;
+        if !said.contains("spec.recoveryPasswordSecretRef") {
+            return Err(Failure(format!("it does not say what to set: {said}")));
+        }
+        story.apply(&repository_yaml("main", "", ""))?;
+        story.until("repository", "main", |o| (phase(o) == "Ready").then_some(()))?;
+        let keys = || -> Result<usize> {
+            let directory = story.bed.bucket_directory(&story.bucket)?.join(story.repository_directory()?);
+            let found = std::fs::read_dir(directory.join("keys")).map_err(|e| Failure(e.to_string()))?;
+            Ok(found.flatten().filter(|entry| entry.file_name().len() == 64).count())
+        };
+        if keys()? != 1 {
+            return Err(Failure(format!("a new repository has {} keys", keys()?)));
+        }
+        story.apply(&with)?;
+        not_told(story, "NoRecoveryPassword")?;
+        // Nothing is said any more only because the repository has the key.
+        if keys()? != 2 {
+            return Err(Failure(format!("the repository has {} keys, not two", keys()?)));
+        }
+        story.nothing_left()
+    });
+}
+
+/// A store that is a Service of this cluster is told by its name; once the storage goes past the Service, nothing is told.
+#[test]
+fn a_store_in_the_cluster_that_it_is_to_outlive_is_told() {
+    let Some(_world) = together() else { return };
+    Story::tell("shared-domain", Story::bare, |story| {
+        let gate = Gate::open(story.bed)?;
+        let own = story.namespace.clone();
+        let address = gate.endpoint.trim_start_matches("http://");
+        let (host, port) =
+            address.split_once(':').ok_or_else(|| Failure(format!("no port in {address:?}")))?;
+        story.apply(&format!(
+            "apiVersion: v1
+kind: Service
+metadata: {{name: s3}}
+spec: {{ports: [{{port: 80, targetPort: {port}}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: s3-of-the-machine, labels: {{kubernetes.io/service-name: s3}}}}
+addressType: IPv4
+ports: [{{port: {port}, protocol: TCP}}]
+endpoints: [{{addresses: [{host}], conditions: {{ready: true}}}}]
+"
+        ))?;
+        let past = gated(story, &gate);
+        let through = past.replace(&gate.endpoint, &format!("http://s3.{own}.svc.cluster.local"));
+        story.apply(&through)?;
+        let said = told(story, "SharedFailureDomain", "True", "InCluster")?;
+        if !said.contains(&format!("Service {own}/s3 of this cluster")) {
+            return Err(Failure(format!("it does not say where the store is: {said}")));
+        }
+        story.apply(&past)?;
+        not_told(story, "SharedFailureDomain")?;
+        story.nothing_left()
+    });
+}
+
+/// A rule of the bucket that deletes what is stored is told with its name and what it does, and that there is none when it
+/// is gone.
+#[test]
+fn a_lifecycle_rule_of_the_bucket_is_told_until_it_is_gone() {
+    let Some(_world) = together() else { return };
+    Story::tell("rules", Story::bare, |story| {
+        let server = story.bed.second_s3(&story.bucket)?;
+        story.bed.second_s3_rule(&story.bucket)?;
+        let (key, secret) = (&server.access_key, &server.secret_key);
+        let yaml = story.storage_with("store", &story.bucket, key, secret, Some(&story.bed.ca_pem));
+        story.apply(&yaml.replace(&story.bed.s3_endpoint, &server.endpoint))?;
+        let said = told(story, "LifecycleRuleFound", "True", "RuleFound")?;
+        if !said.contains("\"month\" deletes objects after 30 days") {
+            return Err(Failure(format!("it does not say which rule does what: {said}")));
+        }
+        story.bed.second_s3_no_rule(&story.bucket)?;
+        // A change of what the storage names has it tried at once.
+        story.patch("secret", "store-s3", r#"{"stringData":{"note":"the rule is gone"}}"#)?;
+        told(story, "LifecycleRuleFound", "False", "NoRuleFound")?;
         story.nothing_left()
     });
 }
