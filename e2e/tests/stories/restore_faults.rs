@@ -9,6 +9,7 @@ use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
+use crate::crashes::sound;
 use crate::{alone, together};
 
 /// A claim with some hundred MiB, used by a Deployment, and its Snapshot.
@@ -171,6 +172,72 @@ fn a_backup_at_work_gives_way_to_a_restore_of_its_claim() {
             story.shell(&pod, "cd /store; [ ! -e noise ] && sha256sum -c --quiet sum")?;
         }
         story.nothing_left()
+    });
+}
+
+/// A volume that was read while a Restore wrote to it is not called saved, and what was stored of it is removed. The operator
+/// lets it come to this only when it is away at the wrong moment, so the Restore is said here to have ended later than it
+/// did.
+#[test]
+fn a_volume_that_was_read_while_it_was_written_is_not_called_saved() {
+    let Some(_world) = together() else { return };
+    Story::tell("torn", Story::begin, |story| {
+        let own = story.namespace.clone();
+        let snapshot = saved(story, 1, "")?;
+        let from = format!("{{undo: false, from: {{snapshotRef: {{name: {snapshot}}}}}}}");
+        story.restore("back", &from, "Succeeded")?;
+        let pod = workload::ready_pod(&story.kubectl, &own, "app")?;
+        let later = story.shell(&pod, "date -u -d '1 hour' +%FT%TZ")?;
+        let patch = format!(r#"{{"status":{{"completionTime":"{}"}}}}"#, later.trim());
+        story.kubectl.run(&[
+            "-n",
+            &own,
+            "patch",
+            "restore",
+            "back",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &patch,
+        ])?;
+
+        let torn = story.backup("torn", "{}", "Failed")?;
+        let component = &torn["status"]["components"][0];
+        says(&torn, &["Restore back wrote to the claim data while it was read"])?;
+        let id = component["discarded"]["snapshotId"].as_str().unwrap_or_default();
+        if component["reason"] != "ClaimInUse" || component["discarded"]["removed"] != true || id.len() != 64
+        {
+            return Err(Failure(format!("it does not say that its snapshot was removed: {component}")));
+        }
+        if !component["snapshotId"].is_null() || !torn["status"]["snapshotRef"].is_null() {
+            return Err(Failure(format!("its snapshot is still offered: {}", torn["status"])));
+        }
+        let stored = || -> Result<Vec<String>> {
+            let directory = story.bed.bucket_directory(&story.bucket)?.join(story.repository_directory()?);
+            let found = std::fs::read_dir(directory.join("snapshots")).map_err(|e| Failure(e.to_string()))?;
+            let names = found.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+            Ok(names.filter(|name| name.len() == 64).collect())
+        };
+        let there = stored()?;
+        if there.len() != 1 || there.iter().any(|name| name == id) {
+            return Err(Failure(format!("the bucket holds {there:?}, and {id} is to be gone")));
+        }
+        // No list of the repository brings it back.
+        let repository = torn["status"]["repositoryRef"]["name"].as_str().unwrap_or_default();
+        let object = format!("repositories.holdfast.dev/{repository}");
+        story.kubectl.run(&["-n", &own, "annotate", &object, "holdfast.dev/sync-now=after"])?;
+        story
+            .until("repository", repository, |o| (o["status"]["lastSyncRequest"] == "after").then_some(()))?;
+        let all = story.kubectl.list(&own, &["snapshots.holdfast.dev"])?;
+        let names: Vec<_> = all.iter().filter_map(|object| object["metadata"]["name"].as_str()).collect();
+        if names != [snapshot.as_str()] {
+            return Err(Failure(format!("there are the Snapshots {names:?}, not {snapshot} alone")));
+        }
+
+        // What the message advises, once that Restore is over.
+        story.kubectl.run(&["-n", &own, "delete", "restore", "back", "--timeout=60s"])?;
+        story.backup("another", "{}", "Succeeded")?;
+        sound(story)
     });
 }
 
