@@ -43,7 +43,7 @@ test: prepare ## everything that CI does, with a summary of what ran
 bench: prepare testbed binary ## pairs against stock restic; the main job on the cluster beside K8up and Velero
 	@hack/bench
 
-scale: prepare binary ## a million of files, ten million blobs: time and peak memory; 200 claims in one run
+scale: prepare binary ## a million of files, ten million blobs: time and peak memory; 200 claims in one run, 100 namespaces at once
 	@hack/scale
 
 fuzz: prepare ## coverage-guided fuzzing of all that reads bytes from a store, two minutes a target

@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use holdfast_e2e::kubectl::{Failure, Result, phase};
-use holdfast_e2e::story::{RUN, Story};
+use holdfast_e2e::story::{ENDED, RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
@@ -238,6 +238,129 @@ fn forty_claims_in_one_run() {
 #[ignore = "takes a quarter of an hour on two cores; make scale runs it"]
 fn two_hundred_claims_in_one_run() {
     many_in_one_run("two-hundred", 200);
+}
+
+/// The sum of a metric's rows.
+fn total(metrics: &str, rows: &str) -> f64 {
+    let of_row = |line: &str| line.rsplit_once(' ').and_then(|(_, value)| value.parse::<f64>().ok());
+    metrics.lines().filter(|line| line.starts_with(rows)).filter_map(of_row).sum()
+}
+
+/// How many looks at Backups the operator took, and how many requests the API server refused because there were too many.
+fn load(story: &Story) -> Result<(f64, f64)> {
+    let looks = total(&story.metrics()?, "holdfast_reconciles_total{kind=\"Backup\"");
+    let server = story.kubectl.run(&["get", "--raw", "/metrics"])?;
+    Ok((looks, total(&server, "apiserver_flowcontrol_rejected_requests_total")))
+}
+
+/// Places at the storage of many namespaces: one fewer than its two nodes have together.
+const PLACES: usize = 3;
+/// Backups that the operator looks at side by side: those that come at once are put in line in whatever order it finishes.
+const SIDE_BY_SIDE: usize = 32;
+/// Looks at a Backup from its creation to its end, most of them for its Job and its pod. If each place that comes free woke
+/// all who wait, a hundred Backups would take half as many again by that alone.
+const LOOKS: f64 = 60.0;
+
+/// Namespaces with a claim each, and a Backup in each of them at the same minute, as schedules make them: no more Jobs are at
+/// work than there are places, whoever came first has the first turn, and who waits costs next to nothing.
+fn at_the_same_minute(name: &str, count: usize) {
+    let Some(_world) = together() else { return };
+    Story::tell(name, Story::begin, |story| {
+        let own = story.namespace.clone();
+        story.patch(
+            "backupstorage",
+            "store",
+            &format!(
+                r#"{{"spec":{{"limits":{{"concurrentJobs":{PLACES}}},"usagePolicy":{{"allowedNamespaces":{{"from":"All"}}}}}}}}"#
+            ),
+        )?;
+        let namespaces = story.many_namespaces(count)?;
+        let names: Vec<&str> = namespaces.iter().map(String::as_str).collect();
+        let label = format!("story={own}");
+        let all = |kind: &str| story.kubectl.list(&own, &[kind, "--all-namespaces", "-l", &label]);
+        let patience = RUN + Duration::from_secs(10) * u32::try_from(count).unwrap_or(u32::MAX);
+
+        // Pods that have ended take no memory while the rest goes on, and their volumes are bound.
+        let (mut prepared, mut backups) = (String::new(), String::new());
+        for namespace in &names {
+            let metadata = |name: &str| {
+                format!("metadata: {{name: {name}, namespace: {namespace}, labels: {{story: {own}}}}}")
+            };
+            let claim =
+                workload::claim("data", "", "1Mi").replace("metadata: {name: data}", &metadata("data"));
+            let _ = write!(
+                prepared,
+                "{claim}apiVersion: v1\nkind: Pod\n{}\nspec: {{restartPolicy: Never, containers: [{{name: app, image: '{}', command: [sh, -c, 'echo {namespace} > /store/file'], volumeMounts: [{{name: v, mountPath: /store}}]}}], volumes: [{{name: v, persistentVolumeClaim: {{claimName: data}}}}]}}\n---\napiVersion: holdfast.dev/v1alpha1\nkind: Repository\n{}\nspec: {{storageRef: {{name: store, namespace: {own}}}}}\n---\n",
+                metadata("writer"),
+                workload::tools(),
+                metadata("main"),
+            );
+            let _ = write!(
+                backups,
+                "apiVersion: holdfast.dev/v1alpha1\nkind: Backup\n{}\nspec: {{repositoryRef: {{name: main}}}}\n---\n",
+                metadata("nightly"),
+            );
+        }
+        story.kubectl.apply(&prepared)?;
+        for (kind, wanted) in [("pods", "Succeeded"), ("repositories", "Ready")] {
+            story.kubectl.until_true(&format!("all {kind} {wanted}"), patience, || {
+                Ok(all(kind)?.iter().filter(|object| phase(object) == wanted).count() == count)
+            })?;
+        }
+
+        let (looks, refused) = load(story)?;
+        story.kubectl.apply(&backups)?;
+        let (mut ended, mut most) = (Vec::new(), 0);
+        story.kubectl.until_true("the end of all Backups", patience, || {
+            let jobs = at_work(story, &names)?;
+            most = most.max(jobs.len());
+            if jobs.len() > PLACES {
+                return Err(Failure(format!("more than {PLACES} Jobs at work: {jobs:?}")));
+            }
+            ended = all("backups")?;
+            let wrong = |o: &&Value| ENDED.contains(&phase(o)) && phase(o) != "Succeeded";
+            if let Some(wrong) = ended.iter().find(wrong) {
+                return Err(Failure(format!("{}: {}", wrong["metadata"]["namespace"], wrong["status"])));
+            }
+            Ok(ended.iter().filter(|o| phase(o) == "Succeeded").count() == count)
+        })?;
+        let (looks, refused) = {
+            let now = load(story)?;
+            (now.0 - looks, now.1 - refused)
+        };
+
+        // To the second, as both are told.
+        let second = |value: &Value| text(value).get(..19).unwrap_or_default().to_owned();
+        let mut line: Vec<(String, &str, String)> = ended
+            .iter()
+            .map(|o| {
+                let began = second(&o["status"]["components"][0]["startTime"]);
+                (second(&o["metadata"]["creationTimestamp"]), text(&o["metadata"]["namespace"]), began)
+            })
+            .collect();
+        line.sort();
+        let overtaken = |n: usize| line[n + 1..].iter().filter(|later| later.2 < line[n].2).count();
+        let worst = (0..line.len()).map(overtaken).max().unwrap_or_default();
+        if worst > SIDE_BY_SIDE || line.iter().any(|(_, _, began)| began.is_empty()) {
+            return Err(Failure(format!("one was overtaken by {worst} of those behind it: {line:?}")));
+        }
+        if most < 2 {
+            return Err(Failure("never were two Jobs at work: the limit of them was not tried".into()));
+        }
+        let each = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        if refused > 0.0 || looks > LOOKS * each {
+            return Err(Failure(format!(
+                "{looks} looks at {count} Backups, and the API server refused {refused} requests"
+            )));
+        }
+        story.nothing_left()
+    });
+}
+
+#[test]
+#[ignore = "takes a quarter of an hour on two cores; make scale runs it"]
+fn a_hundred_namespaces_at_the_same_minute() {
+    at_the_same_minute("same-minute", 100);
 }
 
 /// A Backup in line that is deleted leaves nothing; a restore goes before it.
