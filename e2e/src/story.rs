@@ -168,14 +168,12 @@ impl Story {
     pub fn many_namespaces(&mut self, count: usize) -> Result<Vec<String>> {
         let names: Vec<String> = (0..count).map(|n| format!("{}-n{n:03}", self.namespace)).collect();
         let allowed = "annotations: {holdfast.dev/allow-root-runner: 'true'}";
-        let yaml: String = names
+        let documents: Vec<_> = names
             .iter()
-            .map(|name| {
-                format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, {allowed}}}\n---\n")
-            })
+            .map(|name| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, {allowed}}}\n"))
             .collect();
         self.extra_namespaces.extend(names.iter().cloned());
-        self.kubectl.apply(&yaml)?;
+        self.kubectl.apply(&documents.join("---\n"))?;
         self.kubectl.until_true("a ServiceAccount in each namespace", RUN, || {
             let there = self.kubectl.list(
                 &self.namespace,

@@ -3,10 +3,11 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use holdfast_e2e::install::OPERATOR_NAMESPACE;
+use holdfast_e2e::install::{OPERATOR_NAMESPACE, OTHER_IMAGE};
 use holdfast_e2e::kubectl::{Failure, Result, phase};
 use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
+use holdfast_testbed::HOLDFAST_IMAGE;
 use serde_json::Value;
 
 use crate::{alone, together};
@@ -321,5 +322,67 @@ fn a_replica_that_stands_by_takes_over() {
         })();
         scale(1)?;
         taken_over
+    });
+}
+
+/// The one Job that the Backup `run` has had for its volume.
+fn only_job(story: &Story) -> Result<Value> {
+    let selector = "holdfast.dev/run-name=run,holdfast.dev/task=Backup";
+    let jobs = story.kubectl.list(&story.namespace, &["jobs", "-l", selector])?;
+    match jobs.as_slice() {
+        [job] => Ok(job.clone()),
+        _ => Err(Failure(format!("the run has {} Jobs, not one", jobs.len()))),
+    }
+}
+
+/// Waits until the operator that leads has this image.
+fn leads(story: &Story, image: &str) -> Result<()> {
+    story.kubectl.until_true("the operator of the other image leads", RUN, || {
+        let lease = story.kubectl.get(OPERATOR_NAMESPACE, &["lease", "holdfast-operator"])?;
+        let holder = &lease["spec"]["holderIdentity"];
+        let pods = story.kubectl.list(OPERATOR_NAMESPACE, &["pods"])?;
+        Ok(pods
+            .iter()
+            .any(|p| p["metadata"]["name"] == *holder && p["spec"]["containers"][0]["image"] == image))
+    })
+}
+
+/// Upgrades the operator while the Backup `run` is at work with this Job, whose runner is held; then lets it go on.
+fn upgraded_meanwhile(story: &Story, held: &Value, job: &Value) -> Result<()> {
+    let upgraded = (|| {
+        story.bed.name_other_image()?;
+        story.bed.change_image(OTHER_IMAGE)?;
+        leads(story, OTHER_IMAGE)?;
+        let now = only_job(story)?;
+        let during = story.kubectl.get(&story.namespace, &["backup", "run"])?;
+        if now["metadata"]["uid"] != job["metadata"]["uid"] || phase(&during) != "Running" {
+            return Err(Failure(format!("the run is not at work as before: {}", during["status"])));
+        }
+        Ok(())
+    })();
+    story.bed.signal_container(held, "SIGCONT")?;
+    upgraded?;
+    let ended = story.expect_end("backup", "run", "Succeeded")?;
+    let component = &ended["status"]["components"][0];
+    if component["job"] != job["metadata"]["name"] || component["attempts"] != 1 {
+        return Err(Failure(format!("it was begun anew: {component}")));
+    }
+    story.backup("next", "{}", "Succeeded")?;
+    sound(story)
+}
+
+/// The operator is upgraded while a runner of the older one is at work, which is held where it is until that is done. The new
+/// operator goes on with that very Job, and works.
+#[test]
+fn an_operator_upgraded_in_the_middle_of_a_backup_finishes_it() {
+    let Some(_world) = alone() else { return };
+    Story::tell("upgraded", Story::begin, |story| {
+        let pod = under_way(story, 600, "{}")?;
+        story.bed.signal_container(&pod, "SIGSTOP")?;
+        let job = only_job(story)?;
+        let upgraded = upgraded_meanwhile(story, &pod, &job);
+        story.bed.change_image(HOLDFAST_IMAGE)?;
+        leads(story, HOLDFAST_IMAGE)?;
+        upgraded
     });
 }
