@@ -165,7 +165,7 @@ impl Bed {
     /// Names the loaded image of Holdfast [`OTHER_IMAGE`] on all nodes.
     pub fn name_other_image(&self) -> Result<()> {
         for node in &self.testbed()?.env().nodes {
-            self.ctr(&node.name, &["images", "tag", "--force", HOLDFAST_IMAGE, OTHER_IMAGE])?;
+            self.ctr(&node.name, &["images", "tag", "--local", "--force", HOLDFAST_IMAGE, OTHER_IMAGE])?;
         }
         Ok(())
     }
