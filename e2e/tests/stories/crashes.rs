@@ -390,7 +390,6 @@ fn an_operator_upgraded_in_the_middle_of_a_backup_finishes_it() {
 /// A Job of another release is still there when the operator was upgraded, and its runner does not understand what it is
 /// told: the operator starts it again (`holdfast_protocol::VERSION`). The Secret is exchanged while no node takes the pod.
 #[test]
-#[ignore = "such a run fails with SpecVersion today and is not started again"]
 fn a_job_of_another_release_is_started_again() {
     let Some(_world) = together() else { return };
     Story::tell("other-release", Story::begin, |story| {
