@@ -27,6 +27,7 @@ mod worker;
 use std::convert::Infallible;
 use std::num::NonZero;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
