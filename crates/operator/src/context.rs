@@ -13,7 +13,6 @@ use crate::events::Events;
 use crate::jobs::follow::Board;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::repository::Turns;
 use crate::settings::Options;
 
 /// What every reconciler is given.
@@ -34,8 +33,6 @@ pub struct Ctx {
     pub backoff: Backoff,
     /// What was tried last, by object and task.
     pub attempts: Attempts,
-    /// Which repositories are opened and listed now.
-    pub turns: Turns,
     /// What Prometheus is told.
     pub metrics: Arc<Metrics>,
     /// Cancelled when the operator stops.
@@ -66,7 +63,6 @@ impl Ctx {
             queue,
             backoff,
             attempts,
-            turns: Turns::default(),
             metrics,
             stop,
             clock: Timestamp::now,

@@ -22,8 +22,6 @@ const WAIT_PAUSE: Duration = Duration::from_secs(15);
 const AT_ONCE: Duration = Duration::from_millis(10);
 /// When something that we wrote ourselves is looked at again, should no watch tell.
 const SOON: Duration = Duration::from_secs(1);
-/// When one whose turn it is not asks again.
-const TURN_PAUSE: Duration = Duration::from_secs(3);
 
 pub(super) async fn apply(
     ctx: &Ctx,
@@ -31,9 +29,6 @@ pub(super) async fn apply(
     facts: &Facts,
     mut plan: Plan,
 ) -> Result<Action, RepositoryError> {
-    if !has_turn(ctx, facts, &plan.step) {
-        return Ok(Action::requeue(TURN_PAUSE));
-    }
     match &plan.step {
         Step::MakePassword { place } => make_password(ctx, facts, &plan, place).await?,
         Step::Open { job, must_exist } => {
@@ -75,17 +70,6 @@ pub(super) async fn apply(
     }
     clean_up(ctx, facts, &plan, outcomes.status.phase, synced.is_some()).await?;
     Ok(next(facts, &plan.step))
-}
-
-/// Whether the next step may be taken now: of the Jobs for repositories there are only some at a time.
-fn has_turn(ctx: &Ctx, facts: &Facts, step: &Step) -> bool {
-    let uid = facts.run.uid.as_str();
-    match step {
-        Step::Open { .. } | Step::Sync { .. } => return ctx.turns.take(uid, facts.now),
-        Step::Opening { .. } | Step::Syncing => ctx.turns.has(uid, facts.now),
-        _ => ctx.turns.give_back(uid),
-    }
-    true
 }
 
 /// Makes the password, never over one that is there: of two makers the first one wins, and the other takes its.

@@ -5,7 +5,6 @@ mod apply;
 mod build;
 mod dereference;
 mod status;
-mod turns;
 mod validate;
 
 use std::sync::Arc;
@@ -19,8 +18,6 @@ use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
-
-pub use turns::Turns;
 
 use crate::access::AccessError;
 use crate::context::Ctx;
@@ -118,7 +115,6 @@ fn is_saving(restore: &Restore) -> bool {
 async fn reconcile(repository: Arc<Repository>, ctx: Arc<Ctx>) -> Result<Action, RepositoryError> {
     if repository.metadata.deletion_timestamp.is_some() {
         // What is in the bucket stays, and so does the password. Its Jobs are swept.
-        ctx.turns.give_back(&repository.uid().unwrap_or_default());
         return Ok(Action::await_change());
     }
     let facts = dereference::dereference(&ctx, &repository).await?;
