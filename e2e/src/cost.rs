@@ -58,37 +58,38 @@ impl Sampler {
     }
 }
 
-/// Runs a program that is no pod's, and gives its wall time and what it took. One at a time: its processor time is that of
-/// all children of this process that ended meanwhile.
+/// Runs a program that is no pod's, and gives its wall time and what it took.
 pub fn of_command(command: &mut Command) -> Result<(Duration, Cost)> {
     let program = command.get_program().to_owned();
     let failed = |e: &dyn std::fmt::Display| Failure(format!("{}: {e}", program.display()));
-    let before = time_of_children().ok_or_else(|| Failure("/proc/self/stat cannot be read".into()))?;
     let begun = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(|e| failed(&e))?;
-    let mut resident = 0;
-    let status = loop {
+    let (mut resident, mut cpu) = (0, Duration::ZERO);
+    // It is there, with its times, until it was waited for.
+    while let Some((state, time)) = state_and_time(child.id()) {
         resident = resident.max(status(child.id(), "VmHWM:").unwrap_or_default());
-        match child.try_wait().map_err(|e| failed(&e))? {
-            Some(status) => break status,
-            None => thread::sleep(LOOK),
+        cpu = time;
+        if state == "Z" {
+            break;
         }
-    };
+        thread::sleep(LOOK);
+    }
     let wall = begun.elapsed();
+    let status = child.wait().map_err(|e| failed(&e))?;
     if !status.success() {
         return Err(failed(&status));
     }
-    let cpu = time_of_children().unwrap_or_default().saturating_sub(before);
     Ok((wall, Cost { pods: 0, cpu, resident, anonymous: 0 }))
 }
 
-/// Processor time of the children of this process that have ended and were waited for (proc(5), `cutime` and `cstime`).
-fn time_of_children() -> Option<Duration> {
-    let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field is the program's name, which may hold anything; from behind it `cutime` is the 14th.
+/// State of a process, and its processor time, user and system, of all its threads (proc(5)).
+fn state_and_time(pid: u32) -> Option<(String, Duration)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the program's name, which may hold anything, the state is the first field, `utime` the 12th.
     let (_, rest) = stat.rsplit_once(')')?;
-    let ticks: u64 = rest.split_whitespace().skip(13).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
-    Some(Duration::from_millis(ticks * 10))
+    let state = rest.split_whitespace().next()?.to_owned();
+    let ticks: u64 = rest.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+    Some((state, Duration::from_millis(ticks * 10)))
 }
 
 /// Bytes that the operator's process has resident now.

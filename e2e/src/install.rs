@@ -144,6 +144,11 @@ impl Bed {
     fn install(&self, progress: &Progress) -> Result<()> {
         let testbed = self.testbed()?;
         let layout = testbed.layout();
+        // A story that was ended in the middle may have left a node closed.
+        for node in &testbed.env().nodes {
+            let open = r#"{"spec":{"unschedulable":null,"taints":null}}"#;
+            self.kubectl().run(&["patch", "node", &node.name, "--type=merge", "-p", open])?;
+        }
         let images = [TOOLS_IMAGE, POSTGRES_IMAGE]
             .iter()
             .map(|name| archive(layout, short(name), progress).map_err(bed_failure))

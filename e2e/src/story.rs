@@ -376,7 +376,10 @@ impl Story {
         let part = self.prefix().map_or(String::new(), |prefix| prefix + "/");
         let directory = self.repository_directory()?;
         let mut restic = self.restic_at(version, &format!("{part}{directory}"))?;
-        let out = run(restic.args(args).env("RESTIC_PASSWORD", self.repository_password()?), b"")?;
+        let out = run(
+            restic.arg("--no-cache").args(args).env("RESTIC_PASSWORD", self.repository_password()?),
+            b"",
+        )?;
         Ok(String::from_utf8_lossy(&out).into_owned())
     }
 
@@ -394,7 +397,7 @@ impl Story {
             restic.arg("--cacert").arg(&self.bed.ca_path);
         }
         restic
-            .args(["--no-cache", "-r", &repository])
+            .args(["-r", &repository])
             .env("AWS_ACCESS_KEY_ID", &self.bed.access_key)
             .env("AWS_SECRET_ACCESS_KEY", &self.bed.secret_key)
             .env("AWS_DEFAULT_REGION", region);

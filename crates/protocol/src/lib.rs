@@ -22,6 +22,6 @@ pub use spec::{RunSpec, Task};
 pub use verdict::{Outcome, TaskResult, VERDICT_LIMIT, Verdict};
 
 /// Version of the messages. A runner refuses a spec of another version: operator and runner are one image, so a
-/// difference means that a Job of an older operator is still there. That attempt fails, and the operator makes another with
-/// a spec of its own version.
+/// difference means that a Job of an older operator is still there. That attempt fails, and the operator makes another, if
+/// the run has one left, with a spec of its own version.
 pub const VERSION: u32 = 1;

@@ -134,10 +134,14 @@ fn restore(object: &Restore, now: Timestamp) -> String {
 }
 
 /// Whether anything is missing in a Snapshot, and what.
-fn completeness(status: &SnapshotStatus) -> String {
+fn completeness(status: &SnapshotStatus, of_a_restore: bool) -> String {
     let unreadable: u64 = status.components.iter().filter_map(|component| component.unreadable).sum();
     let gaps = format!("{} files or directories could not be read when it was made", count(unreadable));
     match (status.complete, status.missing) {
+        (Some(false), missing) if of_a_restore && missing != Some(0) => {
+            "NO: it lacks claims of its Restore, which held no files or could not be saved; the bucket does not tell which"
+                .to_owned()
+        }
         (Some(true), _) if unreadable > 0 => {
             format!("yes, as onUnreadableFile: Ignore has it; but {gaps}, and are not in it")
         }
@@ -159,7 +163,7 @@ fn snapshot(object: &Snapshot, now: Timestamp) -> String {
     let status = object.status.clone().unwrap_or_default();
     let taken = object.spec.time.0;
     fact(&mut page, "taken", &format!("{} ({} ago)", local_time(taken), age(taken, now)));
-    fact(&mut page, "complete", &completeness(&status));
+    fact(&mut page, "complete", &completeness(&status, object.spec.undo_of.is_some()));
     fact(&mut page, "backup", &object.spec.backup.name);
     fact(&mut page, "repository", &object.spec.repository_ref.name);
     fact(
@@ -366,7 +370,8 @@ mod tests {
             ("{}", "not known yet"),
         ] {
             let status: SnapshotStatus = serde_saphyr::from_str(status).unwrap();
-            assert!(completeness(&status).contains(said), "{}", completeness(&status));
+            let found = completeness(&status, false);
+            assert!(found.contains(said), "{found}");
         }
     }
 

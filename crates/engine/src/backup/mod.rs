@@ -567,6 +567,16 @@ fn report(state: &State, tree: Id, parent: Option<Id>) -> BackupReport {
     }
 }
 
+/// The patterns as they mean the same for whoever reads them beside the snapshot's paths, which are absolute.
+fn absolute_patterns(spec: &BackupSpec) -> Vec<String> {
+    let Some(from) = &spec.patterns_from else { return spec.excludes.clone() };
+    let absolute = |pattern: &String| {
+        let (back, text) = pattern.strip_prefix('!').map_or(("", pattern.as_str()), |rest| ("!", rest));
+        if text.starts_with('/') { format!("{back}{}{text}", from.display()) } else { pattern.clone() }
+    };
+    spec.excludes.iter().map(absolute).collect()
+}
+
 fn snapshot(spec: &BackupSpec, paths: Vec<String>, start: Timestamp, report: &BackupReport) -> Snapshot {
     let mut tags = spec.tags.clone();
     if let Some(key) = &spec.fault_tag
@@ -583,7 +593,7 @@ fn snapshot(spec: &BackupSpec, paths: Vec<String>, start: Timestamp, report: &Ba
         username: spec.username.clone(),
         uid: spec.uid,
         gid: spec.gid,
-        excludes: spec.excludes.clone(),
+        excludes: absolute_patterns(spec),
         tags,
         original: None,
         program_version: spec.program_version.clone(),

@@ -111,7 +111,12 @@ pub(super) fn excludes(backup: &Backup, claim: &PersistentVolumeClaim) -> Exclud
     if let Some(ours) = annotations.get(ANNOTATION_EXCLUDE) {
         let patterns = ours.split(',').map(str::trim).filter(|pattern| !pattern.is_empty());
         all.patterns.extend(patterns.map(str::to_owned));
-    } else if let Some(k8ups) = annotations.get(ANNOTATION_RESTIC_ARGS_K8UP) {
+    }
+    all.warnings = doubts(&claim.name_any(), &all.patterns);
+    if annotations.contains_key(ANNOTATION_EXCLUDE) {
+        return all;
+    }
+    if let Some(k8ups) = annotations.get(ANNOTATION_RESTIC_ARGS_K8UP) {
         let claim = claim.name_any();
         match serde_json::from_str::<Vec<String>>(k8ups) {
             Ok(args) => k8up(&claim, &args, &mut all),
@@ -136,14 +141,21 @@ fn k8up(claim: &str, args: &[String], all: &mut Excludes) {
             "--exclude" | "-e" | "--iexclude" => {
                 if let Some(pattern) = value.or_else(|| rest.next().cloned()) {
                     let any_case = flag == "--iexclude";
-                    match from_the_root(claim, &pattern) {
-                        Some(found) if any_case => all.patterns.push(in_any_case(&found)),
-                        Some(found) => all.patterns.push(found),
-                        None => all.warnings.push(format!(
-                            "{claim}: {pattern} in the annotation {ANNOTATION_RESTIC_ARGS_K8UP} leaves out nothing: it means \
-                             no path below {}, where K8up mounts the claim; {ANNOTATION_EXCLUDE} has paths from the \
-                             volume's root",
-                            names::data_path(claim)
+                    match from_the_root(claim, &pattern, any_case) {
+                        Ok(found) if any_case => {
+                            all.patterns.extend(found.iter().map(|pattern| in_any_case(pattern)));
+                        }
+                        Ok(found) => all.patterns.extend(found),
+                        Err(why) => all.warnings.push(format!(
+                            "{claim}: {pattern} in the annotation {ANNOTATION_RESTIC_ARGS_K8UP} {}; {ANNOTATION_EXCLUDE} has \
+                             patterns from the volume's root",
+                            match why {
+                                NotTaken::NoPath => format!(
+                                    "is left aside: it means no path below {}, where K8up mounts the claim, or the whole claim",
+                                    names::data_path(claim)
+                                ),
+                                NotTaken::Unknown => "cannot be taken over".to_owned(),
+                            }
                         )),
                     }
                 }
@@ -159,23 +171,106 @@ fn k8up(claim: &str, args: &[String], all: &mut Excludes) {
     }
 }
 
-/// A pattern for absolute paths, of which K8up's runner knows the claim's as `/data/<claim>`, as one from the volume's root.
-/// `None` when it means nothing on this claim, or where the claim itself is, which would leave out everything.
-fn from_the_root(claim: &str, pattern: &str) -> Option<String> {
-    let Some(absolute) = pattern.strip_prefix('/') else {
-        // At any depth, as here.
-        return Some(pattern.to_owned());
-    };
-    let names: Vec<&str> = absolute.split('/').filter(|name| !name.is_empty()).collect();
-    match names.as_slice() {
-        ["**", rest @ ..] | ["data", "**", rest @ ..] if !rest.is_empty() => {
-            Some(format!("/**/{}", rest.join("/")))
-        }
-        ["data", name, rest @ ..] if (*name == claim || *name == "*") && !rest.is_empty() => {
-            Some(format!("/{}", rest.join("/")))
-        }
-        _ => None,
+/// Why nothing is made of a pattern of K8up's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NotTaken {
+    /// It means no path below the claim, or all of them.
+    NoPath,
+    /// Whether it means the claim is not decided here.
+    Unknown,
+}
+
+/// Of a pattern that restic would hold against the paths of K8up's runner, which are `/data/<claim>/…`, the patterns that mean the
+/// same from the volume's root: what is left of it when those two names are taken off its beginning, in each way in which they can
+/// be. A way that leaves nothing would leave out the whole claim, and is none.
+fn from_the_root(claim: &str, pattern: &str, any_case: bool) -> Result<Vec<String>, NotTaken> {
+    let (back, text) = pattern.strip_prefix('!').map_or(("", pattern), |rest| ("!", rest));
+    let mut parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    if !text.starts_with('/') {
+        // At any depth.
+        parts.insert(0, "**");
     }
+    // Where in the pattern one can be after each name; `**` stands for any number of them.
+    let reach = |places: &mut BTreeSet<usize>, mut place: usize| {
+        places.insert(place);
+        while parts.get(place) == Some(&"**") {
+            place += 1;
+            places.insert(place);
+        }
+    };
+    let mut places = BTreeSet::new();
+    reach(&mut places, 0);
+    for name in ["data", claim] {
+        let mut after = BTreeSet::new();
+        for place in places {
+            match parts.get(place) {
+                Some(&"**") => reach(&mut after, place),
+                // Of the last one nothing would be left.
+                Some(part) if place + 1 < parts.len() && is_name(part, name, any_case)? => {
+                    reach(&mut after, place + 1);
+                }
+                _ => {}
+            }
+        }
+        places = after;
+    }
+    let mut found = Vec::new();
+    for place in &places {
+        let is_behind_many = place.checked_sub(1).is_some_and(|above| parts.get(above) == Some(&"**"));
+        let rest = parts.get(*place..).unwrap_or_default();
+        // What stands behind `**` is in what begins with it.
+        if (is_behind_many && places.contains(&(place - 1))) || rest.iter().all(|part| *part == "**") {
+            continue;
+        }
+        match rest {
+            ["**", rest @ ..] => found.push(format!("{back}{}", rest.join("/"))),
+            rest => found.push(format!("{back}/{}", rest.join("/"))),
+        }
+    }
+    if found.is_empty() { Err(NotTaken::NoPath) } else { Ok(found) }
+}
+
+/// Whether a part of a pattern means this name, which has no letter that a pattern could mean by something else.
+fn is_name(part: &str, name: &str, any_case: bool) -> Result<bool, NotTaken> {
+    if part.contains(['[', '\\']) {
+        return Err(NotTaken::Unknown);
+    }
+    let part = if any_case { part.to_lowercase() } else { part.to_owned() };
+    Ok(matches_name(part.as_bytes(), name.as_bytes()))
+}
+
+/// `*` is any number of letters, `?` is one.
+fn matches_name(pattern: &[u8], name: &[u8]) -> bool {
+    match (pattern, name) {
+        ([], []) => true,
+        ([b'*', rest @ ..], _) => {
+            (0..=name.len()).any(|n| matches_name(rest, name.get(n..).unwrap_or_default()))
+        }
+        ([b'?', rest @ ..], [_, name @ ..]) => matches_name(rest, name),
+        ([letter, rest @ ..], [first, name @ ..]) => letter == first && matches_name(rest, name),
+        _ => false,
+    }
+}
+
+/// What somebody should know of patterns that are ours, and were meant otherwise.
+fn doubts(claim: &str, patterns: &[String]) -> Vec<String> {
+    let place = names::data_path(claim);
+    let doubt = |pattern: &String| {
+        let text = pattern.strip_prefix('!').unwrap_or(pattern);
+        let mut parts = text.split('/').filter(|part| !part.is_empty() && *part != ".").peekable();
+        let is_whole = parts.peek().is_none() || parts.all(|part| part == "*" || part == "**");
+        if is_whole && !pattern.starts_with('!') {
+            return Some(format!("{claim}: the pattern {pattern} leaves out everything"));
+        }
+        let below = text.strip_prefix(&place)?;
+        (below.is_empty() || below.starts_with('/')).then(|| {
+            format!(
+                "{claim}: the pattern {pattern} means {text} on the volume, and not where a runner mounts it: patterns \
+                 count from the volume's root"
+            )
+        })
+    };
+    patterns.iter().filter_map(doubt).collect()
 }
 
 /// A pattern that matches whatever the case of the letters: each becomes a class of its two forms. Classes stay as they
@@ -316,27 +411,60 @@ mod tests {
 
     #[test]
     fn k8ups_absolute_patterns_are_those_of_the_volume() {
+        let of = |pattern: &str| from_the_root("shop", pattern, false);
         for (pattern, expected) in [
-            ("/data/shop/cache", Some("/cache")),
-            ("/data/shop/a/*.o", Some("/a/*.o")),
-            ("/data/*/cache/", Some("/cache")),
-            ("/data/**/cache", Some("/**/cache")),
-            ("/**/cache", Some("/**/cache")),
-            ("cache/x", Some("cache/x")),
-            // All of the claim, another claim, and what is no claim at all.
-            ("/data/shop", None),
-            ("/data/*", None),
-            ("/data/**", None),
-            ("/**", None),
-            ("/data", None),
-            ("/data/other/cache", None),
-            ("/var/cache", None),
+            ("/data/shop/cache", &["/cache"][..]),
+            ("/data/shop/a/*.o", &["/a/*.o"]),
+            ("/data/*/cache/", &["/cache"]),
+            ("/data/sh?p/cache", &["/cache"]),
+            ("/*/s*/cache", &["/cache"]),
+            ("/data/**/cache", &["cache"]),
+            ("/**/cache", &["cache"]),
+            ("/**/shop/cache", &["shop/cache", "/cache"]),
+            ("*.tmp", &["*.tmp"]),
+            ("data", &["data"]),
+            ("cache/x", &["cache/x"]),
+            ("*/cache", &["*/cache", "/cache"]),
+            ("shop/cache", &["shop/cache", "/cache"]),
+            ("data/shop/cache", &["data/shop/cache", "/cache"]),
+            // What is taken back in.
+            ("!/data/shop/logs/audit", &["!/logs/audit"]),
+            ("!*.sql", &["!*.sql"]),
         ] {
-            assert_eq!(from_the_root("shop", pattern).as_deref(), expected, "{pattern}");
+            assert_eq!(of(pattern).unwrap(), expected, "{pattern}");
         }
+        // All of the claim, another claim, and what is no claim at all.
+        let none = [
+            "/data/shop",
+            "/data/*",
+            "/data",
+            "/data/**",
+            "/**",
+            "/",
+            "/data/other/cache",
+            "/var/cache",
+            "!/srv/x",
+        ];
+        for pattern in none {
+            assert_eq!(of(pattern), Err(NotTaken::NoPath), "{pattern}");
+        }
+        assert_eq!(of("/data/[s]hop/x"), Err(NotTaken::Unknown));
+        assert_eq!(from_the_root("shop", "/DATA/Shop/X", true).unwrap(), ["/X"]);
         let told = rules("{}", r#"{k8up.io/backup-restic-args: '["--exclude=/var/cache"]'}"#);
         let [only] = told.warnings.as_slice() else { panic!("{told:?}") };
         assert!(told.patterns.is_empty() && only.contains("/data/data"), "{only}");
+    }
+
+    #[test]
+    fn patterns_that_were_meant_otherwise_are_told() {
+        let told =
+            rules("{exclude: [/data/data/x, '!/data/data', /data/database, '*.x', data]}", "{}").warnings;
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told.iter().all(|warning| warning.contains("volume's root")), "{told:?}");
+        for all in ["/", "'*'", "'**'", "/**", "/*"] {
+            let told = rules(&format!("{{exclude: [{all}]}}"), "{}").warnings;
+            assert!(told.len() == 1 && told[0].contains("everything"), "{all}: {told:?}");
+        }
     }
 
     #[test]

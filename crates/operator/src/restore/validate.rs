@@ -381,7 +381,12 @@ fn check_gaps(
     // A Snapshot of an earlier version does not say of what it lacks something: then it lacks components.
     let status = snapshot.status.as_ref();
     if status.is_some_and(|status| status.complete == Some(false) && status.missing != Some(0)) {
-        findings.warnings.push("the Snapshot is not complete: its Backup had more components".to_owned());
+        let more = if snapshot.spec.undo_of.is_some() {
+            "it lacks claims of its Restore, which held no files or could not be saved"
+        } else {
+            "its Backup had more components"
+        };
+        findings.warnings.push(format!("the Snapshot is not complete: {more}"));
     }
 }
 

@@ -427,6 +427,10 @@ fn a_safety_snapshot_is_known_by_its_tag_and_whole_where_its_restore_said_so() {
     (status.complete, status.complete_before_damage) = (Some(false), Some(true));
     let [again] = &published(vec![made.clone()], point)[..] else { panic!() };
     assert_eq!((again.complete, again.missing), (true, 0));
+    // Part of it was forgotten while it was damaged.
+    made.status.as_mut().unwrap().missing = Some(1);
+    assert_eq!(published(vec![made.clone()], point), std::slice::from_ref(point));
+    made.status.as_mut().unwrap().missing = Some(0);
     // What it knew was of other content.
     let status = made.status.as_mut().unwrap();
     (status.complete, status.complete_before_damage) = (Some(true), None);

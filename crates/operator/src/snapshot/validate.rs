@@ -190,6 +190,8 @@ fn as_its_restore_knew(point: RecoveryPoint, current: Option<&Snapshot>) -> Reco
     let ids = |components: &[SnapshotComponent]| -> BTreeSet<String> {
         components.iter().map(|component| component.snapshot_id.clone()).collect()
     };
+    // Something of it may have been forgotten while it was damaged.
+    let was_whole = was_whole && status.missing == Some(0);
     if point.undo_of.is_some() && was_whole && ids(&point.components) == ids(&status.components) {
         return RecoveryPoint { complete: true, missing: 0, ..point };
     }

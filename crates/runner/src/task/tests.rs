@@ -300,6 +300,19 @@ async fn patterns_count_from_the_root_of_the_volume() {
         .map(|(name, _)| name)
         .collect();
     assert_eq!(files, ["deep/kept", "kept", "top/kept"]);
+    // For whoever looks at the snapshot by itself.
+    let saved = place.open().await.snapshots().await.unwrap().remove(0).1;
+    let absolute = place.text("source");
+    assert_eq!(
+        saved.excludes.get(1..).unwrap(),
+        [
+            "source".to_owned(),
+            format!("{absolute}{absolute}"),
+            format!("{absolute}/kept/"),
+            format!("!{absolute}/kept"),
+            format!("{absolute}/top/deep"),
+        ]
+    );
 }
 
 #[tokio::test]
