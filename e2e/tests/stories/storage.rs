@@ -283,8 +283,8 @@ fn a_lifecycle_rule_of_the_bucket_is_told_until_it_is_gone() {
             return Err(Failure(format!("it does not say which rule does what: {said}")));
         }
         story.bed.second_s3_no_rule(&story.bucket)?;
-        // A change of what the storage names has it tried at once.
-        story.patch("secret", "store-s3", r#"{"stringData":{"note":"the rule is gone"}}"#)?;
+        // A change of the storage has it tried at once.
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":{"concurrentJobs":9}}}"#)?;
         told(story, "LifecycleRuleFound", "False", "NoRuleFound")?;
         story.nothing_left()
     });
