@@ -118,7 +118,7 @@ pub struct BackupVolumes {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 4096)))]
     pub exclude: Vec<String>,
-    /// Leave out directories that hold a file `CACHEDIR.TAG`, as programs mark their caches.
+    /// Leave out directories that hold a file `CACHEDIR.TAG`, as programs mark their caches. Never the whole volume.
     pub exclude_caches: bool,
 }
 

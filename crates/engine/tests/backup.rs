@@ -20,6 +20,7 @@ use holdfast_engine::error::Result;
 use holdfast_engine::event::EventSink;
 use holdfast_engine::lock::{Holder, LockMode};
 use holdfast_engine::repository::InitOptions;
+use holdfast_engine::restore::{RestoreSpec, restore};
 use holdfast_engine::store::fault::{Fault, FaultStore, Operation, Trouble};
 use holdfast_engine::store::{self, FileKind, Location, Store, StoreOptions};
 use holdfast_engine::{Ctx, ErrorKind, Event, Repository};
@@ -596,6 +597,52 @@ impl Drop for InMemory {
     fn drop(&mut self) {
         let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
     }
+}
+
+/// A tag in the root of a volume would leave out all of it, and what is mounted below it is not known to who backs it up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_is_not_left_out_for_a_tag_and_what_is_mounted_on_it_is_told_and_not_deleted() {
+    const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55";
+    let scene = Scene::new().await;
+    let volume = scene.dir.path().join("volume");
+    fs::create_dir_all(volume.join("cache")).unwrap();
+    let disk = InMemory::mount(volume.join("mounted"));
+    for (file, content) in
+        [("CACHEDIR.TAG", TAG), ("file", "kept"), ("cache/CACHEDIR.TAG", TAG), ("cache/file", "lost")]
+    {
+        fs::write(volume.join(file), content).unwrap();
+    }
+    let precious = disk.0.join("deep/precious");
+    fs::create_dir(disk.0.join("deep")).unwrap();
+    fs::write(&precious, "in no snapshot").unwrap();
+    let spec = BackupSpec {
+        roots: vec![volume.clone()],
+        patterns_from: Some(volume.clone()),
+        exclude_caches: true,
+        one_file_system: true,
+        borders_are_faults: true,
+        ..scene.spec()
+    };
+    let report = scene.back_up(&spec).await.unwrap();
+    assert_eq!(report.total_files, 3, "both tags and the file beside the first");
+    assert_eq!((report.faults.total, &report.faults.first[0].path), (1, &disk.0), "{:?}", report.faults);
+    let excluded = BackupSpec { excludes: vec!["/mounted".into()], ..spec.clone() };
+    assert_eq!(scene.back_up(&excluded).await.unwrap().faults.total, 0, "somebody knows of it");
+
+    let back = RestoreSpec {
+        snapshot: report.snapshot,
+        subpath: Some(volume.clone()),
+        target: volume.clone(),
+        delete_extra: true,
+        ..RestoreSpec::default()
+    };
+    fs::write(volume.join("extra"), "goes").unwrap();
+    let planned =
+        restore(&scene.repo, None, &RestoreSpec { dry_run: true, ..back.clone() }, &scene.ctx).await.unwrap();
+    assert_eq!(planned.plan.delete.total(), 1);
+    let restored = restore(&scene.repo, None, &back, &scene.ctx).await.unwrap();
+    assert_eq!((restored.faults.total, restored.files_deleted), (0, 1), "{:?}", restored.faults);
+    assert!(precious.exists() && !volume.join("extra").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -136,7 +136,8 @@ pub struct BackupSpec {
     /// The same without regard to case. The snapshot does not name them.
     pub iexcludes: Vec<String>,
     /// The directory that a leading `/` of a pattern means. Neither its own path nor what is not below it matches any. Without
-    /// it that is the root, as with restic, and a pattern that matches a directory above a path matches the path.
+    /// it that is the root, as with restic, and a pattern that matches a directory above a path matches the path. Nor is a
+    /// tag in the directory itself a reason to leave out what is in it.
     pub patterns_from: Option<PathBuf>,
     /// Files by their name, and what they begin with: nothing else is backed up of a directory that holds one.
     pub exclude_if_present: Vec<(Vec<u8>, Vec<u8>)>,
@@ -146,6 +147,9 @@ pub struct BackupSpec {
     pub exclude_caches: bool,
     /// Leave out what is mounted below a root.
     pub one_file_system: bool,
+    /// Tell of each directory at which that was done as of one that could not be read: to whom it is not known that another
+    /// file system begins there, its files would be missing without a word.
+    pub borders_are_faults: bool,
     /// Leave out the directory `lost+found` that mkfs made in the root of a file system, where nothing is in it, or
     /// where it cannot be looked into because it is root's alone.
     pub leave_lost_found: bool,
@@ -199,6 +203,7 @@ impl Default for BackupSpec {
             exclude_larger_than: None,
             exclude_caches: false,
             one_file_system: false,
+            borders_are_faults: false,
             leave_lost_found: false,
             aside_tag: None,
             parent: Parent::default(),
@@ -386,6 +391,7 @@ async fn save(
         trust: spec.trust,
         exclude_caches: spec.exclude_caches,
         one_file_system: spec.one_file_system,
+        borders_are_faults: spec.borders_are_faults,
         leave_lost_found: spec.leave_lost_found,
         compression: spec.compression,
         verify: spec.verify,

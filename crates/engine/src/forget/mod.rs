@@ -310,7 +310,7 @@ fn is_held(snapshot: &Snapshot) -> bool {
 }
 
 /// Whether a restore made it of what it was about to overwrite.
-fn is_safety(snapshot: &Snapshot) -> bool {
+pub(crate) fn is_safety(snapshot: &Snapshot) -> bool {
     snapshot.tags.iter().any(|tag| tag.starts_with(UNDO_TAG))
 }
 

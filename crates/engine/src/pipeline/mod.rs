@@ -90,6 +90,8 @@ pub(crate) struct Plan {
     pub(crate) iexcludes: Vec<String>,
     /// The directory that a leading `/` of a pattern means, if it is not the root.
     pub(crate) patterns_from: Option<PathBuf>,
+    /// What is mounted below a root is told as what could not be read.
+    pub(crate) borders_are_faults: bool,
     pub(crate) markers: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) largest: Option<u64>,
     /// What the rules do not leave out.
@@ -211,6 +213,7 @@ pub(crate) async fn run(
     let rules = Rules {
         excludes: Excludes::new(&plan.excludes)?,
         patterns_from: plan.patterns_from,
+        borders_are_faults: plan.borders_are_faults,
         iexcludes: Excludes::new(&plan.iexcludes.iter().map(|p| lower_pattern(p)).collect::<Vec<_>>())?,
         markers: plan.markers.iter().map(|(name, head)| Marker::new(name, head)).collect::<Result<_>>()?,
         largest: plan.largest,

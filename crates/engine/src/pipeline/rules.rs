@@ -22,8 +22,10 @@ pub(crate) struct Rules {
     pub(crate) excludes: Excludes,
     /// Patterns in lower case, which are held against paths in lower case.
     pub(crate) iexcludes: Excludes,
-    /// The directory that a leading `/` of a pattern means, if it is not the root.
+    /// The directory that a leading `/` of a pattern means, if it is not the root. No tag in it says anything.
     pub(crate) patterns_from: Option<PathBuf>,
+    /// What is mounted below a root is told as what could not be read.
+    pub(crate) borders_are_faults: bool,
     pub(crate) exclude_caches: bool,
     /// Files that tell by being there that nothing else of their directory is wanted.
     pub(crate) markers: Vec<Marker>,
@@ -94,7 +96,8 @@ impl Rules {
         } else {
             Vec::new()
         };
-        let has = |tag: &CStr| names.binary_search_by(|name| name.as_c_str().cmp(tag)).is_ok();
+        let is_volume = self.patterns_from.as_deref() == Some(path);
+        let has = |tag: &CStr| !is_volume && names.binary_search_by(|name| name.as_c_str().cmp(tag)).is_ok();
         // The tag itself stays, so that the restored directory is still known for what it is.
         let mut tags: Vec<&CStr> = Vec::new();
         if self.exclude_caches && has(CACHE_TAG) && is_cache_tag(fd) {
@@ -122,8 +125,10 @@ impl Rules {
         if self.named.leads_to(path) {
             return false;
         }
-        (self.exclude_caches && name != CACHE_TAG && is_cache_tag(above))
-            || self.markers.iter().any(|marker| marker.name.as_c_str() != name && marker.is_in(above))
+        let is_of_volume = path.parent().is_some_and(|above| self.patterns_from.as_deref() == Some(above));
+        (!is_of_volume && self.exclude_caches && name != CACHE_TAG && is_cache_tag(above))
+            || (!is_of_volume
+                && self.markers.iter().any(|marker| marker.name.as_c_str() != name && marker.is_in(above)))
             || self.match_patterns(path)
     }
 

@@ -450,6 +450,11 @@ impl Walker<'_> {
         if is_other && !passes {
             // The directory that another file system is mounted on is kept, what is mounted is not.
             self.walk.shared.state.counters.excluded.add(1);
+            if self.walk.rules.borders_are_faults {
+                let why = "another file system, or a subvolume, begins here and is not saved; exclude the directory if that \
+                           is as it should be";
+                self.walk.shared.state.fault(dir.path.clone(), "enter", &why);
+            }
             return Vec::new();
         }
         let device = if passes { device } else { self.walk.rules.one_file_system.then_some(stat.device) };

@@ -6,6 +6,7 @@ use futures::{StreamExt, stream};
 use super::{PARALLEL, Repository};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, Event};
+use crate::forget::{self, UNDO_TAG};
 use crate::format::snapshot::Snapshot;
 use crate::id::Id;
 use crate::store::{Entry, FileKind};
@@ -34,6 +35,13 @@ impl SnapshotFilter {
                     .all(|t| snapshot.tags.iter().any(|s| s == t))
             });
         host && paths && tags
+    }
+
+    /// Whether `latest` may mean `snapshot`: what a restore saved of what it was about to overwrite is what somebody wanted to be
+    /// rid of, and is meant only by an id or its tag.
+    fn may_be_latest(&self, snapshot: &Snapshot) -> bool {
+        let names_it = self.tags.iter().any(|tags| tags.contains(UNDO_TAG));
+        self.matches(snapshot) && (names_it || !forget::is_safety(snapshot))
     }
 }
 
@@ -144,7 +152,7 @@ impl Repository {
     }
 
     /// The snapshot that `spec` means: an id, the beginning of exactly one id, or `latest` among those that
-    /// `filter` lets through.
+    /// `filter` lets through. The latest is never what a restore saved of what it overwrote, unless its tag is asked for.
     ///
     /// # Errors
     /// `SnapshotDamaged` or `Format` for `latest` where one cannot be read: it may be the newest.
@@ -156,13 +164,13 @@ impl Repository {
         Box::pin(async move {
             if spec == "latest" {
                 let list = self.list_snapshots().await?;
-                let readable = list.readable.iter().rfind(|(_, s)| filter.matches(s)).map_or_else(
+                let readable = list.readable.iter().rfind(|(_, s)| filter.may_be_latest(s)).map_or_else(
                     || "no other one is meant by it".to_owned(),
                     |(id, s)| format!("the newest that can be read is {id} of {}", s.time.timestamp),
                 );
                 list.demand_all(&format!("so that \"latest\" cannot be told; {readable}"))?;
                 let count = list.readable.len();
-                let newest = list.readable.into_iter().rfind(|(_, s)| filter.matches(s));
+                let newest = list.readable.into_iter().rfind(|(_, s)| filter.may_be_latest(s));
                 return newest.ok_or_else(|| {
                 Error::new(
                     ErrorKind::EmptySelection,

@@ -240,6 +240,11 @@ async fn snapshots_are_found_by_time_beginning_and_filter() {
         found("latest".into(), SnapshotFilter { tags: vec!["z".into(), "t,u".into()], ..any.clone() }).await,
         Ok(b)
     );
+    // What a restore saved of what it overwrote is newer, and meant only by its tag.
+    let safety = save(repo, 4, "y", &["holdfast.dev/undo-of=back"]).await;
+    assert_eq!(found("latest".into(), any.clone()).await, Ok(c));
+    let by_tag = SnapshotFilter { tags: vec!["holdfast.dev/undo-of=back".into()], ..any.clone() };
+    assert_eq!(found("latest".into(), by_tag).await, Ok(safety));
     let paths =
         |p: &str| SnapshotFilter { paths: vec![p.to_owned(), "/data/a".into()], ..SnapshotFilter::default() };
     assert_eq!(found("latest".into(), paths("/data/b")).await, Ok(c));

@@ -264,7 +264,7 @@ fn put_or_remove(run: &Run<'_>, dir: &Dir, temp: &[u8], name: &[u8]) -> io::Resu
 fn remove_extras(run: &Run<'_>, visit: &Visit, selection: &Selection) {
     let mut here = None;
     let Some(dir) = opened(&mut here, run, &visit.path) else { return };
-    let extras = match extras(dir, visit, selection) {
+    let extras = match extras(dir, visit, selection, run.target) {
         Ok(extras) => extras,
         Err(e) => return run.fault(&visit.path, "list", e.to_string()),
     };

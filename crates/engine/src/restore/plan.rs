@@ -109,9 +109,9 @@ pub(crate) fn make(
         }
         if spec.delete_extra
             && visit.whole
-            && let Some(dir) = &dir
+            && let (Some(dir), Some(target)) = (&dir, &target)
         {
-            count_extras(&mut plan.delete, dir, &visit, selection)
+            count_extras(&mut plan.delete, dir, &visit, selection, target)
                 .map_err(|e| unreadable(&spec.target, &visit.path, e))?;
         }
     }
@@ -223,12 +223,17 @@ fn content_differs(trees: &TreeSource, dir: &Dir, node: &Node, ctx: &Ctx) -> boo
         .map_or(true, |wrong| !wrong.is_empty())
 }
 
-/// Names in a directory that the snapshot does not have and the selection covers.
+/// Names in a directory that the snapshot does not have and the selection covers. None where another file system is mounted on
+/// a directory that is empty in the snapshot: it was empty because a backup does not enter what is mounted.
 pub(crate) fn extras(
     dir: &Dir,
     visit: &Visit,
     selection: &Selection,
+    target: &Target,
 ) -> io::Result<Vec<(Vec<u8>, FileType)>> {
+    if visit.tree.nodes.is_empty() && dir.device()? != target.dir(b"")?.device()? {
+        return Ok(Vec::new());
+    }
     let mut extras = dir.list()?;
     let path: Vec<&[u8]> = visit.path.split(|b| *b == b'/').filter(|n| !n.is_empty()).collect();
     extras.retain(|(name, _)| {
@@ -242,10 +247,16 @@ pub(crate) fn extras(
     Ok(extras)
 }
 
-fn count_extras(counts: &mut Counts, dir: &Dir, visit: &Visit, selection: &Selection) -> io::Result<()> {
+fn count_extras(
+    counts: &mut Counts,
+    dir: &Dir,
+    visit: &Visit,
+    selection: &Selection,
+    target: &Target,
+) -> io::Result<()> {
     // (names from `dir`, type); reopened from `dir` each time, so that depth costs no descriptors.
     let mut pending: Vec<(Vec<Vec<u8>>, FileType)> =
-        extras(dir, visit, selection)?.into_iter().map(|(n, t)| (vec![n], t)).collect();
+        extras(dir, visit, selection, target)?.into_iter().map(|(n, t)| (vec![n], t)).collect();
     while let Some((path, mut kind)) = pending.pop() {
         let Some((name, above)) = path.split_last() else { continue };
         let parent = dir.walk(above)?;

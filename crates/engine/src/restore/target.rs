@@ -222,6 +222,11 @@ impl Dir {
     }
 
     /// Moves `temp` over `name`, whatever non-directory lies there.
+    /// The device of its file system.
+    pub(crate) fn device(&self) -> io::Result<u64> {
+        Ok(self.stat_self()?.st_dev)
+    }
+
     pub(crate) fn rename(&self, temp: &[u8], name: &[u8]) -> io::Result<()> {
         rustix::fs::renameat(&self.fd, temp, &self.fd, name)?;
         Ok(())

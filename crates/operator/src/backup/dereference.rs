@@ -136,11 +136,30 @@ pub async fn pod_config(
     }
 }
 
+/// A Repository that has the name of the one to share, if it is in that storage: somebody may have made another one by that name.
+fn leads_to(found: Repository, own: &str, storage: &StorageRef) -> Chosen {
+    let theirs = &found.spec.storage_ref;
+    let (wanted, there) = (storage.namespace_or(own), theirs.namespace_or(own));
+    if theirs.name == storage.name && there == wanted {
+        return Ok(found);
+    }
+    let name = found.name_any();
+    Err(Refusal {
+        reason: Reason::InvalidSpec,
+        message: format!(
+            "what is saved to BackupStorage {wanted}/{} goes to a Repository {name} unless another one is named, and the \
+             Repository {name} that is there leads to {there}/{}: name a Repository in spec.repositoryRef, or give that one \
+             another name",
+            storage.name, theirs.name
+        ),
+    })
+}
+
 /// The repository that all Backups of a namespace to one storage share.
 async fn shared_repository(client: &Client, own: &str, storage: &StorageRef) -> Result<Chosen, RequestError> {
     let name = names::default_repository_name(own, storage.namespace_or(own), &storage.name);
     if let Some(found) = kubernetes::get::<Repository>(client, own, &name).await? {
-        return Ok(Ok(found));
+        return Ok(leads_to(found, own, storage));
     }
     // None is made where none can be: the Repository would stay, and say so for ever.
     let place = storage.namespace_or(own);

@@ -8,6 +8,7 @@ use holdfast_api::conditions::{ConditionType, find_condition};
 use holdfast_api::refs::{PasswordSecretRef, StorageRef};
 use holdfast_api::repository::{RepositoryPhase, RepositorySpec};
 use holdfast_api::restore::{FromRepository, RestoreFrom};
+use holdfast_api::snapshot::SnapshotComponent;
 use holdfast_api::{Backup, BackupStorage, Reason, Repository, Restore, Snapshot, names};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
@@ -92,8 +93,14 @@ pub(super) fn choose<'s>(
     let holds = |snapshot: &Snapshot| {
         let components =
             snapshot.status.as_ref().map(|status| status.components.as_slice()).unwrap_or_default();
-        component.as_ref().is_none_or(|name| components.iter().any(|c| c.name == *name))
-            && wanted.id.is_none_or(|id| components.iter().any(|c| c.snapshot_id.starts_with(id)))
+        let is_meant = |c: &SnapshotComponent| {
+            component.as_ref().is_none_or(|name| c.name == *name)
+                && wanted.id.is_none_or(|id| c.snapshot_id.starts_with(id))
+        };
+        // An id of another claim, or of a later time, is not what was meant by one of the two.
+        let is_in_time = wanted.until.is_none_or(|until| snapshot.spec.time.0 <= until);
+        (component.is_none() && wanted.id.is_none() || components.iter().any(is_meant))
+            && (wanted.id.is_none() || is_in_time)
     };
     let fitting: Vec<&Snapshot> = all
         .iter()

@@ -316,6 +316,22 @@ fn what_was_saved_before_a_restore_is_restored_only_when_it_is_named() {
 }
 
 #[test]
+fn an_id_that_contradicts_the_claim_or_the_time_beside_it_is_not_found() {
+    let list = [snapshot("friday", "2026-11-20T02:00:00Z", "main", true, BOTH)];
+    let chosen = |more: &str| {
+        let restore =
+            restore(&format!("{{repository: {{storageRef: {{name: s}}, snapshotId: ffeeddcc02{more}}}}}"));
+        choose(&wanted(&restore.spec.from).unwrap(), &list, "c").map(ResourceExt::name_any)
+    };
+    for fits in ["", ", claim: logs", ", time: '2026-11-20T02:00:00Z'"] {
+        assert_eq!(chosen(fits).unwrap(), "friday", "{fits}");
+    }
+    for contradicts in [", claim: data", ", time: '2026-11-20T01:00:00Z'"] {
+        assert_eq!(chosen(contradicts).unwrap_err().reason, Reason::SnapshotNotFound, "{contradicts}");
+    }
+}
+
+#[test]
 fn a_repository_of_a_dry_run_goes_when_nobody_else_uses_it() {
     let made = |dry_run: bool| {
         let mut restore = restore("{repository: {storageRef: {name: s}}}");

@@ -147,6 +147,7 @@ fn engine_spec(volume: &BackupVolume) -> Result<BackupSpec, Failure> {
         excludes: volume.exclude.clone(),
         exclude_caches: volume.exclude_caches,
         one_file_system: true,
+        borders_are_faults: true,
         leave_lost_found: true,
         aside_tag: Some(UNDO_TAG.to_owned()),
         parent: Parent::Auto,

@@ -173,7 +173,7 @@ fn judge(volume: &RestoreVolume, report: &RestoreReport) -> Verdict {
     let owner = Path::new(&volume.target).metadata().ok().map(|metadata| metadata.uid());
     let runner = rustix::process::geteuid().as_raw();
     let of_root = of_foreign_root(&report.metadata_faults, volume.restore_owners, owner, runner);
-    let result = result(report, of_root);
+    let result = result(report, of_root, volume.plan_only);
     let metadata_failures = result.metadata_failures;
     let example = result
         .failure_sample
@@ -222,7 +222,7 @@ fn judge(volume: &RestoreVolume, report: &RestoreReport) -> Verdict {
     verdict
 }
 
-fn result(report: &RestoreReport, of_root: u64) -> RestoreResult {
+fn result(report: &RestoreReport, of_root: u64, plan_only: bool) -> RestoreResult {
     let mut metadata_faults = report.metadata_faults.clone();
     if of_root > 0 {
         metadata_faults.first.retain(|fault| fault.path != Path::new("/"));
@@ -237,7 +237,8 @@ fn result(report: &RestoreReport, of_root: u64) -> RestoreResult {
         create: report.plan.create.total(),
         change: report.plan.change.total(),
         replace: report.plan.replace.total(),
-        delete: report.plan.delete.total(),
+        // What was deleted, which is nothing after a fault, and not what was to be.
+        delete: if plan_only { report.plan.delete.total() } else { report.files_deleted },
         unchanged: report.plan.unchanged.total(),
         bytes_to_write: report.plan.bytes_to_write,
         bytes_required: report.plan.bytes_required,

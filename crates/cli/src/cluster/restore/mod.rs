@@ -166,7 +166,12 @@ async fn remove(cluster: &Cluster, dry: &Restore) {
 /// Holds the Restore to what the plan showed: the same Snapshot, and the same components.
 fn as_planned(wanted: &mut Restore, planned: &Restore) {
     let Some(status) = &planned.status else { return };
-    if let Some(snapshot) = &status.snapshot_ref {
+    if let Some(repository) = wanted.spec.from.repository.as_mut() {
+        // The Snapshot that was chosen goes with the dry run where nothing else needs its Repository.
+        if repository.snapshot_id.is_none() {
+            repository.time = status.snapshot_time.clone().or(repository.time.take());
+        }
+    } else if let Some(snapshot) = &status.snapshot_ref {
         let namespace = wanted.metadata.namespace.clone().unwrap_or_default();
         let from = snapshot.namespace_or(&namespace);
         wanted.spec.from = RestoreFrom {
@@ -197,7 +202,7 @@ mod tests {
 apiVersion: holdfast.dev/v1alpha1
 kind: Restore
 metadata: {name: back, namespace: shop}
-spec: {from: {repository: {storageRef: {name: offsite}, claim: data}}}
+spec: {from: {latestOf: {claim: data}}}
 ",
         );
         let planned = read(
@@ -205,7 +210,7 @@ spec: {from: {repository: {storageRef: {name: offsite}, claim: data}}}
 apiVersion: holdfast.dev/v1alpha1
 kind: Restore
 metadata: {name: plan, namespace: shop}
-spec: {from: {repository: {storageRef: {name: offsite}, claim: data}}, dryRun: true}
+spec: {from: {latestOf: {claim: data}}, dryRun: true}
 status: {phase: Planned, snapshotRef: {name: first-ae15}, plan: {volumes: [{component: volume/data, claim: data}]}}
 ",
         );
@@ -225,5 +230,33 @@ retries: 2
 runAs: Auto
 undo: true"
         );
+    }
+
+    /// The dry run takes the Repository that it made with it, and the Snapshots.
+    #[test]
+    fn a_repository_that_the_cluster_does_not_know_is_named_again_with_the_time_that_was_chosen() {
+        let read = |spec: &str, status: &str| {
+            let head =
+                "apiVersion: holdfast.dev/v1alpha1\nkind: Restore\nmetadata: {name: r, namespace: shop}\n";
+            serde_saphyr::from_str::<Restore>(&format!("{head}spec: {spec}\nstatus: {status}\n")).unwrap()
+        };
+        let from = |more: &str| format!("{{from: {{repository: {{storageRef: {{name: offsite}}{more}}}}}}}");
+        let planned = read(
+            &from(""),
+            "{phase: Planned, snapshotRef: {name: first-ae15}, snapshotTime: 2026-11-20T02:00:00Z,
+              plan: {volumes: [{component: volume/data, claim: data}]}}",
+        );
+        let asked = |more: &str| {
+            let mut wanted = read(&from(more), "{}");
+            as_planned(&mut wanted, &planned);
+            assert_eq!(wanted.spec.components, ["volume/data"]);
+            assert!(wanted.spec.from.snapshot_ref.is_none());
+            let repository = wanted.spec.from.repository.unwrap();
+            (repository.time.map(|time| time.0.to_string()), repository.snapshot_id)
+        };
+        let then = Some("2026-11-20T02:00:00Z".to_owned());
+        assert_eq!(asked(""), (then.clone(), None));
+        assert_eq!(asked(", time: 2026-11-25T00:00:00Z"), (then, None));
+        assert_eq!(asked(", snapshotId: aabbccdd"), (None, Some("aabbccdd".to_owned())));
     }
 }

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 
 use super::super::connect::Connection;
 use super::super::follow::tell;
-use super::super::output::Format;
+use super::super::output::{Format, age};
 use super::super::{names, question};
 use super::{Choice, plan_and_do};
 use crate::failure::Result;
@@ -57,6 +57,7 @@ pub(in super::super) async fn run(args: Args) -> Result<u8> {
             done.name_any()
         ));
     }
+    tell(&whole(&snapshot));
     let choice = Choice { yes: args.yes, dry_run: args.dry_run, no_wait: args.no_wait, output: args.output };
     plan_and_do(&cluster, wanted, choice).await
 }
@@ -75,6 +76,21 @@ fn saved(done: &Restore) -> Result<&ObjectRef> {
             "`holdfast snapshots` lists what there is to restore from",
         )
     })
+}
+
+/// What putting back means: all of each volume, whatever part of it was restored.
+fn whole(saved: &Snapshot) -> String {
+    let claims: Vec<String> = saved
+        .status
+        .iter()
+        .flat_map(|status| &status.components)
+        .map(|component| safe(api_names::claim_of_component(&component.name).unwrap_or(&component.name)))
+        .collect();
+    format!(
+        "{} will be as it was {} ago, all of it: what was written since goes too",
+        claims.join(", "),
+        age(saved.spec.time.0, Timestamp::now())
+    )
 }
 
 /// The claims of which nothing was saved, for there was nothing on them.
@@ -154,6 +170,21 @@ status: {complete: true, components: [{name: volume/data, snapshotId: a1}, {name
             })
             .collect();
         assert_eq!(volumes, [("volume/data", "data", true), ("volume/logs", "logs", true)]);
+    }
+
+    #[test]
+    fn that_all_of_a_volume_goes_back_is_told() {
+        let snapshot: Snapshot = read(
+            "
+apiVersion: holdfast.dev/v1alpha1
+kind: Snapshot
+metadata: {name: back-77aa, namespace: shop}
+spec: {repositoryRef: {name: offsite}, time: 2026-11-20T02:00:00Z, cluster: prod, namespace: shop, backup: {name: back, uid: u}}
+status: {components: [{name: volume/data, snapshotId: a1}, {name: volume/logs, snapshotId: b2}]}
+",
+        );
+        let told = whole(&snapshot);
+        assert!(told.starts_with("data, logs will be as it was ") && told.contains("since"), "{told}");
     }
 
     #[test]
