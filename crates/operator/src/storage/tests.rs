@@ -101,6 +101,8 @@ fn a_new_storage_is_tried_and_one_that_was_tried_rests() {
     assert_eq!(validate(&facts).step, Step::Rest { until: "2026-11-20T02:05:00Z".parse().unwrap() });
     facts.attempt = Some(Attempt { inputs: facts.inputs(), at: now(), failures: 2 });
     assert_eq!(validate(&facts).step, Step::Rest { until: "2026-11-20T02:00:20Z".parse().unwrap() });
+    facts.attempt = Some(Attempt { inputs: facts.inputs(), at: now(), failures: 9 });
+    assert_eq!(validate(&facts).step, Step::Rest { until: "2026-11-20T02:01:00Z".parse().unwrap() });
 }
 
 #[test]

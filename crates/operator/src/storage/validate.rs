@@ -11,6 +11,9 @@ use crate::jobs::{Ended, JobState, JobTask, Waiting};
 
 /// Pause before a storage that failed is tried again; it grows from here to the period.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// The longest pause between tries that fail: Backups and Restores wait for a storage that is away, and somebody may wait for
+/// those.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// What comes next.
 #[derive(Debug, PartialEq)]
@@ -55,6 +58,7 @@ pub(super) fn validate(facts: &Facts) -> Plan {
         return Plan { step, stale };
     }
     let due = match facts.attempt.as_ref().filter(|attempt| attempt.inputs == inputs) {
+        Some(attempt) if attempt.failures > 0 => attempt.next(FIRST_PAUSE, facts.period.min(LONGEST_PAUSE)),
         Some(attempt) => attempt.next(FIRST_PAUSE, facts.period),
         None => facts.now,
     };
