@@ -607,6 +607,7 @@ async fn a_volume_is_not_left_out_for_a_tag_and_what_is_mounted_on_it_is_told_an
     let volume = scene.dir.path().join("volume");
     fs::create_dir_all(volume.join("cache")).unwrap();
     let disk = InMemory::mount(volume.join("mounted"));
+    let _snapshots_of_the_server = InMemory::mount(volume.join(".snapshot"));
     for (file, content) in
         [("CACHEDIR.TAG", TAG), ("file", "kept"), ("cache/CACHEDIR.TAG", TAG), ("cache/file", "lost")]
     {

@@ -450,7 +450,8 @@ impl Walker<'_> {
         if is_other && !passes {
             // The directory that another file system is mounted on is kept, what is mounted is not.
             self.walk.shared.state.counters.excluded.add(1);
-            if self.walk.rules.borders_are_faults {
+            let name = dir.path.file_name().unwrap_or_default().as_bytes();
+            if self.walk.rules.borders_are_faults && !VIEWS_OF_THE_PAST.contains(&name) {
                 let why = "another file system, or a subvolume, begins here and is not saved; exclude the directory if that \
                            is as it should be";
                 self.walk.shared.state.fault(dir.path.clone(), "enter", &why);
@@ -685,6 +686,9 @@ fn take_named(tree: &mut Tree, name: &[u8]) -> Option<Node> {
     let name = found.name.clone();
     Some(std::mem::replace(found, Node { name, ..Node::default() }))
 }
+
+/// Directories in which servers and file systems show snapshots of their own: nothing of the volume.
+const VIEWS_OF_THE_PAST: [&[u8]; 4] = [b".snapshot", b"~snapshot", b".snap", b".zfs"];
 
 const LOST_FOUND: &CStr = c"lost+found";
 /// Whether a `lost+found` is what mkfs makes: root's, and either empty (kubelet may have given it to a group) or closed to
