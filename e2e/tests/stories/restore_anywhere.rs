@@ -196,6 +196,25 @@ fn bucket_and_recovery_password_are_enough() {
     });
 }
 
+/// The same by the command that the recovery page names: what the plan has chosen is restored, although the dry run takes the
+/// Repository and its Snapshots with it.
+#[test]
+fn the_command_of_the_recovery_page_restores_where_nothing_is_known() {
+    let _world = anywhere();
+    Story::tell("by-command", Story::begin, |story| {
+        let (_, new) = saved_and_a_namespace_that_knows_nothing(story)?;
+        let storage = story.storage_yaml("found").replace("default: true", "default: false");
+        story.kubectl.run_with(&["-n", &new, "apply", "--validate=strict", "-f", "-"], storage.as_bytes())?;
+        let command = ["restore", "--from-storage", "found", "--create-missing", "-n", &new, "--yes"];
+        story.bed.holdfast()?.expect(&command, 0, &[])?;
+        let look = workload::keeper(&Keeper::deployment("look", "data"));
+        story.kubectl.run_with(&["-n", &new, "apply", "-f", "-"], look.as_bytes())?;
+        let pod = workload::ready_pod(&story.kubectl, &new, "look")?;
+        expect(story.kubectl.shell(&new, &pod, "cat /store/file")?.trim(), "precious")?;
+        story.nothing_left()
+    });
+}
+
 /// A directory that is misspelt ends the Restore at once, with those that are there, and leaves no Repository; a Secret that
 /// would not be tried is named, and none is needed.
 #[test]
