@@ -637,6 +637,7 @@ async fn a_volume_is_not_left_out_for_a_tag_and_what_is_mounted_on_it_is_told_an
         delete_extra: true,
         ..RestoreSpec::default()
     };
+    fs::remove_file(volume.join("cache/file")).unwrap();
     fs::write(volume.join("extra"), "goes").unwrap();
     let planned =
         restore(&scene.repo, None, &RestoreSpec { dry_run: true, ..back.clone() }, &scene.ctx).await.unwrap();
