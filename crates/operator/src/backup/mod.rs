@@ -11,6 +11,7 @@
 pub mod apply;
 pub mod build;
 pub mod dereference;
+mod excludes;
 mod overlap;
 mod select;
 pub mod status;

@@ -11,8 +11,9 @@ use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeCl
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::ResourceExt;
 
+use super::excludes::left_out;
 use super::overlap::{has_target, is_at_work};
-use super::select::{self, Wish};
+use super::select::Wish;
 use crate::access::AccessError;
 use crate::jobs::Placement;
 use crate::usage;
@@ -275,7 +276,7 @@ fn component(
         root_allowed(&facts.namespace),
     )
     .map_err(|error| Refusal { reason: Reason::RootNotAllowed, message: error.to_string() })?;
-    let excludes = select::excludes(backup, claim);
+    let excludes = left_out(backup, claim);
     warnings.extend(excludes.warnings);
     Ok(Ok(PlannedComponent {
         name: volume_component(&name),
