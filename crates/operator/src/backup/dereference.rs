@@ -271,4 +271,32 @@ status:
             refusal.message
         );
     }
+
+    #[test]
+    fn a_repository_of_the_same_name_in_another_storage_is_not_taken() {
+        let found = |storage: &str| -> Repository {
+            serde_saphyr::from_str(&format!(
+                "{{metadata: {{name: offsite, namespace: shop}}, spec: {{storageRef: {storage}}}}}"
+            ))
+            .unwrap()
+        };
+        let to = |name: &str, namespace: Option<&str>| StorageRef {
+            name: name.into(),
+            namespace: namespace.map(str::to_owned),
+        };
+        assert!(leads_to(found("{name: offsite}"), "shop", &to("offsite", None)).is_ok());
+        assert!(
+            leads_to(found("{name: offsite}"), "shop", &to("offsite", Some("shop"))).is_ok(),
+            "said or not"
+        );
+        for (there, wanted) in [
+            ("{name: local-minio}", to("offsite", None)),
+            ("{name: offsite, namespace: central}", to("offsite", None)),
+            ("{name: offsite}", to("offsite", Some("central"))),
+        ] {
+            let refused = leads_to(found(there), "shop", &wanted).unwrap_err();
+            assert_eq!(refused.reason, Reason::InvalidSpec);
+            assert!(refused.message.contains("spec.repositoryRef"), "{}", refused.message);
+        }
+    }
 }
