@@ -95,7 +95,14 @@ pub trait Wakes<K: Resource> {
         O: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
         O::DynamicType: Default,
         I: IntoIterator<Item = ObjectRef<K>> + 'static,
-        I::IntoIter: Send;
+        I::IntoIter: Send,
+        Self: Sized,
+    {
+        self.wakes_when_seen(metrics, api, config, move |seen| {
+            let (Seen::There(object) | Seen::Gone(object)) = seen;
+            concerns(object)
+        })
+    }
 
     /// As [`Wakes::wakes_on`], for those to whom it matters whether the object is there.
     #[must_use]
@@ -118,25 +125,6 @@ where
     K: Namespaced,
     K::DynamicType: Eq + Hash + Clone + Debug + Unpin,
 {
-    fn wakes_on<O, I>(
-        self,
-        metrics: &Arc<Metrics>,
-        api: Api<O>,
-        config: watcher::Config,
-        concerns: impl Fn(O) -> I + Send + 'static,
-    ) -> Self
-    where
-        O: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-        O::DynamicType: Default,
-        I: IntoIterator<Item = ObjectRef<K>> + 'static,
-        I::IntoIter: Send,
-    {
-        self.wakes_when_seen(metrics, api, config, move |seen| {
-            let (Seen::There(object) | Seen::Gone(object)) = seen;
-            concerns(object)
-        })
-    }
-
     fn wakes_when_seen<O, I>(
         self,
         metrics: &Arc<Metrics>,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_api::{Repository, Snapshot, names};
+use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::Api;
 use kube::runtime::Controller;
@@ -46,18 +47,24 @@ pub async fn run(ctx: Arc<Ctx>) {
         &ctx.metrics,
         Api::<Repository>::all(client),
         watcher::Config::default(),
-        move |seen: Seen<Repository>| {
-            let (repository, now) = (seen.object(), of_clock.now());
-            let name = repository.name_any();
-            let of = |snapshot: &Arc<Snapshot>| {
-                snapshot.namespace() == repository.namespace() && snapshot.spec.repository_ref.name == name
-            };
-            let all = snapshots.state();
-            let concerned = all.iter().filter(|s| of(s) && status::is_outdated(s, seen.there(), now));
-            concerned.map(|s| ObjectRef::from_obj(s.as_ref())).collect::<Vec<_>>()
-        },
+        move |seen: Seen<Repository>| concerned(&seen, &snapshots.state(), of_clock.now()),
     );
     controllers::run(controller, ctx, reconcile).await;
+}
+
+/// The Snapshots that say something else than a Repository, as it was seen, makes of them.
+fn concerned(
+    seen: &Seen<Repository>,
+    snapshots: &[Arc<Snapshot>],
+    now: Timestamp,
+) -> Vec<ObjectRef<Snapshot>> {
+    let repository = seen.object();
+    let name = repository.name_any();
+    let of = |snapshot: &Snapshot| {
+        snapshot.namespace() == repository.namespace() && snapshot.spec.repository_ref.name == name
+    };
+    let concerned = snapshots.iter().filter(|s| of(s) && status::is_outdated(s, seen.there(), now));
+    concerned.map(|snapshot| ObjectRef::from_obj(snapshot.as_ref())).collect()
 }
 
 async fn reconcile(snapshot: Arc<Snapshot>, ctx: Arc<Ctx>) -> Result<Action, RequestError> {

@@ -1,7 +1,8 @@
 use std::collections::BTreeSet;
 
-use holdfast_api::Reason;
+use holdfast_api::refs::LocalRef;
 use holdfast_api::tags::{ComponentSet, RunTags, VolumeTags};
+use holdfast_api::{Reason, SnapshotSpec};
 use holdfast_protocol::spec::SnapshotRow;
 use jiff::Timestamp;
 
@@ -359,17 +360,23 @@ fn a_snapshot_is_looked_at_when_its_repository_changes_what_it_says() {
     let point = points(&[row("a", tags("u1", "volume/a", &["volume/a"]).to_tags())]).points.remove(0);
     let mut snapshot = mirrored(&point, "2026-11-20T02:01:00Z");
     let mut repository = repository();
-    let outdated = |snapshot: &Snapshot, repository: Option<&Repository>| {
-        status::is_outdated(snapshot, repository, "2026-11-21T03:00:00Z".parse().unwrap())
+    let woken = |snapshot: &Snapshot, seen: Seen<Repository>| {
+        let of_another = Snapshot {
+            spec: SnapshotSpec { repository_ref: LocalRef::new("other"), ..snapshot.spec.clone() },
+            ..snapshot.clone()
+        };
+        let all = [Arc::new(snapshot.clone()), Arc::new(of_another)];
+        concerned(&seen, &all, "2026-11-21T03:00:00Z".parse().unwrap()).len()
     };
-    assert!(outdated(&snapshot, Some(&repository)), "nothing was said yet");
+    assert_eq!(woken(&snapshot, Seen::There(repository.clone())), 1, "nothing was said yet");
     let ready = validate::usable(&snapshot, Some(&repository));
     snapshot.status = Some(status::with_ready(&snapshot, &ready, listed()));
-    assert!(!outdated(&snapshot, Some(&repository)));
+    assert_eq!(woken(&snapshot, Seen::There(repository.clone())), 0);
     repository.status = Some(serde_saphyr::from_str("{phase: Ready, snapshotCount: 7}").unwrap());
-    assert!(!outdated(&snapshot, Some(&repository)), "a Backup has ended");
+    assert_eq!(woken(&snapshot, Seen::There(repository.clone())), 0, "a Backup has ended");
+    assert_eq!(woken(&snapshot, Seen::Gone(repository.clone())), 1, "it was deleted as it was");
     repository.status = Some(serde_saphyr::from_str("phase: Failed").unwrap());
-    assert!(outdated(&snapshot, Some(&repository)) && outdated(&snapshot, None));
+    assert_eq!(woken(&snapshot, Seen::There(repository)), 1);
 }
 
 #[test]
