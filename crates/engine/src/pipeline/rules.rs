@@ -96,8 +96,8 @@ impl Rules {
         } else {
             Vec::new()
         };
-        let is_volume = self.patterns_from.as_deref() == Some(path);
-        let has = |tag: &CStr| !is_volume && names.binary_search_by(|name| name.as_c_str().cmp(tag)).is_ok();
+        let counts = self.tags_count_in(path);
+        let has = |tag: &CStr| counts && names.binary_search_by(|name| name.as_c_str().cmp(tag)).is_ok();
         // The tag itself stays, so that the restored directory is still known for what it is.
         let mut tags: Vec<&CStr> = Vec::new();
         if self.exclude_caches && has(CACHE_TAG) && is_cache_tag(fd) {
@@ -125,11 +125,17 @@ impl Rules {
         if self.named.leads_to(path) {
             return false;
         }
-        let is_of_volume = path.parent().is_some_and(|above| self.patterns_from.as_deref() == Some(above));
-        (!is_of_volume && self.exclude_caches && name != CACHE_TAG && is_cache_tag(above))
-            || (!is_of_volume
-                && self.markers.iter().any(|marker| marker.name.as_c_str() != name && marker.is_in(above)))
+        let is_beside_tag = || {
+            (self.exclude_caches && name != CACHE_TAG && is_cache_tag(above))
+                || self.markers.iter().any(|marker| marker.name.as_c_str() != name && marker.is_in(above))
+        };
+        (path.parent().is_none_or(|dir| self.tags_count_in(dir)) && is_beside_tag())
             || self.match_patterns(path)
+    }
+
+    /// Whether a tag in this directory leaves out what lies beside it: not where all of it was to be saved.
+    fn tags_count_in(&self, dir: &Path) -> bool {
+        self.patterns_from.as_deref() != Some(dir)
     }
 
     /// Whether this is no directory, has more bytes than are wanted, and was not named.
@@ -140,14 +146,11 @@ impl Rules {
     }
 
     fn match_patterns(&self, path: &Path) -> bool {
-        let path = match &self.patterns_from {
-            None => path,
-            Some(from) => match path.strip_prefix(from) {
-                Ok(below) if below.as_os_str().is_empty() => return false,
-                Ok(below) => below,
-                Err(_) => return false,
-            },
+        let below = match &self.patterns_from {
+            None => Some(path),
+            Some(from) => path.strip_prefix(from).ok().filter(|below| !below.as_os_str().is_empty()),
         };
+        let Some(path) = below else { return false };
         (!self.excludes.is_empty() && self.excludes.matches(path))
             || (!self.iexcludes.is_empty() && self.iexcludes.matches(&fold(path)))
     }

@@ -221,12 +221,12 @@ impl Dir {
         Ok(rustix::fs::linkat(&from.fd, of, &self.fd, name, AtFlags::empty())?)
     }
 
-    /// Moves `temp` over `name`, whatever non-directory lies there.
     /// The device of its file system.
     pub(crate) fn device(&self) -> io::Result<u64> {
         Ok(self.stat_self()?.st_dev)
     }
 
+    /// Moves `temp` over `name`, whatever non-directory lies there.
     pub(crate) fn rename(&self, temp: &[u8], name: &[u8]) -> io::Result<()> {
         rustix::fs::renameat(&self.fd, temp, &self.fd, name)?;
         Ok(())
@@ -272,7 +272,7 @@ impl Dir {
             self.unlink(name)?;
             return Ok(1);
         }
-        let device = self.stat_self()?.st_dev;
+        let device = self.device()?;
         let mut removed = 0_u64;
         // (name, its subdirectories still to be removed); the directories are reopened, not held, so that depth
         // costs no descriptors.
@@ -305,7 +305,7 @@ impl Dir {
     /// Removes all but the subdirectories of the directory at `path`, and returns their names.
     fn empty_one(&self, path: &[Vec<u8>], device: u64, removed: &mut u64) -> io::Result<Vec<Vec<u8>>> {
         let dir = self.walk(path)?;
-        if dir.stat_self()?.st_dev != device {
+        if dir.device()? != device {
             return Err(io::Error::other("another file system is mounted there"));
         }
         let mut below = Vec::new();
