@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::dereference::Facts;
 use crate::jobs::{Ended, JobState, JobTask, Waiting};
 
-/// Pause before a storage that failed is tried again; it grows from here to the period.
+/// Pause before a storage that failed is tried again; it grows from here.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(10);
 /// The longest pause between tries that fail: Backups and Restores wait for a storage that is away, and somebody may wait for
 /// those.
@@ -58,8 +58,10 @@ pub(super) fn validate(facts: &Facts) -> Plan {
         return Plan { step, stale };
     }
     let due = match facts.attempt.as_ref().filter(|attempt| attempt.inputs == inputs) {
-        Some(attempt) if attempt.failures > 0 => attempt.next(FIRST_PAUSE, facts.period.min(LONGEST_PAUSE)),
-        Some(attempt) => attempt.next(FIRST_PAUSE, facts.period),
+        Some(attempt) => {
+            let longest = if attempt.failures > 0 { facts.period.min(LONGEST_PAUSE) } else { facts.period };
+            attempt.next(FIRST_PAUSE, longest)
+        }
         None => facts.now,
     };
     let step = if due <= facts.now { Step::Probe { job } } else { Step::Rest { until: due } };
