@@ -373,6 +373,10 @@ mod tests {
             let found = completeness(&status, false);
             assert!(found.contains(said), "{found}");
         }
+        let of_a_restore = |status: &str| completeness(&serde_saphyr::from_str(status).unwrap(), true);
+        assert!(of_a_restore("{complete: false, missing: 1}").contains("claims of its Restore"));
+        assert!(of_a_restore("{complete: true, missing: 0}").starts_with("yes"));
+        assert!(of_a_restore("{complete: false, missing: 0}").starts_with("NO: 0 files"));
     }
 
     #[test]
