@@ -1,0 +1,74 @@
+//! Putting a claim back, and what is told when it did not come to that.
+
+use super::*;
+
+#[tokio::test]
+async fn a_restore_puts_back_what_was_there_and_proves_it() {
+    let place = Place::new();
+    place.initialized().await;
+    fs::create_dir(place.path("source/sub")).unwrap();
+    fs::write(place.path("source/sub/a"), "content").unwrap();
+    fs::write(place.path("source/b"), "").unwrap();
+    let snapshot = backed_up(&place.run(Task::BackupVolume(place.backup())).await.unwrap());
+    fs::write(place.path("target/extra"), "x").unwrap();
+
+    let plan = RestoreVolume { plan_only: true, ..place.restore(&snapshot) };
+    let planned = restored(&place.run(Task::RestoreVolume(plan)).await.unwrap());
+    assert_eq!((planned.create, planned.bytes_to_write), (3, 7));
+    assert!(planned.bytes_available > 0);
+    assert_eq!(place.content("target").len(), 1, "a plan writes nothing");
+
+    let task = RestoreVolume { delete_extra: true, ..place.restore(&snapshot) };
+    let verdict = place.run(Task::RestoreVolume(task)).await.unwrap();
+    assert_eq!((verdict.outcome, verdict.lock_released), (Outcome::Succeeded, true));
+    let result = restored(&verdict);
+    assert!(result.verified && (result.bytes_written, result.delete) == (7, 1), "{result:?}");
+    assert_eq!(place.content("target"), place.content("source"));
+    assert_eq!(place.store().list(FileKind::Lock).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_to_be_deleted_is_not_called_deleted_when_something_failed_before() {
+    let place = Place::new();
+    place.initialized().await;
+    fs::write(place.path("source/a"), "content").unwrap();
+    let snapshot = backed_up(&place.run(Task::BackupVolume(place.backup())).await.unwrap());
+    fs::write(place.path("target/extra"), "x").unwrap();
+    let index = place.open().await.load_index(&Ctx::default()).await.unwrap();
+    let pack = index.packs().iter().find(|pack| pack.has_data).unwrap().id.to_hex();
+    let pack = place.path("store/data").join(&pack[..2]).join(&pack);
+    let mut bytes = fs::read(&pack).unwrap();
+    bytes[20] ^= 1;
+    fs::remove_file(&pack).unwrap();
+    fs::write(&pack, bytes).unwrap();
+
+    let task = RestoreVolume { delete_extra: true, ..place.restore(&snapshot) };
+    let planned =
+        place.run(Task::RestoreVolume(RestoreVolume { plan_only: true, ..task.clone() })).await.unwrap();
+    assert_eq!(restored(&planned).delete, 1);
+    let verdict = place.run(Task::RestoreVolume(task)).await.unwrap();
+    assert_eq!(verdict.reason.as_deref(), Some("RestoreIncomplete"), "{verdict:?}");
+    assert_eq!(restored(&verdict).delete, 0);
+    assert!(place.path("target/extra").exists());
+}
+
+#[tokio::test]
+async fn a_restore_of_nothing_is_no_success() {
+    let place = Place::new();
+    place.initialized().await;
+    fs::write(place.path("source/a"), "content").unwrap();
+    let snapshot = backed_up(&place.run(Task::BackupVolume(place.backup())).await.unwrap());
+    let reason =
+        async |volume: RestoreVolume| place.run(Task::RestoreVolume(volume)).await.unwrap_err().reason;
+
+    let good = || place.restore(&snapshot);
+    assert_eq!(reason(RestoreVolume { source_path: "/data/other".into(), ..good() }).await, "EmptySelection");
+    assert_eq!(reason(RestoreVolume { include: vec!["*.txt".into()], ..good() }).await, "EmptySelection");
+    assert_eq!(reason(RestoreVolume { snapshot_id: "0".repeat(64), ..good() }).await, "SnapshotMissing");
+    assert_eq!(reason(RestoreVolume { target: place.text("nowhere"), ..good() }).await, "TargetMissing");
+    assert_eq!(place.content("target"), []);
+
+    let half = RestoreVolume { include: vec!["a".into(), "*.txt".into()], ..good() };
+    let verdict = place.run(Task::RestoreVolume(half)).await.unwrap();
+    assert_eq!((verdict.outcome, verdict.reason.as_deref()), (Outcome::Partial, Some("UnmatchedInclude")));
+}
