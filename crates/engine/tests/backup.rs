@@ -422,8 +422,11 @@ async fn content_that_the_index_lost_is_stored_again() {
     }
     let second = scene.back_up(&scene.spec()).await.unwrap();
     assert_eq!(second.parent, Some(first.snapshot));
-    // Not the trees: the root's holds the directories above the source, which other tests change.
+    // Not the trees: the root's holds the directories above the source, which other tests change. For the same reason
+    // the first snapshot may have lost its root for good: what is to be whole is the second.
     assert_eq!(second.data_blobs, first.data_blobs);
+    let lost = scene.dir.path().join("repo/snapshots").join(first.snapshot.to_string());
+    fs::remove_file(lost).unwrap();
     scene.assert_whole().await;
 }
 
@@ -597,6 +600,48 @@ impl Drop for InMemory {
     fn drop(&mut self) {
         let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
     }
+}
+
+/// The snapshot lacks what the backup left out whether it was there or not: that is no reason to delete it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_backup_left_out_is_not_deleted_as_extra() {
+    let scene = Scene::new().await;
+    let volume = scene.dir.path().join("volume");
+    let left_out = ["uploads/a", "deep/x.tmp", "cache/object"];
+    for file in left_out.iter().chain(&["file", "deep/file"]) {
+        fs::create_dir_all(volume.join(file).parent().unwrap()).unwrap();
+        fs::write(volume.join(file), "content").unwrap();
+    }
+    fs::write(volume.join("cache/CACHEDIR.TAG"), "Signature: 8a477f597d28d172789f06886806bc55").unwrap();
+    let spec = BackupSpec {
+        roots: vec![volume.clone()],
+        patterns_from: Some(volume.clone()),
+        excludes: vec!["/uploads".into(), "*.tmp".into()],
+        exclude_caches: true,
+        ..scene.spec()
+    };
+    let report = scene.back_up(&spec).await.unwrap();
+    assert_eq!((report.total_files, report.excluded), (3, 3));
+    fs::create_dir(volume.join("new")).unwrap();
+    for file in ["new/y.tmp", "new/goes", "goes"] {
+        fs::write(volume.join(file), "later").unwrap();
+    }
+    let exact = RestoreSpec {
+        snapshot: report.snapshot,
+        subpath: Some(volume.clone()),
+        target: volume.clone(),
+        delete_extra: true,
+        spare_left_out: true,
+        ..RestoreSpec::default()
+    };
+    let restored = restore(&scene.repo, None, &exact, &scene.ctx).await.unwrap();
+    assert_eq!((restored.faults.total, restored.files_deleted, restored.plan.delete.total()), (0, 2, 2));
+    assert!(left_out.iter().chain(&["new/y.tmp", "file"]).all(|file| volume.join(file).exists()));
+    assert!(!volume.join("goes").exists() && !volume.join("new/goes").exists());
+    let as_restic = RestoreSpec { spare_left_out: false, ..exact };
+    let restored = restore(&scene.repo, None, &as_restic, &scene.ctx).await.unwrap();
+    assert_eq!((restored.faults.total, restored.files_deleted), (0, 6), "with the two directories");
+    assert!(!left_out.iter().any(|file| volume.join(file).exists()));
 }
 
 /// A tag in the root of a volume would leave out all of it, and what is mounted below it is not known to who backs it up.

@@ -351,8 +351,41 @@ async fn patterns_choose_and_leave_what_is_around_alone() {
 
     let exclude = vec!["sub".to_owned(), "large".to_owned()];
     let rest = RestoreSpec { exclude, target: dir.path().join("rest"), ..spec };
-    run_clean(&repo, &rest).await;
+    let report = run_clean(&repo, &rest).await;
+    assert_eq!(report.plan.unmatched_excludes, [""; 0]);
     assert_eq!(facts(&rest.target).into_keys().collect::<Vec<_>>(), ["", "empty", "link"].map(PathBuf::from));
+}
+
+/// What is not to be touched stays, however deep it lies in what the snapshot does not have; and a pattern that protects
+/// nothing is named, for a slip of the pen would cost what it was to protect.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_excluded_is_not_deleted_with_the_directory_around_it() {
+    let dir = scratch();
+    let (repo, spec) = prepared(dir.path()).await;
+    run_clean(&repo, &spec).await;
+    let target = &spec.target;
+    let extra =
+        ["extra/deep/keep.db", "extra/deep/goes", "extra/other/goes", "gone/goes", "sub/keep.db", "sub/goes"];
+    for file in extra {
+        fs::create_dir_all(target.join(file).parent().unwrap()).unwrap();
+        fs::write(target.join(file), "mine").unwrap();
+    }
+    let exclude = ["keep.db", "/sub/a.txt", "/extra/absent"].map(str::to_owned).to_vec();
+    fs::write(target.join("sub/a.txt"), "changed").unwrap();
+    let protecting = RestoreSpec { exclude, delete_extra: true, ..spec.clone() };
+    let plan =
+        run_clean(&repo, &RestoreSpec { dry_run: true, verify: false, ..protecting.clone() }).await.plan;
+    assert_eq!(plan.delete, Counts { files: 4, dirs: 2, others: 0 });
+    let report = run_clean(&repo, &protecting).await;
+    assert_eq!(
+        (report.files_deleted, &report.plan.unmatched_excludes),
+        (6, &vec!["/extra/absent".to_owned()])
+    );
+    for file in extra {
+        assert_eq!(target.join(file).exists(), file.ends_with("keep.db"), "{file}");
+    }
+    assert!(!target.join("gone").exists() && !target.join("extra/other").exists());
+    assert_eq!(fs::read_to_string(target.join("sub/a.txt")).unwrap(), "changed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

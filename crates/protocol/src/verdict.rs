@@ -217,6 +217,10 @@ pub struct RestoreResult {
     pub duration_ms: u64,
 }
 
+/// The reason of a restore that succeeded, and of whose patterns to leave out one matches nothing: what it was to protect is
+/// not protected.
+pub const UNMATCHED_EXCLUDE: &str = "UnmatchedExclude";
+
 impl Verdict {
     /// A failure without a result.
     pub fn failed(reason: impl Into<String>, message: impl Into<String>, retryable: bool) -> Self {

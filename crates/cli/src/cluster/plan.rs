@@ -59,7 +59,10 @@ pub(super) fn prospect(restore: &Restore) -> Option<String> {
         return None;
     }
     if !status.plan.iter().flat_map(|plan| &plan.volumes).any(overwrites) {
-        return Some("Nothing that is there is changed or deleted.".to_owned());
+        return Some(
+            "No content that is there is changed or deleted; owners, modes and times become those of the snapshot."
+                .to_owned(),
+        );
     }
     let undo = status.undo.clone().unwrap_or_default();
     let why = undo.message.map(|message| format!(" ({})", safe(&message))).unwrap_or_default();
@@ -207,7 +210,9 @@ volume/x → claim x
         let nothing = restore(
             "  phase: Planned\n  plan: {volumes: [{component: volume/a, claim: a, create: 1, change: 0, replace: 0, delete: 0}]}",
         );
-        assert_eq!(prospect(&nothing).as_deref(), Some("Nothing that is there is changed or deleted."));
+        assert!(
+            prospect(&nothing).unwrap().starts_with("No content that is there is changed or deleted; owners")
+        );
         assert_eq!(prospect(&restore("  phase: Failed\n  message: It does not fit.")), None);
     }
 

@@ -133,6 +133,8 @@ async fn carry_out(
         exclude_any_case: patterns.exclude.any_case,
         overwrite: args.overwrite.into(),
         delete_extra: args.delete,
+        // As restic has it.
+        spare_left_out: false,
         verify: args.verify,
         dry_run: args.dry_run,
         // Only root can give files away; anybody else would get one fault a file.
@@ -237,7 +239,8 @@ fn sorts(counts: Counts) -> String {
 fn unmatched(plan: &RestorePlan) -> String {
     let patterns =
         plan.unmatched_includes.iter().map(|p| format!("\n  nothing in the snapshot matches {}", safe(p)));
-    patterns.collect()
+    let excludes = plan.unmatched_excludes.iter().map(|p| format!("\n  {} leaves out nothing", safe(p)));
+    patterns.chain(excludes).collect()
 }
 
 fn describe(report: &RestoreReport, spec: &RestoreSpec) -> String {

@@ -334,6 +334,7 @@ impl Scene {
             exclude_any_case: Vec::new(),
             overwrite: Overwrite::Always,
             delete_extra: true,
+            spare_left_out: true,
             verify: true,
             dry_run: false,
             ownership: Ownership::Restore,

@@ -11,8 +11,9 @@ use rustix::fs::FileType;
 
 use super::Overwrite;
 use super::attributes::Handle;
+use super::extras::Extras;
 use super::file::{Attributes, put_in_place};
-use super::plan::{Found, compare, extras};
+use super::plan::{Found, compare};
 use super::run::{Links, Run, count};
 use super::select::Selection;
 use super::target::{Dir, temp_name};
@@ -264,12 +265,13 @@ fn put_or_remove(run: &Run<'_>, dir: &Dir, temp: &[u8], name: &[u8]) -> io::Resu
 fn remove_extras(run: &Run<'_>, visit: &Visit, selection: &Selection) {
     let mut here = None;
     let Some(dir) = opened(&mut here, run, &visit.path) else { return };
-    let extras = match extras(dir, visit, selection, run.target) {
-        Ok(extras) => extras,
+    let extras = Extras { dir, visit, selection, target: run.target };
+    let names = match extras.list() {
+        Ok(names) => names,
         Err(e) => return run.fault(&visit.path, "list", e.to_string()),
     };
-    for (name, _) in extras {
-        match dir.remove_all(&name) {
+    for (name, _) in names {
+        match extras.remove(&name) {
             Ok(removed) => count(&run.tally.deleted, removed),
             Err(e) => run.fault(&join(&visit.path, &name), "delete", e.to_string()),
         }

@@ -8,6 +8,7 @@
 
 mod attributes;
 mod compare;
+mod extras;
 mod file;
 mod finish;
 mod plan;
@@ -87,6 +88,9 @@ pub struct RestoreSpec {
     /// Remove from the target what the snapshot does not have, once all else has succeeded. Also lets a
     /// directory that stands where a file belongs be removed.
     pub delete_extra: bool,
+    /// With `delete_extra`: let stay what the backup has left out, by the patterns that the snapshot keeps or as a cache.
+    /// The snapshot lacks it whether it was there or not. restic deletes it.
+    pub spare_left_out: bool,
     /// Write everything out, then read it back from the disk and compare; existing files are compared with what the disk
     /// has, not with what is cached of it.
     pub verify: bool,
@@ -142,6 +146,9 @@ pub struct RestorePlan {
     pub bytes_available: u64,
     /// Include patterns that match nothing in the snapshot.
     pub unmatched_includes: Vec<String>,
+    /// Exclude patterns that leave out nothing: neither in the snapshot nor among the extras of the target is there
+    /// anything that they match.
+    pub unmatched_excludes: Vec<String>,
 }
 
 /// What a restore has done.
@@ -190,6 +197,11 @@ pub fn restore<'a>(
     Box::pin(async move {
         let selection = select::Selection::of(spec)?;
         let snapshot = repo.load_snapshot(&spec.snapshot).await?;
+        let selection = if spec.spare_left_out {
+            selection.sparing(&snapshot.excludes, spec.subpath.as_deref())
+        } else {
+            selection
+        };
         let index = repo.load_index(ctx).await?;
         let outcome = run::start(repo, index, snapshot.tree, selection, spec, ctx).await;
         // A lost lock cancels the work, so it is the reason to tell.

@@ -3,14 +3,15 @@
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{FileType, OFlags, Stat, StatVfs};
+use rustix::fs::{OFlags, Stat, StatVfs};
 
 use super::compare::{Ask, Expected, differing};
+use super::extras::Extras;
 use super::run::existing;
 use super::select::Selection;
 use super::target::{Dir, Target};
 use super::walk::{Start, Step, TreeSource, Visit, Walk, join, shown};
-use super::{Counts, Overwrite, RestorePlan, RestoreSpec};
+use super::{Overwrite, RestorePlan, RestoreSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, Fault};
 use crate::format::node::{Node, NodeType};
@@ -85,6 +86,7 @@ pub(crate) fn make(
     let target = Target::open(&spec.target)?;
     let mut plan = RestorePlan::default();
     let mut matched = vec![false; selection.includes().count()];
+    let mut excluded = vec![false; selection.excludes().count()];
     let mut selected = 0_u64;
     let mut seen_links = std::collections::HashSet::new();
     let mut walk = Walk::new(trees, selection, start);
@@ -107,14 +109,21 @@ pub(crate) fn make(
                 && !seen_links.insert((node.device_id, node.inode));
             add(&mut plan, trees, dir.as_ref(), node, further_link, spec, ctx);
         }
+        if selection.has_excludes() {
+            mark_excluded(selection, &visit, dir.as_ref(), &mut excluded)
+                .map_err(|e| unreadable(&spec.target, &visit.path, e))?;
+        }
         if spec.delete_extra
             && visit.whole
             && let (Some(dir), Some(target)) = (&dir, &target)
         {
-            count_extras(&mut plan.delete, dir, &visit, selection, target)
+            Extras { dir, visit: &visit, selection, target }
+                .count(&mut plan.delete)
                 .map_err(|e| unreadable(&spec.target, &visit.path, e))?;
         }
     }
+    plan.unmatched_excludes =
+        selection.excludes().zip(&excluded).filter(|(_, seen)| !**seen).map(|(p, _)| p.to_owned()).collect();
     plan.unmatched_includes =
         selection.includes().zip(&matched).filter(|(_, seen)| !**seen).map(|(p, _)| p.to_owned()).collect();
     if selected == 0 && !spec.allow_empty {
@@ -123,6 +132,28 @@ pub(crate) fn make(
     let space = space(&spec.target)?;
     plan.bytes_available = space.f_bavail.saturating_mul(space.f_frsize);
     Ok(plan)
+}
+
+/// Marks the exclude patterns that keep something of a directory from being written or deleted.
+fn mark_excluded(
+    selection: &Selection,
+    visit: &Visit,
+    dir: Option<&Dir>,
+    seen: &mut [bool],
+) -> io::Result<()> {
+    let mut names: Vec<&[u8]> = visit.path.split(|b| *b == b'/').filter(|n| !n.is_empty()).collect();
+    for (node, _) in visit.tree.nodes.iter().zip(&visit.verdicts).filter(|(_, verdict)| !verdict.selected) {
+        names.push(&node.name);
+        selection.mark_excludes(&names, seen);
+        names.pop();
+    }
+    let there = if seen.contains(&false) { dir.map(Dir::list).transpose()? } else { None };
+    for (name, _) in there.iter().flatten().filter(|(name, _)| visit.tree.find(name).is_none()) {
+        names.push(name);
+        selection.mark_excludes(&names, seen);
+        names.pop();
+    }
+    Ok(())
 }
 
 fn nothing_selected(selection: &Selection, spec: &RestoreSpec) -> String {
@@ -221,63 +252,6 @@ fn content_differs(trees: &TreeSource, dir: &Dir, node: &Node, ctx: &Ctx) -> boo
     let _ = rustix::fs::fcntl_setfl(&fd, OFlags::NOATIME);
     differing(&fd, &expected, Ask::Cache, || ctx.cancel.is_cancelled())
         .map_or(true, |wrong| !wrong.is_empty())
-}
-
-/// Names in a directory that the snapshot does not have and the selection covers. None where another file system is mounted on
-/// a directory that is empty in the snapshot: it was empty because a backup does not enter what is mounted.
-pub(crate) fn extras(
-    dir: &Dir,
-    visit: &Visit,
-    selection: &Selection,
-    target: &Target,
-) -> io::Result<Vec<(Vec<u8>, FileType)>> {
-    if visit.tree.nodes.is_empty() && dir.device()? != target.dir(b"")?.device()? {
-        return Ok(Vec::new());
-    }
-    let mut extras = dir.list()?;
-    let path: Vec<&[u8]> = visit.path.split(|b| *b == b'/').filter(|n| !n.is_empty()).collect();
-    extras.retain(|(name, _)| {
-        let mut names = path.clone();
-        names.push(name);
-        visit.tree.find(name).is_none()
-            // ext4 keeps this for fsck in the root of each file system; it belongs to no backup.
-            && !(path.is_empty() && name == b"lost+found")
-            && selection.verdict(&names).selected
-    });
-    Ok(extras)
-}
-
-fn count_extras(
-    counts: &mut Counts,
-    dir: &Dir,
-    visit: &Visit,
-    selection: &Selection,
-    target: &Target,
-) -> io::Result<()> {
-    // (names from `dir`, type); reopened from `dir` each time, so that depth costs no descriptors.
-    let mut pending: Vec<(Vec<Vec<u8>>, FileType)> =
-        extras(dir, visit, selection, target)?.into_iter().map(|(n, t)| (vec![n], t)).collect();
-    while let Some((path, mut kind)) = pending.pop() {
-        let Some((name, above)) = path.split_last() else { continue };
-        let parent = dir.walk(above)?;
-        if kind == FileType::Unknown {
-            let Some(stat) = parent.stat(name)? else { continue };
-            kind = FileType::from_raw_mode(stat.st_mode);
-        }
-        match kind {
-            FileType::Directory => {
-                counts.dirs = counts.dirs.saturating_add(1);
-                for (inner, kind) in parent.subdir(name)?.list()? {
-                    let mut path = path.clone();
-                    path.push(inner);
-                    pending.push((path, kind));
-                }
-            }
-            FileType::RegularFile => counts.files = counts.files.saturating_add(1),
-            _ => counts.others = counts.others.saturating_add(1),
-        }
-    }
-    Ok(())
 }
 
 fn space(target: &Path) -> Result<StatVfs> {

@@ -1,11 +1,13 @@
 //! Which paths of a snapshot a restore takes: include and exclude patterns, counted from the root of what is
-//! restored.
+//! restored; and which it must not delete although the snapshot does not have them.
 //!
 //! Not here: what one pattern means (`pattern`), reading trees or touching the target.
 
+use std::path::Path;
+
 use super::RestoreSpec;
 use crate::error::Result;
-use crate::pattern::{Pattern, lower, lower_pattern};
+use crate::pattern::{Pattern, lower, lower_pattern, names};
 
 /// What the patterns say about one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,18 @@ pub(crate) struct Selection {
     any_case: Patterns,
     /// The include patterns of those as they were written.
     any_case_includes: Vec<String>,
+    /// The exclude patterns of those as they were written.
+    any_case_excludes: Vec<String>,
+    /// What the backup left out: the snapshot lacks it whether it was there or not.
+    left_out: Option<LeftOut>,
+}
+
+/// The rules of a backup, as the snapshot keeps them.
+#[derive(Debug, Clone, Default)]
+struct LeftOut {
+    /// The names above the root of what is restored, from which the patterns do not count.
+    above: Vec<Vec<u8>>,
+    patterns: Vec<Pattern>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -62,7 +76,39 @@ impl Selection {
         let lower = |list: &[String]| list.iter().map(|p| lower_pattern(p)).collect::<Vec<_>>();
         let exact = Patterns::new(&spec.include, &spec.exclude)?;
         let any_case = Patterns::new(&lower(&spec.include_any_case), &lower(&spec.exclude_any_case))?;
-        Ok(Self { exact, any_case, any_case_includes: spec.include_any_case.clone() })
+        Ok(Self {
+            exact,
+            any_case,
+            any_case_includes: spec.include_any_case.clone(),
+            any_case_excludes: spec.exclude_any_case.clone(),
+            left_out: None,
+        })
+    }
+
+    /// Lets stay what a backup with these patterns has left out. One that cannot be read was written by another program,
+    /// and is passed over.
+    #[must_use]
+    pub(crate) fn sparing(mut self, excludes: &[String], subpath: Option<&Path>) -> Self {
+        let above = names(subpath.unwrap_or(Path::new("/"))).into_iter().map(<[u8]>::to_vec).collect();
+        let patterns = excludes.iter().filter_map(|text| Pattern::parse(text).ok()).collect();
+        self.left_out = Some(LeftOut { above, patterns });
+        self
+    }
+
+    /// Whether a path that the snapshot does not have must stay: it was not to be touched, or the backup has left it out.
+    pub(crate) fn spares(&self, path: &[&[u8]]) -> bool {
+        self.with_any_case(path, |any_case| self.exact.exclude(path) || self.any_case.exclude(any_case))
+            || self.left_out.as_ref().is_some_and(|left_out| left_out.has(path))
+    }
+
+    /// Whether a backup that leaves out caches has left out what lies in this directory: only the tag is in the snapshot.
+    pub(crate) fn spares_cache(
+        &self,
+        path: &[&[u8]],
+        mut saved: impl Iterator<Item = impl AsRef<[u8]>>,
+    ) -> bool {
+        let only_tag = saved.next().is_some_and(|name| name.as_ref() == CACHE_TAG) && saved.next().is_none();
+        self.left_out.is_some() && !path.is_empty() && only_tag
     }
 
     /// Whether there is any include pattern, so that "nothing matched" can happen.
@@ -87,6 +133,28 @@ impl Selection {
             let below = self.exact.may_include_below(path) || self.any_case.may_include_below(any_case);
             Verdict { selected: false, descend: below }
         })
+    }
+
+    /// Whether there is any exclude pattern.
+    pub(crate) fn has_excludes(&self) -> bool {
+        !(self.exact.exclude.is_empty() && self.any_case.exclude.is_empty())
+    }
+
+    /// Marks, in `seen`, the exclude patterns that match `path`, in the order of [`Selection::excludes`].
+    pub(crate) fn mark_excludes(&self, path: &[&[u8]], seen: &mut [bool]) {
+        self.with_any_case(path, |any_case| {
+            let exact = self.exact.exclude.iter().map(|pattern| (pattern, path));
+            let all = exact.chain(self.any_case.exclude.iter().map(|pattern| (pattern, any_case)));
+            for ((pattern, path), seen) in all.zip(seen) {
+                *seen = *seen || pattern.matches(path);
+            }
+        });
+    }
+
+    /// The exclude patterns as they were written.
+    pub(crate) fn excludes(&self) -> impl Iterator<Item = &str> {
+        let any_case = self.any_case_excludes.iter().map(String::as_str);
+        self.exact.exclude.iter().map(Pattern::text).chain(any_case)
     }
 
     /// Marks, in `seen`, the include patterns that match `path`, in the order of [`Selection::includes`].
@@ -117,10 +185,53 @@ impl Selection {
     }
 }
 
+/// Cache Directory Tagging Specification, <https://bford.info/cachedir/>.
+const CACHE_TAG: &[u8] = b"CACHEDIR.TAG";
+
+impl LeftOut {
+    fn has(&self, path: &[&[u8]]) -> bool {
+        let whole: Vec<&[u8]> = self.above.iter().map(Vec::as_slice).chain(path.iter().copied()).collect();
+        self.patterns.iter().any(|pattern| pattern.matches(&whole))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+
+    #[test]
+    fn what_a_backup_left_out_is_spared_and_nothing_else() {
+        let parts = |path: &'static str| -> Vec<&[u8]> { path.split('/').map(str::as_bytes).collect() };
+        let spares = |spec: &RestoreSpec, path| {
+            let selection = Selection::of(spec).expect("good");
+            let rules = own(&["/data/claim/cache", "*.tmp", "/data/other/x", "!odd"]);
+            let sparing = selection.clone().sparing(&rules, Some(Path::new("/data/claim")));
+            (selection.spares(&parts(path)), sparing.spares(&parts(path)))
+        };
+        let all = RestoreSpec::default();
+        for (path, expected) in [
+            ("cache", true),
+            ("cache/deep/file", true),
+            ("x/y.tmp", true),
+            ("x", false),
+            ("x/cache", false),
+            ("odd", false),
+        ] {
+            assert_eq!(spares(&all, path), (false, expected), "{path}");
+        }
+        let keep = RestoreSpec { exclude_any_case: own(&["KEEP"]), ..spec(&[], &["/logs/*.db"]) };
+        for (path, expected) in [("logs/a.db", true), ("logs", false), ("x/Keep/y", true)] {
+            assert_eq!(spares(&keep, path), (expected, expected), "{path}");
+        }
+        let sparing = Selection::default().sparing(&[], None);
+        let cache =
+            |selection: &Selection, path, saved: &[&str]| selection.spares_cache(&parts(path), saved.iter());
+        assert!(cache(&sparing, "c", &["CACHEDIR.TAG"]));
+        assert!(!cache(&sparing, "c", &["CACHEDIR.TAG", "file"]) && !cache(&sparing, "c", &[]));
+        assert!(!cache(&Selection::default(), "c", &["CACHEDIR.TAG"]));
+        assert!(!sparing.spares_cache(&[], ["CACHEDIR.TAG"].iter()), "a tag in the root means nothing");
+    }
 
     fn own(list: &[&str]) -> Vec<String> {
         list.iter().map(|s| (*s).to_owned()).collect()
@@ -217,6 +328,19 @@ mod tests {
     fn many_stars_take_no_exponential_time() {
         let pattern = "a*".repeat(40) + "b";
         assert!(!verdict(&[&pattern], &[], &"a".repeat(250)).0);
+    }
+
+    #[test]
+    fn excludes_that_matched_nothing_can_be_named() {
+        let any_case = own(&["B", "ZZ"]);
+        let spec = RestoreSpec { exclude_any_case: any_case, ..spec(&[], &["/a", "/zz"]) };
+        let selection = Selection::of(&spec).expect("good");
+        let mut seen = vec![false; 4];
+        selection.mark_excludes(&[b"a", b"x"], &mut seen);
+        selection.mark_excludes(&[b"y", b"b"], &mut seen);
+        assert_eq!(seen, [true, false, true, false]);
+        assert_eq!(selection.excludes().collect::<Vec<_>>(), ["/a", "/zz", "B", "ZZ"]);
+        assert!(selection.has_excludes() && !Selection::default().has_excludes());
     }
 
     #[test]

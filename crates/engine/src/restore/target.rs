@@ -267,6 +267,12 @@ impl Dir {
     /// Removes whatever lies at `name`, a directory with all it holds. Stays on one file system: something
     /// mounted below makes it fail, and is not emptied. Returns how many names were removed.
     pub(crate) fn remove_all(&self, name: &[u8]) -> io::Result<u64> {
+        self.remove_all_but(name, &|_| false)
+    }
+
+    /// As [`Self::remove_all`], but for what `stays`, given its names from this directory, and the directories that lead
+    /// to it.
+    pub(crate) fn remove_all_but(&self, name: &[u8], stays: &dyn Fn(&[Vec<u8>]) -> bool) -> io::Result<u64> {
         let Some(stat) = self.stat(name)? else { return Ok(0) };
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             self.unlink(name)?;
@@ -274,20 +280,22 @@ impl Dir {
         }
         let device = self.device()?;
         let mut removed = 0_u64;
-        // (name, its subdirectories still to be removed); the directories are reopened, not held, so that depth
-        // costs no descriptors.
-        let mut stack = vec![(name.to_vec(), self.empty_one(&[name.to_vec()], device, &mut removed)?)];
-        while let Some((_, below)) = stack.last_mut() {
-            if let Some(next) = below.pop() {
-                let mut path: Vec<Vec<u8>> = stack.iter().map(|(n, _)| n.clone()).collect();
-                path.push(next.clone());
-                let inner = self.empty_one(&path, device, &mut removed)?;
-                stack.push((next, inner));
+        // The directories are reopened, not held, so that depth costs no descriptors.
+        let mut stack = vec![self.emptied(vec![name.to_vec()], device, stays, &mut removed)?];
+        while let Some(last) = stack.last_mut() {
+            if let Some(next) = last.below.pop() {
+                let mut path = last.path.clone();
+                path.push(next);
+                stack.push(self.emptied(path, device, stays, &mut removed)?);
                 continue;
             }
-            let Some((done, _)) = stack.pop() else { break };
-            let above: Vec<Vec<u8>> = stack.iter().map(|(n, _)| n.clone()).collect();
-            self.walk(&above)?.remove_empty_dir(&done)?;
+            let Some(done) = stack.pop() else { break };
+            if done.stays {
+                stack.last_mut().into_iter().for_each(|above| above.stays = true);
+                continue;
+            }
+            let Some((name, above)) = done.path.split_last() else { break };
+            self.walk(above)?.remove_empty_dir(name)?;
             removed = removed.saturating_add(1);
         }
         Ok(removed)
@@ -302,14 +310,27 @@ impl Dir {
         Ok(at)
     }
 
-    /// Removes all but the subdirectories of the directory at `path`, and returns their names.
-    fn empty_one(&self, path: &[Vec<u8>], device: u64, removed: &mut u64) -> io::Result<Vec<Vec<u8>>> {
-        let dir = self.walk(path)?;
+    /// Removes all but the subdirectories of the directory at `path`, and what stays.
+    fn emptied(
+        &self,
+        path: Vec<Vec<u8>>,
+        device: u64,
+        stays: &dyn Fn(&[Vec<u8>]) -> bool,
+        removed: &mut u64,
+    ) -> io::Result<Emptied> {
+        let dir = self.walk(&path)?;
         if dir.device()? != device {
             return Err(io::Error::other("another file system is mounted there"));
         }
-        let mut below = Vec::new();
+        let mut emptied = Emptied { path, below: Vec::new(), stays: false };
         for (name, kind) in dir.list()? {
+            emptied.path.push(name.clone());
+            let keep = stays(&emptied.path);
+            emptied.path.pop();
+            if keep {
+                emptied.stays = true;
+                continue;
+            }
             let is_dir = match kind {
                 FileType::Directory => true,
                 FileType::Unknown => dir
@@ -318,14 +339,23 @@ impl Dir {
                 _ => false,
             };
             if is_dir {
-                below.push(name);
+                emptied.below.push(name);
             } else {
                 dir.unlink(&name)?;
                 *removed = removed.saturating_add(1);
             }
         }
-        Ok(below)
+        Ok(emptied)
     }
+}
+
+/// A directory on its way out.
+struct Emptied {
+    path: Vec<Vec<u8>>,
+    /// Its subdirectories that are still to be removed.
+    below: Vec<Vec<u8>>,
+    /// Something in it stays, and so it does.
+    stays: bool,
 }
 
 /// The name under which `path` of `snapshot` is written until it is whole. The same run again finds what an

@@ -8,7 +8,7 @@ use holdfast_api::restore::{
     VolumePlan,
 };
 use holdfast_api::{Reason, Restore, Snapshot};
-use holdfast_protocol::verdict::RestoreResult;
+use holdfast_protocol::verdict::{RestoreResult, UNMATCHED_EXCLUDE};
 use holdfast_protocol::{Outcome, TaskResult, Verdict};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -363,6 +363,10 @@ fn judged(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, verd
         plan.and_then(|plan| plan.volumes.iter_mut().find(|volume| volume.component == component.name))
     {
         planned(volume, result);
+        let unmatched = verdict.message.as_ref().filter(|_| is_unmatched(verdict.reason.as_deref()));
+        if let Some(message) = unmatched.filter(|message| !volume.warnings.contains(message)) {
+            volume.warnings.push(message.clone());
+        }
     }
     if component.phase == ComponentPhase::PartiallyFailed
         && result.failures == 0
@@ -390,6 +394,10 @@ fn judged(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, verd
             component.message = Some(format!("{kept}, as runAs: Workload has it"));
         }
     }
+}
+
+fn is_unmatched(reason: Option<&str>) -> bool {
+    reason == Some(UNMATCHED_EXCLUDE)
 }
 
 fn entries(number: u64) -> String {
@@ -482,8 +490,10 @@ pub fn conclude(restore: &Restore, status: &RestoreStatus) -> Conclusion {
         parts.push(format!("failed: {}", failed.join(", ")));
     }
     let worst = with(ComponentPhase::Failed).chain(with(ComponentPhase::PartiallyFailed)).next();
-    // Whose the files of a component are now is told when nothing is worse.
-    let remark = components.iter().find(|component| component.owners_not_restored.is_some_and(|n| n > 0));
+    // Whose the files of a component are now, and that a pattern protected nothing, is told when nothing is worse.
+    let remark = components.iter().find(|component| {
+        component.owners_not_restored.is_some_and(|n| n > 0) || is_unmatched(component.reason.as_deref())
+    });
     parts.extend(worst.or(remark).and_then(|component| component.message.clone()));
     let reason = worst.and_then(|component| component.reason.clone());
     let (phase, reason) = match (done, worst) {

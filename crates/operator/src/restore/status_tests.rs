@@ -168,6 +168,27 @@ fn the_plan_is_filled_from_what_the_runner_found() {
 }
 
 #[test]
+fn a_pattern_that_protects_nothing_is_in_the_plan_and_in_the_message() {
+    let mut plan = RestorePlan {
+        volumes: vec![VolumePlan { component: "volume/good".into(), ..VolumePlan::default() }],
+        ..RestorePlan::default()
+    };
+    let mut verdict =
+        verdict(Outcome::Succeeded, RestoreResult { verified: true, ..RestoreResult::default() });
+    verdict.reason = Some(UNMATCHED_EXCLUDE.into());
+    verdict.message = Some("1 of the patterns to leave out match nothing".into());
+    let mut component = component("good");
+    for _look in 0..2 {
+        judged(&mut component, Some(&mut plan), &verdict, Proof { verify: true, owners: true });
+    }
+    assert_eq!(plan.volumes[0].warnings.len(), 1);
+    let status = RestoreStatus { components: vec![component], ..RestoreStatus::default() };
+    let end = conclude(&restore("r", "1", ""), &status);
+    assert_eq!(end.phase, RestorePhase::Succeeded);
+    assert!(end.message.contains("match nothing"), "{}", end.message);
+}
+
+#[test]
 fn a_success_does_not_hide_what_was_warned_of() {
     let with = |warnings: &[&str]| {
         let warnings = warnings.iter().map(|&text| text.to_owned()).collect();

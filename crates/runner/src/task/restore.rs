@@ -11,7 +11,7 @@ use holdfast_engine::lock::LockGuard;
 use holdfast_engine::repository::{Repository, SnapshotFilter};
 use holdfast_engine::restore::{self, Overwrite, Ownership, RestoreReport, RestoreSpec};
 use holdfast_protocol::spec::RestoreVolume;
-use holdfast_protocol::verdict::{FaultRow, RestoreResult};
+use holdfast_protocol::verdict::{FaultRow, RestoreResult, UNMATCHED_EXCLUDE};
 use holdfast_protocol::{Outcome, TaskResult, Verdict};
 
 use super::{Job, SAMPLES, is_fresh, millis};
@@ -84,6 +84,7 @@ fn engine_spec(volume: &RestoreVolume) -> Result<RestoreSpec, Failure> {
         // A plan goes by the looks of a file, and is not to read a whole volume while its application runs.
         overwrite: if volume.plan_only { Overwrite::IfChanged } else { Overwrite::Always },
         delete_extra: volume.delete_extra,
+        spare_left_out: true,
         verify: volume.verify,
         dry_run: volume.plan_only,
         ownership: if volume.restore_owners { Ownership::Restore } else { Ownership::Keep },
@@ -183,6 +184,7 @@ fn judge(volume: &RestoreVolume, report: &RestoreReport) -> Verdict {
     let mut verdict = succeeded(TaskResult::RestoreVolume(result));
     let target = &volume.target;
     let unmatched = &report.plan.unmatched_includes;
+    let excludes = &report.plan.unmatched_excludes;
     let gap = if report.faults.total > 0 {
         let kept = if report.delete_skipped {
             "; what the snapshot does not hold was therefore left in place"
@@ -209,7 +211,13 @@ fn judge(volume: &RestoreVolume, report: &RestoreReport) -> Verdict {
             ("UnmatchedInclude", message)
         })
     };
-    if of_root > 0 && gap.is_none() {
+    if let Some(pattern) = excludes.first().filter(|_| gap.is_none()) {
+        verdict.reason = Some(UNMATCHED_EXCLUDE.to_owned());
+        verdict.message = Some(format!(
+            "{} of the patterns to leave out match nothing, first {pattern:?}: what they were to keep as it is, is not kept",
+            excludes.len()
+        ));
+    } else if of_root > 0 && gap.is_none() {
         verdict.message = Some(format!(
             "mode and times of the volume's root at {target} are as they were: it does not belong to the runner"
         ));

@@ -71,4 +71,8 @@ async fn a_restore_of_nothing_is_no_success() {
     let half = RestoreVolume { include: vec!["a".into(), "*.txt".into()], ..good() };
     let verdict = place.run(Task::RestoreVolume(half)).await.unwrap();
     assert_eq!((verdict.outcome, verdict.reason.as_deref()), (Outcome::Partial, Some("UnmatchedInclude")));
+    let slip = RestoreVolume { exclude: vec!["b".into()], ..good() };
+    let verdict = place.run(Task::RestoreVolume(slip)).await.unwrap();
+    assert_eq!((verdict.outcome, verdict.reason.as_deref()), (Outcome::Succeeded, Some("UnmatchedExclude")));
+    assert!(verdict.message.unwrap().contains("\"b\""));
 }
