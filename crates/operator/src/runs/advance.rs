@@ -30,7 +30,7 @@ use crate::jobs::{
 use crate::queue::{Answer, Asker, Demand};
 
 /// How often a component that waits for a place tells anew where in line it is; its turn is told by the queue.
-const QUEUE_LOOK: Duration = Duration::from_mins(2);
+const QUEUE_LOOK: Duration = Duration::from_mins(1);
 /// A wait longer than this is explained with what Kubernetes' Events say.
 const EXPLAIN_AFTER: Duration = Duration::from_secs(15);
 /// Most bytes of what an attempt failed for, or could not be started for, that are told while the next one is awaited.
