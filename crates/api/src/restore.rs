@@ -1,5 +1,7 @@
 //! `Restore`: one run that puts components of a Snapshot back. What is wanted and what came of it; not how.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -242,7 +244,8 @@ pub struct RestoreVolume {
     /// Which files; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paths: Option<RestorePaths>,
-    /// Delete files on the claim that the Snapshot does not have. Off: they stay.
+    /// Delete files on the claim that the Snapshot does not have. What its Backup left out by its rules stays, and so does
+    /// what `paths.exclude` matches. Off: all stay.
     #[serde(default)]
     pub delete_extra: bool,
     /// Read every restored file again and compare it with the repository.
@@ -357,6 +360,12 @@ pub struct ClaimPlan {
     /// What becomes of it when the restore to it fails.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// Its labels: those of the saved claim, where it has its name and namespace again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations that say whether and how it is saved: those of the saved claim, where it has its name again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Which files of a component.

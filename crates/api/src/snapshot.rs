@@ -1,5 +1,7 @@
 //! `Snapshot`: one recovery point made of components, mirrored from the repository. Not the data.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -200,4 +202,10 @@ pub struct VolumeSource {
     /// Volume mode of the claim: `Filesystem` or `Block`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume_mode: Option<String>,
+    /// Labels of the claim.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Those annotations of the claim that say whether and how it is saved.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }

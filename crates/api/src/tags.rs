@@ -16,6 +16,7 @@
 //! | `on-unreadable` | only of a Backup that has it so: `Ignore`, files that could not be read are no gap |
 //! | `undo-of` | only on a safety snapshot: name of the Restore that was about to overwrite this; `run` and `run-uid` are that Restore's |
 //! | `capacity`, `storage-class`, `access-modes`, `volume-mode` | of the claim; access modes joined by `+` |
+//! | `labels`, `annotations` | of the claim: `<key>:<value>` joined by `+`, where a value's other bytes are written as above; of its annotations those that say how it is saved ([`crate::names::CLAIM_WISHES`]) |
 
 use std::collections::BTreeMap;
 
@@ -94,6 +95,72 @@ pub struct VolumeTags {
     pub access_modes: Vec<String>,
     /// Volume mode of the claim.
     pub volume_mode: Option<String>,
+    /// Labels of the claim.
+    pub labels: BTreeMap<String, String>,
+    /// Those annotations of the claim that say whether and how it is saved.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// No more labels of a claim are kept than this.
+pub const MAX_LABELS: usize = 64;
+/// A longer annotation of a claim is not kept, in bytes: what it leaves out is saved then.
+const MAX_ANNOTATION: usize = 1024;
+
+impl VolumeTags {
+    /// The same with what is to be kept of a claim's labels and annotations.
+    #[must_use]
+    pub fn with_marks(
+        mut self,
+        labels: &BTreeMap<String, String>,
+        annotations: &BTreeMap<String, String>,
+    ) -> Self {
+        let owned = |(key, value): (&String, &String)| (key.clone(), value.clone());
+        self.labels =
+            labels.iter().filter(|(key, value)| is_label(key, value)).take(MAX_LABELS).map(owned).collect();
+        self.annotations = annotations.iter().filter(|(key, value)| is_wish(key, value)).map(owned).collect();
+        self
+    }
+}
+
+/// Whether Kubernetes would take it as a label, as far as the joined form depends on it and a claim could not be made with
+/// it: what stands in a bucket need not have come from a cluster.
+fn is_label(key: &str, value: &str) -> bool {
+    let name = |text: &str, most: usize| {
+        let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = text.as_bytes();
+        bytes.len() <= most
+            && edge(bytes.first())
+            && edge(bytes.last())
+            && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+    };
+    let (prefix, last) = key.split_once('/').map_or((None, key), |(prefix, last)| (Some(prefix), last));
+    let is_domain = |text: &str| {
+        let part =
+            |part: &str| name(part, 253) && !part.contains(|c: char| c == '_' || c.is_ascii_uppercase());
+        text.len() <= 253 && text.split('.').all(part)
+    };
+    prefix.is_none_or(is_domain) && name(last, 63) && (value.is_empty() || name(value, 63))
+}
+
+fn is_wish(key: &str, value: &str) -> bool {
+    crate::names::CLAIM_WISHES.contains(&key) && value.len() <= MAX_ANNOTATION
+}
+
+/// Pairs as one value; none of none. `:` and `+` are escaped within a value, and no key holds one.
+fn join(pairs: &BTreeMap<String, String>) -> Option<String> {
+    let one = |(key, value): (&String, &String)| {
+        format!("{key}:{}", escape(value).replace(':', "%3A").replace('+', "%2B"))
+    };
+    (!pairs.is_empty()).then(|| pairs.iter().map(one).collect::<Vec<_>>().join("+"))
+}
+
+/// What [`join`] wrote. What cannot be read of it is passed over: no data depends on it.
+fn split(joined: Option<String>) -> BTreeMap<String, String> {
+    let one = |pair: &str| {
+        let (key, value) = pair.split_once(':')?;
+        Some((key.to_owned(), unescape(value)?))
+    };
+    joined.iter().flat_map(|joined| joined.split('+')).filter_map(one).collect()
 }
 
 /// Tags that begin like ours and cannot be read.
@@ -148,7 +215,7 @@ impl RunTags {
             ignores_unreadable,
             undo_of,
         } = self;
-        let VolumeTags { capacity, storage_class, access_modes, volume_mode } = volume;
+        let VolumeTags { capacity, storage_class, access_modes, volume_mode, labels, annotations } = volume;
         let mut tags = vec![
             tag("format", FORMAT),
             tag("cluster", cluster),
@@ -167,6 +234,8 @@ impl RunTags {
         tags.extend(undo_of.as_deref().map(|value| tag("undo-of", value)));
         tags.extend((*unreadable > 0).then(|| tag("unreadable", &unreadable.to_string())));
         tags.extend(ignores_unreadable.then(|| tag("on-unreadable", IGNORE)));
+        tags.extend(join(labels).map(|value| tag("labels", &value)));
+        tags.extend(join(annotations).map(|value| tag("annotations", &value)));
         if !access_modes.is_empty() {
             tags.push(tag("access-modes", &access_modes.join("+")));
         }
@@ -226,7 +295,9 @@ impl RunTags {
                     .remove("access-modes")
                     .map(|modes| modes.split('+').map(str::to_owned).collect())
                     .unwrap_or_default(),
-            },
+                ..VolumeTags::default()
+            }
+            .with_marks(&split(values.remove("labels")), &split(values.remove("annotations"))),
             // A count that cannot be read still says that there was something.
             unreadable: values.remove("unreadable").map_or(0, |count| count.parse().unwrap_or(1)),
             ignores_unreadable: values.remove("on-unreadable").is_some_and(|value| value == IGNORE),
@@ -294,6 +365,7 @@ mod tests {
                 storage_class: Some("fast".into()),
                 access_modes: vec!["ReadWriteOnce".into(), "ReadOnlyMany".into()],
                 volume_mode: Some("Filesystem".into()),
+                ..VolumeTags::default()
             },
             unreadable: 0,
             ignores_unreadable: false,
@@ -340,6 +412,36 @@ mod tests {
             list.reverse();
             assert_eq!(RunTags::parse(&list).unwrap().unwrap(), tags);
         }
+    }
+
+    fn pairs(list: &[(&str, &str)]) -> BTreeMap<String, String> {
+        list.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+
+    #[test]
+    fn a_claims_marks_come_back_and_no_others() {
+        let labels = pairs(&[("app.kubernetes.io/name", "db"), ("tier", "")]);
+        let annotations =
+            pairs(&[("holdfast.dev/backup", "true"), ("holdfast.dev/exclude", "a:b+c/*, %25 \u{e9}")]);
+        let marked = RunTags { volume: example().volume.with_marks(&labels, &annotations), ..example() };
+        let tags = marked.to_tags();
+        assert!(tags.contains(&"holdfast.dev/labels=app.kubernetes.io/name:db+tier:".to_owned()), "{tags:?}");
+        let read = RunTags::parse(&tags).unwrap().unwrap();
+        assert_eq!((&read.volume.labels, &read.volume.annotations), (&labels, &annotations));
+        assert_eq!(read, marked);
+        let others =
+            pairs(&[("pv.kubernetes.io/bind-completed", "yes"), ("holdfast.dev/exclude", &"x".repeat(1025))]);
+        let kept = VolumeTags::default()
+            .with_marks(&pairs(&[("no key", "x"), ("x", "no value!"), ("_", "")]), &others);
+        assert_eq!(
+            kept,
+            VolumeTags::default(),
+            "neither what is not ours, nor too long, nor what no claim could have"
+        );
+        let mut tags = example().to_tags();
+        tags.push("holdfast.dev/labels=tier:a+:+b+Up.Per/x:y+tier%3Bx:y".into());
+        let read = RunTags::parse(&tags).unwrap().unwrap();
+        assert_eq!(read.volume.labels, pairs(&[("tier", "a")]), "a bucket's text makes no claim impossible");
     }
 
     #[test]

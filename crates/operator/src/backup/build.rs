@@ -173,7 +173,8 @@ pub fn snapshot(
 
 /// What a component's snapshot holds; none when nothing was committed.
 pub(crate) fn saved(component: &BackupComponent, volume: Option<VolumeTags>) -> Option<SnapshotComponent> {
-    let VolumeTags { capacity, storage_class, access_modes, volume_mode } = volume.unwrap_or_default();
+    let VolumeTags { capacity, storage_class, access_modes, volume_mode, labels, annotations } =
+        volume.unwrap_or_default();
     Some(SnapshotComponent {
         name: component.name.clone(),
         kind: ComponentKind::Volume,
@@ -188,6 +189,8 @@ pub(crate) fn saved(component: &BackupComponent, volume: Option<VolumeTags>) -> 
             storage_class,
             access_modes,
             volume_mode,
+            labels,
+            annotations,
         },
     })
 }

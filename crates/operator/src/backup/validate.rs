@@ -298,7 +298,9 @@ pub fn volume_tags(claim: &PersistentVolumeClaim) -> VolumeTags {
         storage_class: view.storage_class().map(str::to_owned),
         access_modes: view.access_modes().to_vec(),
         volume_mode: Some(view.volume_mode().to_owned()),
+        ..VolumeTags::default()
     }
+    .with_marks(claim.labels(), claim.annotations())
 }
 
 #[cfg(test)]

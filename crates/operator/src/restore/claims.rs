@@ -67,7 +67,17 @@ pub(super) fn plan(
         Some(access_modes.iter().map(ToString::to_string).collect())
     }
     .unwrap_or_else(|| vec!["ReadWriteOnce".to_owned()]);
-    let plan = ClaimPlan { storage_class_name: class?, capacity, access_modes, on_failure: *on_failure };
+    // Under another name it is another claim: that it is saved, and by whom it is taken for theirs, is not inherited.
+    let again = source.claim.as_ref() == Some(name);
+    let marks = |of: &BTreeMap<String, String>| if again { of.clone() } else { BTreeMap::new() };
+    let plan = ClaimPlan {
+        storage_class_name: class?,
+        capacity,
+        access_modes,
+        on_failure: *on_failure,
+        labels: marks(&source.labels),
+        annotations: marks(&source.annotations),
+    };
     Some((plan, warnings))
 }
 
@@ -122,16 +132,16 @@ fn class(
 
 /// The claim itself.
 pub(super) fn claim(run: &RunRef, name: &str, plan: &ClaimPlan) -> PersistentVolumeClaim {
-    let ClaimPlan { storage_class_name, capacity, access_modes, on_failure: _ } = plan;
+    let ClaimPlan { storage_class_name, capacity, access_modes, on_failure: _, labels, annotations } = plan;
+    let mut annotations = annotations.clone();
+    annotations.insert(names::ANNOTATION_MADE_BY_RESTORE.to_owned(), run.uid.clone());
     PersistentVolumeClaim {
         // Not owned by the Restore: the data stays when that goes.
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             namespace: Some(run.namespace.clone()),
-            annotations: Some(BTreeMap::from([(
-                names::ANNOTATION_MADE_BY_RESTORE.to_owned(),
-                run.uid.clone(),
-            )])),
+            labels: Some(labels.clone()).filter(|labels| !labels.is_empty()),
+            annotations: Some(annotations),
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeClaimSpec {
@@ -217,6 +227,25 @@ mod tests {
         let (plan, _) = planned(wish, SAVED).unwrap();
         assert_eq!((plan.storage_class_name.as_str(), plan.capacity.0.as_str()), ("usual", "3Gi"));
         assert_eq!(plan.access_modes, ["ReadWriteOnce"]);
+    }
+
+    #[test]
+    fn a_claim_that_is_made_again_is_saved_as_before_and_a_copy_is_a_claim_of_its_own() {
+        let saved = "{claim: data, capacity: 2Gi, storageClass: fast, labels: {tier: db}, annotations: {holdfast.dev/backup: 'true'}}";
+        let run = RunRef {
+            kind: crate::jobs::RunKind::Restore,
+            namespace: "shop".into(),
+            name: "r".into(),
+            uid: "u1".into(),
+        };
+        let (plan, _) = planned("{name: data}", saved).unwrap();
+        let made = claim(&run, "data", &plan);
+        assert_eq!(made.labels().get("tier").map(String::as_str), Some("db"));
+        assert_eq!(made.annotations().get(names::ANNOTATION_BACKUP).map(String::as_str), Some("true"));
+        assert!(is_ours(&made, &run));
+        let (plan, _) = planned("{name: copy}", saved).unwrap();
+        let made = claim(&run, "copy", &plan);
+        assert!(made.labels().is_empty() && made.annotations().len() == 1, "{made:?}");
     }
 
     #[test]

@@ -160,6 +160,7 @@ pub fn validate(
     let mut components = Vec::new();
     let mut workloads = BTreeSet::new();
     let mut targets = BTreeSet::new();
+    let elsewhere = snapshot.spec.namespace != facts.namespace.name_any();
     for (component, wish) in selected {
         let wish = with_missing_claim(restore, facts, wish);
         let existing = wish.to.existing_claim.as_ref().map(|claim| claim.name.clone());
@@ -176,9 +177,14 @@ pub fn validate(
             findings.error(Reason::Incompatible, text);
             continue;
         }
-        if let Some(planned) =
+        if let Some(mut planned) =
             plan_component(restore, facts, component, wish, claim, &mut workloads, &mut findings)
         {
+            // There a label may say that it belongs to an application which does not know it: a GitOps controller that
+            // tells its own by labels deletes what it does not know.
+            if let Some(new) = planned.new_claim.as_mut().filter(|_| elsewhere) {
+                new.labels.clear();
+            }
             components.push(planned);
         }
     }

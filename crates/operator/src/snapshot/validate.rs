@@ -176,6 +176,8 @@ fn component(tags: &RunTags, row: &SnapshotRow) -> SnapshotComponent {
             storage_class: volume.storage_class.clone(),
             access_modes: volume.access_modes.iter().take(4).cloned().collect(),
             volume_mode: volume.volume_mode.clone(),
+            labels: volume.labels.clone(),
+            annotations: volume.annotations.clone(),
         },
         ..SnapshotComponent::default()
     }
