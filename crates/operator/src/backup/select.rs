@@ -58,6 +58,25 @@ impl<'a> Wish<'a> {
         self.named.iter().copied()
     }
 
+    /// The places, from 0, of the selectors that match none of these claims. In a namespace without claims no selector is
+    /// wrong.
+    pub(super) fn idle_selectors(&self, claims: &[PersistentVolumeClaim]) -> Vec<usize> {
+        let is_idle = |selector: &Selector| {
+            !claims.is_empty() && !claims.iter().any(|claim| selector.matches(claim.labels()))
+        };
+        self.selectors
+            .iter()
+            .enumerate()
+            .filter(|(_, selector)| is_idle(selector))
+            .map(|(place, _)| place)
+            .collect()
+    }
+
+    /// Whether the claims are chosen by these selectors alone.
+    pub(super) fn is_by(&self, selectors: &[usize]) -> bool {
+        self.named.is_empty() && !selectors.is_empty() && selectors.len() == self.selectors.len()
+    }
+
     /// Why a claim is left out; none when it is to be saved.
     pub(super) fn leaves_out(&self, claim: &PersistentVolumeClaim) -> Option<(SkipReason, String)> {
         let own = ClaimWish::of(claim.annotations());

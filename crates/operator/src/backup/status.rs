@@ -364,6 +364,10 @@ pub fn concluded(
     status.phase = Some(*phase);
     status.completion_time = Some(Time(now));
     status.message = Some(message.clone());
+    if let Some(coverage) = &mut status.coverage {
+        let whole = status.components.iter().filter(|component| component.phase == ComponentPhase::Succeeded);
+        coverage.protected = u32::try_from(whole.count()).unwrap_or(u32::MAX);
+    }
     let ended = ConditionUpdate::no(ConditionType::Progressing, *reason, "the run is over");
     set_condition(&mut status.conditions, ended, generation, now);
     let completed = match phase {

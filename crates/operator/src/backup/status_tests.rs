@@ -157,13 +157,22 @@ fn the_message_tells_people_what_was_saved_and_what_was_not() {
 }
 
 #[test]
+fn what_was_not_saved_is_not_called_protected() {
+    let coverage = Some(Coverage { protected: 2, ..Coverage::default() });
+    let mut status = BackupStatus { components: vec![good(), bad()], coverage, ..BackupStatus::default() };
+    let conclusion = conclude(&status.components, &Coverage::default());
+    concluded(&mut status, &conclusion, Some(1), Timestamp::UNIX_EPOCH);
+    assert_eq!(status.coverage.unwrap().protected, 1);
+}
+
+#[test]
 fn an_empty_volume_raises_a_warning() {
     let result = BackupResult { snapshot_id: Some("aa".into()), ..BackupResult::default() };
     let empty = component("empty", &verdict(Outcome::Succeeded, result));
     let mut status = BackupStatus { components: vec![empty], ..BackupStatus::default() };
     let conclusion = conclude(&status.components, &Coverage::default());
     concluded(&mut status, &conclusion, Some(1), Timestamp::UNIX_EPOCH);
-    assert_eq!(status.phase, Some(BackupPhase::Succeeded));
+    assert_eq!((status.phase, status.coverage.as_ref()), (Some(BackupPhase::Succeeded), None));
     assert!(holdfast_api::conditions::is_true(&status.conditions, ConditionType::SourceEmpty));
     assert!(holdfast_api::conditions::is_true(&status.conditions, ConditionType::Completed));
 }

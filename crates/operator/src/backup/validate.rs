@@ -14,6 +14,7 @@ use kube::ResourceExt;
 use super::excludes::left_out;
 use super::overlap::{has_target, is_at_work};
 use super::select::Wish;
+use super::status::count;
 use crate::access::AccessError;
 use crate::jobs::Placement;
 use crate::usage;
@@ -150,6 +151,21 @@ pub fn validate(backup: &Backup, facts: &Facts) -> Result<Plan, Refusal> {
             message: Some("spec.volumes.claims names it, but there is no such claim".to_owned()),
         });
     }
+    let idle = wish.idle_selectors(&facts.claims);
+    // Somebody means certain claims: as with a name that is not there, to save nothing is not what they want.
+    if components.is_empty() && wish.is_by(&idle) {
+        return Err(Refusal {
+            reason: Reason::NothingSelected,
+            message: format!(
+                "no selector of spec.volumes.selectors matches any of the namespace's {}: look at their labels \
+                 (kubectl get pvc --show-labels)",
+                count(claims.len(), "claim")
+            ),
+        });
+    }
+    warnings.extend(
+        idle.iter().map(|place| format!("spec.volumes.selectors[{place}] matches no claim of the namespace")),
+    );
     if components.len() > MAX_COMPONENTS {
         return Err(Refusal {
             reason: Reason::TooManyComponents,

@@ -75,6 +75,35 @@ fn every_claim_is_saved_beside_its_pod_as_its_user() {
     assert_eq!(a.volume.capacity.as_deref(), Some("2Gi"));
 }
 
+/// As with a name that is not there: who means certain claims does not want to save nothing.
+#[test]
+fn selectors_that_match_nothing_are_no_backup() {
+    let labelled = |name: &str, label: &str| {
+        bound(name, "{}").replace("annotations: {}", &format!("annotations: {{}}, labels: {{app: {label}}}"))
+    };
+    let claims = labelled("a", "db") + &labelled("b", "web");
+    let plan = |volumes: &str, claims: &str| {
+        validate(&backup(&format!("{{volumes: {volumes}}}")), &facts(claims, "[]"))
+    };
+    let refusal = plan("{selectors: [{matchLabels: {app: bd}}]}", &claims).unwrap_err();
+    assert_eq!(refusal.reason, Reason::NothingSelected);
+    assert!(refusal.message.contains("any of the namespace's 2 claims"), "{}", refusal.message);
+    let half = plan("{selectors: [{matchLabels: {app: db}}, {matchLabels: {app: x}}]}", &claims).unwrap();
+    assert_eq!(names(&half), ["a"]);
+    assert_eq!(half.coverage.warnings, ["spec.volumes.selectors[1] matches no claim of the namespace"]);
+    let named = plan("{claims: [b], selectors: [{matchLabels: {app: x}}]}", &claims).unwrap();
+    assert_eq!((names(&named), named.coverage.warnings.len()), (vec!["b"], 1));
+    let none = plan("{selectors: [{matchLabels: {app: db}}]}", "[]").unwrap();
+    assert!(
+        none.components.is_empty() && none.coverage.warnings.is_empty(),
+        "no claims, and no selector is wrong"
+    );
+    let wished_out =
+        labelled("a", "db").replace("annotations: {}", "annotations: {holdfast.dev/backup: 'false'}");
+    let none = plan("{selectors: [{matchLabels: {app: db}}]}", &wished_out).unwrap();
+    assert_eq!(skipped(&none), [("a", SkipReason::ExcludedByAnnotation)]);
+}
+
 #[test]
 fn annotations_win_over_the_list_of_claims() {
     let claims = bound("in", "{}")
