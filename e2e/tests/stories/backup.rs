@@ -376,7 +376,7 @@ fn unreadable_files_are_listed() {
         }
         let named = restore("named", &format!("snapshotRef: {{name: {newer}}}"))?;
         let told = condition(&named, "Completed").map(|(_, _, message)| message).unwrap_or_default();
-        if !told.contains("2 files of claim data could not be read") {
+        if !told.contains("2 files or directories of claim data could not be read") {
             return Err(Failure(format!("the end does not tell of the gaps: {}", named["status"])));
         }
         story.nothing_left()

@@ -53,6 +53,17 @@ fn over(story: &Story, namespace: &str, name: &str) -> Result<Value> {
 fn saved_and_a_namespace_that_knows_nothing(story: &mut Story) -> Result<(String, String)> {
     let pod = app(story, 0)?;
     write(story, &pod, "precious")?;
+    let own = story.namespace.clone();
+    story.kubectl.run(&[
+        "-n",
+        &own,
+        "annotate",
+        "pvc",
+        "data",
+        "holdfast.dev/backup=true",
+        "example.com/x=y",
+    ])?;
+    story.kubectl.run(&["-n", &own, "label", "pvc", "data", "tier=files"])?;
     story.backup("first", "{}", "Succeeded")?;
     let directory = story.repository_directory()?;
     let new = story.another_namespace("new")?;
@@ -66,6 +77,8 @@ fn an_older_state_goes_into_a_new_claim_beside_the_one_in_use() {
     Story::tell("new-claim", Story::begin, |story| {
         let pod = app(story, 0)?;
         write(story, &pod, "monday")?;
+        let own = story.namespace.clone();
+        story.kubectl.run(&["-n", &own, "label", "pvc", "data", "tier=files"])?;
         let first = story.backup("first", "{}", "Succeeded")?;
         write(story, &pod, "tuesday")?;
         story.backup("second", "{}", "Succeeded")?;
@@ -94,6 +107,11 @@ fn an_older_state_goes_into_a_new_claim_beside_the_one_in_use() {
             "Failed",
         )?;
         says(&taken, &["TargetExists"])?;
+        // Made again under its name it is the claim that it was.
+        story.kubectl.run(&["-n", &own, "delete", "deployment/app", "pvc/data", "--timeout=120s"])?;
+        story.restore("again", "{from: {latestOf: {claim: data}}, missingClaims: Create}", "Succeeded")?;
+        let claim = story.kubectl.get(&own, &["pvc", "data"])?;
+        expect(claim["metadata"]["labels"]["tier"].as_str().unwrap_or_default(), "files")?;
         story.nothing_left()
     });
 }
@@ -182,6 +200,13 @@ fn bucket_and_recovery_password_are_enough() {
         story.kubectl.run_with(&["-n", &new, "apply", "--validate=strict", "-f", "-"], yaml.as_bytes())?;
         let done = over(story, &new, "back")?;
         says(&done, &["\"phase\":\"Succeeded\"", "\"verified\":true", "\"newClaim\":\"Created\""])?;
+        let claim = story.kubectl.get(&new, &["pvc", "data"])?;
+        let annotations = &claim["metadata"]["annotations"];
+        expect(annotations["holdfast.dev/backup"].as_str().unwrap_or_default(), "true")?;
+        // Neither what is others', nor, in another namespace, what may say to whom it belongs.
+        if !annotations["example.com/x"].is_null() || !claim["metadata"]["labels"]["tier"].is_null() {
+            return Err(Failure(format!("the new claim has what is not for it: {}", claim["metadata"])));
+        }
         let look = workload::keeper(&Keeper::deployment("look", "data"));
         story.kubectl.run_with(&["-n", &new, "apply", "-f", "-"], look.as_bytes())?;
         let pod = workload::ready_pod(&story.kubectl, &new, "look")?;

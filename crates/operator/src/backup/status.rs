@@ -190,7 +190,7 @@ fn judged(component: &mut BackupComponent, verdict: &Verdict) {
         component.reason = Some(Reason::UnreadableFiles.as_str().to_owned());
         component.message = Some(format!(
             "{} could not be read: {}",
-            count(usize::try_from(result.unreadable).unwrap_or(usize::MAX), "file"),
+            unread(result.unreadable),
             advice(component.run_as.as_ref())
         ));
     }
@@ -415,6 +415,11 @@ pub fn vanished(component: &mut BackupComponent, plan: &Plan, now: Timestamp) {
 /// A number with its noun.
 pub fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// How much could not be read: of a directory that could not be listed nobody knows how much is in it.
+pub fn unread(number: u64) -> String {
+    if number == 1 { "1 file or directory".to_owned() } else { format!("{number} files or directories") }
 }
 
 /// A size for people: `1.5 GiB`.

@@ -75,7 +75,10 @@ fn files_that_changed_while_they_were_read_are_told_and_fail_nothing() {
     let none = torn(Outcome::Succeeded, 0, 0);
     assert_eq!((none.message, none.changed_while_reading), (None, None));
     let both = torn(Outcome::Partial, 3, 2).message.unwrap();
-    assert!(both.starts_with("2 files could not be read") && both.contains("; 3 files changed"), "{both}");
+    assert!(
+        both.starts_with("2 files or directories could not be read") && both.contains("; 3 files changed"),
+        "{both}"
+    );
     assert_eq!(
         conclude(&[torn(Outcome::Succeeded, 3, 0)], &Coverage::default()).phase,
         BackupPhase::Succeeded

@@ -16,7 +16,7 @@ use kube::ResourceExt;
 
 use super::build::wish;
 use super::{claims, source};
-use crate::backup::status::{bytes, count};
+use crate::backup::status::{bytes, count, unread};
 use crate::backup::validate::root_allowed;
 use crate::jobs::{RunKind, RunRef};
 use crate::quiesce;
@@ -371,7 +371,7 @@ fn check_gaps(
     findings: &mut Findings,
 ) {
     for (component, wish) in selected {
-        let files = component.unreadable.and_then(|files| usize::try_from(files).ok()).unwrap_or_default();
+        let files = component.unreadable.unwrap_or_default();
         if files == 0 {
             continue;
         }
@@ -381,7 +381,7 @@ fn check_gaps(
             if wish.delete_extra { "; deleteExtra deletes what there is of them on the claim" } else { "" };
         findings.warnings.push(format!(
             "{} of claim {of} could not be read when this was saved, and {verb} not in it{extra}",
-            count(files, "file")
+            unread(files)
         ));
     }
     // A Snapshot of an earlier version does not say of what it lacks something: then it lacks components.

@@ -156,7 +156,8 @@ fn what_could_not_be_read_when_it_was_saved_is_the_first_warning() {
     let warnings = |spec: &str, snapshot: &Snapshot| {
         super::validate(&restore(spec), snapshot, &[], &facts()).unwrap().compatibility().warnings
     };
-    let data = "3112 files of claim data could not be read when this was saved, and are not in it";
+    let data =
+        "3112 files or directories of claim data could not be read when this was saved, and are not in it";
     assert_eq!(warnings(ALL, &gaps), [data]);
     let logs = "{from: {snapshotRef: {name: s}}, components: [volume/logs]}";
     assert!(warnings(logs, &gaps).is_empty(), "nothing is missing of what is restored");
@@ -169,7 +170,10 @@ fn what_could_not_be_read_when_it_was_saved_is_the_first_warning() {
     status.missing = Some(1);
     let both = warnings(ALL, &gaps);
     assert_eq!(both.len(), 2, "{both:?}");
-    assert!(both[0].starts_with("1 file of claim data") && both[0].ends_with("is not in it"), "{both:?}");
+    assert!(
+        both[0].starts_with("1 file or directory of claim data") && both[0].ends_with("is not in it"),
+        "{both:?}"
+    );
     assert!(both[1].contains("more components"), "{both:?}");
     // Files that were to be ignored are missing all the same; of an old Snapshot only `complete` is known.
     let mut ignored = snapshot();
