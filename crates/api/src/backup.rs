@@ -419,7 +419,7 @@ pub struct Progress {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Coverage {
-    /// Number of claims that are to be saved; once the run is over, of those that are, wholly.
+    /// Number of claims that are to be saved; once the run is over, of those whose component has succeeded.
     #[serde(default)]
     pub protected: u32,
     /// Claims that are not saved, and why.

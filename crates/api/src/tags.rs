@@ -16,7 +16,7 @@
 //! | `on-unreadable` | only of a Backup that has it so: `Ignore`, files that could not be read are no gap |
 //! | `undo-of` | only on a safety snapshot: name of the Restore that was about to overwrite this; `run` and `run-uid` are that Restore's |
 //! | `capacity`, `storage-class`, `access-modes`, `volume-mode` | of the claim; access modes joined by `+` |
-//! | `labels`, `annotations` | of the claim: `<key>:<value>` joined by `+`, where a value's other bytes are written as above; of its annotations those that say how it is saved ([`crate::names::CLAIM_WISHES`]) |
+//! | `labels`, `annotations` | of the claim: `<key>:<value>` joined by `+`, each value first escaped by itself as above, and its `:` and `+` too; of its annotations those that say how it is saved ([`crate::names::CLAIM_WISHES`]) |
 
 use std::collections::BTreeMap;
 
@@ -101,10 +101,9 @@ pub struct VolumeTags {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// No more labels of a claim are kept than this.
-pub const MAX_LABELS: usize = 64;
-/// A longer annotation of a claim is not kept, in bytes: what it leaves out is saved then.
-const MAX_ANNOTATION: usize = 1024;
+/// No more of a claim's labels, and of its annotations, is kept than this, in bytes: there are hundreds of claims in one
+/// Snapshot, and a whole object may have 1.5 MiB. An annotation that is not kept is no loss: more is saved then.
+const MAX_MARKS: usize = 1024;
 
 impl VolumeTags {
     /// The same with what is to be kept of a claim's labels and annotations.
@@ -114,10 +113,8 @@ impl VolumeTags {
         labels: &BTreeMap<String, String>,
         annotations: &BTreeMap<String, String>,
     ) -> Self {
-        let owned = |(key, value): (&String, &String)| (key.clone(), value.clone());
-        self.labels =
-            labels.iter().filter(|(key, value)| is_label(key, value)).take(MAX_LABELS).map(owned).collect();
-        self.annotations = annotations.iter().filter(|(key, value)| is_wish(key, value)).map(owned).collect();
+        self.labels = bounded(labels, is_label);
+        self.annotations = bounded(annotations, |key, _| crate::names::CLAIM_WISHES.contains(&key));
         self
     }
 }
@@ -142,8 +139,17 @@ fn is_label(key: &str, value: &str) -> bool {
     prefix.is_none_or(is_domain) && name(last, 63) && (value.is_empty() || name(value, 63))
 }
 
-fn is_wish(key: &str, value: &str) -> bool {
-    crate::names::CLAIM_WISHES.contains(&key) && value.len() <= MAX_ANNOTATION
+/// The pairs that are `good`, as far as there is room.
+fn bounded(pairs: &BTreeMap<String, String>, good: impl Fn(&str, &str) -> bool) -> BTreeMap<String, String> {
+    let mut room = MAX_MARKS;
+    let mut kept = BTreeMap::new();
+    for (key, value) in pairs.iter().filter(|(key, value)| good(key, value)) {
+        if let Some(left) = room.checked_sub(key.len().saturating_add(value.len())) {
+            room = left;
+            kept.insert(key.clone(), value.clone());
+        }
+    }
+    kept
 }
 
 /// Pairs as one value; none of none. `:` and `+` are escaped within a value, and no key holds one.
@@ -426,11 +432,13 @@ mod tests {
         let marked = RunTags { volume: example().volume.with_marks(&labels, &annotations), ..example() };
         let tags = marked.to_tags();
         assert!(tags.contains(&"holdfast.dev/labels=app.kubernetes.io/name:db+tier:".to_owned()), "{tags:?}");
+        let raw = "holdfast.dev/annotations=holdfast.dev/backup:true+holdfast.dev/exclude:a%253Ab%252Bc/%252A%252C%2520%252525%2520%25C3%25A9";
+        assert!(tags.contains(&raw.to_owned()), "{tags:?}");
         let read = RunTags::parse(&tags).unwrap().unwrap();
         assert_eq!((&read.volume.labels, &read.volume.annotations), (&labels, &annotations));
         assert_eq!(read, marked);
         let others =
-            pairs(&[("pv.kubernetes.io/bind-completed", "yes"), ("holdfast.dev/exclude", &"x".repeat(1025))]);
+            pairs(&[("pv.kubernetes.io/bind-completed", "yes"), ("holdfast.dev/exclude", &"x".repeat(1005))]);
         let kept = VolumeTags::default()
             .with_marks(&pairs(&[("no key", "x"), ("x", "no value!"), ("_", "")]), &others);
         assert_eq!(

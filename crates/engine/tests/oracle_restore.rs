@@ -385,6 +385,18 @@ async fn what_is_excluded_is_not_deleted_with_the_directory_around_it() {
         assert_eq!(target.join(file).exists(), file.ends_with("keep.db"), "{file}");
     }
     assert!(!target.join("gone").exists() && !target.join("extra/other").exists());
+    let deep = RestoreSpec { exclude: vec!["/extra/deep/keep.db".to_owned()], ..protecting.clone() };
+    let plan = run_clean(&repo, &RestoreSpec { dry_run: true, verify: false, ..deep }).await.plan;
+    assert_eq!(plan.unmatched_excludes, [""; 0], "it protects what lies deep in an extra");
+    // Nor with a directory that stands where a file belongs: that file is not restored then, and it is told.
+    fs::remove_file(target.join("sub/b.bin")).unwrap();
+    fs::create_dir_all(target.join("sub/b.bin/in")).unwrap();
+    for file in ["sub/b.bin/in/keep.db", "sub/b.bin/other"] {
+        fs::write(target.join(file), "mine").unwrap();
+    }
+    let report = run(&repo, &protecting).await.unwrap();
+    assert_eq!(report.faults.total, 1, "{:?}", report.faults);
+    assert!(target.join("sub/b.bin/in/keep.db").exists() && target.join("sub/b.bin/other").exists());
     assert_eq!(fs::read_to_string(target.join("sub/a.txt")).unwrap(), "changed");
 }
 

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::pattern::Pattern;
 
 /// A list of patterns, ready to be asked.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Excludes {
     /// Each with whether a match leaves the file out.
     patterns: Vec<(Pattern, bool)>,
@@ -27,6 +27,21 @@ impl Excludes {
     }
 
     /// No patterns: nothing is left out.
+    /// Patterns that another program may have written: those that cannot be read are passed over.
+    pub(crate) fn of_others(patterns: impl Iterator<Item = String>) -> Self {
+        let readable = patterns.filter_map(|text| Self::new(&[text]).ok());
+        Self { patterns: readable.flat_map(|one| one.patterns).collect() }
+    }
+
+    /// Whether a backup leaves out this path: by itself, or because it does not enter a directory above it.
+    pub(crate) fn leave_out(&self, path: &[&[u8]]) -> bool {
+        (1..=path.len()).any(|length| path.get(..length).is_some_and(|above| self.decide(above)))
+    }
+
+    fn decide(&self, names: &[&[u8]]) -> bool {
+        self.patterns.iter().rev().find(|(pattern, _)| pattern.matches(names)).is_some_and(|(_, out)| *out)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.patterns.is_empty()
     }
@@ -40,7 +55,7 @@ impl Excludes {
                 _ => None,
             })
             .collect();
-        self.patterns.iter().rev().find(|(pattern, _)| pattern.matches(&names)).is_some_and(|(_, out)| *out)
+        self.decide(&names)
     }
 }
 

@@ -10,7 +10,7 @@
 
 mod buffer;
 mod checkpoint;
-mod exclude;
+pub(crate) mod exclude;
 mod file;
 mod pack;
 mod read;

@@ -11,6 +11,7 @@ use super::Counts;
 use super::select::Selection;
 use super::target::{Dir, Target};
 use super::walk::Visit;
+use crate::format::node::{Node, NodeType};
 
 /// The extras of one directory.
 pub(crate) struct Extras<'a> {
@@ -34,7 +35,10 @@ impl Extras<'_> {
             return Ok(Vec::new());
         }
         let path = self.names();
-        if selection.spares_cache(&path, visit.tree.nodes.iter().map(|node| &node.name)) {
+        let plain = |node: &&Node| node.kind == NodeType::File;
+        if visit.tree.nodes.iter().all(|node| plain(&node))
+            && selection.spares_cache(&path, visit.tree.nodes.iter().map(|node| &node.name))
+        {
             return Ok(Vec::new());
         }
         let mut extras = dir.list()?;
@@ -50,8 +54,9 @@ impl Extras<'_> {
         Ok(extras)
     }
 
-    /// Adds to `counts` what [`Self::list`] has, with all that is in it and goes.
-    pub(crate) fn count(&self, counts: &mut Counts) -> io::Result<()> {
+    /// Adds to `counts` what [`Self::list`] has, with all that is in it and goes. Marks in `excluded` the exclude patterns
+    /// for which something of it stays.
+    pub(crate) fn count(&self, counts: &mut Counts, excluded: &mut [bool]) -> io::Result<()> {
         // (names from `dir`, type); reopened from `dir` each time, so that depth costs no descriptors.
         let mut pending: Vec<(Vec<Vec<u8>>, FileType)> =
             self.list()?.into_iter().map(|(name, kind)| (vec![name], kind)).collect();
@@ -71,6 +76,7 @@ impl Extras<'_> {
                         let mut path = path.clone();
                         path.push(inner);
                         if self.stays(&path) {
+                            self.selection.mark_excludes(&self.below(&path), excluded);
                             path.pop();
                             while !path.is_empty() && stay.insert(path.clone()) {
                                 path.pop();
@@ -99,8 +105,10 @@ impl Extras<'_> {
 
     /// Whether something within an extra, by its names from the directory, stays.
     fn stays(&self, path: &[Vec<u8>]) -> bool {
-        let mut names = self.names();
-        names.extend(path.iter().map(Vec::as_slice));
-        self.selection.spares(&names)
+        self.selection.spares(&self.below(path))
+    }
+
+    fn below<'p>(&'p self, path: &'p [Vec<u8>]) -> Vec<&'p [u8]> {
+        self.names().into_iter().chain(path.iter().map(Vec::as_slice)).collect()
     }
 }

@@ -424,9 +424,9 @@ impl FileJob {
         }
         self.attributes.apply(run, &self.path, Handle::Open(fd.as_fd()));
         if let Stage::Temporary { .. } = stage {
-            let (parent, name) = split(&self.path);
+            let (parent, _) = split(&self.path);
             let dir = near.dir(run.target, parent)?;
-            put_in_place(run, dir, &self.temp_name(run), name)?;
+            put_in_place(run, dir, &self.temp_name(run), &self.path)?;
         }
         *self.state() = State { stage: Stage::Done, fd: None };
         Ok(())
@@ -478,8 +478,10 @@ impl FileJob {
     }
 }
 
-/// Moves a finished temporary name to its own. A directory in its place is removed only when extras may be.
-pub(crate) fn put_in_place(run: &Run<'_>, dir: &Dir, temp: &[u8], name: &[u8]) -> io::Result<()> {
+/// Moves a finished temporary name to its own, at `path` of the target. A directory in its place is removed only when extras
+/// may be, and all that is in it.
+pub(crate) fn put_in_place(run: &Run<'_>, dir: &Dir, temp: &[u8], path: &[u8]) -> io::Result<()> {
+    let (above, name) = split(path);
     let error = match dir.rename(temp, name) {
         Err(e) if Errno::from_io_error(&e) == Some(Errno::ISDIR) => e,
         other => return other,
@@ -489,6 +491,14 @@ pub(crate) fn put_in_place(run: &Run<'_>, dir: &Dir, temp: &[u8], name: &[u8]) -
             error.kind(),
             "a directory is in its place; with delete it would be removed",
         ));
+    }
+    let stays = |inner: &[Vec<u8>]| {
+        let above = above.split(|b| *b == b'/').filter(|name| !name.is_empty());
+        let names: Vec<&[u8]> = above.chain(inner.iter().map(Vec::as_slice)).collect();
+        run.selection.spares(&names)
+    };
+    if run.selection.may_spare() && dir.holds_any(name, &stays)? {
+        return Err(io::Error::other("a directory is in its place, and in it is what is not to be deleted"));
     }
     let removed = dir.remove_all(name)?;
     count(&run.tally.deleted, removed);

@@ -219,7 +219,7 @@ fn link(run: &Run<'_>, dir: &Dir, node: &Node, path: &[u8], first: &[u8]) -> Out
         let temp = temp_name(&run.spec.snapshot, path);
         dir.unlink(&temp).map_err(failed)?;
         dir.make_hard_link(&temp, &source, of).map_err(failed)?;
-        put_or_remove(run, dir, &temp, &node.name).map_err(failed)?;
+        put_or_remove(run, dir, &temp, path).map_err(failed)?;
         count(&run.tally.restored, u64::from(is_file));
     }
     count(&run.tally.files_done, u64::from(is_file));
@@ -250,11 +250,11 @@ fn make_other(run: &Run<'_>, dir: &Dir, node: &Node, path: &[u8]) -> Outcome {
     }
     .map_err(|e| (action, e))?;
     attributes.apply(run, path, handle(&temp));
-    put_or_remove(run, dir, &temp, &node.name).map_err(|e| (action, e))
+    put_or_remove(run, dir, &temp, path).map_err(|e| (action, e))
 }
 
-fn put_or_remove(run: &Run<'_>, dir: &Dir, temp: &[u8], name: &[u8]) -> io::Result<()> {
-    let outcome = put_in_place(run, dir, temp, name);
+fn put_or_remove(run: &Run<'_>, dir: &Dir, temp: &[u8], path: &[u8]) -> io::Result<()> {
+    let outcome = put_in_place(run, dir, temp, path);
     if outcome.is_err() {
         // The failure to tell is the first one.
         let _ = dir.unlink(temp);

@@ -146,8 +146,8 @@ pub struct RestorePlan {
     pub bytes_available: u64,
     /// Include patterns that match nothing in the snapshot.
     pub unmatched_includes: Vec<String>,
-    /// Exclude patterns that leave out nothing: neither in the snapshot nor among the extras of the target is there
-    /// anything that they match.
+    /// Exclude patterns that match nothing which would be touched without them. One that only matches below what another
+    /// one leaves out is among them.
     pub unmatched_excludes: Vec<String>,
 }
 

@@ -118,7 +118,7 @@ pub(crate) fn make(
             && let (Some(dir), Some(target)) = (&dir, &target)
         {
             Extras { dir, visit: &visit, selection, target }
-                .count(&mut plan.delete)
+                .count(&mut plan.delete, &mut excluded)
                 .map_err(|e| unreadable(&spec.target, &visit.path, e))?;
         }
     }

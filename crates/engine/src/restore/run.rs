@@ -69,7 +69,7 @@ fn all(
     }
     plan::check_space(&plan, spec)?;
     let target = Target::create(&spec.target)?;
-    let run = Run::new(spec, &target, ctx, &plan);
+    let run = Run::new(spec, selection, &target, ctx, &plan);
     ctx.events.event(Event::Phase("restore"));
     let links = write_files(&run, tools, &trees, selection, &start)?;
     ctx.events.event(Event::Phase("finish"));
@@ -265,6 +265,7 @@ fn walk_files(
 /// What all threads of one restore share.
 pub(crate) struct Run<'a> {
     pub(crate) spec: &'a RestoreSpec,
+    pub(crate) selection: &'a Selection,
     pub(crate) target: &'a Target,
     pub(crate) ctx: &'a Ctx,
     pub(crate) tally: Tally,
@@ -303,12 +304,19 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl<'a> Run<'a> {
-    fn new(spec: &'a RestoreSpec, target: &'a Target, ctx: &'a Ctx, plan: &RestorePlan) -> Self {
+    fn new(
+        spec: &'a RestoreSpec,
+        selection: &'a Selection,
+        target: &'a Target,
+        ctx: &'a Ctx,
+        plan: &RestorePlan,
+    ) -> Self {
         let all = [plan.create, plan.change, plan.replace, plan.unchanged, plan.kept];
         let files = all.iter().map(|c| c.files).sum();
         let totals = Progress { files_total: files, bytes_total: plan.bytes_to_write, ..Progress::default() };
         Self {
             spec,
+            selection,
             target,
             ctx,
             tally: Tally::default(),

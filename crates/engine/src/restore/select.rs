@@ -7,7 +7,8 @@ use std::path::Path;
 
 use super::RestoreSpec;
 use crate::error::Result;
-use crate::pattern::{Pattern, lower, lower_pattern, names};
+use crate::pattern::{Pattern, lower, lower_pattern};
+use crate::pipeline::exclude::Excludes;
 
 /// What the patterns say about one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,15 +30,7 @@ pub(crate) struct Selection {
     /// The exclude patterns of those as they were written.
     any_case_excludes: Vec<String>,
     /// What the backup left out: the snapshot lacks it whether it was there or not.
-    left_out: Option<LeftOut>,
-}
-
-/// The rules of a backup, as the snapshot keeps them.
-#[derive(Debug, Clone, Default)]
-struct LeftOut {
-    /// The names above the root of what is restored, from which the patterns do not count.
-    above: Vec<Vec<u8>>,
-    patterns: Vec<Pattern>,
+    left_out: Option<Excludes>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -85,20 +78,35 @@ impl Selection {
         })
     }
 
-    /// Lets stay what a backup with these patterns has left out. One that cannot be read was written by another program,
-    /// and is passed over.
+    /// Lets stay what a backup with these patterns, as the snapshot keeps them, has left out below `subpath`. One without a
+    /// leading slash counts from there: had it matched the path to it, nothing would have been saved. One that cannot be
+    /// read was written by another program, and is passed over.
     #[must_use]
     pub(crate) fn sparing(mut self, excludes: &[String], subpath: Option<&Path>) -> Self {
-        let above = names(subpath.unwrap_or(Path::new("/"))).into_iter().map(<[u8]>::to_vec).collect();
-        let patterns = excludes.iter().filter_map(|text| Pattern::parse(text).ok()).collect();
-        self.left_out = Some(LeftOut { above, patterns });
+        let above = subpath.unwrap_or(Path::new("/")).to_string_lossy();
+        let above = above.trim_end_matches('/');
+        let below = |text: &String| {
+            let (back, pattern) = text.strip_prefix('!').map_or(("", text.as_str()), |rest| ("!", rest));
+            let pattern = if pattern.starts_with('/') {
+                pattern.strip_prefix(above).filter(|rest| rest.starts_with('/') && rest.len() > 1)?
+            } else {
+                pattern
+            };
+            Some(format!("{back}{pattern}"))
+        };
+        self.left_out = Some(Excludes::of_others(excludes.iter().filter_map(below)));
         self
+    }
+
+    /// Whether anything may have to stay.
+    pub(crate) fn may_spare(&self) -> bool {
+        self.has_excludes() || self.left_out.as_ref().is_some_and(|rules| !rules.is_empty())
     }
 
     /// Whether a path that the snapshot does not have must stay: it was not to be touched, or the backup has left it out.
     pub(crate) fn spares(&self, path: &[&[u8]]) -> bool {
         self.with_any_case(path, |any_case| self.exact.exclude(path) || self.any_case.exclude(any_case))
-            || self.left_out.as_ref().is_some_and(|left_out| left_out.has(path))
+            || self.left_out.as_ref().is_some_and(|rules| rules.leave_out(path))
     }
 
     /// Whether a backup that leaves out caches has left out what lies in this directory: only the tag is in the snapshot.
@@ -188,13 +196,6 @@ impl Selection {
 /// Cache Directory Tagging Specification, <https://bford.info/cachedir/>.
 const CACHE_TAG: &[u8] = b"CACHEDIR.TAG";
 
-impl LeftOut {
-    fn has(&self, path: &[&[u8]]) -> bool {
-        let whole: Vec<&[u8]> = self.above.iter().map(Vec::as_slice).chain(path.iter().copied()).collect();
-        self.patterns.iter().any(|pattern| pattern.matches(&whole))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,7 +206,16 @@ mod tests {
         let parts = |path: &'static str| -> Vec<&[u8]> { path.split('/').map(str::as_bytes).collect() };
         let spares = |spec: &RestoreSpec, path| {
             let selection = Selection::of(spec).expect("good");
-            let rules = own(&["/data/claim/cache", "*.tmp", "/data/other/x", "!odd"]);
+            let rules = own(&[
+                "/data/claim/cache",
+                "*.tmp",
+                "!keep.tmp",
+                "/data/other/x",
+                "claim",
+                "[bad",
+                "/data/claim/only/*",
+                "!/data/claim/only/db",
+            ]);
             let sparing = selection.clone().sparing(&rules, Some(Path::new("/data/claim")));
             (selection.spares(&parts(path)), sparing.spares(&parts(path)))
         };
@@ -213,10 +223,14 @@ mod tests {
         for (path, expected) in [
             ("cache", true),
             ("cache/deep/file", true),
+            ("cache/keep.tmp", true),
             ("x/y.tmp", true),
+            ("x/keep.tmp", false),
             ("x", false),
             ("x/cache", false),
-            ("odd", false),
+            ("claim/x", true),
+            ("only/a/b", true),
+            ("only/db/base/1", false),
         ] {
             assert_eq!(spares(&all, path), (false, expected), "{path}");
         }

@@ -301,6 +301,35 @@ impl Dir {
         Ok(removed)
     }
 
+    /// Whether the directory at `name` holds, at any depth, something that `is_meant`, given its names from this one.
+    pub(crate) fn holds_any(&self, name: &[u8], is_meant: &dyn Fn(&[Vec<u8>]) -> bool) -> io::Result<bool> {
+        let mut pending = vec![vec![name.to_vec()]];
+        while let Some(mut path) = pending.pop() {
+            let dir = self.walk(&path)?;
+            for (inner, kind) in dir.list()? {
+                path.push(inner.clone());
+                if is_meant(&path) {
+                    return Ok(true);
+                }
+                if dir.is_dir(&inner, kind)? {
+                    pending.push(path.clone());
+                }
+                path.pop();
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether an entry is a directory. Not every file system says so in its list.
+    fn is_dir(&self, name: &[u8], listed: FileType) -> io::Result<bool> {
+        Ok(match listed {
+            FileType::Unknown => {
+                self.stat(name)?.is_some_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory)
+            }
+            kind => kind == FileType::Directory,
+        })
+    }
+
     /// The directory below this one at `path`.
     pub(crate) fn walk(&self, path: &[Vec<u8>]) -> io::Result<Self> {
         let mut at = self.subdir(b".")?;
@@ -331,14 +360,7 @@ impl Dir {
                 emptied.stays = true;
                 continue;
             }
-            let is_dir = match kind {
-                FileType::Directory => true,
-                FileType::Unknown => dir
-                    .stat(&name)?
-                    .is_some_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory),
-                _ => false,
-            };
-            if is_dir {
+            if dir.is_dir(&name, kind)? {
                 emptied.below.push(name);
             } else {
                 dir.unlink(&name)?;

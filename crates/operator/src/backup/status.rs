@@ -404,7 +404,9 @@ pub fn refused(status: &mut BackupStatus, refusal: &Refusal, generation: Option<
 pub fn vanished(component: &mut BackupComponent, plan: &Plan, now: Timestamp) {
     let claim = component.source.claim.clone().unwrap_or_default();
     let skip = plan.coverage.skipped.iter().find(|skip| skip.claim == claim);
-    let (reason, message) = match (&plan.refusal, skip) {
+    // That the claim is gone is the reason why nothing is selected any more.
+    let refusal = plan.refusal.as_ref().filter(|refusal| refusal.reason != Reason::NothingSelected);
+    let (reason, message) = match (refusal, skip) {
         (Some(refusal), _) => (refusal.reason.as_str().to_owned(), refusal.message.clone()),
         (None, Some(skip)) => (skip.reason.as_str().to_owned(), skip.message.clone().unwrap_or_default()),
         (None, None) => ("ClaimNotFound".to_owned(), format!("the claim {claim} is gone")),

@@ -153,7 +153,7 @@ pub fn validate(backup: &Backup, facts: &Facts) -> Result<Plan, Refusal> {
     }
     let idle = wish.idle_selectors(&facts.claims);
     // Somebody means certain claims: as with a name that is not there, to save nothing is not what they want.
-    if components.is_empty() && wish.is_by(&idle) {
+    if components.is_empty() && skipped.iter().all(|skip| skip.reason.is_harmless()) && wish.is_by(&idle) {
         return Err(Refusal {
             reason: Reason::NothingSelected,
             message: format!(

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use holdfast_api::backup::ComponentPhase;
 use holdfast_api::restore::{ClaimFate, ClaimPlan, NewClaim, OnFailure, RestoreComponent};
 use holdfast_api::snapshot::SnapshotComponent;
+use holdfast_api::wish::ClaimWish;
 use holdfast_api::{Reason, names};
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements,
@@ -76,9 +77,18 @@ pub(super) fn plan(
         access_modes,
         on_failure: *on_failure,
         labels: marks(&source.labels),
-        annotations: marks(&source.annotations),
+        annotations: wishes(marks(&source.annotations)),
     };
     Some((plan, warnings))
+}
+
+/// Without a word that the claim is not saved: it was saved, and a bucket is not to have a claim left out.
+fn wishes(mut annotations: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    if matches!(ClaimWish::of(&annotations), ClaimWish::Never(_)) {
+        annotations.remove(names::ANNOTATION_BACKUP);
+        annotations.remove(names::ANNOTATION_BACKUP_K8UP);
+    }
+    annotations
 }
 
 fn class(
@@ -243,6 +253,8 @@ mod tests {
         assert_eq!(made.labels().get("tier").map(String::as_str), Some("db"));
         assert_eq!(made.annotations().get(names::ANNOTATION_BACKUP).map(String::as_str), Some("true"));
         assert!(is_ours(&made, &run));
+        let never = saved.replace("'true'", "'false'");
+        assert!(planned("{name: data}", &never).unwrap().0.annotations.is_empty(), "it was saved");
         let (plan, _) = planned("{name: copy}", saved).unwrap();
         let made = claim(&run, "copy", &plan);
         assert!(made.labels().is_empty() && made.annotations().len() == 1, "{made:?}");

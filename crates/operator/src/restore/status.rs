@@ -382,6 +382,7 @@ fn judged(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, verd
     if component.phase == ComponentPhase::Succeeded && result.owners_kept > 0 {
         let uid = component.run_as.as_ref().map_or(0, |identity| identity.uid);
         let kept = format!("{} of other users belong to uid {uid} now", entries(result.owners_kept));
+        let unmatched = component.message.take().filter(|_| is_unmatched(component.reason.as_deref()));
         if proof.owners {
             component.phase = ComponentPhase::PartiallyFailed;
             component.reason = Some(Reason::OwnersNotRestored.as_str().to_owned());
@@ -391,7 +392,9 @@ fn judged(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, verd
                 advice(component.run_as.as_ref())
             ));
         } else {
-            component.message = Some(format!("{kept}, as runAs: Workload has it"));
+            let told = format!("{kept}, as runAs: Workload has it");
+            component.message =
+                Some(unmatched.map_or(told.clone(), |unmatched| format!("{told}; {unmatched}")));
         }
     }
 }

@@ -10,7 +10,7 @@ use holdfast_engine::id::Id;
 use holdfast_engine::lock::LockGuard;
 use holdfast_engine::repository::{Repository, SnapshotFilter};
 use holdfast_engine::restore::{self, Overwrite, Ownership, RestoreReport, RestoreSpec};
-use holdfast_protocol::spec::RestoreVolume;
+use holdfast_protocol::spec::{RestoreVolume, UNDO_TAG};
 use holdfast_protocol::verdict::{FaultRow, RestoreResult, UNMATCHED_EXCLUDE};
 use holdfast_protocol::{Outcome, TaskResult, Verdict};
 
@@ -25,7 +25,8 @@ impl Job {
         check_target(&spec.target)?;
         check_access(&spec.target, volume.plan_only)?;
         let repository = Stop::bound(&self.ctx.cancel, self.open()).await?;
-        Stop::bound(&self.ctx.cancel, find(&repository, volume)).await?;
+        let tags = Stop::bound(&self.ctx.cancel, find(&repository, volume)).await?;
+        let spec = RestoreSpec { spare_left_out: !is_safety(&tags), ..spec };
         if volume.plan_only || self.spec.read_only {
             // A plan reads only, and a repository whose lock is held for long must not keep people from planning. Where
             // no lock can be written, data that somebody else removes meanwhile is missed and told.
@@ -84,7 +85,7 @@ fn engine_spec(volume: &RestoreVolume) -> Result<RestoreSpec, Failure> {
         // A plan goes by the looks of a file, and is not to read a whole volume while its application runs.
         overwrite: if volume.plan_only { Overwrite::IfChanged } else { Overwrite::Always },
         delete_extra: volume.delete_extra,
-        spare_left_out: true,
+        spare_left_out: false,
         verify: volume.verify,
         dry_run: volume.plan_only,
         ownership: if volume.restore_owners { Ownership::Restore } else { Ownership::Keep },
@@ -93,10 +94,10 @@ fn engine_spec(volume: &RestoreVolume) -> Result<RestoreSpec, Failure> {
     })
 }
 
-/// Makes sure that the snapshot is there, so that its absence is told from that of anything else.
-async fn find(repository: &Repository, volume: &RestoreVolume) -> Result<(), Failure> {
+/// Makes sure that the snapshot is there, so that its absence is told from that of anything else. Returns its tags.
+async fn find(repository: &Repository, volume: &RestoreVolume) -> Result<Vec<String>, Failure> {
     match repository.find_snapshot(&volume.snapshot_id, &SnapshotFilter::default()).await {
-        Ok(_) => Ok(()),
+        Ok((_, snapshot)) => Ok(snapshot.tags),
         Err(e) if matches!(e.kind(), ErrorKind::Missing | ErrorKind::EmptySelection) => Err(Failure::fatal(
             "SnapshotMissing",
             format!(
@@ -107,6 +108,11 @@ async fn find(repository: &Repository, volume: &RestoreVolume) -> Result<(), Fai
         )),
         Err(e) => Err(e.into()),
     }
+}
+
+/// What a Restore saved of what it was about to overwrite leaves out nothing, and is put back exactly.
+fn is_safety(tags: &[String]) -> bool {
+    tags.iter().any(|tag| tag.split_once('=').is_some_and(|(key, _)| key == UNDO_TAG))
 }
 
 /// The engine would make a missing target; a claim that is not mounted must be noticed instead.
@@ -214,7 +220,8 @@ fn judge(volume: &RestoreVolume, report: &RestoreReport) -> Verdict {
     if let Some(pattern) = excludes.first().filter(|_| gap.is_none()) {
         verdict.reason = Some(UNMATCHED_EXCLUDE.to_owned());
         verdict.message = Some(format!(
-            "{} of the patterns to leave out match nothing, first {pattern:?}: what they were to keep as it is, is not kept",
+            "{} of the patterns to leave out match nothing that would be touched without them, first {pattern:?}: see whether \
+             they say what is meant",
             excludes.len()
         ));
     } else if of_root > 0 && gap.is_none() {

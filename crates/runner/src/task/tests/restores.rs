@@ -53,6 +53,29 @@ async fn what_was_to_be_deleted_is_not_called_deleted_when_something_failed_befo
 }
 
 #[tokio::test]
+async fn what_a_backup_left_out_stays_but_where_a_restore_is_undone() {
+    for (tags, stays) in [(vec![], true), (vec!["holdfast.dev/undo-of=put-back".to_owned()], false)] {
+        let place = Place::new();
+        place.initialized().await;
+        fs::write(place.path("source/a"), "content").unwrap();
+        let backup = BackupVolume { exclude: vec!["*.tmp".into()], tags, ..place.backup() };
+        let snapshot = backed_up(&place.run(Task::BackupVolume(backup)).await.unwrap());
+        fs::write(place.path("target/x.tmp"), "left out").unwrap();
+        fs::write(place.path("target/extra"), "extra").unwrap();
+        let exact = RestoreVolume { delete_extra: true, ..place.restore(&snapshot) };
+        let verdict = place.run(Task::RestoreVolume(exact)).await.unwrap();
+        assert_eq!(
+            (verdict.outcome, restored(&verdict).delete),
+            (Outcome::Succeeded, if stays { 1 } else { 2 })
+        );
+        assert_eq!(
+            (place.path("target/x.tmp").exists(), place.path("target/extra").exists()),
+            (stays, false)
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_restore_of_nothing_is_no_success() {
     let place = Place::new();
     place.initialized().await;
