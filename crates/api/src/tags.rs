@@ -161,12 +161,12 @@ fn join(pairs: &BTreeMap<String, String>) -> Option<String> {
 }
 
 /// What [`join`] wrote. What cannot be read of it is passed over: no data depends on it.
-fn split(joined: Option<String>) -> BTreeMap<String, String> {
+fn split(joined: Option<&str>) -> BTreeMap<String, String> {
     let one = |pair: &str| {
         let (key, value) = pair.split_once(':')?;
         Some((key.to_owned(), unescape(value)?))
     };
-    joined.iter().flat_map(|joined| joined.split('+')).filter_map(one).collect()
+    joined.into_iter().flat_map(|joined| joined.split('+')).filter_map(one).collect()
 }
 
 /// Tags that begin like ours and cannot be read.
@@ -303,7 +303,10 @@ impl RunTags {
                     .unwrap_or_default(),
                 ..VolumeTags::default()
             }
-            .with_marks(&split(values.remove("labels")), &split(values.remove("annotations"))),
+            .with_marks(
+                &split(values.remove("labels").as_deref()),
+                &split(values.remove("annotations").as_deref()),
+            ),
             // A count that cannot be read still says that there was something.
             unreadable: values.remove("unreadable").map_or(0, |count| count.parse().unwrap_or(1)),
             ignores_unreadable: values.remove("on-unreadable").is_some_and(|value| value == IGNORE),

@@ -61,7 +61,7 @@ impl Extras<'_> {
         let mut pending: Vec<(Vec<Vec<u8>>, FileType)> =
             self.list()?.into_iter().map(|(name, kind)| (vec![name], kind)).collect();
         // Directories that stay for what is in them.
-        let mut stay: BTreeSet<Vec<Vec<u8>>> = BTreeSet::new();
+        let mut kept: BTreeSet<Vec<Vec<u8>>> = BTreeSet::new();
         while let Some((path, mut kind)) = pending.pop() {
             let Some((name, above)) = path.split_last() else { continue };
             let parent = self.dir.walk(above)?;
@@ -78,7 +78,7 @@ impl Extras<'_> {
                         if self.stays(&path) {
                             self.selection.mark_excludes(&self.below(&path), excluded);
                             path.pop();
-                            while !path.is_empty() && stay.insert(path.clone()) {
+                            while !path.is_empty() && kept.insert(path.clone()) {
                                 path.pop();
                             }
                             continue;
@@ -90,7 +90,7 @@ impl Extras<'_> {
                 _ => counts.others = counts.others.saturating_add(1),
             }
         }
-        counts.dirs = counts.dirs.saturating_sub(u64::try_from(stay.len()).unwrap_or(u64::MAX));
+        counts.dirs = counts.dirs.saturating_sub(u64::try_from(kept.len()).unwrap_or(u64::MAX));
         Ok(())
     }
 
