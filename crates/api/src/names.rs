@@ -48,8 +48,8 @@ pub const ANNOTATION_CLAIMS: &str = "holdfast.dev/claims";
 pub const ANNOTATION_RESTIC_ARGS_K8UP: &str = "k8up.io/backup-restic-args";
 /// Annotation of a claim: patterns of files to leave out, separated by commas.
 pub const ANNOTATION_EXCLUDE: &str = "holdfast.dev/exclude";
-/// The annotations of a claim that say whether and how it is saved. They are kept with what is saved, so that a claim that
-/// is made again is saved as before.
+/// The annotations of a claim that say whether and how it is saved, in the order in which they are kept with what is saved,
+/// so that a claim that is made again is saved as before. The last counts only where the one before it is absent.
 pub const CLAIM_WISHES: [&str; 4] =
     [ANNOTATION_BACKUP, ANNOTATION_BACKUP_K8UP, ANNOTATION_EXCLUDE, ANNOTATION_RESTIC_ARGS_K8UP];
 /// Annotation of a Deployment, StatefulSet or ReplicaSet: who holds it at 0 replicas ([`crate::quiesce`]).

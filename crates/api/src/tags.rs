@@ -101,9 +101,10 @@ pub struct VolumeTags {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// No more of a claim's labels, and of its annotations, is kept than this, in bytes: there are hundreds of claims in one
-/// Snapshot, and a whole object may have 1.5 MiB. An annotation that is not kept is no loss: more is saved then.
-const MAX_MARKS: usize = 1024;
+/// No more of a claim's labels is kept than this, in bytes, and of its annotations, as they stand in the tag: there are
+/// hundreds of claims in one Snapshot, and a whole object may have 1.5 MiB.
+const MAX_LABELS: usize = 1024;
+const MAX_ANNOTATIONS: usize = 2048;
 
 impl VolumeTags {
     /// The same with what is to be kept of a claim's labels and annotations.
@@ -113,8 +114,21 @@ impl VolumeTags {
         labels: &BTreeMap<String, String>,
         annotations: &BTreeMap<String, String>,
     ) -> Self {
-        self.labels = bounded(labels, is_label);
-        self.annotations = bounded(annotations, |key, _| crate::names::CLAIM_WISHES.contains(&key));
+        let (mut labels_room, mut room) = (MAX_LABELS, MAX_ANNOTATIONS);
+        self.labels = labels
+            .iter()
+            .filter(|(key, value)| is_label(key, value) && fits(&mut labels_room, key, value))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        self.annotations = BTreeMap::new();
+        for key in crate::names::CLAIM_WISHES {
+            let Some(value) = annotations.get(key) else { continue };
+            // The ones after it count only where it is absent.
+            if !fits(&mut room, key, value) {
+                break;
+            }
+            self.annotations.insert(key.to_owned(), value.clone());
+        }
         self
     }
 }
@@ -139,17 +153,11 @@ fn is_label(key: &str, value: &str) -> bool {
     prefix.is_none_or(is_domain) && name(last, 63) && (value.is_empty() || name(value, 63))
 }
 
-/// The pairs that are `good`, as far as there is room.
-fn bounded(pairs: &BTreeMap<String, String>, good: impl Fn(&str, &str) -> bool) -> BTreeMap<String, String> {
-    let mut room = MAX_MARKS;
-    let mut kept = BTreeMap::new();
-    for (key, value) in pairs.iter().filter(|(key, value)| good(key, value)) {
-        if let Some(left) = room.checked_sub(key.len().saturating_add(value.len())) {
-            room = left;
-            kept.insert(key.clone(), value.clone());
-        }
-    }
-    kept
+/// Takes the room of a pair; false, and none is taken, where there is not enough.
+fn fits(room: &mut usize, key: &str, value: &str) -> bool {
+    let left = room.checked_sub(key.len().saturating_add(escape(&escape(value)).len()));
+    *room = left.unwrap_or(*room);
+    left.is_some()
 }
 
 /// Pairs as one value; none of none. `:` and `+` are escaped within a value, and no key holds one.
@@ -441,13 +449,22 @@ mod tests {
         assert_eq!((&read.volume.labels, &read.volume.annotations), (&labels, &annotations));
         assert_eq!(read, marked);
         let others =
-            pairs(&[("pv.kubernetes.io/bind-completed", "yes"), ("holdfast.dev/exclude", &"x".repeat(1005))]);
+            pairs(&[("pv.kubernetes.io/bind-completed", "yes"), ("holdfast.dev/exclude", &"x".repeat(2029))]);
         let kept = VolumeTags::default()
             .with_marks(&pairs(&[("no key", "x"), ("x", "no value!"), ("_", "")]), &others);
         assert_eq!(
             kept,
             VolumeTags::default(),
             "neither what is not ours, nor too long, nor what no claim could have"
+        );
+        let k8ups = [("holdfast.dev/exclude", "é".repeat(250)), ("k8up.io/backup-restic-args", "[]".into())];
+        let mut k8ups: BTreeMap<String, String> = k8ups.map(|(key, value)| (key.to_owned(), value)).into();
+        k8ups.insert("k8up.io/backup".into(), "true".into());
+        let kept = VolumeTags::default().with_marks(&BTreeMap::new(), &k8ups).annotations;
+        assert_eq!(
+            kept,
+            pairs(&[("k8up.io/backup", "true")]),
+            "what counts only where it is absent stays away"
         );
         let mut tags = example().to_tags();
         tags.push("holdfast.dev/labels=tier:a+:+b+Up.Per/x:y+tier%3Bx:y".into());
