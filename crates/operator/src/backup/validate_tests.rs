@@ -229,9 +229,9 @@ fn more_claims_than_a_status_lists_are_told_as_that() {
         conclusion.message.ends_with("more may be left out than status.coverage lists"),
         "{conclusion:?}"
     );
-    let unselected: String = (0..600).map(|n| bound(&format!("c{n:03}"), "{}")).collect();
-    let none = "{volumes: {selectors: [{matchLabels: {app: nowhere}}]}}";
-    let plan = validate(&backup(none), &facts(&unselected, "[]")).unwrap();
+    let never = "{holdfast.dev/backup: 'false'}";
+    let excluded: String = (0..600).map(|n| bound(&format!("c{n:03}"), never)).collect();
+    let plan = validate(&backup("{}"), &facts(&excluded, "[]")).unwrap();
     let conclusion = super::super::status::conclude(&[], &begun(&plan));
     assert_eq!(conclusion.phase, BackupPhase::Skipped);
     assert!(conclusion.message.contains("512 claims or more left out"), "{}", conclusion.message);
