@@ -388,12 +388,9 @@ fn a_queued_backup_says_what_it_waits_for_and_can_be_deleted() {
         story.start_backup("second", "{}")?;
         let expected =
             format!("waits for a free place at BackupStorage {own}/store (1 of 1 in use), 1st in line");
-        // Runs of other stories may take the node's places as well. That is told first then, and until the next look,
-        // which may be when the first one is done.
+        // Runs of other stories may take the node's places as well: the storage's limit is told before.
         story.until("backup", "second", |o| {
-            let message = text(&o["status"]["message"]);
-            let waits = message == expected || message.starts_with("waits for a free place on node n1 (");
-            (phase(o) == "Queued" && waits).then_some(())
+            (phase(o) == "Queued" && text(&o["status"]["message"]) == expected).then_some(())
         })?;
         story.kubectl.run(&["-n", &own, "delete", "backup", "second", "--timeout=60s"])?;
         story.expect_end("backup", "first", "Succeeded")?;

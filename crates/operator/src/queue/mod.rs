@@ -83,11 +83,12 @@ impl Limits {
             Some(node) => (Scope::Node(node.clone()), self.per_node.map(NonZeroU32::get)),
             None => (Scope::AllNodes, self.per_node.map(|most| most.get().saturating_mul(self.nodes.max(1)))),
         };
+        // The first one that is full is told. What somebody has set comes before what passes by itself in a moment.
         let all = [
-            on_nodes,
             (Scope::Storage(seat.storage.clone()), self.per_storage.map(NonZeroU32::get)),
             (Scope::Repository(seat.repository()), self.per_repository.map(NonZeroU32::get)),
             (Scope::Namespace(namespace.to_owned()), self.per_namespace.map(NonZeroU32::get)),
+            on_nodes,
             (Scope::Run(run.to_owned()), Some(MOST_OF_A_RUN)),
         ];
         all.into_iter().filter_map(|(scope, most)| Some(Limit { scope, most: most? })).collect()
