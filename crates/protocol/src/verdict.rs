@@ -217,8 +217,8 @@ pub struct RestoreResult {
     pub duration_ms: u64,
 }
 
-/// The reason of a restore that succeeded, and of whose patterns to leave out one matches nothing: what it was to protect is
-/// not protected.
+/// The reason of a restore that succeeded, and of whose patterns to leave out one matches nothing that would be touched
+/// without it: perhaps a slip of the pen.
 pub const UNMATCHED_EXCLUDE: &str = "UnmatchedExclude";
 
 impl Verdict {

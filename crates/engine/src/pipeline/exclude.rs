@@ -26,7 +26,6 @@ impl Excludes {
         Ok(Self { patterns: patterns.iter().map(parse).collect::<Result<_>>()? })
     }
 
-    /// No patterns: nothing is left out.
     /// Patterns that another program may have written: those that cannot be read are passed over.
     pub(crate) fn of_others(patterns: impl Iterator<Item = String>) -> Self {
         let readable = patterns.filter_map(|text| Self::new(&[text]).ok());
@@ -42,6 +41,7 @@ impl Excludes {
         self.patterns.iter().rev().find(|(pattern, _)| pattern.matches(names)).is_some_and(|(_, out)| *out)
     }
 
+    /// No patterns: nothing is left out.
     pub(crate) fn is_empty(&self) -> bool {
         self.patterns.is_empty()
     }

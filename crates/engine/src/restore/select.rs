@@ -150,9 +150,13 @@ impl Selection {
 
     /// Marks, in `seen`, the exclude patterns that match `path`, in the order of [`Selection::excludes`].
     pub(crate) fn mark_excludes(&self, path: &[&[u8]], seen: &mut [bool]) {
+        self.mark_those(|patterns| &patterns.exclude, path, seen);
+    }
+
+    fn mark_those(&self, of: impl Fn(&Patterns) -> &[Pattern], path: &[&[u8]], seen: &mut [bool]) {
         self.with_any_case(path, |any_case| {
-            let exact = self.exact.exclude.iter().map(|pattern| (pattern, path));
-            let all = exact.chain(self.any_case.exclude.iter().map(|pattern| (pattern, any_case)));
+            let exact = of(&self.exact).iter().map(|pattern| (pattern, path));
+            let all = exact.chain(of(&self.any_case).iter().map(|pattern| (pattern, any_case)));
             for ((pattern, path), seen) in all.zip(seen) {
                 *seen = *seen || pattern.matches(path);
             }
@@ -167,13 +171,7 @@ impl Selection {
 
     /// Marks, in `seen`, the include patterns that match `path`, in the order of [`Selection::includes`].
     pub(crate) fn mark(&self, path: &[&[u8]], seen: &mut [bool]) {
-        self.with_any_case(path, |any_case| {
-            let exact = self.exact.include.iter().map(|pattern| (pattern, path));
-            let all = exact.chain(self.any_case.include.iter().map(|pattern| (pattern, any_case)));
-            for ((pattern, path), seen) in all.zip(seen) {
-                *seen = *seen || pattern.matches(path);
-            }
-        });
+        self.mark_those(|patterns| &patterns.include, path, seen);
     }
 
     /// The include patterns as they were written.

@@ -225,6 +225,15 @@ mod tests {
         plan.filter(|_| findings.errors.is_empty()).ok_or(findings.errors)
     }
 
+    fn run() -> RunRef {
+        RunRef {
+            kind: crate::jobs::RunKind::Restore,
+            namespace: "shop".into(),
+            name: "r".into(),
+            uid: "u1".into(),
+        }
+    }
+
     const SAVED: &str = "{capacity: 2Gi, storageClass: fast, accessModes: [ReadWriteMany]}";
 
     #[test]
@@ -242,12 +251,7 @@ mod tests {
     #[test]
     fn a_claim_that_is_made_again_is_saved_as_before_and_a_copy_is_a_claim_of_its_own() {
         let saved = "{claim: data, capacity: 2Gi, storageClass: fast, labels: {tier: db}, annotations: {holdfast.dev/backup: 'true'}}";
-        let run = RunRef {
-            kind: crate::jobs::RunKind::Restore,
-            namespace: "shop".into(),
-            name: "r".into(),
-            uid: "u1".into(),
-        };
+        let run = run();
         let (plan, _) = planned("{name: data}", saved).unwrap();
         let made = claim(&run, "data", &plan);
         assert_eq!(made.labels().get("tier").map(String::as_str), Some("db"));
@@ -306,12 +310,7 @@ mod tests {
 
     #[test]
     fn a_claim_knows_the_run_that_made_it() {
-        let run = RunRef {
-            kind: crate::jobs::RunKind::Restore,
-            namespace: "shop".into(),
-            name: "r".into(),
-            uid: "u1".into(),
-        };
+        let run = run();
         let (plan, _) = planned("{name: copy}", SAVED).unwrap();
         let made = claim(&run, "copy", &plan);
         assert!(is_ours(&made, &run) && !is_ours(&made, &RunRef { uid: "u2".into(), ..run }));

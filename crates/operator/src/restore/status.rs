@@ -392,9 +392,11 @@ fn judged(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, verd
                 advice(component.run_as.as_ref())
             ));
         } else {
-            let told = format!("{kept}, as runAs: Workload has it");
-            component.message =
-                Some(unmatched.map_or(told.clone(), |unmatched| format!("{told}; {unmatched}")));
+            let mut told = format!("{kept}, as runAs: Workload has it");
+            if let Some(unmatched) = unmatched {
+                told = format!("{told}; {unmatched}");
+            }
+            component.message = Some(told);
         }
     }
 }
@@ -493,7 +495,7 @@ pub fn conclude(restore: &Restore, status: &RestoreStatus) -> Conclusion {
         parts.push(format!("failed: {}", failed.join(", ")));
     }
     let worst = with(ComponentPhase::Failed).chain(with(ComponentPhase::PartiallyFailed)).next();
-    // Whose the files of a component are now, and that a pattern protected nothing, is told when nothing is worse.
+    // Whose the files of a component are now, and that a pattern matched nothing, is told when nothing is worse.
     let remark = components.iter().find(|component| {
         component.owners_not_restored.is_some_and(|n| n > 0) || is_unmatched(component.reason.as_deref())
     });
