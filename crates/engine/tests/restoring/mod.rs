@@ -116,9 +116,10 @@ pub(crate) fn files_below(at: &Path) -> Vec<PathBuf> {
 }
 
 /// Packs of a repository in a local directory, the largest first: those with file content come before those with
-/// directories in all tests here.
+/// directories in all tests here. What is still being written has another name, and loses it at any moment.
 pub(crate) fn packs(at: &Path) -> Vec<PathBuf> {
     let mut packs = files_below(&at.join("data"));
+    packs.retain(|pack| pack.file_name().is_some_and(|name| name.len() == 64));
     packs.sort_by_key(|p| std::cmp::Reverse(p.metadata().unwrap().len()));
     packs
 }
