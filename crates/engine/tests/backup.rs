@@ -463,13 +463,14 @@ async fn what_mkfs_put_into_the_root_is_left_out_on_demand_unless_fsck_filled_it
     let by_root = fs::metadata(&lost).unwrap().uid() == 0;
     let spec = BackupSpec { leave_lost_found: true, ..scene.spec() };
     let left = scene.back_up(&spec).await.unwrap();
-    assert_eq!(left.excluded, u64::from(by_root), "only root's is the file system's own");
+    assert_eq!(left.passed_over, u64::from(by_root), "only root's is the file system's own");
+    assert_eq!(left.excluded, 0, "no rule of anybody's");
     let kept = scene.back_up(&scene.spec()).await.unwrap();
-    assert_eq!(kept.excluded, 0, "as restic does");
+    assert_eq!(kept.passed_over, 0, "as restic does");
     assert_eq!(kept.dirs_new + kept.dirs_changed + kept.dirs_unmodified, left.dirs_new + u64::from(by_root));
     fs::write(lost.join("#12"), "found by fsck").unwrap();
     let filled = scene.back_up(&spec).await.unwrap();
-    assert_eq!((filled.excluded, filled.total_files), (0, left.total_files + 1));
+    assert_eq!((filled.passed_over, filled.total_files), (0, left.total_files + 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -632,13 +633,14 @@ async fn what_the_backup_left_out_is_not_deleted_as_extra() {
         target: volume.clone(),
         delete_extra: true,
         spare_left_out: true,
+        spare_caches: true,
         ..RestoreSpec::default()
     };
     let restored = restore(&scene.repo, None, &exact, &scene.ctx).await.unwrap();
     assert_eq!((restored.faults.total, restored.files_deleted, restored.plan.delete.total()), (0, 2, 2));
     assert!(left_out.iter().chain(&["new/y.tmp", "file"]).all(|file| volume.join(file).exists()));
     assert!(!volume.join("goes").exists() && !volume.join("new/goes").exists());
-    let as_restic = RestoreSpec { spare_left_out: false, ..exact };
+    let as_restic = RestoreSpec { spare_left_out: false, spare_caches: false, ..exact };
     let restored = restore(&scene.repo, None, &as_restic, &scene.ctx).await.unwrap();
     assert_eq!((restored.faults.total, restored.files_deleted), (0, 6), "with the two directories");
     assert!(!left_out.iter().any(|file| volume.join(file).exists()));
@@ -671,6 +673,7 @@ async fn a_volume_is_not_left_out_for_a_tag_and_what_is_mounted_on_it_is_told_an
     };
     let report = scene.back_up(&spec).await.unwrap();
     assert_eq!(report.total_files, 3, "both tags and the file beside the first");
+    assert_eq!((report.excluded, report.passed_over), (1, 2), "a rule left out one, two are mounted");
     assert_eq!((report.faults.total, &report.faults.first[0].path), (1, &disk.0), "{:?}", report.faults);
     let excluded = BackupSpec { excludes: vec!["/mounted".into()], ..spec.clone() };
     assert_eq!(scene.back_up(&excluded).await.unwrap().faults.total, 0, "somebody knows of it");
@@ -690,6 +693,15 @@ async fn a_volume_is_not_left_out_for_a_tag_and_what_is_mounted_on_it_is_told_an
     let restored = restore(&scene.repo, None, &back, &scene.ctx).await.unwrap();
     assert_eq!((restored.faults.total, restored.files_deleted), (0, 1), "{:?}", restored.faults);
     assert!(precious.exists() && !volume.join("extra").exists());
+
+    // Nor what is mounted where the snapshot has nothing, and only a part was meant: the plan says so too.
+    let later = InMemory::mount(volume.join("later"));
+    fs::write(later.0.join("x.log"), "in no snapshot").unwrap();
+    fs::write(volume.join("y.log"), "goes").unwrap();
+    let narrowed = RestoreSpec { include: vec!["*.log".into(), "/file".into()], ..back };
+    let restored = restore(&scene.repo, None, &narrowed, &scene.ctx).await.unwrap();
+    assert_eq!((restored.faults.total, restored.plan.delete.total(), restored.files_deleted), (0, 1, 1));
+    assert!(later.0.join("x.log").exists() && !volume.join("y.log").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

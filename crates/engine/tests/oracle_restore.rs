@@ -401,6 +401,78 @@ async fn what_is_excluded_is_not_deleted_with_the_directory_around_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn extras_go_where_they_are_selected_also_in_directories_that_are_not() {
+    let dir = scratch();
+    let (repo, spec) = prepared(dir.path()).await;
+    run_clean(&repo, &spec).await;
+    let target = &spec.target;
+    // (file, whether it goes)
+    let extra = [
+        ("extra/deep/goes.log", true),
+        ("extra/deep/stays", false),
+        ("extra/whole/a", true),
+        ("extra/whole/keep.db", false),
+        ("extra/whole/sub/b", true),
+        ("extra/other/goes.log", true),
+        ("sub/goes.log", true),
+        ("sub/stays", false),
+        ("elsewhere/stays", false),
+    ];
+    for (file, _) in extra {
+        fs::create_dir_all(target.join(file).parent().unwrap()).unwrap();
+        fs::write(target.join(file), "mine").unwrap();
+    }
+    let narrowed = RestoreSpec {
+        include: ["*.log", "/extra/whole", "/sub/a.txt", "/absent"].map(str::to_owned).to_vec(),
+        exclude: vec!["keep.db".to_owned()],
+        delete_extra: true,
+        ..spec.clone()
+    };
+    let plan = run_clean(&repo, &RestoreSpec { dry_run: true, verify: false, ..narrowed.clone() }).await.plan;
+    assert_eq!(plan.delete, Counts { files: 5, dirs: 1, others: 0 });
+    assert_eq!(plan.unmatched_includes, ["*.log", "/extra/whole", "/absent"]);
+    assert_eq!(plan.idle_includes, ["/absent"], "the others match what goes");
+    assert_eq!(plan.unmatched_excludes, [""; 0]);
+    let report = run_clean(&repo, &narrowed).await;
+    assert_eq!(report.files_deleted, 6);
+    for (file, goes) in extra {
+        assert_eq!(target.join(file).exists(), !goes, "{file}");
+    }
+    assert!(!target.join("extra/whole/sub").exists() && target.join("extra/other").exists());
+}
+
+/// What is on the way to a selected file and is not selected itself is not the restore's to replace.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_selected_is_not_replaced_by_a_directory() {
+    let dir = scratch();
+    let (repo, spec) = prepared(dir.path()).await;
+    fs::create_dir_all(spec.target.join("elsewhere")).unwrap();
+    symlink("elsewhere", spec.target.join("sub")).unwrap();
+    let one = RestoreSpec { include: vec!["/sub/a.txt".to_owned()], ..spec.clone() };
+    let report = run(&repo, &one).await.unwrap();
+    assert_eq!(report.faults.total, 1, "{:?}", report.faults);
+    assert!(report.faults.first[0].error.contains("select the directory"), "{:?}", report.faults);
+    assert_eq!(fs::read_link(spec.target.join("sub")).unwrap(), Path::new("elsewhere"));
+    assert!(!spec.target.join("elsewhere/a.txt").exists());
+    let all = RestoreSpec { include: vec!["/sub".to_owned()], ..spec.clone() };
+    run_clean(&repo, &all).await;
+    assert_eq!(fs::read_to_string(spec.target.join("sub/a.txt")).unwrap(), "a");
+}
+
+/// A killed restore's temporary files go with the extras, whatever was selected then or now.
+#[tokio::test(flavor = "multi_thread")]
+async fn leftovers_of_a_killed_restore_go_with_the_extras() {
+    let dir = scratch();
+    let (repo, spec) = prepared(dir.path()).await;
+    run_clean(&repo, &spec).await;
+    let left = spec.target.join("sub/.holdfast-restore-0123456789abcdef01234567");
+    fs::write(&left, "half").unwrap();
+    let narrowed = RestoreSpec { include: vec!["/sub/a.txt".to_owned()], delete_extra: true, ..spec.clone() };
+    assert_eq!(run_clean(&repo, &narrowed).await.files_deleted, 1);
+    assert!(!left.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_selected_is_an_error_unless_it_is_meant() {
     let dir = scratch();
     let (repo, spec) = prepared(dir.path()).await;

@@ -202,6 +202,10 @@ pub const UNREADABLE_TAG: &str = "holdfast.dev/unreadable";
 /// Such a snapshot is no parent of an ordinary one.
 pub const UNDO_TAG: &str = "holdfast.dev/undo-of";
 
+/// Tag of a snapshot of which caches are part: a restore that deletes what the snapshot lacks deletes it in them too. Without it
+/// they may have been left out.
+pub const CACHES_TAG: &str = "holdfast.dev/caches=saved";
+
 /// Back up one claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

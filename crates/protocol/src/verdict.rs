@@ -169,6 +169,8 @@ pub struct BackupResult {
     pub bytes_added: u64,
     /// Bytes written to the store.
     pub bytes_stored: u64,
+    /// Files, and directories with all they hold, that were left out by a rule. 0 where it is not known any more.
+    pub excluded: u64,
     /// Files, directories and attributes that could not be read.
     pub unreadable: u64,
     /// The first of them.
@@ -220,6 +222,10 @@ pub struct RestoreResult {
 /// The reason of a restore that succeeded, and of whose patterns to leave out one matches nothing that would be touched
 /// without it: perhaps a slip of the pen.
 pub const UNMATCHED_EXCLUDE: &str = "UnmatchedExclude";
+
+/// Reason of a restore of which an include pattern matched nothing. It is no success, but where a restore is undone: what
+/// that had put there may have been nothing before.
+pub const UNMATCHED_INCLUDE: &str = "UnmatchedInclude";
 
 impl Verdict {
     /// A failure without a result.

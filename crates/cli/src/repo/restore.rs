@@ -135,6 +135,7 @@ async fn carry_out(
         delete_extra: args.delete,
         // As restic has it.
         spare_left_out: false,
+        spare_caches: false,
         verify: args.verify,
         dry_run: args.dry_run,
         // Only root can give files away; anybody else would get one fault a file.

@@ -335,6 +335,7 @@ impl Scene {
             overwrite: Overwrite::Always,
             delete_extra: true,
             spare_left_out: true,
+            spare_caches: true,
             verify: true,
             dry_run: false,
             ownership: Ownership::Restore,

@@ -271,6 +271,8 @@ pub struct BackupReport {
     pub vanished: u64,
     /// Entries that the spec's rules left out; a directory counts as one.
     pub excluded: u64,
+    /// What other file systems are mounted on, and what `mkfs` made: left out by what it is.
+    pub passed_over: u64,
     /// Unix sockets: there is nothing in them to back up.
     pub sockets_skipped: u64,
     /// How long it took.
@@ -568,6 +570,7 @@ fn report(state: &State, tree: Id, parent: Option<Id>) -> BackupReport {
         changed_while_reading: counters.changed_while_reading.get(),
         vanished: counters.vanished.get(),
         excluded: counters.excluded.get(),
+        passed_over: counters.passed_over.get(),
         sockets_skipped: counters.sockets_skipped.get(),
         duration: Duration::ZERO,
     }

@@ -87,8 +87,10 @@ pub(crate) struct Counters {
     /// Gone between listing and reading.
     pub(crate) vanished: Counter,
     pub(crate) sockets_skipped: Counter,
-    /// Left out by a pattern, a cache tag or the file system's border.
+    /// Left out by a rule: a pattern, a cache tag, a marker, a size.
     pub(crate) excluded: Counter,
+    /// Left out by what it is: another file system, or what mkfs made.
+    pub(crate) passed_over: Counter,
 }
 
 /// The state of one run.

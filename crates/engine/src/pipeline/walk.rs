@@ -449,7 +449,7 @@ impl Walker<'_> {
         let passes = is_other && wanted.nested && wanted.leads_to(&dir.path);
         if is_other && !passes {
             // The directory that another file system is mounted on is kept, what is mounted is not.
-            self.walk.shared.state.counters.excluded.add(1);
+            self.walk.shared.state.counters.passed_over.add(1);
             let name = dir.path.file_name().unwrap_or_default().as_bytes();
             if self.walk.rules.borders_are_faults && !VIEWS_OF_THE_PAST.contains(&name) {
                 let why = "another file system, or a subvolume, begins here and is not saved; exclude the directory if that \
@@ -500,7 +500,7 @@ impl Walker<'_> {
             .map(|names| names.len());
         if is_made_by_mkfs(&stat, inside) {
             names.remove(place);
-            self.walk.shared.state.counters.excluded.add(1);
+            self.walk.shared.state.counters.passed_over.add(1);
         }
     }
 

@@ -8,8 +8,8 @@ use std::io;
 use rustix::fs::FileType;
 
 use super::Counts;
-use super::select::Selection;
-use super::target::{Dir, Target};
+use super::select::{Selection, Verdict};
+use super::target::{Dir, Fate, TEMP_PREFIX, Target};
 use super::walk::Visit;
 use crate::format::node::{Node, NodeType};
 
@@ -26,9 +26,9 @@ pub(crate) struct Extras<'a> {
 }
 
 impl Extras<'_> {
-    /// Names that the snapshot does not have, the selection covers and the backup has not left out. None where another file
-    /// system is mounted on a directory that is empty in the snapshot: it was empty because a backup does not enter what is
-    /// mounted.
+    /// Names that the snapshot does not have and the backup has not left out, which the selection covers, or which are
+    /// directories in which it may cover something. None where another file system is mounted on a directory that is empty in
+    /// the snapshot: it was empty because a backup does not enter what is mounted.
     pub(crate) fn list(&self) -> io::Result<Vec<(Vec<u8>, FileType)>> {
         let Self { dir, visit, selection, target } = self;
         if visit.tree.nodes.is_empty() && dir.device()? != target.dir(b"")?.device()? {
@@ -48,47 +48,57 @@ impl Extras<'_> {
             visit.tree.find(name).is_none()
                 // ext4 keeps this for fsck in the root of each file system; it belongs to no backup.
                 && !(path.is_empty() && name == b"lost+found")
-                && selection.verdict(&names).selected
-                && !selection.spares(&names)
+                && self.fate(&names) != Fate::Stays
         });
         Ok(extras)
     }
 
     /// Adds to `counts` what [`Self::list`] has, with all that is in it and goes. Marks in `excluded` the exclude patterns
-    /// for which something of it stays.
-    pub(crate) fn count(&self, counts: &mut Counts, excluded: &mut [bool]) -> io::Result<()> {
+    /// for which something of it stays, in `included` the include patterns for which something goes.
+    pub(crate) fn count(
+        &self,
+        counts: &mut Counts,
+        excluded: &mut [bool],
+        included: &mut [bool],
+    ) -> io::Result<()> {
+        let device = self.dir.device()?;
         // (names from `dir`, type); reopened from `dir` each time, so that depth costs no descriptors.
         let mut pending: Vec<(Vec<Vec<u8>>, FileType)> =
             self.list()?.into_iter().map(|(name, kind)| (vec![name], kind)).collect();
-        // Directories that stay for what is in them.
+        // Directories that would go, but stay for what is in them.
         let mut kept: BTreeSet<Vec<Vec<u8>>> = BTreeSet::new();
         while let Some((path, mut kind)) = pending.pop() {
             let Some((name, above)) = path.split_last() else { continue };
-            let parent = self.dir.walk(above)?;
             if kind == FileType::Unknown {
-                let Some(stat) = parent.stat(name)? else { continue };
+                let Some(stat) = self.dir.walk(above)?.stat(name)? else { continue };
                 kind = FileType::from_raw_mode(stat.st_mode);
             }
-            match kind {
-                FileType::Directory => {
-                    counts.dirs = counts.dirs.saturating_add(1);
-                    for (inner, kind) in parent.subdir(name)?.list()? {
-                        let mut path = path.clone();
-                        path.push(inner);
-                        if self.stays(&path) {
-                            self.selection.mark_excludes(&self.below(&path), excluded);
-                            path.pop();
-                            while !path.is_empty() && kept.insert(path.clone()) {
-                                path.pop();
-                            }
-                            continue;
-                        }
-                        pending.push((path, kind));
+            let names = self.below(&path);
+            let fate = self.fate(&names);
+            if fate == Fate::Stays {
+                self.selection.mark_excludes(&names, excluded);
+            } else if kind == FileType::Directory
+                && let Some((_, inner)) = self.dir.listed(&path, fate, device)?
+            {
+                let path = |inner| path.iter().cloned().chain([inner]).collect();
+                pending.extend(inner.into_iter().map(|(inner, kind)| (path(inner), kind)));
+            }
+            if fate != Fate::Goes {
+                let mut above = path;
+                while above.pop().is_some() && !above.is_empty() {
+                    if self.fate(&self.below(&above)) == Fate::Goes && !kept.insert(above.clone()) {
+                        break;
                     }
                 }
-                FileType::RegularFile => counts.files = counts.files.saturating_add(1),
-                _ => counts.others = counts.others.saturating_add(1),
+                continue;
             }
+            self.selection.mark(&names, included);
+            let counter = match kind {
+                FileType::Directory => &mut counts.dirs,
+                FileType::RegularFile => &mut counts.files,
+                _ => &mut counts.others,
+            };
+            *counter = counter.saturating_add(1);
         }
         counts.dirs = counts.dirs.saturating_sub(u64::try_from(kept.len()).unwrap_or(u64::MAX));
         Ok(())
@@ -96,16 +106,27 @@ impl Extras<'_> {
 
     /// Removes one of them, a directory with all it holds but for what stays. Returns how many names were removed.
     pub(crate) fn remove(&self, name: &[u8]) -> io::Result<u64> {
-        self.dir.remove_all_but(name, &|path| self.stays(path))
+        self.dir.remove_by(name, &|path| self.fate(&self.below(path)))
+    }
+
+    /// What becomes of a path that the snapshot does not have, by its names from the target.
+    fn fate(&self, names: &[&[u8]]) -> Fate {
+        if self.selection.spares(names) {
+            return Fate::Stays;
+        }
+        // What a killed restore had begun to write: of no use to anybody, whatever was selected then or now.
+        if names.last().is_some_and(|name| name.starts_with(TEMP_PREFIX.as_bytes())) {
+            return Fate::Goes;
+        }
+        match self.selection.verdict(names) {
+            Verdict { selected: true, .. } => Fate::Goes,
+            Verdict { descend: true, .. } => Fate::GoesInPart,
+            Verdict { .. } => Fate::Stays,
+        }
     }
 
     fn names(&self) -> Vec<&[u8]> {
         self.visit.path.split(|b| *b == b'/').filter(|name| !name.is_empty()).collect()
-    }
-
-    /// Whether something within an extra, by its names from the directory, stays.
-    fn stays(&self, path: &[Vec<u8>]) -> bool {
-        self.selection.spares(&self.below(path))
     }
 
     fn below<'p>(&'p self, path: &'p [Vec<u8>]) -> Vec<&'p [u8]> {

@@ -26,12 +26,12 @@ use crate::format::node::{Node, NodeType};
 #[derive(Default)]
 pub(crate) struct DirMaker {
     made: HashSet<Vec<u8>>,
-    narrowed: bool,
+    selection: Selection,
 }
 
 impl DirMaker {
     pub(crate) fn new(selection: &Selection) -> Self {
-        Self { made: HashSet::new(), narrowed: selection.is_narrowed() }
+        Self { made: HashSet::new(), selection: selection.clone() }
     }
 
     /// Makes the directory at `path` and those above it; gives the action that failed and why.
@@ -62,8 +62,10 @@ impl DirMaker {
             self.ensure(run, parent)?;
             run.target.dir(parent).map_err(|e| ("open directory", e))?
         };
-        make(&dir, name, run.spec.overwrite).map_err(|e| ("create directory", e))?;
-        if self.narrowed {
+        let names: Vec<&[u8]> = path.split(|b| *b == b'/').collect();
+        let selected = self.selection.verdict(&names).selected;
+        make(&dir, name, run.spec.overwrite, selected).map_err(|e| ("create directory", e))?;
+        if self.selection.is_narrowed() {
             self.made.insert(path.to_vec());
         }
         Ok(())
@@ -74,12 +76,18 @@ impl DirMaker {
     }
 }
 
-fn make(dir: &Dir, name: &[u8], overwrite: Overwrite) -> io::Result<()> {
+/// `selected` is whether the directory itself is to be restored, and is not only on the way to something that is.
+fn make(dir: &Dir, name: &[u8], overwrite: Overwrite, selected: bool) -> io::Result<()> {
     if let Some(stat) = dir.stat(name)?
         && FileType::from_raw_mode(stat.st_mode) != FileType::Directory
     {
         if overwrite.may_keep() {
             return Err(io::Error::other("something else is in its place, which is not to be overwritten"));
+        }
+        if !selected {
+            return Err(io::Error::other(
+                "something else is in its place, which the patterns do not select: to have it replaced, select the directory",
+            ));
         }
         // Whatever it is, and wherever it points: the snapshot has a directory here.
         dir.unlink(name)?;

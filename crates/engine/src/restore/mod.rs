@@ -85,12 +85,15 @@ pub struct RestoreSpec {
     pub exclude_any_case: Vec<String>,
     /// What happens to what is there.
     pub overwrite: Overwrite,
-    /// Remove from the target what the snapshot does not have, once all else has succeeded. Also lets a
-    /// directory that stands where a file belongs be removed.
+    /// Remove from the target what the snapshot does not have and the patterns select, in whatever directory it lies, once
+    /// all else has succeeded. Also lets a directory that stands where a file belongs be removed.
     pub delete_extra: bool,
-    /// With `delete_extra`: let stay what the backup has left out, by the patterns that the snapshot keeps or as a cache.
-    /// The snapshot lacks it whether it was there or not. restic deletes it.
+    /// With `delete_extra`: let stay what the backup has left out by the patterns that the snapshot keeps. The snapshot lacks
+    /// it whether it was there or not. restic deletes it.
     pub spare_left_out: bool,
+    /// With `delete_extra`: let stay what lies in a directory of which the snapshot has a `CACHEDIR.TAG` and nothing else. It
+    /// does not keep whether its backup left out caches, so this is for one that did, or may have.
+    pub spare_caches: bool,
     /// Write everything out, then read it back from the disk and compare; existing files are compared with what the disk
     /// has, not with what is cached of it.
     pub verify: bool,
@@ -146,6 +149,8 @@ pub struct RestorePlan {
     pub bytes_available: u64,
     /// Include patterns that match nothing in the snapshot.
     pub unmatched_includes: Vec<String>,
+    /// Those of them that match nothing either of what is deleted because the snapshot lacks it.
+    pub idle_includes: Vec<String>,
     /// Exclude patterns that match nothing which would be touched without them. One that only matches below what another
     /// one leaves out is among them.
     pub unmatched_excludes: Vec<String>,
@@ -197,11 +202,8 @@ pub fn restore<'a>(
     Box::pin(async move {
         let selection = select::Selection::of(spec)?;
         let snapshot = repo.load_snapshot(&spec.snapshot).await?;
-        let selection = if spec.spare_left_out {
-            selection.sparing(&snapshot.excludes, spec.subpath.as_deref())
-        } else {
-            selection
-        };
+        let excludes: &[String] = if spec.spare_left_out { &snapshot.excludes } else { &[] };
+        let selection = selection.sparing(excludes, spec.subpath.as_deref(), spec.spare_caches);
         let index = repo.load_index(ctx).await?;
         let outcome = run::start(repo, index, snapshot.tree, selection, spec, ctx).await;
         // A lost lock cancels the work, so it is the reason to tell.

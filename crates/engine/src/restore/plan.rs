@@ -86,6 +86,7 @@ pub(crate) fn make(
     let target = Target::open(&spec.target)?;
     let mut plan = RestorePlan::default();
     let mut matched = vec![false; selection.includes().count()];
+    let mut gone = matched.clone();
     let mut excluded = vec![false; selection.excludes().count()];
     let mut selected = 0_u64;
     let mut seen_links = std::collections::HashSet::new();
@@ -118,20 +119,24 @@ pub(crate) fn make(
             && let (Some(dir), Some(target)) = (&dir, &target)
         {
             Extras { dir, visit: &visit, selection, target }
-                .count(&mut plan.delete, &mut excluded)
+                .count(&mut plan.delete, &mut excluded, &mut gone)
                 .map_err(|e| unreadable(&spec.target, &visit.path, e))?;
         }
     }
-    plan.unmatched_excludes =
-        selection.excludes().zip(&excluded).filter(|(_, seen)| !**seen).map(|(p, _)| p.to_owned()).collect();
-    plan.unmatched_includes =
-        selection.includes().zip(&matched).filter(|(_, seen)| !**seen).map(|(p, _)| p.to_owned()).collect();
+    plan.unmatched_excludes = unseen(selection.excludes(), &excluded);
+    plan.unmatched_includes = unseen(selection.includes(), &matched);
+    let seen: Vec<bool> = matched.iter().zip(&gone).map(|(there, gone)| *there || *gone).collect();
+    plan.idle_includes = unseen(selection.includes(), &seen);
     if selected == 0 && !spec.allow_empty {
         return Err(Error::new(ErrorKind::EmptySelection, nothing_selected(selection, spec)));
     }
     let space = space(&spec.target)?;
     plan.bytes_available = space.f_bavail.saturating_mul(space.f_frsize);
     Ok(plan)
+}
+
+fn unseen<'p>(patterns: impl Iterator<Item = &'p str>, seen: &[bool]) -> Vec<String> {
+    patterns.zip(seen).filter(|(_, seen)| !**seen).map(|(pattern, _)| pattern.to_owned()).collect()
 }
 
 /// Marks the exclude patterns that keep something of a directory from being written or deleted.

@@ -31,6 +31,8 @@ pub(crate) struct Selection {
     any_case_excludes: Vec<String>,
     /// What the backup left out: the snapshot lacks it whether it was there or not.
     left_out: Option<Excludes>,
+    /// It may have left out caches.
+    left_out_caches: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -75,14 +77,16 @@ impl Selection {
             any_case_includes: spec.include_any_case.clone(),
             any_case_excludes: spec.exclude_any_case.clone(),
             left_out: None,
+            left_out_caches: false,
         })
     }
 
-    /// Lets stay what a backup with these patterns, as the snapshot keeps them, has left out below `subpath`. One without a
+    /// Lets stay what a backup with these patterns, as the snapshot keeps them, has left out below `subpath`, and caches where
+    /// it may have left out those. A pattern without a
     /// leading slash counts from there: had it matched the path to it, nothing would have been saved. One that cannot be
     /// read was written by another program, and is passed over.
     #[must_use]
-    pub(crate) fn sparing(mut self, excludes: &[String], subpath: Option<&Path>) -> Self {
+    pub(crate) fn sparing(mut self, excludes: &[String], subpath: Option<&Path>, caches: bool) -> Self {
         let above = subpath.unwrap_or(Path::new("/")).to_string_lossy();
         let above = above.trim_end_matches('/');
         let below = |text: &String| {
@@ -95,6 +99,7 @@ impl Selection {
             Some(format!("{back}{pattern}"))
         };
         self.left_out = Some(Excludes::of_others(excludes.iter().filter_map(below)));
+        self.left_out_caches = caches;
         self
     }
 
@@ -116,7 +121,7 @@ impl Selection {
         mut saved: impl Iterator<Item = impl AsRef<[u8]>>,
     ) -> bool {
         let only_tag = saved.next().is_some_and(|name| name.as_ref() == CACHE_TAG) && saved.next().is_none();
-        self.left_out.is_some() && !path.is_empty() && only_tag
+        self.left_out_caches && !path.is_empty() && only_tag
     }
 
     /// Whether there is any include pattern, so that "nothing matched" can happen.
@@ -214,7 +219,7 @@ mod tests {
                 "/data/claim/only/*",
                 "!/data/claim/only/db",
             ]);
-            let sparing = selection.clone().sparing(&rules, Some(Path::new("/data/claim")));
+            let sparing = selection.clone().sparing(&rules, Some(Path::new("/data/claim")), false);
             (selection.spares(&parts(path)), sparing.spares(&parts(path)))
         };
         let all = RestoreSpec::default();
@@ -236,12 +241,12 @@ mod tests {
         for (path, expected) in [("logs/a.db", true), ("logs", false), ("x/Keep/y", true)] {
             assert_eq!(spares(&keep, path), (expected, expected), "{path}");
         }
-        let sparing = Selection::default().sparing(&[], None);
+        let sparing = Selection::default().sparing(&[], None, true);
         let cache =
             |selection: &Selection, path, saved: &[&str]| selection.spares_cache(&parts(path), saved.iter());
         assert!(cache(&sparing, "c", &["CACHEDIR.TAG"]));
         assert!(!cache(&sparing, "c", &["CACHEDIR.TAG", "file"]) && !cache(&sparing, "c", &[]));
-        assert!(!cache(&Selection::default(), "c", &["CACHEDIR.TAG"]));
+        assert!(!cache(&Selection::default().sparing(&[], None, false), "c", &["CACHEDIR.TAG"]));
         assert!(!sparing.spares_cache(&[], ["CACHEDIR.TAG"].iter()), "a tag in the root means nothing");
     }
 

@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::Id;
 
 /// Temporary names begin with this, so that people know what a leftover is.
-const TEMP_PREFIX: &str = ".holdfast-restore-";
+pub(crate) const TEMP_PREFIX: &str = ".holdfast-restore-";
 
 /// The kernel takes paths shorter than 4096 bytes; longer ones are walked in pieces of at most this.
 const PIECE: usize = 4000;
@@ -267,26 +267,33 @@ impl Dir {
     /// Removes whatever lies at `name`, a directory with all it holds. Stays on one file system: something
     /// mounted below makes it fail, and is not emptied. Returns how many names were removed.
     pub(crate) fn remove_all(&self, name: &[u8]) -> io::Result<u64> {
-        self.remove_all_but(name, &|_| false)
+        self.remove_by(name, &|_| Fate::Goes)
     }
 
-    /// As [`Self::remove_all`], but for what `stays`, given its names from this directory, and the directories that lead
-    /// to it.
-    pub(crate) fn remove_all_but(&self, name: &[u8], stays: &dyn Fn(&[Vec<u8>]) -> bool) -> io::Result<u64> {
+    /// Removes of what lies at `name` all that is to go by its `fate`, which is asked for each path with its names from
+    /// this directory. Directories that lead to something that stays, stay. As for the rest as [`Self::remove_all`].
+    pub(crate) fn remove_by(&self, name: &[u8], fate: &dyn Fn(&[Vec<u8>]) -> Fate) -> io::Result<u64> {
         let Some(stat) = self.stat(name)? else { return Ok(0) };
+        let top = fate(&[name.to_vec()]);
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            if top != Fate::Goes {
+                return Ok(0);
+            }
             self.unlink(name)?;
             return Ok(1);
+        }
+        if top == Fate::Stays {
+            return Ok(0);
         }
         let device = self.device()?;
         let mut removed = 0_u64;
         // The directories are reopened, not held, so that depth costs no descriptors.
-        let mut stack = vec![self.emptied(vec![name.to_vec()], device, stays, &mut removed)?];
+        let mut stack = vec![self.emptied(vec![name.to_vec()], top, device, fate, &mut removed)?];
         while let Some(last) = stack.last_mut() {
-            if let Some(next) = last.below.pop() {
+            if let Some((next, its)) = last.below.pop() {
                 let mut path = last.path.clone();
                 path.push(next);
-                stack.push(self.emptied(path, device, stays, &mut removed)?);
+                stack.push(self.emptied(path, its, device, fate, &mut removed)?);
                 continue;
             }
             let Some(done) = stack.pop() else { break };
@@ -343,40 +350,79 @@ impl Dir {
     fn emptied(
         &self,
         path: Vec<Vec<u8>>,
+        own: Fate,
         device: u64,
-        stays: &dyn Fn(&[Vec<u8>]) -> bool,
+        fate: &dyn Fn(&[Vec<u8>]) -> Fate,
         removed: &mut u64,
     ) -> io::Result<Emptied> {
-        let dir = self.walk(&path)?;
-        if dir.device()? != device {
-            return Err(io::Error::other("another file system is mounted there"));
-        }
-        let mut emptied = Emptied { path, below: Vec::new(), stays: false };
-        for (name, kind) in dir.list()? {
+        let mut emptied = Emptied { path, below: Vec::new(), stays: own != Fate::Goes };
+        let Some((dir, names)) = self.listed(&emptied.path, own, device)? else { return Ok(emptied) };
+        for (name, kind) in names {
             emptied.path.push(name.clone());
-            let keep = stays(&emptied.path);
+            let its = fate(&emptied.path);
             emptied.path.pop();
-            if keep {
+            if its == Fate::Stays {
                 emptied.stays = true;
-                continue;
-            }
-            if dir.is_dir(&name, kind)? {
-                emptied.below.push(name);
-            } else {
+            } else if dir.is_dir(&name, kind)? {
+                emptied.below.push((name, its));
+            } else if its == Fate::Goes {
                 dir.unlink(&name)?;
                 *removed = removed.saturating_add(1);
+            } else {
+                emptied.stays = true;
             }
         }
         Ok(emptied)
     }
+
+    /// The directory at `path` and what it holds. None where its own `fate` is to stay, and it cannot be looked into or
+    /// another file system than `device` is mounted there, which nobody meant.
+    pub(crate) fn listed(&self, path: &[Vec<u8>], fate: Fate, device: u64) -> io::Result<Option<Listed>> {
+        let look = || -> io::Result<Option<Listed>> {
+            let dir = self.walk(path)?;
+            if dir.device()? == device {
+                let names = dir.list()?;
+                return Ok(Some((dir, names)));
+            }
+            if fate == Fate::Goes {
+                return Err(io::Error::other("another file system is mounted there"));
+            }
+            Ok(None)
+        };
+        match look() {
+            Err(e) if fate != Fate::Goes && is_out_of_sight(&e) => Ok(None),
+            looked => looked,
+        }
+    }
+}
+
+/// A directory and what it holds.
+type Listed = (Dir, Vec<(Vec<u8>, FileType)>);
+
+fn is_out_of_sight(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// What becomes of a path when what lies there is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It goes, a directory with all it holds but for what stays.
+    Goes,
+    /// It stays, but something in it may go.
+    GoesInPart,
+    /// It stays, with all it holds.
+    Stays,
 }
 
 /// A directory on its way out.
 struct Emptied {
     path: Vec<Vec<u8>>,
-    /// Its subdirectories that are still to be removed.
-    below: Vec<Vec<u8>>,
-    /// Something in it stays, and so it does.
+    /// Its subdirectories that are still to be looked into, and what becomes of them.
+    below: Vec<(Vec<u8>, Fate)>,
+    /// It stays, for itself or for something in it.
     stays: bool,
 }
 

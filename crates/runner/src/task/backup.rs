@@ -9,7 +9,7 @@ use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::id::Id;
 use holdfast_engine::repository::Repository;
 use holdfast_engine::store::{FileKind, FileName};
-use holdfast_protocol::spec::{BackupVolume, OnUnreadable, UNDO_TAG, UNREADABLE_TAG};
+use holdfast_protocol::spec::{BackupVolume, CACHES_TAG, OnUnreadable, UNDO_TAG, UNREADABLE_TAG};
 use holdfast_protocol::verdict::BackupResult;
 use holdfast_protocol::{Outcome, TaskResult, Verdict};
 use jiff::Timestamp;
@@ -135,13 +135,15 @@ fn engine_spec(volume: &BackupVolume) -> Result<BackupSpec, Failure> {
     if !root.is_absolute() {
         return Err(Failure::fatal("BadSpec", format!("{:?} is no absolute path of a volume", volume.path)));
     }
+    let mut tags = volume.tags.clone();
+    tags.extend((!volume.exclude_caches).then(|| CACHES_TAG.to_owned()));
     Ok(BackupSpec {
         // Nobody who writes a pattern knows where the runner mounts the claim. Were it part of the paths, `data`, or the
         // claim's own name, would leave out everything.
         patterns_from: Some(root.clone()),
         roots: vec![root],
         host: volume.host.clone(),
-        tags: volume.tags.clone(),
+        tags,
         fault_tag: Some(UNREADABLE_TAG.to_owned()),
         time,
         excludes: volume.exclude.clone(),
@@ -220,6 +222,7 @@ fn result(report: &BackupReport) -> BackupResult {
         bytes_processed: report.total_bytes,
         bytes_added: report.data_added,
         bytes_stored: report.data_added_packed,
+        excluded: report.excluded,
         unreadable: report.faults.total,
         unreadable_sample: report::sample(&report.faults, SAMPLES),
         changed_while_reading: report.changed_while_reading,

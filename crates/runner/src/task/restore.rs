@@ -10,8 +10,8 @@ use holdfast_engine::id::Id;
 use holdfast_engine::lock::LockGuard;
 use holdfast_engine::repository::{Repository, SnapshotFilter};
 use holdfast_engine::restore::{self, Overwrite, Ownership, RestoreReport, RestoreSpec};
-use holdfast_protocol::spec::{RestoreVolume, UNDO_TAG};
-use holdfast_protocol::verdict::{FaultRow, RestoreResult, UNMATCHED_EXCLUDE};
+use holdfast_protocol::spec::{CACHES_TAG, RestoreVolume, UNDO_TAG};
+use holdfast_protocol::verdict::{FaultRow, RestoreResult, UNMATCHED_EXCLUDE, UNMATCHED_INCLUDE};
 use holdfast_protocol::{Outcome, TaskResult, Verdict};
 
 use super::{Job, SAMPLES, is_fresh, millis};
@@ -26,7 +26,14 @@ impl Job {
         check_access(&spec.target, volume.plan_only)?;
         let repository = Stop::bound(&self.ctx.cancel, self.open()).await?;
         let tags = Stop::bound(&self.ctx.cancel, find(&repository, volume)).await?;
-        let spec = RestoreSpec { spare_left_out: !is_safety(&tags), ..spec };
+        let safety = is_safety(&tags);
+        // What was not there before a restore is undone by deleting it, also where there was nothing else.
+        let spec = RestoreSpec {
+            spare_left_out: !safety,
+            spare_caches: !safety && !tags.iter().any(|tag| tag == CACHES_TAG),
+            allow_empty: safety && spec.delete_extra && !(spec.include.is_empty() && spec.exclude.is_empty()),
+            ..spec
+        };
         if volume.plan_only || self.spec.read_only {
             // A plan reads only, and a repository whose lock is held for long must not keep people from planning. Where
             // no lock can be written, data that somebody else removes meanwhile is missed and told.
@@ -47,7 +54,7 @@ impl Job {
     ) -> Result<Verdict, Failure> {
         let work = restore::restore(repository, guard, spec, &self.ctx);
         match Stop::bound(&self.ctx.cancel, work).await {
-            Ok(report) => Ok(judge(volume, &report)),
+            Ok(report) => Ok(judge(volume, spec, &report)),
             Err(e) => Err(self.broken_off(e)),
         }
     }
@@ -86,6 +93,7 @@ fn engine_spec(volume: &RestoreVolume) -> Result<RestoreSpec, Failure> {
         overwrite: if volume.plan_only { Overwrite::IfChanged } else { Overwrite::Always },
         delete_extra: volume.delete_extra,
         spare_left_out: false,
+        spare_caches: false,
         verify: volume.verify,
         dry_run: volume.plan_only,
         ownership: if volume.restore_owners { Ownership::Restore } else { Ownership::Keep },
@@ -176,7 +184,7 @@ fn of_foreign_root(faults: &FaultList, restore_owners: bool, owner: Option<u32>,
 }
 
 /// What the report means: a restore that did not put everything back is no success.
-fn judge(volume: &RestoreVolume, report: &RestoreReport) -> Verdict {
+fn judge(volume: &RestoreVolume, spec: &RestoreSpec, report: &RestoreReport) -> Verdict {
     let owner = Path::new(&volume.target).metadata().ok().map(|metadata| metadata.uid());
     let runner = rustix::process::geteuid().as_raw();
     let of_root = of_foreign_root(&report.metadata_faults, volume.restore_owners, owner, runner);
@@ -189,8 +197,10 @@ fn judge(volume: &RestoreVolume, report: &RestoreReport) -> Verdict {
         .unwrap_or_default();
     let mut verdict = succeeded(TaskResult::RestoreVolume(result));
     let target = &volume.target;
-    let unmatched = &report.plan.unmatched_includes;
-    let excludes = &report.plan.unmatched_excludes;
+    // An undo names what was restored, of which there may have been nothing before.
+    let plan = &report.plan;
+    let includes = if spec.allow_empty { &plan.idle_includes } else { &plan.unmatched_includes };
+    let excludes = &plan.unmatched_excludes;
     let gap = if report.faults.total > 0 {
         let kept = if report.delete_skipped {
             "; what the snapshot does not hold was therefore left in place"
@@ -209,25 +219,38 @@ fn judge(volume: &RestoreVolume, report: &RestoreReport) -> Verdict {
             ),
         ))
     } else {
-        unmatched.first().map(|pattern| {
+        includes.first().filter(|_| !spec.allow_empty).map(|pattern| {
             let message = format!(
                 "{} of the patterns to restore match nothing in the snapshot, first {pattern:?}",
-                unmatched.len()
+                includes.len()
             );
-            ("UnmatchedInclude", message)
+            (UNMATCHED_INCLUDE, message)
         })
     };
+    let mut remarks = Vec::new();
+    if let Some(pattern) = includes.first().filter(|_| gap.is_none()) {
+        verdict.reason = Some(UNMATCHED_INCLUDE.to_owned());
+        remarks.push(format!(
+            "{} of the patterns to undo match nothing, neither of what was there before nor of what was to be deleted, first \
+             {pattern:?}",
+            includes.len()
+        ));
+    }
     if let Some(pattern) = excludes.first().filter(|_| gap.is_none()) {
-        verdict.reason = Some(UNMATCHED_EXCLUDE.to_owned());
-        verdict.message = Some(format!(
+        verdict.reason.get_or_insert_with(|| UNMATCHED_EXCLUDE.to_owned());
+        remarks.push(format!(
             "{} of the patterns to leave out match nothing that would be touched without them, first {pattern:?}: see whether \
              they say what is meant",
             excludes.len()
         ));
-    } else if of_root > 0 && gap.is_none() {
-        verdict.message = Some(format!(
+    }
+    if remarks.is_empty() && of_root > 0 && gap.is_none() {
+        remarks.push(format!(
             "mode and times of the volume's root at {target} are as they were: it does not belong to the runner"
         ));
+    }
+    if !remarks.is_empty() {
+        verdict.message = Some(remarks.join("; "));
     }
     if let Some((reason, message)) = gap {
         verdict.outcome = Outcome::Partial;

@@ -75,6 +75,73 @@ async fn what_a_backup_left_out_stays_but_where_a_restore_is_undone() {
     }
 }
 
+/// Where caches were saved, the tag alone does not mean that the rest was left out.
+#[tokio::test]
+async fn extras_beside_a_cache_tag_stay_unless_caches_were_saved() {
+    for exclude_caches in [true, false] {
+        let place = Place::new();
+        place.initialized().await;
+        fs::create_dir(place.path("source/cache")).unwrap();
+        let tag = "Signature: 8a477f597d28d172789f06886806bc55";
+        fs::write(place.path("source/cache/CACHEDIR.TAG"), tag).unwrap();
+        let backup = BackupVolume { exclude_caches, ..place.backup() };
+        let snapshot = backed_up(&place.run(Task::BackupVolume(backup)).await.unwrap());
+        fs::create_dir(place.path("target/cache")).unwrap();
+        fs::write(place.path("target/cache/object"), "x").unwrap();
+        let exact = RestoreVolume { delete_extra: true, ..place.restore(&snapshot) };
+        let verdict = place.run(Task::RestoreVolume(exact)).await.unwrap();
+        assert_eq!(verdict.outcome, Outcome::Succeeded);
+        assert_eq!(place.path("target/cache/object").exists(), exclude_caches);
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_there_before_is_undone_by_deleting_it_and_nothing_else() {
+    let place = Place::new();
+    place.initialized().await;
+    fs::write(place.path("source/before"), "before").unwrap();
+    let tags = vec!["holdfast.dev/undo-of=put-back".to_owned()];
+    let backup = BackupVolume { tags, ..place.backup() };
+    let snapshot = backed_up(&place.run(Task::BackupVolume(backup)).await.unwrap());
+    fs::create_dir_all(place.path("target/new/deep")).unwrap();
+    fs::write(place.path("target/new/deep/file"), "put back").unwrap();
+    fs::write(place.path("target/new/since"), "written since").unwrap();
+    let include = vec!["/new/deep/file".to_owned()];
+    let undo = RestoreVolume { include: include.clone(), delete_extra: true, ..place.restore(&snapshot) };
+
+    let verdict = place.run(Task::RestoreVolume(undo.clone())).await.unwrap();
+    assert_eq!((verdict.outcome, verdict.reason.as_deref()), (Outcome::Succeeded, None), "{verdict:?}");
+    assert_eq!(restored(&verdict).delete, 1);
+    assert!(place.path("target/new/since").exists() && !place.path("target/new/deep/file").exists());
+    assert!(!place.path("target/before").exists(), "what was not restored is not put back");
+
+    // Killed after that, before it was told: the next attempt finds nothing to do.
+    let verdict = place.run(Task::RestoreVolume(undo.clone())).await.unwrap();
+    assert_eq!((verdict.outcome, verdict.reason.as_deref()), (Outcome::Succeeded, Some("UnmatchedInclude")));
+    let kept = RestoreVolume { delete_extra: false, ..undo };
+    let failure = place.run(Task::RestoreVolume(kept)).await.unwrap_err();
+    assert_eq!(failure.reason, "EmptySelection", "it cannot be an undo");
+}
+
+/// Of a restore that left something alone all else is undone, also where nothing else was there before.
+#[tokio::test]
+async fn what_was_left_alone_is_left_alone_again() {
+    let place = Place::new();
+    place.initialized().await;
+    fs::write(place.path("source/a.db"), "old").unwrap();
+    let tags = vec!["holdfast.dev/undo-of=put-back".to_owned()];
+    let snapshot =
+        backed_up(&place.run(Task::BackupVolume(BackupVolume { tags, ..place.backup() })).await.unwrap());
+    fs::write(place.path("target/a.db"), "written since").unwrap();
+    fs::write(place.path("target/b.txt"), "put back").unwrap();
+    let exclude = vec!["*.db".to_owned()];
+    let undo = RestoreVolume { exclude, delete_extra: true, ..place.restore(&snapshot) };
+    let verdict = place.run(Task::RestoreVolume(undo)).await.unwrap();
+    assert_eq!((verdict.outcome, restored(&verdict).delete), (Outcome::Succeeded, 1), "{verdict:?}");
+    assert_eq!(fs::read_to_string(place.path("target/a.db")).unwrap(), "written since");
+    assert!(!place.path("target/b.txt").exists());
+}
+
 #[tokio::test]
 async fn a_restore_of_nothing_is_no_success() {
     let place = Place::new();
