@@ -92,6 +92,7 @@ fn a_person_backs_up_looks_and_restores() {
         if !look.starts_with("spoiled\nnew\n") || look.contains("second") {
             return Err(Failure(format!("undone, the volume holds {look:?}")));
         }
+        one_file_and_back(story, &holdfast)?;
         holdfast.expect(
             &["restore", "nothing", "-n", &n, "--dry-run"],
             2,
@@ -100,6 +101,27 @@ fn a_person_backs_up_looks_and_restores() {
         as_plugin(story, &holdfast)?;
         story.nothing_left()
     });
+}
+
+/// One file is put back, the application goes on writing, and the undo takes that file away again and nothing else.
+fn one_file_and_back(story: &Story, holdfast: &Holdfast) -> Result<()> {
+    let n = story.namespace.clone();
+    let args =
+        ["restore", "--latest", "--claim", "data", "--path", "/second", "-n", &n, "--yes", "--name", "one"];
+    holdfast.expect(&args, 0, &["Restore", "Succeeded"])?;
+    let pod = workload::ready_pod(&story.kubectl, &n, "app")?;
+    story.shell(&pod, "cd /store; test -e second && echo later > file")?;
+    holdfast.expect(
+        &["undo", "one", "-n", &n, "--yes"],
+        0,
+        &["/second of data", "Succeeded", "1 deleted"],
+    )?;
+    let pod = workload::ready_pod(&story.kubectl, &n, "app")?;
+    let look = story.shell(&pod, "cd /store; cat file third; ls")?;
+    if !look.starts_with("later\nnew\n") || look.contains("second") {
+        return Err(Failure(format!("one file undone, the volume holds {look:?}")));
+    }
+    Ok(())
 }
 
 /// What scripts read as YAML is what they read as JSON, and no text of it has become a number or a date.

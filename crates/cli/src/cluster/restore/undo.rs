@@ -1,7 +1,7 @@
 //! `holdfast undo`: puts back what a Restore has overwritten, from the Snapshot that it made first.
 
 use holdfast_api::refs::{LocalRef, ObjectRef};
-use holdfast_api::restore::{RestoreFrom, RestoreTo, RestoreVolume};
+use holdfast_api::restore::{RestoreFrom, RestorePaths, RestoreTo, RestoreVolume};
 use holdfast_api::{Restore, RestoreSpec, Snapshot, names as api_names};
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -57,7 +57,7 @@ pub(in super::super) async fn run(args: Args) -> Result<u8> {
             done.name_any()
         ));
     }
-    tell(&whole(&snapshot));
+    tell(&told(&snapshot, &wanted.spec.volumes));
     let choice = Choice { yes: args.yes, dry_run: args.dry_run, no_wait: args.no_wait, output: args.output };
     plan_and_do(&cluster, wanted, choice).await
 }
@@ -78,18 +78,23 @@ fn saved(done: &Restore) -> Result<&ObjectRef> {
     })
 }
 
-/// What putting back means: all of each volume, whatever part of it was restored.
-fn whole(saved: &Snapshot) -> String {
-    let claims: Vec<String> = saved
-        .status
-        .iter()
-        .flat_map(|status| &status.components)
-        .map(|component| safe(api_names::claim_of_component(&component.name).unwrap_or(&component.name)))
-        .collect();
+/// What putting back means for each volume: all of it, or what the Restore was to put back of it.
+fn told(saved: &Snapshot, volumes: &[RestoreVolume]) -> String {
+    let volume = |volume: &RestoreVolume| {
+        let claim = safe(api_names::claim_of_component(&volume.component).unwrap_or(&volume.component));
+        let list = |patterns: &[String]| patterns.iter().map(|p| safe(p)).collect::<Vec<_>>().join(", ");
+        let Some(RestorePaths { include, exclude }) = &volume.paths else {
+            return format!("all of {claim}");
+        };
+        let of = if include.is_empty() { "all".to_owned() } else { list(include) };
+        let but = if exclude.is_empty() { String::new() } else { format!(" (but {})", list(exclude)) };
+        format!("{of} of {claim}{but}")
+    };
+    let volumes: Vec<String> = volumes.iter().map(volume).collect();
     format!(
-        "{} will be as it was {} ago, all of it: what was written since goes too",
-        claims.join(", "),
-        age(saved.spec.time.0, Timestamp::now())
+        "will be as it was {} ago: {}. What was written there since goes too",
+        age(saved.spec.time.0, Timestamp::now()),
+        volumes.join("; ")
     )
 }
 
@@ -103,13 +108,15 @@ fn left_as_they_are(done: &Restore) -> Vec<String> {
         .collect()
 }
 
-/// Every volume that held files as it was: also what the first Restore deleted, and without what it made.
+/// Every volume that held files as it was: also what the first Restore deleted, and without what it made. Of one of which
+/// only a part was restored that part, so that what was written elsewhere since stays.
 fn spec(done: &Restore, saved: &ObjectRef, snapshot: &Snapshot) -> RestoreSpec {
     let components = snapshot.status.iter().flat_map(|status| &status.components);
     let volume = |name: &String| {
         let claim = api_names::claim_of_component(name)?;
         let to = RestoreTo { existing_claim: Some(LocalRef::new(claim)), new_claim: None };
-        Some(RestoreVolume { to, delete_extra: true, ..RestoreVolume::back_to(name.clone(), claim) })
+        let paths = paths(done, claim);
+        Some(RestoreVolume { to, paths, delete_extra: true, ..RestoreVolume::back_to(name.clone(), claim) })
     };
     RestoreSpec {
         from: RestoreFrom { snapshot_ref: Some(saved.clone()), ..RestoreFrom::default() },
@@ -119,6 +126,12 @@ fn spec(done: &Restore, saved: &ObjectRef, snapshot: &Snapshot) -> RestoreSpec {
         pod_config_ref: done.spec.pod_config_ref.clone(),
         ..RestoreSpec::default()
     }
+}
+
+/// Which part of a claim a Restore was to put back; none where it was all of it.
+fn paths(done: &Restore, claim: &str) -> Option<RestorePaths> {
+    let onto = |volume: &&RestoreVolume| volume.to.existing_claim.as_ref().is_some_and(|to| to.name == claim);
+    done.spec.volumes.iter().find(onto)?.paths.clone().filter(|paths| *paths != RestorePaths::default())
 }
 
 #[cfg(test)]
@@ -173,7 +186,21 @@ status: {complete: true, components: [{name: volume/data, snapshotId: a1}, {name
     }
 
     #[test]
-    fn that_all_of_a_volume_goes_back_is_told() {
+    fn of_a_part_that_was_restored_only_that_part_goes_back_and_it_is_told() {
+        let done: Restore = read(
+            "
+apiVersion: holdfast.dev/v1alpha1
+kind: Restore
+metadata: {name: back, namespace: shop}
+spec:
+  from: {snapshotRef: {name: first-ae15}}
+  volumes:
+  - {component: volume/old, to: {existingClaim: {name: data}}, paths: {include: [/etc/app.conf], exclude: ['*.tmp']}}
+  - {component: volume/data, to: {newClaim: {name: other}}, paths: {include: [/x]}}
+  - {component: volume/logs, to: {existingClaim: {name: logs}}, paths: {}}
+status: {phase: Succeeded, undoSnapshotRef: {name: back-77aa}}
+",
+        );
         let snapshot: Snapshot = read(
             "
 apiVersion: holdfast.dev/v1alpha1
@@ -183,8 +210,16 @@ spec: {repositoryRef: {name: offsite}, time: 2026-11-20T02:00:00Z, cluster: prod
 status: {components: [{name: volume/data, snapshotId: a1}, {name: volume/logs, snapshotId: b2}]}
 ",
         );
-        let told = whole(&snapshot);
-        assert!(told.starts_with("data, logs will be as it was ") && told.contains("since"), "{told}");
+        let spec = spec(&done, saved(&done).unwrap(), &snapshot);
+        let paths: Vec<_> = spec.volumes.iter().map(|volume| volume.paths.clone()).collect();
+        let part = RestorePaths { include: vec!["/etc/app.conf".into()], exclude: vec!["*.tmp".into()] };
+        assert_eq!(paths, [Some(part), None]);
+        let told = told(&snapshot, &spec.volumes);
+        assert!(told.starts_with("will be as it was "), "{told}");
+        assert!(
+            told.contains(": /etc/app.conf of data (but *.tmp); all of logs. What was written"),
+            "{told}"
+        );
     }
 
     #[test]
