@@ -345,6 +345,10 @@ pub struct BackupComponent {
     /// Bytes added to the repository (new content, compressed and encrypted).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_added: Option<u64>,
+    /// Number of files, and of directories with all they hold, that were left out by `exclude`, `excludeCaches` or an
+    /// annotation of the claim; absent when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub excluded: Option<u64>,
     /// Number of files that could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<u64>,

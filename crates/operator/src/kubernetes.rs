@@ -69,9 +69,12 @@ impl RequestError {
         matches!(&*self.source, kube::Error::Api(status) if status.is_not_found())
     }
 
-    /// The server understood and will not have it: a quota, an admission rule, an object that is not valid.
+    /// The server understood and will not have it: a quota, an admission rule, an object that is not valid or too large.
     pub fn is_refused(&self) -> bool {
-        matches!(&*self.source, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422))
+        // What is larger than etcd takes is an internal error, by its code.
+        let too_large = |message: &str| message.contains("request is too large");
+        matches!(&*self.source, kube::Error::Api(status)
+            if matches!(status.code, 400 | 403 | 413 | 422) || too_large(&status.message))
     }
 
     /// The namespace is going away, so nothing can be made in it any more.

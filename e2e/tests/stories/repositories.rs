@@ -191,6 +191,97 @@ fn a_deleted_snapshot_object_comes_back() {
     });
 }
 
+/// A rule of the cluster, or the size of an object, keeps one Snapshot from being made: the others are there, what is
+/// missing is told where somebody looks and where they restore, and it comes when it may.
+#[test]
+fn a_snapshot_that_is_refused_keeps_no_other_back() {
+    let Some(_world) = together() else { return };
+    Story::tell("refused-snapshot", Story::begin, |story| {
+        story.app_with_a_file()?;
+        let own = story.namespace.clone();
+        let first = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
+        let newer = Story::snapshot_of(&story.backup("unwanted", "{}", "Succeeded")?)?;
+        let rule = Refusing::snapshots_of(story, "unwanted", &newer)?;
+        for name in [&first, &newer] {
+            story.kubectl.run(&["-n", &own, "delete", "snapshot.holdfast.dev", name])?;
+        }
+        story.until("snapshot.holdfast.dev", &first, |o| (o["status"]["complete"] == true).then_some(()))?;
+        let repositories = story.kubectl.list(&own, &["repositories.holdfast.dev"])?;
+        let repository =
+            repositories.first().and_then(|o| o["metadata"]["name"].as_str()).unwrap_or_default();
+        let synced = |o: &Value, wanted: &str| {
+            let (status, _, message) = condition(o, "SnapshotsSynced")?;
+            (status == wanted).then_some(message)
+        };
+        let message = story.until("repository", repository, |o| synced(o, "False"))?;
+        if !message.contains("holds 1 of which") || !message.contains(&newer) {
+            return Err(Failure(format!("the Repository says {message:?}")));
+        }
+        let plan = story.restore("look", "{dryRun: true, from: {latestOf: {}}}", "Planned")?;
+        let warned = plan["status"]["compatibility"]["warnings"].to_string();
+        if plan["status"]["snapshotRef"]["name"] != first.as_str()
+            || !warned.contains("a newer state than this")
+        {
+            return Err(Failure(format!("a Restore of the latest says {}", plan["status"])));
+        }
+        drop(rule);
+        let object = format!("repositories.holdfast.dev/{repository}");
+        story.kubectl.run(&["-n", &own, "annotate", &object, "holdfast.dev/sync-now=again"])?;
+        story.until("snapshot.holdfast.dev", &newer, |o| (o["status"]["complete"] == true).then_some(()))?;
+        story.until("repository", repository, |o| synced(o, "True"))?;
+        story.nothing_left()
+    });
+}
+
+/// A rule of the cluster by which Snapshots of one Backup in one namespace are refused, until it is dropped.
+struct Refusing<'a> {
+    story: &'a Story,
+    name: String,
+}
+
+impl<'a> Refusing<'a> {
+    fn snapshots_of(story: &'a Story, backup: &str, one: &str) -> Result<Self> {
+        let rule = Self { story, name: format!("{}-refuses", story.namespace) };
+        let (name, namespace) = (&rule.name, &story.namespace);
+        let yaml = format!(
+            "
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {{name: {name}}}
+spec:
+  matchConstraints:
+    namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {namespace}}}}}
+    resourceRules:
+    - {{apiGroups: [holdfast.dev], apiVersions: ['*'], operations: [CREATE, UPDATE], resources: [snapshots]}}
+  validations:
+  - {{expression: \"object.spec.backup.name != '{backup}'\", message: this one is not wanted}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {{name: {name}}}
+spec: {{policyName: {name}, validationActions: [Deny]}}
+"
+        );
+        story.kubectl.run_with(&["apply", "-f", "-"], yaml.as_bytes())?;
+        // The API server takes a moment to heed it.
+        let one = format!("snapshots.holdfast.dev/{one}");
+        let try_it = ["-n", namespace, "annotate", &one, "tried=now", "--dry-run=server"];
+        story.kubectl.until_true("the rule is in force", RUN, || {
+            Ok(story.kubectl.run(&try_it).is_err_and(|failure| failure.0.contains("not wanted")))
+        })?;
+        Ok(rule)
+    }
+}
+
+impl Drop for Refusing<'_> {
+    fn drop(&mut self) {
+        for kind in ["validatingadmissionpolicybinding", "validatingadmissionpolicy"] {
+            let _ =
+                self.story.kubectl.run(&["delete", kind, &self.name, "--ignore-not-found", "--wait=false"]);
+        }
+    }
+}
+
 /// A namespace is deleted with everything in it. Made again, with the repository named, all of it can be restored.
 #[test]
 fn a_deleted_namespace_finds_its_backups_again() {

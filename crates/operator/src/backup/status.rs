@@ -228,6 +228,7 @@ fn counted(component: &mut BackupComponent, result: &BackupResult) {
         bytes_processed,
         bytes_added,
         bytes_stored: _,
+        excluded,
         unreadable,
         unreadable_sample,
         changed_while_reading,
@@ -241,6 +242,7 @@ fn counted(component: &mut BackupComponent, result: &BackupResult) {
     component.files_unmodified = Some(files_unmodified.saturating_add(files_total.saturating_sub(known)));
     component.bytes_processed = Some(*bytes_processed);
     component.bytes_added = Some(*bytes_added);
+    component.excluded = (*excluded > 0).then_some(*excluded);
     component.unreadable = Some(*unreadable);
     component.unreadable_sample = samples(unreadable_sample);
     component.changed_while_reading = (*changed_while_reading > 0).then_some(*changed_while_reading);
@@ -340,7 +342,10 @@ fn summary(components: &[BackupComponent], saved: usize) -> String {
         sum(files),
         bytes(sum(|c| c.bytes_processed)),
         bytes(sum(|c| c.bytes_added))
-    )
+    ) + &match sum(|c| c.excluded) {
+        0 => String::new(),
+        n => format!("; left out by rules: {}", unread(n)),
+    }
 }
 
 fn shortened(list: &[String]) -> String {
@@ -377,16 +382,20 @@ pub fn concluded(
         _ => ConditionUpdate::no(ConditionType::Completed, *reason, message),
     };
     set_condition(&mut status.conditions, completed, generation, now);
-    let empty: Vec<&str> = status
+    let name = |component: &BackupComponent| match component.excluded {
+        None => component.name.clone(),
+        Some(n) => format!("{} ({} in it left out by rules)", component.name, unread(n)),
+    };
+    let empty: Vec<String> = status
         .components
         .iter()
         .filter(|component| component.snapshot_id.is_some() && files(component) == Some(0))
-        .map(|component| component.name.as_str())
+        .map(name)
         .collect();
     if empty.is_empty() {
         remove_condition(&mut status.conditions, ConditionType::SourceEmpty);
     } else {
-        let message = format!("holds no files: {}", empty.join(", "));
+        let message = format!("no files were saved of: {}", empty.join(", "));
         let update = ConditionUpdate::yes(ConditionType::SourceEmpty, Reason::VolumeEmpty, message);
         set_condition(&mut status.conditions, update, generation, now);
     }

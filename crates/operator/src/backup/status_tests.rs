@@ -160,6 +160,27 @@ fn the_message_tells_people_what_was_saved_and_what_was_not() {
 }
 
 #[test]
+fn what_the_rules_left_out_is_counted() {
+    let result = BackupResult { snapshot_id: Some("aa".into()), excluded: 3, ..BackupResult::default() };
+    let components = vec![good(), component("x", &verdict(Outcome::Succeeded, result))];
+    assert_eq!((components[0].excluded, components[1].excluded), (None, Some(3)));
+    let conclusion = conclude(&components, &Coverage::default());
+    assert!(
+        conclusion.message.ends_with("new; left out by rules: 3 files or directories"),
+        "{}",
+        conclusion.message
+    );
+    let mut status = BackupStatus { components, ..BackupStatus::default() };
+    concluded(&mut status, &conclusion, Some(1), Timestamp::UNIX_EPOCH);
+    let empty =
+        holdfast_api::conditions::find_condition(&status.conditions, ConditionType::SourceEmpty).unwrap();
+    assert_eq!(
+        empty.message,
+        "no files were saved of: volume/x (3 files or directories in it left out by rules)"
+    );
+}
+
+#[test]
 fn what_was_not_saved_is_not_called_protected() {
     let coverage = Some(Coverage { protected: 2, ..Coverage::default() });
     let mut status = BackupStatus { components: vec![good(), bad()], coverage, ..BackupStatus::default() };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_api::backup::{Backup, BackupPhase, ClaimsDefault, Coverage, SkipReason, SkippedClaim};
-use holdfast_api::names::{ANNOTATION_ALLOW_ROOT_RUNNER, volume_component};
+use holdfast_api::names::{ANNOTATION_ALLOW_ROOT_RUNNER, CLAIM_WISHES, volume_component};
 use holdfast_api::refs::Identity;
 use holdfast_api::tags::VolumeTags;
 use holdfast_api::{BackupStorage, MAX_COMPONENTS, Reason, Restore};
@@ -292,8 +292,11 @@ fn component(
         root_allowed(&facts.namespace),
     )
     .map_err(|error| Refusal { reason: Reason::RootNotAllowed, message: error.to_string() })?;
+    warnings.extend(facts.around().doubt(&view, &consumers));
     let excludes = left_out(backup, claim);
     warnings.extend(excludes.warnings);
+    let volume = volume_tags(claim);
+    warnings.extend(not_kept(claim, &volume));
     Ok(Ok(PlannedComponent {
         name: volume_component(&name),
         placement,
@@ -301,9 +304,30 @@ fn component(
         limits: choice.limits,
         exclude: excludes.patterns,
         exclude_caches: excludes.caches,
-        volume: volume_tags(claim),
+        volume,
         claim: name,
     }))
+}
+
+/// What of a claim's labels and annotations is too long to be kept with its data, so that a claim that is made again lacks
+/// it.
+fn not_kept(claim: &PersistentVolumeClaim, kept: &VolumeTags) -> Option<String> {
+    let all = claim.annotations();
+    // Those after it count only where it is absent.
+    let lost = CLAIM_WISHES
+        .into_iter()
+        .find(|key| all.contains_key(*key) && !kept.annotations.contains_key(*key))
+        .map(|key| format!("the annotation {key}, which says how the claim is saved"));
+    let labels = claim.labels().len().saturating_sub(kept.labels.len());
+    let labels = (labels > 0).then(|| format!("{labels} of the labels, by which selectors find it"));
+    let parts: Vec<String> = lost.into_iter().chain(labels).collect();
+    (!parts.is_empty()).then(|| {
+        format!(
+            "{}: too long to be kept with the data: {}. If a Restore makes the claim again, put that back by hand",
+            claim.name_any(),
+            parts.join(", and ")
+        )
+    })
 }
 
 /// What a claim is like, as the tags and the Snapshot keep it.

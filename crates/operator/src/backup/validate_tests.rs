@@ -75,6 +75,18 @@ fn every_claim_is_saved_beside_its_pod_as_its_user() {
     assert_eq!(a.volume.capacity.as_deref(), Some("2Gi"));
 }
 
+#[test]
+fn what_cannot_be_kept_of_a_claim_is_told() {
+    let long = bound(
+        "a",
+        &format!("{{holdfast.dev/exclude: {}, k8up.io/backup: 'true', note: x}}", "x".repeat(2100)),
+    );
+    let plan =
+        validate(&backup("{}"), &facts(&(long + &bound("b", "{holdfast.dev/exclude: y}")), "[]")).unwrap();
+    let [only] = plan.coverage.warnings.as_slice() else { panic!("{:?}", plan.coverage.warnings) };
+    assert!(only.starts_with("a: too long") && only.contains("annotation holdfast.dev/exclude"), "{only}");
+}
+
 /// As with a name that is not there: who means certain claims does not want to save nothing.
 #[test]
 fn selectors_that_match_nothing_are_no_backup() {

@@ -68,7 +68,8 @@ pub(super) async fn apply(
             ctx.events.warning(repository, news.reason, news.message).await;
         }
     }
-    clean_up(ctx, facts, &plan, outcomes.status.phase, synced.is_some()).await?;
+    let whole = synced.as_ref().is_some_and(|synced| synced.refused.is_empty());
+    clean_up(ctx, facts, &plan, outcomes.status.phase, whole).await?;
     Ok(next(facts, &plan.step))
 }
 
@@ -127,9 +128,15 @@ async fn mirror(ctx: &Ctx, facts: &Facts, plan: &Plan) -> Result<Option<Synced>,
         &listing.damaged,
         *listed,
     );
-    let total = snapshot::mirror(ctx, &facts.repository, &changes).await?;
-    let last_complete = changes.last_complete;
-    Ok(Some(Synced { foreign, unreadable, damaged: listing.damaged, total, last_complete }))
+    let all = snapshot::mirror(ctx, &facts.repository, &changes).await?;
+    Ok(Some(Synced {
+        foreign,
+        unreadable,
+        damaged: listing.damaged,
+        total: all.total,
+        refused: all.refused,
+        last_complete: changes.last_complete,
+    }))
 }
 
 /// Jobs go only after what they said is written down.

@@ -41,6 +41,8 @@ pub(super) struct Synced {
     /// Ids of snapshots that are damaged.
     pub damaged: BTreeSet<String>,
     pub total: usize,
+    /// Why the API server would not have some of their Snapshots.
+    pub refused: Vec<String>,
     /// When the Backup began that made the newest complete recovery point of those that are left.
     pub last_complete: Option<Timestamp>,
 }
@@ -248,6 +250,15 @@ fn synced_now(facts: &Facts, status: &mut RepositoryStatus, message: String) {
     set_condition(&mut status.conditions, update, facts.repository.metadata.generation, facts.now);
 }
 
+/// As far as the API server lets: the others can be restored from.
+fn synced_in_part(facts: &Facts, status: &mut RepositoryStatus, message: String, news: &mut Vec<News>) {
+    status.last_sync_time = Some(Time(facts.now));
+    let update = ConditionUpdate::no(ConditionType::SnapshotsSynced, Reason::SyncFailed, message.clone());
+    if set_condition(&mut status.conditions, update, facts.repository.metadata.generation, facts.now) {
+        news.push(News { good: false, reason: Reason::SyncFailed, message });
+    }
+}
+
 fn judge_sync(
     facts: &Facts,
     ended: &Ended,
@@ -256,7 +267,7 @@ fn judge_sync(
     status: &mut RepositoryStatus,
     news: &mut Vec<News>,
 ) {
-    let Some(Synced { foreign, unreadable, damaged, total, last_complete }) = synced else {
+    let Some(Synced { foreign, unreadable, damaged, total, refused, last_complete }) = synced else {
         let message = match (&facts.rows, ended.is_success()) {
             (Some(Err(error)), _) => {
                 format!("the list of snapshots could not be read: {error}; it is tried again")
@@ -280,6 +291,13 @@ fn judge_sync(
         let count = unreadable.len();
         parts.push(format!("{count} snapshots have tags that cannot be understood, the first: {first}"));
     }
+    if let Some(first) = refused.first() {
+        let count = refused.len();
+        parts.push(format!(
+            "the repository holds {count} of which the API server will not have the Snapshot, or not all of it, which is tried \
+             again; the first: {first}"
+        ));
+    }
     tell_damaged(facts, damaged, status, news);
     let message = parts.join("; ");
     status.snapshot_count = Some(i64::try_from(*total).unwrap_or(i64::MAX));
@@ -287,9 +305,15 @@ fn judge_sync(
     status.last_successful_backup = last_complete.map(Time);
     if let Some(answers) = answers {
         status.last_sync_request = Some(answers.clone());
-        news.push(News { good: true, reason: Reason::Synced, message: message.clone() });
+        if refused.is_empty() {
+            news.push(News { good: true, reason: Reason::Synced, message: message.clone() });
+        }
     }
-    synced_now(facts, status, message);
+    if refused.is_empty() {
+        synced_now(facts, status, message);
+    } else {
+        synced_in_part(facts, status, message, news);
+    }
 }
 
 /// What a damaged snapshot held is in no recovery point: that must not pass for a backup that nobody made.

@@ -370,6 +370,7 @@ fn a_sync_that_failed_says_so_and_leaves_the_repository_ready() {
         unreadable: vec!["ab: bad".into()],
         damaged,
         total: 3,
+        refused: Vec::new(),
         last_complete: None,
     };
     let outcomes = status(&facts, &plan, Some(&found((1..=7).map(|n| format!("c{n}")).collect())));
@@ -387,6 +388,18 @@ fn a_sync_that_failed_says_so_and_leaves_the_repository_ready() {
     assert_eq!(synced.status, "True");
     assert!(synced.message.contains("2 snapshots of other programs") && synced.message.contains("ab: bad"));
     assert_eq!((good.snapshot_count, good.last_sync_request.as_deref()), (Some(3), Some("1")));
+
+    // One that the API server will not have: the others are there, and it is told.
+    let refused = vec!["cannot create Snapshot shop/huge: request is too large".to_owned()];
+    let outcomes = status(&facts, &plan, Some(&Synced { refused, ..found(BTreeSet::new()) }));
+    let synced = find_condition(&outcomes.status.conditions, ConditionType::SnapshotsSynced).unwrap();
+    assert_eq!((synced.status.as_str(), outcomes.status.last_sync_time.is_some()), ("False", true));
+    assert!(
+        synced.message.contains("holds 1 of which") && synced.message.contains("shop/huge"),
+        "{}",
+        synced.message
+    );
+    assert!(outcomes.news.iter().all(|news| !news.good && news.reason == Reason::SyncFailed));
 }
 
 #[test]
@@ -439,8 +452,8 @@ fn a_sync_sets_the_last_successful_backup_to_what_is_left() {
         listed: now(),
     };
     let after = |last_complete| {
-        let (unreadable, damaged) = (Vec::new(), BTreeSet::new());
-        let found = Synced { foreign: 0, unreadable, damaged, total: 1, last_complete };
+        let (unreadable, damaged, refused) = (Vec::new(), BTreeSet::new(), Vec::new());
+        let found = Synced { foreign: 0, unreadable, damaged, total: 1, refused, last_complete };
         status(&facts, &plan, Some(&found)).status
     };
     assert_eq!(after(Some(older)).last_successful_backup.map(|time| time.0), Some(older));

@@ -179,7 +179,7 @@ impl Look<'_> {
             Err(refusal) => return self.wait(status, refusal.reason, &refusal.message).await,
         };
         let mut facts = dereference::facts(client, &self.run.namespace).await?;
-        facts.damaged = super::source::damaged(&repository);
+        facts.newer_ones = super::source::newer_ones(&repository);
         let beside = dereference::beside(client, self.restore, &snapshot).await?;
         let plan = match validate(self.restore, &snapshot, &beside, &facts) {
             Ok(plan) => plan,

@@ -1,5 +1,7 @@
 //! Reads all that a Restore depends on, and makes the Repository object for a directory that it names. Decides nothing.
 
+use std::collections::BTreeMap;
+
 use holdfast_api::backup_storage::{FoundRepository, StoragePhase};
 use holdfast_api::conditions::{ConditionType, find_condition};
 use holdfast_api::restore::FromRepository;
@@ -174,7 +176,17 @@ pub async fn facts(client: &Client, own: &str) -> Result<Facts, RequestError> {
     })
     .await?;
     let nodes = NodeStates::new(&nodes);
-    Ok(Facts { namespace, claims, classes, inventory, nodes, attachments, volumes, damaged: None })
+    Ok(Facts {
+        namespace,
+        claims,
+        classes,
+        inventory,
+        nodes,
+        attachments,
+        volumes,
+        newer_ones: Vec::new(),
+        nodes_taken: BTreeMap::new(),
+    })
 }
 
 /// The Snapshots beside one that is restored: what it may have held before. None where that does not matter.

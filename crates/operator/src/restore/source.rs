@@ -556,10 +556,26 @@ pub(super) fn never_there(repository: &Repository, found: &[FoundRepository]) ->
     })
 }
 
-/// What a Repository says of snapshots in it that cannot be read.
-pub(super) fn damaged(repository: &Repository) -> Option<String> {
-    let conditions = &repository.status.as_ref()?.conditions;
-    find_condition(conditions, ConditionType::SnapshotsDamaged).map(|condition| condition.message.clone())
+/// Why a newer state than the newest Snapshot may be in a Repository, as it says itself.
+pub(super) fn newer_ones(repository: &Repository) -> Vec<String> {
+    let conditions =
+        repository.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let damaged = find_condition(conditions, ConditionType::SnapshotsDamaged).map(|condition| {
+        format!(
+            "a newer state than this may be among those that cannot be read any more: {}",
+            condition.message
+        )
+    });
+    let unlisted = find_condition(conditions, ConditionType::SnapshotsSynced)
+        .filter(|condition| condition.status == "False")
+        .map(|condition| {
+            format!(
+                "a newer state than this may be in the repository without a Snapshot: the last list of it has failed, or not all \
+                 Snapshots could be made ({})",
+                condition.message
+            )
+        });
+    damaged.into_iter().chain(unlisted).collect()
 }
 
 /// What a Repository still lacks before one of its Snapshots can be chosen; none when it has been opened and listed.

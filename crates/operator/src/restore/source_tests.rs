@@ -466,3 +466,29 @@ fn a_repository_that_was_never_opened_goes_with_the_last_restore_that_could_mean
     theirs.metadata.labels = None;
     assert!(!is_unopened(&theirs) && !is_spare(&theirs, &[], &[]));
 }
+
+#[test]
+fn a_repository_says_why_it_may_hold_something_newer() {
+    let of = |conditions: &str| {
+        let repository: Repository = serde_saphyr::from_str(&format!(
+            "{{metadata: {{name: main}}, spec: {{storageRef: {{name: s}}}}, status: {{conditions: [{conditions}]}}}}"
+        ))
+        .unwrap();
+        newer_ones(&repository)
+    };
+    let condition = |kind: &str, status: &str| {
+        format!(
+            "{{type: {kind}, status: '{status}', reason: R, message: 2 of them, lastTransitionTime: 2026-11-20T02:00:00Z}}"
+        )
+    };
+    assert_eq!(of(""), Vec::<String>::new());
+    assert_eq!(of(&condition("SnapshotsSynced", "True")), Vec::<String>::new());
+    let unlisted = of(&condition("SnapshotsSynced", "False"));
+    assert!(unlisted.len() == 1 && unlisted[0].contains("without a Snapshot"), "{unlisted:?}");
+    let both =
+        of(&format!("{}, {}", condition("SnapshotsDamaged", "True"), condition("SnapshotsSynced", "False")));
+    assert!(
+        both.len() == 2 && both[0].contains("cannot be read") && both[0].contains("2 of them"),
+        "{both:?}"
+    );
+}

@@ -1,9 +1,10 @@
 //! What it takes to start the Jobs of a Restore: facts, access, the settings of their pods, and where they run.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_api::refs::ObjectRef;
-use holdfast_api::restore::RestoreComponent;
+use holdfast_api::restore::{RestoreComponent, RestoreStatus};
 use holdfast_api::{PodConfig, Reason, names};
 use holdfast_protocol::Task;
 use jiff::Timestamp;
@@ -20,7 +21,7 @@ use crate::jobs::denial::Denial;
 use crate::jobs::{self, JobPlan, JobTask, Placement};
 use crate::queue::{Answer, Asker, Demand};
 use crate::runs::{RunError, named};
-use crate::volumes::{ClaimView, active_pods, node_name, place_writer};
+use crate::volumes::{ClaimView, active_pods, node_name, place_writer, stay};
 
 /// What it takes to start Jobs.
 pub(super) struct Ready {
@@ -108,7 +109,8 @@ impl Look<'_> {
 
     /// What it takes to start a Job.
     pub(super) async fn ready(&self, recorded: Option<&ObjectRef>) -> Result<Ready, RunError> {
-        let facts = dereference::facts(&self.ctx.client, &self.run.namespace).await?;
+        let mut facts = dereference::facts(&self.ctx.client, &self.run.namespace).await?;
+        facts.nodes_taken = self.restore.status.as_ref().map(nodes_taken).unwrap_or_default();
         let Some(repository) = self.recorded_repository(recorded).await? else {
             let own = self.run.namespace.as_str();
             return Err(RunError::Access(AccessError::RepositoryNotReady {
@@ -151,5 +153,16 @@ pub(super) fn placement(facts: &Facts, claim: &str) -> Option<Placement> {
     let view = ClaimView::new(claim, &facts.classes);
     let consumers = active_pods(&facts.inventory.pods, &view.name());
     let model = facts.inventory.model_pod(&view.name());
-    place_writer(&view, &consumers, model.as_ref(), facts.around()).ok()
+    let placement = place_writer(&view, &consumers, model.as_ref(), facts.around()).ok()?;
+    let taken = facts.nodes_taken.get(&view.name()).map(String::as_str);
+    stay(placement, taken, &view, facts.around())
+}
+
+/// On which node the Jobs of each claim run or ran, or have to: those that write follow the one that saved what was there.
+fn nodes_taken(status: &RestoreStatus) -> BTreeMap<String, String> {
+    let written =
+        status.components.iter().map(|component| (component.claim.as_ref(), component.node.as_ref()));
+    let saved = status.undo.iter().flat_map(|undo| &undo.components);
+    let saved = saved.map(|component| (component.source.claim.as_ref(), component.node.as_ref()));
+    written.chain(saved).filter_map(|(claim, node)| Some((claim?.clone(), node?.clone()))).collect()
 }

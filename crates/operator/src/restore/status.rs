@@ -8,7 +8,7 @@ use holdfast_api::restore::{
     VolumePlan,
 };
 use holdfast_api::{Reason, Restore, Snapshot};
-use holdfast_protocol::verdict::{RestoreResult, UNMATCHED_EXCLUDE};
+use holdfast_protocol::verdict::{RestoreResult, UNMATCHED_EXCLUDE, UNMATCHED_INCLUDE};
 use holdfast_protocol::{Outcome, TaskResult, Verdict};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -113,6 +113,7 @@ impl Writer<'_> {
                 kind: ComponentKind::Volume,
                 claim: Some(planned.claim.clone()),
                 new_claim: planned.new_claim.as_ref().map(|_| ClaimFate::Planned),
+                node: planned.node.clone(),
                 run_as: Some(planned.identity.clone()),
                 snapshot_id: Some(planned.snapshot_id.clone()),
                 phase: if dry_run && (planned.empty || planned.out_of_sight) {
@@ -383,26 +384,23 @@ fn judged(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, verd
         let uid = component.run_as.as_ref().map_or(0, |identity| identity.uid);
         let kept = format!("{} of other users belong to uid {uid} now", entries(result.owners_kept));
         let unmatched = component.message.take().filter(|_| is_unmatched(component.reason.as_deref()));
+        let unmatched = unmatched.map(|told| format!("; {told}")).unwrap_or_default();
         if proof.owners {
             component.phase = ComponentPhase::PartiallyFailed;
             component.reason = Some(Reason::OwnersNotRestored.as_str().to_owned());
             component.message = Some(format!(
                 "all content is back, but {kept}: {}. Where that is as it should be, runAs: Workload says so while a \
-                 workload uses the claim",
+                 workload uses the claim{unmatched}",
                 advice(component.run_as.as_ref())
             ));
         } else {
-            let mut told = format!("{kept}, as runAs: Workload has it");
-            if let Some(unmatched) = unmatched {
-                told = format!("{told}; {unmatched}");
-            }
-            component.message = Some(told);
+            component.message = Some(format!("{kept}, as runAs: Workload has it{unmatched}"));
         }
     }
 }
 
 fn is_unmatched(reason: Option<&str>) -> bool {
-    reason == Some(UNMATCHED_EXCLUDE)
+    matches!(reason, Some(UNMATCHED_EXCLUDE | UNMATCHED_INCLUDE))
 }
 
 fn entries(number: u64) -> String {
@@ -496,10 +494,24 @@ pub fn conclude(restore: &Restore, status: &RestoreStatus) -> Conclusion {
     }
     let worst = with(ComponentPhase::Failed).chain(with(ComponentPhase::PartiallyFailed)).next();
     // Whose the files of a component are now, and that a pattern matched nothing, is told when nothing is worse.
-    let remark = components.iter().find(|component| {
-        component.owners_not_restored.is_some_and(|n| n > 0) || is_unmatched(component.reason.as_deref())
-    });
-    parts.extend(worst.or(remark).and_then(|component| component.message.clone()));
+    let remarked: Vec<&RestoreComponent> = components
+        .iter()
+        .filter(|component| {
+            component.owners_not_restored.is_some_and(|n| n > 0) || is_unmatched(component.reason.as_deref())
+        })
+        .collect();
+    let told = worst.or(remarked.first().copied());
+    parts.extend(told.and_then(|component| component.message.clone()));
+    let others: Vec<&str> = remarked
+        .iter()
+        .map(|component| component.name.as_str())
+        .filter(|name| told.is_none_or(|told| told.name != *name))
+        .collect();
+    if !others.is_empty() {
+        let more = if others.len() > 5 { ", …" } else { "" };
+        let first: Vec<&str> = others.into_iter().take(5).collect();
+        parts.push(format!("status.components says more of {}{more}", first.join(", ")));
+    }
     let reason = worst.and_then(|component| component.reason.clone());
     let (phase, reason) = match (done, worst) {
         // An empty run is never a success.

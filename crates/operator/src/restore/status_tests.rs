@@ -185,7 +185,33 @@ fn a_pattern_that_protects_nothing_is_in_the_plan_and_in_the_message() {
     let status = RestoreStatus { components: vec![component], ..RestoreStatus::default() };
     let end = conclude(&restore("r", "1", ""), &status);
     assert_eq!(end.phase, RestorePhase::Succeeded);
-    assert!(end.message.contains("match nothing"), "{}", end.message);
+    assert!(end.message.contains("match nothing") && !end.message.contains("says more"), "{}", end.message);
+    // Of several the first is told, and where the others are.
+    let other = RestoreComponent { name: "volume/other".into(), ..status.components[0].clone() };
+    let both = RestoreStatus { components: vec![status.components[0].clone(), other], ..status };
+    let end = conclude(&restore("r", "1", ""), &both);
+    assert!(
+        end.message.contains("match nothing; status.components says more of volume/other"),
+        "{}",
+        end.message
+    );
+}
+
+#[test]
+fn a_pattern_that_matches_nothing_is_told_beside_the_owners() {
+    let result = RestoreResult { verified: true, owners_kept: 2, ..RestoreResult::default() };
+    let mut told = verdict(Outcome::Succeeded, result);
+    told.reason = Some(UNMATCHED_EXCLUDE.into());
+    told.message = Some("1 of the patterns to leave out match nothing".into());
+    for owners in [true, false] {
+        let mut component = component("good");
+        judged(&mut component, None, &told, Proof { verify: true, owners });
+        let message = component.message.unwrap();
+        assert!(
+            message.contains("2 entries of other users") && message.ends_with("match nothing"),
+            "{message}"
+        );
+    }
 }
 
 #[test]

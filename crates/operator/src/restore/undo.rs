@@ -46,6 +46,7 @@ pub(super) fn planned(restore: &Restore, plan: &Plan, storage: &BackupStorage, p
             name: names::volume_component(&planned.claim),
             kind: ComponentKind::Volume,
             source: ComponentSource { claim: Some(planned.claim.clone()) },
+            node: planned.node.clone(),
             run_as: Some(planned.identity.clone()),
             ..BackupComponent::default()
         })

@@ -22,6 +22,7 @@ fn storage(status: &str) -> BackupStorage {
 
 fn component(from: &str, claim: &str, empty: bool) -> PlannedComponent {
     PlannedComponent {
+        node: None,
         wish: RestoreVolume::back_to(from, claim),
         claim: claim.into(),
         new_claim: None,

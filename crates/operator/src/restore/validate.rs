@@ -2,7 +2,7 @@
 //! plan. Pure.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_api::refs::Identity;
 use holdfast_api::restore::{
@@ -25,7 +25,7 @@ use crate::quiesce::decide::{Hold, hold};
 use crate::quiesce::{Inventory, WorkloadId};
 use crate::volumes::claim::quantity_bytes;
 use crate::volumes::identity::{Access, choose_identity, for_fresh_volume};
-use crate::volumes::{Binding, ClaimView, NodeStates, Surroundings, active_pods, place};
+use crate::volumes::{Binding, ClaimView, NodeStates, Surroundings, active_pods, node_name, place};
 
 /// Most errors and warnings that a status lists.
 const MOST: usize = 64;
@@ -47,8 +47,10 @@ pub struct Facts {
     pub attachments: Vec<VolumeAttachment>,
     /// The volumes of the cluster.
     pub volumes: Vec<PersistentVolume>,
-    /// What the Snapshot's Repository says of snapshots in it that cannot be read.
-    pub damaged: Option<String>,
+    /// Why the Snapshot's Repository may hold a newer state than its Snapshots show.
+    pub newer_ones: Vec<String>,
+    /// By claim: the node that a Job of this Restore runs or ran on, or has to.
+    pub nodes_taken: BTreeMap<String, String>,
 }
 
 impl Facts {
@@ -101,6 +103,8 @@ pub struct PlannedComponent {
     pub empty: bool,
     /// No second pod can mount the claim at present: a dry run cannot look at it.
     pub out_of_sight: bool,
+    /// The node that all its Jobs have to run on, where the volume is the directory of whatever node they run on.
+    pub node: Option<String>,
 }
 
 /// Why nothing is started.
@@ -152,10 +156,10 @@ pub fn validate(
 ) -> Result<Plan, Refusal> {
     let mut findings = Findings::default();
     let selected = select(restore, snapshot, &mut findings);
-    check_damaged(restore, facts, &mut findings);
     refuse_damaged(snapshot, beside, &selected, &mut findings);
     check_emptied(snapshot, beside, &selected, &mut findings);
     check_gaps(snapshot, &selected, &mut findings);
+    check_newer_ones(restore, facts, &mut findings);
     check_left_out(restore, snapshot, beside, &mut findings);
     let mut components = Vec::new();
     let mut workloads = BTreeSet::new();
@@ -272,13 +276,11 @@ fn select<'a>(
     selected
 }
 
-/// Where a Snapshot is chosen by its time, a damaged one may be the one that is meant.
-fn check_damaged(restore: &Restore, facts: &Facts, findings: &mut Findings) {
+/// Where a Snapshot is chosen by its time, one that is damaged or not there may be the one that is meant.
+fn check_newer_ones(restore: &Restore, facts: &Facts, findings: &mut Findings) {
     let by_time = source::wanted(&restore.spec.from).is_some_and(|wanted| wanted.id.is_none());
-    if let Some(message) = facts.damaged.as_ref().filter(|_| by_time) {
-        findings.warnings.push(format!(
-            "a newer state than this may be among those that cannot be read any more: {message}"
-        ));
+    if by_time {
+        findings.warnings.extend(facts.newer_ones.iter().cloned());
     }
 }
 
@@ -325,7 +327,7 @@ fn check_emptied(
         let of = component.source.claim.as_ref().unwrap_or(&component.name);
         let extra = if wish.delete_extra { "; deleteExtra deletes all that is on the claim" } else { "" };
         findings.warnings.push(format!(
-            "claim {of} held no files when this was saved, and Snapshot {} of {} has {} of it: to have them, make \
+            "no files of claim {of} were saved in this, and Snapshot {} of {} has {} of it: to have them, make \
              another Restore that names it in spec.from.snapshotRef{extra}",
             older.name_any(),
             older.spec.time.0,
@@ -449,9 +451,12 @@ fn plan_component(
         );
         findings.error(Reason::ClaimInUse, text);
     }
-    if let Err(error) = place(&view, &pods, facts.around()) {
-        findings.error(Reason::Unschedulable, format!("claim {claim}: {error}"));
-    }
+    let placement = place(&view, &pods, facts.around())
+        .map_err(|error| findings.error(Reason::Unschedulable, format!("claim {claim}: {error}")))
+        .ok();
+    warnings.extend(facts.around().doubt(&view, &pods));
+    // Its pods are gone when the first Job starts.
+    let node = placement.as_ref().filter(|_| facts.around().is_of_any_node(&view)).and_then(node_name);
     let model = facts.inventory.model_pod(&claim);
     let choice = choose_identity(
         restore.spec.run_as,
@@ -488,6 +493,7 @@ fn plan_component(
         limits,
         empty,
         out_of_sight,
+        node: node.map(str::to_owned),
         claim,
         new_claim,
     })

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::build;
 use super::validate::{self, Changes, Namesake, RecoveryPoint};
 use crate::context::Ctx;
+use crate::errors::Chain;
 use crate::kubernetes::{self, Created, RequestError};
 
 /// Makes the Snapshot of a recovery point, or brings the one that is there up to date. It is in the namespace of
@@ -42,12 +43,28 @@ pub async fn publish(
     Ok(Some(snapshot))
 }
 
-/// Brings the Snapshot objects of a repository in line with what it holds; how many there are then.
-pub async fn mirror(ctx: &Ctx, repository: &Repository, changes: &Changes) -> Result<usize, RequestError> {
-    let mut total = changes.total;
+/// What became of the Snapshot objects of a repository.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Mirrored {
+    /// How many there are.
+    pub total: usize,
+    /// Why the API server would not have some of them, or not what they say.
+    pub refused: Vec<String>,
+}
+
+/// Brings the Snapshot objects of a repository in line with what it holds. One that cannot be made keeps no other from it.
+pub async fn mirror(ctx: &Ctx, repository: &Repository, changes: &Changes) -> Result<Mirrored, RequestError> {
+    let mut all = Mirrored { total: changes.total, refused: Vec::new() };
     for point in &changes.publish {
-        if publish(ctx, repository, point).await?.is_none() {
-            total = total.saturating_sub(1);
+        match publish(ctx, repository, point).await {
+            Ok(Some(_)) => {}
+            Ok(None) => all.total = all.total.saturating_sub(1),
+            Err(error) if error.is_refused() && !error.namespace_is_terminating() => {
+                // Of one that is there, what it says of its content was refused.
+                all.total = all.total.saturating_sub(usize::from(error.verb == "create"));
+                all.refused.push(Chain(&error).to_string());
+            }
+            Err(error) => return Err(error),
         }
     }
     for (snapshot, status) in &changes.damaged {
@@ -58,7 +75,7 @@ pub async fn mirror(ctx: &Ctx, repository: &Repository, changes: &Changes) -> Re
         let (name, uid) = (snapshot.name_any(), snapshot.uid());
         kubernetes::delete::<Snapshot>(&ctx.client, &namespace, &name, uid.as_deref()).await?;
     }
-    Ok(total)
+    Ok(all)
 }
 
 /// Writes the status, unless it is there already. Content and condition are written by different hands, so each

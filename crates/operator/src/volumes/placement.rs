@@ -1,10 +1,10 @@
 //! On which node a volume can be mounted. Does not build the pod.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
     Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume,
-    PersistentVolumeClaim, Pod, Taint, Toleration,
+    PersistentVolumeClaim, PersistentVolumeSpec, Pod, Taint, Toleration,
 };
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::ResourceExt;
@@ -79,6 +79,12 @@ impl NodeStates {
         self.0.get(node).is_some_and(|state| state.ready)
     }
 
+    /// A pod that has to run on this node whoever it is kept for; none while it is not ready.
+    fn at(&self, node: &str) -> Option<Placement> {
+        let place = || Placement::Node { name: node.to_owned(), tolerations: self.tolerations(node) };
+        self.is_ready(node).then(place)
+    }
+
     fn tolerations(&self, node: &str) -> Vec<Toleration> {
         self.0.get(node).map(NodeState::tolerations).unwrap_or_default()
     }
@@ -105,10 +111,38 @@ pub struct Surroundings<'a> {
 }
 
 impl<'a> Surroundings<'a> {
+    fn volume(&self, name: Option<&str>) -> Option<&'a PersistentVolumeSpec> {
+        let volume = self.volumes.iter().find(|object| Some(object.name_any().as_str()) == name)?;
+        volume.spec.as_ref()
+    }
+
     /// The nodes that a claim's volume can be mounted on, where not all can.
     fn affinity(&self, volume: Option<&str>) -> Option<&'a NodeSelector> {
-        let volume = self.volumes.iter().find(|object| Some(object.name_any().as_str()) == volume)?;
-        volume.spec.as_ref()?.node_affinity.as_ref()?.required.as_ref()
+        self.volume(volume)?.node_affinity.as_ref()?.required.as_ref()
+    }
+
+    /// What to think about where a claim's data may be on one node and nobody can say on which: no pod uses it, or pods on
+    /// several nodes do.
+    pub fn doubt(&self, claim: &ClaimView<'_>, consumers: &[&Pod]) -> Option<String> {
+        let used_on: BTreeSet<&str> = consumers.iter().filter_map(|pod| node_of(pod)).collect();
+        // A node that is not ready at the moment may be the one.
+        let several = self.nodes.0.len() > 1 && used_on.len() != 1;
+        (several && self.is_of_any_node(claim)).then(|| {
+            format!(
+                "{}: the volume {} is a directory of a node (hostPath), nothing says of which, and {}: one node's is taken; give the \
+                 volume a nodeAffinity, unless all nodes share the directory",
+                claim.name(),
+                claim.volume_name().unwrap_or_default(),
+                if used_on.is_empty() { "no pod uses it" } else { "pods on several nodes use it" }
+            )
+        })
+    }
+
+    /// Whether a claim's volume is a directory of whatever node it is mounted on, and nothing says on which its data is:
+    /// another node may have another directory there, or none.
+    pub fn is_of_any_node(&self, claim: &ClaimView<'_>) -> bool {
+        let volume = claim.volume_name();
+        self.volume(volume).is_some_and(|spec| spec.host_path.is_some()) && self.affinity(volume).is_none()
     }
 }
 
@@ -135,16 +169,28 @@ pub enum NoPlace {
 /// tolerations (the node may be tainted for it alone), cordoned or not. Without one, to the node that the volume is
 /// attached to: a pod that was placed on another node waits for it in vain (`Multi-Attach error`), and so would the
 /// runner; unless that node is dead, when both wait until the volume is taken from it. Without that, to the node of a pod that is about to start; and without a pod, to where its node affinity lets
-/// it, also when all of these nodes are cordoned or kept for others. Shared volumes can be mounted anywhere.
+/// it, also when all of these nodes are cordoned or kept for others. Shared volumes can be mounted anywhere, but for
+/// directories of a node: those are beside the pod that uses them, whatever they are called.
 pub fn place(
     claim: &ClaimView<'_>,
     consumers: &[&Pod],
     around: Surroundings<'_>,
 ) -> Result<Placement, NoPlace> {
-    let nodes = around.nodes;
     if claim.is_shared() {
-        return Ok(Placement::Anywhere);
+        // Where all nodes share the directory, a dead one holds nothing.
+        let beside =
+            around.is_of_any_node(claim).then(|| place_alone(claim, consumers, around).ok()).flatten();
+        return Ok(beside.unwrap_or(Placement::Anywhere));
     }
+    place_alone(claim, consumers, around)
+}
+
+fn place_alone(
+    claim: &ClaimView<'_>,
+    consumers: &[&Pod],
+    around: Surroundings<'_>,
+) -> Result<Placement, NoPlace> {
+    let nodes = around.nodes;
     let placed: Vec<(&Pod, &str)> =
         consumers.iter().filter_map(|pod| node_of(pod).map(|node| (*pod, node))).collect();
     let beside = |pod: &Pod, node: &str| {
@@ -278,6 +324,24 @@ fn holds(rule: &NodeSelectorRequirement, value: Option<&str>) -> bool {
         "Gt" => number(value).zip(limit()).is_some_and(|(value, limit)| value > limit),
         "Lt" => number(value).zip(limit()).is_some_and(|(value, limit)| value < limit),
         _ => false,
+    }
+}
+
+/// The placement of a runner that goes on with what another one, or its own plan, has begun on a node: where the volume is a
+/// directory of whatever node it is mounted on, that one is the volume. None while the node is not ready and only one
+/// node can mount the volume.
+pub fn stay(
+    placement: Placement,
+    node: Option<&str>,
+    claim: &ClaimView<'_>,
+    around: Surroundings<'_>,
+) -> Option<Placement> {
+    match (&placement, node) {
+        (Placement::Anywhere, Some(node)) if around.is_of_any_node(claim) => {
+            // As in `place`: all nodes may share it.
+            around.nodes.at(node).or_else(|| claim.is_shared().then_some(placement))
+        }
+        _ => Some(placement),
     }
 }
 

@@ -27,7 +27,10 @@ fn volumes() -> Vec<PersistentVolume> {
         )
     };
     let all: String = ["a", "b", "c", "d", "e"].into_iter().map(in_zone).collect();
-    serde_saphyr::from_str(&format!("{all}- {{metadata: {{name: pv-any}}, spec: {{}}}}\n")).unwrap()
+    serde_saphyr::from_str(&format!(
+        "{all}- {{metadata: {{name: pv-any}}, spec: {{}}}}\n- {{metadata: {{name: pv-dir}}, spec: {{hostPath: {{path: /x}}}}}}\n"
+    ))
+    .unwrap()
 }
 
 fn claim(name: &str, mode: &str, volume: &str) -> PersistentVolumeClaim {
@@ -91,6 +94,35 @@ fn a_volume_in_use_is_read_beside_its_pod_with_its_tolerations() {
 #[test]
 fn a_shared_volume_is_read_anywhere() {
     assert_eq!(placed("ReadWriteMany", "pv-any", &[&pod("n2")], &[]).unwrap(), Placement::Anywhere);
+}
+
+#[test]
+fn a_directory_of_a_node_is_read_beside_its_pod_even_if_it_is_called_shared() {
+    let placement = placed("ReadWriteMany", "pv-dir", &[&pod("n2")], &[]).unwrap();
+    assert_eq!(node_name(&placement), Some("n2"));
+    assert_eq!(placed("ReadWriteMany", "pv-dir", &[], &[]).unwrap(), Placement::Anywhere);
+    let (volumes, nodes) = (volumes(), nodes());
+    let around = Surroundings { attachments: &[], volumes: &volumes, claims: &[], nodes: &nodes };
+    let doubt = |volume: &str, pods: &[&Pod]| {
+        around.doubt(&ClaimView::new(&claim("data", "ReadWriteMany", volume), &[]), pods)
+    };
+    assert!(doubt("pv-dir", &[]).unwrap().contains("no pod uses it"));
+    assert!(doubt("pv-dir", &[&pod("n1"), &pod("n2")]).unwrap().contains("several nodes"));
+    assert_eq!(
+        (doubt("pv-dir", &[&pod("n2")]), doubt("pv-any", &[]), doubt("pv-a", &[])),
+        (None, None, None)
+    );
+    let single = NodeStates::default();
+    let alone = Surroundings { nodes: &single, ..around };
+    let claim = claim("data", "ReadWriteOnce", "pv-dir");
+    let view = ClaimView::new(&claim, &[]);
+    assert_eq!(alone.doubt(&view, &[]), None);
+    // All nodes may share it, so a dead one keeps nobody from it.
+    assert_eq!(placed("ReadWriteMany", "pv-dir", &[&pod("dead")], &[]).unwrap(), Placement::Anywhere);
+    // A restore goes on where it was planned, or began.
+    let on = |node: Option<&str>| stay(Placement::Anywhere, node, &view, around);
+    assert_eq!(node_name(&on(Some("kept")).unwrap()), Some("kept"));
+    assert_eq!((on(Some("dead")), on(None)), (None, Some(Placement::Anywhere)));
 }
 
 #[test]
