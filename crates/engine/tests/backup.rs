@@ -20,7 +20,7 @@ use holdfast_engine::error::Result;
 use holdfast_engine::event::EventSink;
 use holdfast_engine::lock::{Holder, LockMode};
 use holdfast_engine::repository::InitOptions;
-use holdfast_engine::restore::{RestoreSpec, restore};
+use holdfast_engine::restore::{Reach, RestoreSpec, restore};
 use holdfast_engine::store::fault::{Fault, FaultStore, Operation, Trouble};
 use holdfast_engine::store::{self, FileKind, Location, Store, StoreOptions};
 use holdfast_engine::{Ctx, ErrorKind, Event, Repository};
@@ -698,7 +698,8 @@ async fn a_volume_is_not_left_out_for_a_tag_and_what_is_mounted_on_it_is_told_an
     let later = InMemory::mount(volume.join("later"));
     fs::write(later.0.join("x.log"), "in no snapshot").unwrap();
     fs::write(volume.join("y.log"), "goes").unwrap();
-    let narrowed = RestoreSpec { include: vec!["*.log".into(), "/file".into()], ..back };
+    let include = vec!["*.log".into(), "/file".into()];
+    let narrowed = RestoreSpec { include, reach: Reach::Undo, ..back };
     let restored = restore(&scene.repo, None, &narrowed, &scene.ctx).await.unwrap();
     assert_eq!((restored.faults.total, restored.plan.delete.total(), restored.files_deleted), (0, 1, 1));
     assert!(later.0.join("x.log").exists() && !volume.join("y.log").exists());

@@ -16,7 +16,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
-use holdfast_engine::restore::{Counts, Overwrite, RestoreSpec};
+use holdfast_engine::restore::{Counts, Overwrite, Reach, RestoreSpec};
 use holdfast_engine::{ErrorKind, Repository, browse};
 use restoring::{back_up, check_all, init, latest, open, run, run_clean, scratch, spec, temporary_files};
 use stock::{Restic, assert_same, build_source, facts, noise, settle};
@@ -401,7 +401,7 @@ async fn what_is_excluded_is_not_deleted_with_the_directory_around_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn extras_go_where_they_are_selected_also_in_directories_that_are_not() {
+async fn an_undo_deletes_what_is_selected_also_in_directories_that_are_not() {
     let dir = scratch();
     let (repo, spec) = prepared(dir.path()).await;
     run_clean(&repo, &spec).await;
@@ -426,9 +426,16 @@ async fn extras_go_where_they_are_selected_also_in_directories_that_are_not() {
         include: ["*.log", "/extra/whole", "/sub/a.txt", "/absent"].map(str::to_owned).to_vec(),
         exclude: vec!["keep.db".to_owned()],
         delete_extra: true,
+        reach: Reach::Undo,
         ..spec.clone()
     };
-    let plan = run_clean(&repo, &RestoreSpec { dry_run: true, verify: false, ..narrowed.clone() }).await.plan;
+    // restic looks at what it meets in the directories that it restores, and no further.
+    let dry = RestoreSpec { dry_run: true, verify: false, ..narrowed.clone() };
+    for reach in [Reach::Restic, Reach::Selected] {
+        let plan = run_clean(&repo, &RestoreSpec { reach, ..dry.clone() }).await.plan;
+        assert_eq!(plan.delete, Counts { files: 1, dirs: 0, others: 0 }, "{reach:?}");
+    }
+    let plan = run_clean(&repo, &dry).await.plan;
     assert_eq!(plan.delete, Counts { files: 5, dirs: 1, others: 0 });
     assert_eq!(plan.unmatched_includes, ["*.log", "/extra/whole", "/absent"]);
     assert_eq!(plan.idle_includes, ["/absent"], "the others match what goes");
@@ -448,28 +455,42 @@ async fn what_is_not_selected_is_not_replaced_by_a_directory() {
     let (repo, spec) = prepared(dir.path()).await;
     fs::create_dir_all(spec.target.join("elsewhere")).unwrap();
     symlink("elsewhere", spec.target.join("sub")).unwrap();
-    let one = RestoreSpec { include: vec!["/sub/a.txt".to_owned()], ..spec.clone() };
+    let include = vec!["/sub/a.txt".to_owned()];
+    let one = RestoreSpec { include, reach: Reach::Selected, ..spec.clone() };
+    let planned = run(&repo, &RestoreSpec { dry_run: true, verify: false, ..one.clone() }).await.unwrap();
     let report = run(&repo, &one).await.unwrap();
-    assert_eq!(report.faults.total, 1, "{:?}", report.faults);
+    assert_eq!((planned.faults.total, report.faults.total), (1, 1), "{:?}", report.faults);
+    assert_eq!(planned.faults.first[0].path, report.faults.first[0].path);
     assert!(report.faults.first[0].error.contains("select the directory"), "{:?}", report.faults);
     assert_eq!(fs::read_link(spec.target.join("sub")).unwrap(), Path::new("elsewhere"));
     assert!(!spec.target.join("elsewhere/a.txt").exists());
-    let all = RestoreSpec { include: vec!["/sub".to_owned()], ..spec.clone() };
-    run_clean(&repo, &all).await;
-    assert_eq!(fs::read_to_string(spec.target.join("sub/a.txt")).unwrap(), "a");
+    // Selected, it goes; and so it does for restic.
+    for replacing in [
+        RestoreSpec { include: vec!["/sub".into()], ..one.clone() },
+        RestoreSpec { reach: Reach::Restic, ..one },
+    ] {
+        run_clean(&repo, &replacing).await;
+        assert_eq!(fs::read_to_string(spec.target.join("sub/a.txt")).unwrap(), "a");
+        fs::remove_dir_all(spec.target.join("sub")).unwrap();
+        symlink("elsewhere", spec.target.join("sub")).unwrap();
+    }
 }
 
-/// A killed restore's temporary files go with the extras, whatever was selected then or now.
+/// A killed restore's temporary files go when it is undone, whatever was selected.
 #[tokio::test(flavor = "multi_thread")]
-async fn leftovers_of_a_killed_restore_go_with_the_extras() {
+async fn leftovers_of_a_killed_restore_go_when_it_is_undone() {
     let dir = scratch();
     let (repo, spec) = prepared(dir.path()).await;
     run_clean(&repo, &spec).await;
     let left = spec.target.join("sub/.holdfast-restore-0123456789abcdef01234567");
     fs::write(&left, "half").unwrap();
-    let narrowed = RestoreSpec { include: vec!["/sub/a.txt".to_owned()], delete_extra: true, ..spec.clone() };
-    assert_eq!(run_clean(&repo, &narrowed).await.files_deleted, 1);
-    assert!(!left.exists());
+    let mine = spec.target.join("sub/.holdfast-restore-notes");
+    fs::write(&mine, "of a user").unwrap();
+    let include = vec!["/sub/a.txt".to_owned()];
+    let narrowed = RestoreSpec { include, delete_extra: true, ..spec.clone() };
+    assert_eq!(run_clean(&repo, &narrowed).await.files_deleted, 0, "it may be of a restore at work");
+    assert_eq!(run_clean(&repo, &RestoreSpec { reach: Reach::Undo, ..narrowed }).await.files_deleted, 1);
+    assert!(!left.exists() && mine.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use holdfast_engine::lock::LockGuard;
 use holdfast_engine::repository::Repository;
-use holdfast_engine::restore::{self, Counts, Overwrite, Ownership, RestorePlan, RestoreReport, RestoreSpec};
+use holdfast_engine::restore::{
+    self, Counts, Overwrite, Ownership, Reach, RestorePlan, RestoreReport, RestoreSpec,
+};
 use holdfast_engine::store::Location;
 use serde_json::json;
 
@@ -134,6 +136,7 @@ async fn carry_out(
         overwrite: args.overwrite.into(),
         delete_extra: args.delete,
         // As restic has it.
+        reach: Reach::Restic,
         spare_left_out: false,
         spare_caches: false,
         verify: args.verify,

@@ -13,7 +13,7 @@ use holdfast_engine::format::key_file::KeyFile;
 use holdfast_engine::format::node::NodeType;
 use holdfast_engine::format::pack::{self, BlobKind, PackedBlob};
 use holdfast_engine::repository::InitOptions;
-use holdfast_engine::restore::{Overwrite, Ownership, RestoreSpec, restore};
+use holdfast_engine::restore::{Overwrite, Ownership, Reach, RestoreSpec, restore};
 use holdfast_engine::store::{self, FileKind, FileName, Location, PutMode, StoreOptions};
 use holdfast_engine::{Ctx, Error, ErrorKind, Id, Repository, browse};
 use tempfile::TempDir;
@@ -335,6 +335,7 @@ impl Scene {
             overwrite: Overwrite::Always,
             delete_extra: true,
             spare_left_out: true,
+            reach: Reach::Undo,
             spare_caches: true,
             verify: true,
             dry_run: false,

@@ -7,10 +7,10 @@ use std::io;
 
 use rustix::fs::FileType;
 
-use super::Counts;
 use super::select::{Selection, Verdict};
-use super::target::{Dir, Fate, TEMP_PREFIX, Target};
+use super::target::{Dir, Fate, Target, is_temp_name};
 use super::walk::Visit;
+use super::{Counts, Reach};
 use crate::format::node::{Node, NodeType};
 
 /// The extras of one directory.
@@ -23,14 +23,16 @@ pub(crate) struct Extras<'a> {
     pub(crate) selection: &'a Selection,
     /// The root of the target.
     pub(crate) target: &'a Target,
+    /// What else may be touched.
+    pub(crate) reach: Reach,
 }
 
 impl Extras<'_> {
-    /// Names that the snapshot does not have and the backup has not left out, which the selection covers, or which are
+    /// Names that the snapshot does not have, the selection covers and the backup has not left out; and, to undo something,
     /// directories in which it may cover something. None where another file system is mounted on a directory that is empty in
     /// the snapshot: it was empty because a backup does not enter what is mounted.
     pub(crate) fn list(&self) -> io::Result<Vec<(Vec<u8>, FileType)>> {
-        let Self { dir, visit, selection, target } = self;
+        let Self { dir, visit, selection, target, .. } = self;
         if visit.tree.nodes.is_empty() && dir.device()? != target.dir(b"")?.device()? {
             return Ok(Vec::new());
         }
@@ -114,13 +116,12 @@ impl Extras<'_> {
         if self.selection.spares(names) {
             return Fate::Stays;
         }
-        // What a killed restore had begun to write: of no use to anybody, whatever was selected then or now.
-        if names.last().is_some_and(|name| name.starts_with(TEMP_PREFIX.as_bytes())) {
-            return Fate::Goes;
-        }
+        let undoes = self.reach == Reach::Undo;
         match self.selection.verdict(names) {
             Verdict { selected: true, .. } => Fate::Goes,
-            Verdict { descend: true, .. } => Fate::GoesInPart,
+            // What a killed restore had begun to write.
+            Verdict { .. } if undoes && names.last().is_some_and(|name| is_temp_name(name)) => Fate::Goes,
+            Verdict { descend: true, .. } if undoes => Fate::GoesInPart,
             Verdict { .. } => Fate::Stays,
         }
     }

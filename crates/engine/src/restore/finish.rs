@@ -9,7 +9,6 @@ use std::os::fd::AsFd;
 
 use rustix::fs::FileType;
 
-use super::Overwrite;
 use super::attributes::Handle;
 use super::extras::Extras;
 use super::file::{Attributes, put_in_place};
@@ -18,6 +17,7 @@ use super::run::{Links, Run, count};
 use super::select::Selection;
 use super::target::{Dir, temp_name};
 use super::walk::{Left, Start, Step, TreeSource, Visit, Walk, join, shown, split};
+use super::{Overwrite, Reach};
 use crate::error::Result;
 use crate::event::Fault;
 use crate::format::node::{Node, NodeType};
@@ -63,8 +63,8 @@ impl DirMaker {
             run.target.dir(parent).map_err(|e| ("open directory", e))?
         };
         let names: Vec<&[u8]> = path.split(|b| *b == b'/').collect();
-        let selected = self.selection.verdict(&names).selected;
-        make(&dir, name, run.spec.overwrite, selected).map_err(|e| ("create directory", e))?;
+        let may_replace = run.spec.reach == Reach::Restic || self.selection.verdict(&names).selected;
+        make(&dir, name, run.spec.overwrite, may_replace).map_err(|e| ("create directory", e))?;
         if self.selection.is_narrowed() {
             self.made.insert(path.to_vec());
         }
@@ -76,18 +76,16 @@ impl DirMaker {
     }
 }
 
-/// `selected` is whether the directory itself is to be restored, and is not only on the way to something that is.
-fn make(dir: &Dir, name: &[u8], overwrite: Overwrite, selected: bool) -> io::Result<()> {
+/// `may_replace` is whether something else may have to go for it, which is not for a directory that is only on the way.
+fn make(dir: &Dir, name: &[u8], overwrite: Overwrite, may_replace: bool) -> io::Result<()> {
     if let Some(stat) = dir.stat(name)?
         && FileType::from_raw_mode(stat.st_mode) != FileType::Directory
     {
         if overwrite.may_keep() {
             return Err(io::Error::other("something else is in its place, which is not to be overwritten"));
         }
-        if !selected {
-            return Err(io::Error::other(
-                "something else is in its place, which the patterns do not select: to have it replaced, select the directory",
-            ));
+        if !may_replace {
+            return Err(io::Error::other(NOT_SELECTED));
         }
         // Whatever it is, and wherever it points: the snapshot has a directory here.
         dir.unlink(name)?;
@@ -97,6 +95,9 @@ fn make(dir: &Dir, name: &[u8], overwrite: Overwrite, selected: bool) -> io::Res
         other => other,
     }
 }
+
+/// What is said of something that stands where a directory belongs that is only on the way to what is selected.
+pub(crate) const NOT_SELECTED: &str = "something else is in its place, which the patterns do not select: to have it replaced, select the directory";
 
 fn unlock(run: &Run<'_>, path: &[u8]) -> io::Result<()> {
     let (parent, name) = split(path);
@@ -273,7 +274,7 @@ fn put_or_remove(run: &Run<'_>, dir: &Dir, temp: &[u8], path: &[u8]) -> io::Resu
 fn remove_extras(run: &Run<'_>, visit: &Visit, selection: &Selection) {
     let mut here = None;
     let Some(dir) = opened(&mut here, run, &visit.path) else { return };
-    let extras = Extras { dir, visit, selection, target: run.target };
+    let extras = Extras { dir, visit, selection, target: run.target, reach: run.spec.reach };
     let names = match extras.list() {
         Ok(names) => names,
         Err(e) => return run.fault(&visit.path, "list", e.to_string()),

@@ -66,6 +66,20 @@ impl Overwrite {
     }
 }
 
+/// What a restore of a part may touch that its include patterns do not select.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reach {
+    /// As restic has it: what stands where the snapshot has a directory on the way to something selected is replaced; an
+    /// extra is deleted where it, or a directory around it, is selected itself.
+    #[default]
+    Restic,
+    /// Nothing: what stands on the way is told, and stays.
+    Selected,
+    /// As `Selected`; and extras are deleted in whatever directory they lie, also one that the snapshot lacks, with what killed
+    /// restores have left. That undoes a restore of a part, of which there may have been nothing before.
+    Undo,
+}
+
 /// What to restore, where to, and how.
 #[derive(Debug, Clone, Default)]
 pub struct RestoreSpec {
@@ -85,9 +99,11 @@ pub struct RestoreSpec {
     pub exclude_any_case: Vec<String>,
     /// What happens to what is there.
     pub overwrite: Overwrite,
-    /// Remove from the target what the snapshot does not have and the patterns select, in whatever directory it lies, once
-    /// all else has succeeded. Also lets a directory that stands where a file belongs be removed.
+    /// Remove from the target what the snapshot does not have, once all else has succeeded. Also lets a
+    /// directory that stands where a file belongs be removed.
     pub delete_extra: bool,
+    /// What include patterns do not protect.
+    pub reach: Reach,
     /// With `delete_extra`: let stay what the backup has left out by the patterns that the snapshot keeps. The snapshot lacks
     /// it whether it was there or not. restic deletes it.
     pub spare_left_out: bool,

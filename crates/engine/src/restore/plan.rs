@@ -3,15 +3,16 @@
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{OFlags, Stat, StatVfs};
+use rustix::fs::{FileType, OFlags, Stat, StatVfs};
 
 use super::compare::{Ask, Expected, differing};
 use super::extras::Extras;
+use super::finish::NOT_SELECTED;
 use super::run::existing;
 use super::select::Selection;
 use super::target::{Dir, Target};
-use super::walk::{Start, Step, TreeSource, Visit, Walk, join, shown};
-use super::{Overwrite, RestorePlan, RestoreSpec};
+use super::walk::{Start, Step, TreeSource, Visit, Walk, join, shown, split};
+use super::{Overwrite, Reach, RestorePlan, RestoreSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, Fault};
 use crate::format::node::{Node, NodeType};
@@ -97,6 +98,9 @@ pub(crate) fn make(
         }
         let Step::Enter(visit) = step else { continue };
         let dir = open(target.as_ref(), &visit.path);
+        if dir.is_none() && spec.reach != Reach::Restic {
+            on_the_way(target.as_ref(), &visit).into_iter().for_each(&mut *fault);
+        }
         for node in visit.selected() {
             selected = selected.saturating_add(1);
             if selection.is_narrowed() {
@@ -118,7 +122,7 @@ pub(crate) fn make(
             && visit.whole
             && let (Some(dir), Some(target)) = (&dir, &target)
         {
-            Extras { dir, visit: &visit, selection, target }
+            Extras { dir, visit: &visit, selection, target, reach: spec.reach }
                 .count(&mut plan.delete, &mut excluded, &mut gone)
                 .map_err(|e| unreadable(&spec.target, &visit.path, e))?;
         }
@@ -133,6 +137,19 @@ pub(crate) fn make(
     let space = space(&spec.target)?;
     plan.bytes_available = space.f_bavail.saturating_mul(space.f_frsize);
     Ok(plan)
+}
+
+/// What keeps a directory from being made that is only on the way to something selected.
+fn on_the_way(target: Option<&Target>, visit: &Visit) -> Option<Fault> {
+    let wanted = !visit.selected && visit.selected().next().is_some();
+    let (above, name) = split(&visit.path);
+    let there = target.filter(|_| wanted)?.dir(above).ok()?.stat(name).ok()??;
+    let is_dir = FileType::from_raw_mode(there.st_mode) == FileType::Directory;
+    (!is_dir).then(|| Fault {
+        path: shown(&visit.path),
+        action: "create directory",
+        error: NOT_SELECTED.to_owned(),
+    })
 }
 
 fn unseen<'p>(patterns: impl Iterator<Item = &'p str>, seen: &[bool]) -> Vec<String> {

@@ -17,8 +17,10 @@ use rustix::io::Errno;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Id;
 
+/// Hexadecimal digits at the end of a temporary name.
+const TEMP_DIGITS: usize = 24;
 /// Temporary names begin with this, so that people know what a leftover is.
-pub(crate) const TEMP_PREFIX: &str = ".holdfast-restore-";
+const TEMP_PREFIX: &str = ".holdfast-restore-";
 
 /// The kernel takes paths shorter than 4096 bytes; longer ones are walked in pieces of at most this.
 const PIECE: usize = 4000;
@@ -432,7 +434,15 @@ pub(crate) fn temp_name(snapshot: &Id, path: &[u8]) -> Vec<u8> {
     let mut seed = snapshot.as_bytes().to_vec();
     seed.extend_from_slice(path);
     let digest = Id::hash(&seed).to_hex();
-    format!("{TEMP_PREFIX}{}", digest.get(..24).unwrap_or(&digest)).into_bytes()
+    format!("{TEMP_PREFIX}{}", digest.get(..TEMP_DIGITS).unwrap_or(&digest)).into_bytes()
+}
+
+/// Whether a name is one of [`temp_name`].
+pub(crate) fn is_temp_name(name: &[u8]) -> bool {
+    name.strip_prefix(TEMP_PREFIX.as_bytes()).is_some_and(|digits| {
+        digits.len() == TEMP_DIGITS
+            && digits.iter().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte))
+    })
 }
 
 #[cfg(test)]
@@ -518,6 +528,9 @@ mod tests {
         let id = Id::hash(b"snapshot");
         assert_eq!(temp_name(&id, b"a/b"), temp_name(&id, b"a/b"));
         assert_ne!(temp_name(&id, b"a/b"), temp_name(&id, b"a/c"));
-        assert!(temp_name(&id, b"a").starts_with(TEMP_PREFIX.as_bytes()));
+        assert!(
+            temp_name(&id, b"a").starts_with(TEMP_PREFIX.as_bytes()) && is_temp_name(&temp_name(&id, b"a"))
+        );
+        assert!(!is_temp_name(b".holdfast-restore-notes") && !is_temp_name(b"a"));
     }
 }

@@ -9,7 +9,7 @@ use holdfast_engine::event::FaultList;
 use holdfast_engine::id::Id;
 use holdfast_engine::lock::LockGuard;
 use holdfast_engine::repository::{Repository, SnapshotFilter};
-use holdfast_engine::restore::{self, Overwrite, Ownership, RestoreReport, RestoreSpec};
+use holdfast_engine::restore::{self, Overwrite, Ownership, Reach, RestoreReport, RestoreSpec};
 use holdfast_protocol::spec::{CACHES_TAG, RestoreVolume, UNDO_TAG};
 use holdfast_protocol::verdict::{FaultRow, RestoreResult, UNMATCHED_EXCLUDE, UNMATCHED_INCLUDE};
 use holdfast_protocol::{Outcome, TaskResult, Verdict};
@@ -28,10 +28,12 @@ impl Job {
         let tags = Stop::bound(&self.ctx.cancel, find(&repository, volume)).await?;
         let safety = is_safety(&tags);
         // What was not there before a restore is undone by deleting it, also where there was nothing else.
+        let undoes = safety && spec.delete_extra && !(spec.include.is_empty() && spec.exclude.is_empty());
         let spec = RestoreSpec {
+            reach: if undoes { Reach::Undo } else { Reach::Selected },
             spare_left_out: !safety,
             spare_caches: !safety && !tags.iter().any(|tag| tag == CACHES_TAG),
-            allow_empty: safety && spec.delete_extra && !(spec.include.is_empty() && spec.exclude.is_empty()),
+            allow_empty: undoes,
             ..spec
         };
         if volume.plan_only || self.spec.read_only {
@@ -92,6 +94,7 @@ fn engine_spec(volume: &RestoreVolume) -> Result<RestoreSpec, Failure> {
         // A plan goes by the looks of a file, and is not to read a whole volume while its application runs.
         overwrite: if volume.plan_only { Overwrite::IfChanged } else { Overwrite::Always },
         delete_extra: volume.delete_extra,
+        reach: Reach::Selected,
         spare_left_out: false,
         spare_caches: false,
         verify: volume.verify,
@@ -218,8 +221,15 @@ fn judge(volume: &RestoreVolume, spec: &RestoreSpec, report: &RestoreReport) -> 
                 "the content of {target} is complete, but owners, modes, times or attributes could not be set {metadata_failures} times{example}"
             ),
         ))
+    } else if spec.allow_empty {
+        let nothing = !includes.is_empty() && includes.len() == spec.include.len();
+        nothing.then(|| {
+            let message = "nothing was undone: the patterns match neither what was there before nor anything to delete that could \
+                           be seen. Either an earlier attempt has done it, or they do not say what is meant";
+            (UNMATCHED_INCLUDE, message.to_owned())
+        })
     } else {
-        includes.first().filter(|_| !spec.allow_empty).map(|pattern| {
+        includes.first().map(|pattern| {
             let message = format!(
                 "{} of the patterns to restore match nothing in the snapshot, first {pattern:?}",
                 includes.len()
@@ -231,7 +241,7 @@ fn judge(volume: &RestoreVolume, spec: &RestoreSpec, report: &RestoreReport) -> 
     if let Some(pattern) = includes.first().filter(|_| gap.is_none()) {
         verdict.reason = Some(UNMATCHED_INCLUDE.to_owned());
         remarks.push(format!(
-            "{} of the patterns to undo match nothing, neither of what was there before nor of what was to be deleted, first \
+            "{} of the patterns to undo match neither what was there before nor anything to delete that could be seen, first \
              {pattern:?}",
             includes.len()
         ));

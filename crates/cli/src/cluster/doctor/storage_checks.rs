@@ -127,7 +127,7 @@ fn repositories(facts: &Facts, findings: &mut Vec<Finding>) {
                 }
                 (RepositoryPhase::Ready, Some(c)) => Finding::warning(
                     "repository",
-                    format!("its Snapshots could not be compared with it: {}: {}", c.reason, c.message),
+                    format!("its Snapshots are not in line with it: {}: {}", c.reason, c.message),
                 ),
                 (RepositoryPhase::Ready, None) => Finding::ok("repository", "it is Ready"),
             }

@@ -92,7 +92,7 @@ fn told(saved: &Snapshot, volumes: &[RestoreVolume]) -> String {
     };
     let volumes: Vec<String> = volumes.iter().map(volume).collect();
     format!(
-        "will be as it was {} ago: {}. What was written there since goes too",
+        "will be as it was {} ago: {}. What was written since and is part of that goes too",
         age(saved.spec.time.0, Timestamp::now()),
         volumes.join("; ")
     )
