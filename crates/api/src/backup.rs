@@ -309,7 +309,7 @@ pub struct BackupComponent {
     /// In one word.
     #[serde(default)]
     pub phase: ComponentPhase,
-    /// The node its Job runs on.
+    /// The node its Job runs or ran on, or has to run on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// The Job that does it.
@@ -346,7 +346,7 @@ pub struct BackupComponent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_added: Option<u64>,
     /// Number of files, and of directories with all they hold, that were left out by `exclude`, `excludeCaches` or an
-    /// annotation of the claim; absent when there is none.
+    /// annotation of the claim; absent when there is none, and where a retry took over what an earlier attempt had saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub excluded: Option<u64>,
     /// Number of files that could not be read.

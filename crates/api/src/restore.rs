@@ -636,7 +636,7 @@ pub struct RestoreComponent {
     /// In one word.
     #[serde(default)]
     pub phase: ComponentPhase,
-    /// The node its Job runs on.
+    /// The node its Job runs or ran on, or has to run on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// The Job that does it.

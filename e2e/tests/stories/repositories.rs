@@ -200,12 +200,16 @@ fn a_snapshot_that_is_refused_keeps_no_other_back() {
         story.app_with_a_file()?;
         let own = story.namespace.clone();
         let first = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
-        let newer = Story::snapshot_of(&story.backup("unwanted", "{}", "Succeeded")?)?;
-        let rule = Refusing::snapshots_of(story, "unwanted", &newer)?;
-        for name in [&first, &newer] {
+        let unwanted = Story::snapshot_of(&story.backup("unwanted", "{}", "Succeeded")?)?;
+        let last = Story::snapshot_of(&story.backup("last", "{}", "Succeeded")?)?;
+        let rule = Refusing::snapshots_of(story, "unwanted", &unwanted)?;
+        for name in [&first, &unwanted, &last] {
             story.kubectl.run(&["-n", &own, "delete", "snapshot.holdfast.dev", name])?;
         }
-        story.until("snapshot.holdfast.dev", &first, |o| (o["status"]["complete"] == true).then_some(()))?;
+        let complete = |o: &Value| (o["status"]["complete"] == true).then_some(());
+        for name in [&first, &last] {
+            story.until("snapshot.holdfast.dev", name, complete)?;
+        }
         let repositories = story.kubectl.list(&own, &["repositories.holdfast.dev"])?;
         let repository =
             repositories.first().and_then(|o| o["metadata"]["name"].as_str()).unwrap_or_default();
@@ -214,12 +218,12 @@ fn a_snapshot_that_is_refused_keeps_no_other_back() {
             (status == wanted).then_some(message)
         };
         let message = story.until("repository", repository, |o| synced(o, "False"))?;
-        if !message.contains("holds 1 of which") || !message.contains(&newer) {
+        if !message.contains("refuses what is to become of 1 of") || !message.contains(&unwanted) {
             return Err(Failure(format!("the Repository says {message:?}")));
         }
         let plan = story.restore("look", "{dryRun: true, from: {latestOf: {}}}", "Planned")?;
         let warned = plan["status"]["compatibility"]["warnings"].to_string();
-        if plan["status"]["snapshotRef"]["name"] != first.as_str()
+        if plan["status"]["snapshotRef"]["name"] != last.as_str()
             || !warned.contains("a newer state than this")
         {
             return Err(Failure(format!("a Restore of the latest says {}", plan["status"])));
@@ -227,7 +231,7 @@ fn a_snapshot_that_is_refused_keeps_no_other_back() {
         drop(rule);
         let object = format!("repositories.holdfast.dev/{repository}");
         story.kubectl.run(&["-n", &own, "annotate", &object, "holdfast.dev/sync-now=again"])?;
-        story.until("snapshot.holdfast.dev", &newer, |o| (o["status"]["complete"] == true).then_some(()))?;
+        story.until("snapshot.holdfast.dev", &unwanted, complete)?;
         story.until("repository", repository, |o| synced(o, "True"))?;
         story.nothing_left()
     });

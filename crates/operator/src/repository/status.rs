@@ -294,8 +294,7 @@ fn judge_sync(
     if let Some(first) = refused.first() {
         let count = refused.len();
         parts.push(format!(
-            "the repository holds {count} of which the API server will not have the Snapshot, or not all of it, which is tried \
-             again; the first: {first}"
+            "the API server refuses what is to become of {count} of their Snapshots, which is tried again; the first: {first}"
         ));
     }
     tell_damaged(facts, damaged, status, news);

@@ -395,7 +395,7 @@ fn a_sync_that_failed_says_so_and_leaves_the_repository_ready() {
     let synced = find_condition(&outcomes.status.conditions, ConditionType::SnapshotsSynced).unwrap();
     assert_eq!((synced.status.as_str(), outcomes.status.last_sync_time.is_some()), ("False", true));
     assert!(
-        synced.message.contains("holds 1 of which") && synced.message.contains("shop/huge"),
+        synced.message.contains("refuses what is to become of 1 of") && synced.message.contains("shop/huge"),
         "{}",
         synced.message
     );

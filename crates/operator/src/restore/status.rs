@@ -364,8 +364,11 @@ fn judged(component: &mut RestoreComponent, plan: Option<&mut RestorePlan>, verd
         plan.and_then(|plan| plan.volumes.iter_mut().find(|volume| volume.component == component.name))
     {
         planned(volume, result);
-        let unmatched = verdict.message.as_ref().filter(|_| is_unmatched(verdict.reason.as_deref()));
-        if let Some(message) = unmatched.filter(|message| !volume.warnings.contains(message)) {
+        // A plan that meets what is in the way has not failed, but says so.
+        let told = is_unmatched(verdict.reason.as_deref()) || result.failures > 0;
+        if let Some(message) =
+            verdict.message.as_ref().filter(|_| told).filter(|message| !volume.warnings.contains(message))
+        {
             volume.warnings.push(message.clone());
         }
     }

@@ -20,7 +20,15 @@ pub async fn publish(
 ) -> Result<Option<Snapshot>, RequestError> {
     let wanted = build::snapshot(repository, point);
     let namespace = wanted.namespace().unwrap_or_default();
-    let mut snapshot = match kubernetes::create(&ctx.client, &wanted).await? {
+    let made = match kubernetes::create(&ctx.client, &wanted).await {
+        // A quota or a rule speaks first, also where nothing would be made.
+        Err(error) if error.is_refused() => {
+            let there = kubernetes::get(&ctx.client, &namespace, &wanted.name_any()).await?;
+            Created::Existing(there.ok_or(error)?)
+        }
+        made => made?,
+    };
+    let mut snapshot = match made {
         Created::New(snapshot) => snapshot,
         Created::Existing(snapshot) => {
             let other = &snapshot.spec.repository_ref.name;
@@ -52,28 +60,46 @@ pub struct Mirrored {
     pub refused: Vec<String>,
 }
 
-/// Brings the Snapshot objects of a repository in line with what it holds. One that cannot be made keeps no other from it.
+impl Mirrored {
+    /// Goes on after what the API server will not have; any other failure ends it.
+    fn refused(&mut self, error: RequestError) -> Result<(), RequestError> {
+        if !error.is_refused() || error.namespace_is_terminating() {
+            return Err(error);
+        }
+        self.refused.push(Chain(&error).to_string());
+        Ok(())
+    }
+}
+
+/// Brings the Snapshot objects of a repository in line with what it holds. One that is refused keeps no other from it.
 pub async fn mirror(ctx: &Ctx, repository: &Repository, changes: &Changes) -> Result<Mirrored, RequestError> {
     let mut all = Mirrored { total: changes.total, refused: Vec::new() };
     for point in &changes.publish {
         match publish(ctx, repository, point).await {
             Ok(Some(_)) => {}
             Ok(None) => all.total = all.total.saturating_sub(1),
-            Err(error) if error.is_refused() && !error.namespace_is_terminating() => {
+            Err(error) => {
                 // Of one that is there, what it says of its content was refused.
-                all.total = all.total.saturating_sub(usize::from(error.verb == "create"));
-                all.refused.push(Chain(&error).to_string());
+                let lacks = usize::from(error.verb == "create");
+                all.refused(error)?;
+                all.total = all.total.saturating_sub(lacks);
             }
-            Err(error) => return Err(error),
         }
     }
     for (snapshot, status) in &changes.damaged {
-        write_status(ctx, snapshot, status).await?;
+        if let Err(error) = write_status(ctx, snapshot, status).await {
+            all.refused(error)?;
+        }
     }
     for snapshot in &changes.remove {
         let namespace = snapshot.namespace().unwrap_or_default();
         let (name, uid) = (snapshot.name_any(), snapshot.uid());
-        kubernetes::delete::<Snapshot>(&ctx.client, &namespace, &name, uid.as_deref()).await?;
+        if let Err(error) =
+            kubernetes::delete::<Snapshot>(&ctx.client, &namespace, &name, uid.as_deref()).await
+        {
+            all.refused(error)?;
+            all.total = all.total.saturating_add(1);
+        }
     }
     Ok(all)
 }

@@ -124,16 +124,20 @@ impl<'a> Surroundings<'a> {
     /// What to think about where a claim's data may be on one node and nobody can say on which: no pod uses it, or pods on
     /// several nodes do.
     pub fn doubt(&self, claim: &ClaimView<'_>, consumers: &[&Pod]) -> Option<String> {
-        let used_on: BTreeSet<&str> = consumers.iter().filter_map(|pod| node_of(pod)).collect();
+        let used_on: BTreeSet<&str> = consumers
+            .iter()
+            .filter_map(|pod| node_of(pod))
+            .filter(|node| self.nodes.is_ready(node))
+            .collect();
         // A node that is not ready at the moment may be the one.
         let several = self.nodes.0.len() > 1 && used_on.len() != 1;
         (several && self.is_of_any_node(claim)).then(|| {
             format!(
                 "{}: the volume {} is a directory of a node (hostPath), nothing says of which, and {}: one node's is taken; give the \
-                 volume a nodeAffinity, unless all nodes share the directory",
+                 volume a nodeAffinity, of all nodes if they share the directory",
                 claim.name(),
                 claim.volume_name().unwrap_or_default(),
-                if used_on.is_empty() { "no pod uses it" } else { "pods on several nodes use it" }
+                if used_on.is_empty() { "no pod on a node that is ready uses it" } else { "pods on several nodes use it" }
             )
         })
     }
@@ -328,8 +332,7 @@ fn holds(rule: &NodeSelectorRequirement, value: Option<&str>) -> bool {
 }
 
 /// The placement of a runner that goes on with what another one, or its own plan, has begun on a node: where the volume is a
-/// directory of whatever node it is mounted on, that one is the volume. None while the node is not ready and only one
-/// node can mount the volume.
+/// directory of whatever node it is mounted on, that one is the volume. None while the node is not ready.
 pub fn stay(
     placement: Placement,
     node: Option<&str>,
@@ -337,10 +340,7 @@ pub fn stay(
     around: Surroundings<'_>,
 ) -> Option<Placement> {
     match (&placement, node) {
-        (Placement::Anywhere, Some(node)) if around.is_of_any_node(claim) => {
-            // As in `place`: all nodes may share it.
-            around.nodes.at(node).or_else(|| claim.is_shared().then_some(placement))
-        }
+        (Placement::Anywhere, Some(node)) if around.is_of_any_node(claim) => around.nodes.at(node),
         _ => Some(placement),
     }
 }

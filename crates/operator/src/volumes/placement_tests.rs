@@ -106,8 +106,9 @@ fn a_directory_of_a_node_is_read_beside_its_pod_even_if_it_is_called_shared() {
     let doubt = |volume: &str, pods: &[&Pod]| {
         around.doubt(&ClaimView::new(&claim("data", "ReadWriteMany", volume), &[]), pods)
     };
-    assert!(doubt("pv-dir", &[]).unwrap().contains("no pod uses it"));
+    assert!(doubt("pv-dir", &[]).unwrap().contains("no pod on a node"));
     assert!(doubt("pv-dir", &[&pod("n1"), &pod("n2")]).unwrap().contains("several nodes"));
+    assert!(doubt("pv-dir", &[&pod("dead")]).is_some());
     assert_eq!(
         (doubt("pv-dir", &[&pod("n2")]), doubt("pv-any", &[]), doubt("pv-a", &[])),
         (None, None, None)
