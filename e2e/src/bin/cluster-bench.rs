@@ -168,14 +168,21 @@ fn restic(story: &Story, files: &Path) -> Result<Restic> {
     let place = std::env::temp_dir().join("holdfast-restic-alone");
     let _ = std::fs::remove_dir_all(&place);
     let (cache, target) = (place.join("cache"), place.join("restored"));
+    let (mounts, directory) = in_its_node(files)?;
     let timed = |what: &str, args: &[&str]| {
-        let mut command = story.restic_at("0.19.1", DIRECTORY)?;
+        let restic = story.restic_at("0.19.1", DIRECTORY)?;
+        let mut command = Command::new("nsenter");
         command
+            .arg(format!("--mount={}", mounts.display()))
+            .args(["--", "env", "--chdir"])
+            .arg(&directory)
+            .arg(restic.get_program())
+            .args(restic.get_args())
+            .envs(restic.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .env("RESTIC_PASSWORD", "restic alone")
             .arg("--cache-dir")
             .arg(&cache)
-            .args(args)
-            .env("RESTIC_PASSWORD", "restic alone")
-            .current_dir(files);
+            .args(args);
         let (wall, cost) = cost::of_command(&mut command)?;
         let run = Run { seconds: wall.as_secs_f64(), cost };
         say(&format!("  restic alone, {what}: {}, {} MB resident", with_cpu(&run), megabytes(cost.resident)));
@@ -189,6 +196,16 @@ fn restic(story: &Story, files: &Path) -> Result<Restic> {
     // Whatever it came to: it may fill the disk.
     let _ = std::fs::remove_dir_all(&place);
     Ok(Restic { first, unchanged, restore: restored?, repository })
+}
+
+/// Where a directory that is seen through a node's first process is within that node, and the file of its mount namespace:
+/// restic asks for the name of the directory that it works in, and outside of that namespace it has none.
+fn in_its_node(files: &Path) -> Result<(PathBuf, PathBuf)> {
+    let split = || {
+        let (process, inside) = files.strip_prefix("/proc").ok()?.to_str()?.split_once("/root/")?;
+        Some((Path::new("/proc").join(process).join("ns/mnt"), Path::new("/").join(inside)))
+    };
+    split().ok_or_else(|| Failure(format!("{} is not seen through a process", files.display())))
 }
 
 fn end(story: &Story) -> Result<()> {
