@@ -92,7 +92,7 @@ fn an_emptied_volume_is_told_with_the_snapshot_that_still_has_files_of_it() {
     let found = warnings(ALL, &empty, &older);
     let [only] = found.as_slice() else { panic!("{found:?}") };
     assert!(
-        only.contains("claim data held no files") && only.contains("Snapshot tuesday of 2026-11-17"),
+        only.contains("no files of claim data were saved") && only.contains("Snapshot tuesday of 2026-11-17"),
         "{only}"
     );
     assert!(only.contains("7 files"), "{only}");

@@ -14,8 +14,8 @@ use holdfast_engine::lock::{Holder, LockMode};
 use holdfast_engine::repository::Repository;
 use holdfast_engine::store::{self, FileKind, Location, Store, StoreOptions};
 use holdfast_protocol::spec::{
-    BackupVolume, FoundRepository, OnUnreadable, RepositoryRecord, RestoreVolume, RunIdentity, SnapshotRow,
-    StorageAccess, UNREADABLE_TAG,
+    BackupVolume, CACHES_TAG, FoundRepository, OnUnreadable, RepositoryRecord, RestoreVolume, RunIdentity,
+    SnapshotRow, StorageAccess, UNREADABLE_TAG,
 };
 use holdfast_protocol::verdict::{BackupResult, KeyScope, Lifecycle, RestoreResult};
 use holdfast_protocol::{Outcome, RunSpec, Task, TaskResult, Verdict, attachment};
@@ -357,7 +357,9 @@ async fn a_sync_lists_every_snapshot_with_its_tags() {
     assert_eq!(verdict.result, Some(TaskResult::Sync { snapshots: 1, locks: 0 }));
     let rows: Vec<SnapshotRow> = attachment::read(&lines.text(), &verdict.attachment.unwrap()).unwrap();
     assert_eq!(rows[0].id, snapshot.snapshot_id.unwrap());
-    assert_eq!(rows[0].tags, place.backup().tags);
+    let backup = place.backup();
+    let caches = (!backup.exclude_caches).then(|| CACHES_TAG.to_owned());
+    assert_eq!(rows[0].tags, backup.tags.into_iter().chain(caches).collect::<Vec<_>>());
     assert_eq!(
         (rows[0].time.as_str(), rows[0].files, rows[0].bytes),
         ("2026-11-20T02:00:00Z", Some(1), Some(7))
