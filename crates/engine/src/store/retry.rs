@@ -127,11 +127,14 @@ impl RetryStore {
         let mut failing = None;
         loop {
             let epoch = self.inner.credentials_epoch();
+            let begun = Instant::now();
             // An adapter notices a dead connection itself and says so better; a mount that hangs does not.
             let outcome = tokio::time::timeout(limit, attempt(number)).await.unwrap_or_else(|_| {
                 let seconds = limit.as_secs();
                 Err(Error::new(ErrorKind::Timeout, format!("{what} was given up: nothing for {seconds} s")))
             });
+            let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            tracing::debug!(what, milliseconds, good = outcome.is_ok(), "asked the store");
             let error = match outcome {
                 Err(e) if e.class() == Class::Retryable => e,
                 Err(e)
