@@ -302,11 +302,16 @@ fn at_the_same_minute(name: &str, count: usize) {
             );
         }
         story.kubectl.apply(&prepared)?;
-        for (kind, wanted) in [("pods", "Succeeded"), ("repositories", "Ready")] {
-            story.kubectl.until_true(&format!("all {kind} {wanted}"), patience, || {
-                Ok(all(kind)?.iter().filter(|object| phase(object) == wanted).count() == count)
-            })?;
-        }
+        // Those that have ended are cleared away while others of a hundred have not begun.
+        let mut written = std::collections::BTreeSet::new();
+        story.kubectl.until_true("all pods Succeeded", patience, || {
+            let done = all("pods")?.into_iter().filter(|pod| phase(pod) == "Succeeded");
+            written.extend(done.map(|pod| text(&pod["metadata"]["namespace"]).to_owned()));
+            Ok(written.len() == count)
+        })?;
+        story.kubectl.until_true("all repositories Ready", patience, || {
+            Ok(all("repositories")?.iter().filter(|object| phase(object) == "Ready").count() == count)
+        })?;
 
         let (looks, refused) = load(story)?;
         story.kubectl.apply(&backups)?;
