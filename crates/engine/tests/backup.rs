@@ -694,9 +694,20 @@ async fn a_volume_is_not_left_out_for_a_tag_and_what_is_mounted_on_it_is_told_an
     assert_eq!((restored.faults.total, restored.files_deleted), (0, 1), "{:?}", restored.faults);
     assert!(precious.exists() && !volume.join("extra").exists());
 
-    // Nor what is mounted where the snapshot has nothing, and only a part was meant: the plan says so too.
-    let later = InMemory::mount(volume.join("later"));
+    // Nor what is mounted where the snapshot has nothing, which keeps nobody from the rest.
+    let later = InMemory::mount(volume.join("extra/later"));
     fs::write(later.0.join("x.log"), "in no snapshot").unwrap();
+    fs::write(volume.join("extra/goes"), "goes").unwrap();
+    fs::write(volume.join("file"), "changed").unwrap();
+    let planned =
+        restore(&scene.repo, None, &RestoreSpec { dry_run: true, ..back.clone() }, &scene.ctx).await.unwrap();
+    assert_eq!((planned.faults.total, planned.plan.delete.total()), (0, 1));
+    let restored = restore(&scene.repo, None, &back, &scene.ctx).await.unwrap();
+    assert!(restored.faults.first[0].error.contains("mounted"), "{:?}", restored.faults);
+    assert_eq!(fs::read_to_string(volume.join("file")).unwrap(), "kept");
+    assert!(later.0.join("x.log").exists());
+
+    // Where only a part is undone, nobody meant it.
     fs::write(volume.join("y.log"), "goes").unwrap();
     let include = vec!["*.log".into(), "/file".into()];
     let narrowed = RestoreSpec { include, reach: Reach::Undo, ..back };

@@ -461,7 +461,13 @@ async fn what_is_not_selected_is_not_replaced_by_a_directory() {
     let report = run(&repo, &one).await.unwrap();
     assert_eq!((planned.faults.total, report.faults.total), (1, 1), "{:?}", report.faults);
     assert_eq!(planned.faults.first[0].path, report.faults.first[0].path);
-    assert!(report.faults.first[0].error.contains("select the directory"), "{:?}", report.faults);
+    assert!(report.faults.first[0].error.starts_with("/sub is no directory"), "{:?}", report.faults);
+    let deep = RestoreSpec { include: vec!["/sub/deep/c.txt".to_owned()], ..one.clone() };
+    let planned = run(&repo, &RestoreSpec { dry_run: true, verify: false, ..deep.clone() }).await.unwrap();
+    let report = run(&repo, &deep).await.unwrap();
+    for faults in [planned.faults, report.faults] {
+        assert!(faults.total == 1 && faults.first[0].error.starts_with("/sub is no directory"), "{faults:?}");
+    }
     assert_eq!(fs::read_link(spec.target.join("sub")).unwrap(), Path::new("elsewhere"));
     assert!(!spec.target.join("elsewhere/a.txt").exists());
     // Selected, it goes; and so it does for restic.

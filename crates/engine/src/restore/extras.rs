@@ -76,14 +76,18 @@ impl Extras<'_> {
                 kind = FileType::from_raw_mode(stat.st_mode);
             }
             let names = self.below(&path);
-            let fate = self.fate(&names);
+            let mut fate = self.fate(&names);
             if fate == Fate::Stays {
                 self.selection.mark_excludes(&names, excluded);
-            } else if kind == FileType::Directory
-                && let Some((_, inner)) = self.dir.listed(&path, fate, device)?
-            {
-                let path = |inner| path.iter().cloned().chain([inner]).collect();
-                pending.extend(inner.into_iter().map(|(inner, kind)| (path(inner), kind)));
+            } else if kind == FileType::Directory {
+                match self.dir.listed(&path, fate, device)? {
+                    Some((_, inner)) => {
+                        let path = |inner| path.iter().cloned().chain([inner]).collect();
+                        pending.extend(inner.into_iter().map(|(inner, kind)| (path(inner), kind)));
+                    }
+                    // What is mounted is not emptied: the run tells it, and goes on with the rest.
+                    None => fate = Fate::Stays,
+                }
             }
             if fate != Fate::Goes {
                 let mut above = path;

@@ -64,7 +64,8 @@ impl DirMaker {
         };
         let names: Vec<&[u8]> = path.split(|b| *b == b'/').collect();
         let may_replace = run.spec.reach == Reach::Restic || self.selection.verdict(&names).selected;
-        make(&dir, name, run.spec.overwrite, may_replace).map_err(|e| ("create directory", e))?;
+        make(&dir, name, run.spec.overwrite, may_replace.then_some(()).ok_or_else(|| not_selected(path)))
+            .map_err(|e| ("create directory", e))?;
         if self.selection.is_narrowed() {
             self.made.insert(path.to_vec());
         }
@@ -76,17 +77,20 @@ impl DirMaker {
     }
 }
 
-/// `may_replace` is whether something else may have to go for it, which is not for a directory that is only on the way.
-fn make(dir: &Dir, name: &[u8], overwrite: Overwrite, may_replace: bool) -> io::Result<()> {
+/// `may_replace` is whether something else may have to go for it, or why not.
+fn make(
+    dir: &Dir,
+    name: &[u8],
+    overwrite: Overwrite,
+    may_replace: std::result::Result<(), String>,
+) -> io::Result<()> {
     if let Some(stat) = dir.stat(name)?
         && FileType::from_raw_mode(stat.st_mode) != FileType::Directory
     {
         if overwrite.may_keep() {
             return Err(io::Error::other("something else is in its place, which is not to be overwritten"));
         }
-        if !may_replace {
-            return Err(io::Error::other(NOT_SELECTED));
-        }
+        may_replace.map_err(io::Error::other)?;
         // Whatever it is, and wherever it points: the snapshot has a directory here.
         dir.unlink(name)?;
     }
@@ -97,7 +101,12 @@ fn make(dir: &Dir, name: &[u8], overwrite: Overwrite, may_replace: bool) -> io::
 }
 
 /// What is said of something that stands where a directory belongs that is only on the way to what is selected.
-pub(crate) const NOT_SELECTED: &str = "something else is in its place, which the patterns do not select: to have it replaced, select the directory";
+pub(crate) fn not_selected(path: &[u8]) -> String {
+    format!(
+        "{} is no directory, and the patterns do not select it: to have it replaced, select it",
+        shown(path).display()
+    )
+}
 
 fn unlock(run: &Run<'_>, path: &[u8]) -> io::Result<()> {
     let (parent, name) = split(path);

@@ -1,5 +1,6 @@
 //! Compares a snapshot with the target and counts what a restore would do. Writes nothing.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
@@ -7,11 +8,11 @@ use rustix::fs::{FileType, OFlags, Stat, StatVfs};
 
 use super::compare::{Ask, Expected, differing};
 use super::extras::Extras;
-use super::finish::NOT_SELECTED;
+use super::finish::not_selected;
 use super::run::existing;
 use super::select::Selection;
 use super::target::{Dir, Target};
-use super::walk::{Start, Step, TreeSource, Visit, Walk, join, shown, split};
+use super::walk::{Start, Step, TreeSource, Visit, Walk, join, shown};
 use super::{Overwrite, Reach, RestorePlan, RestoreSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, Fault};
@@ -89,8 +90,9 @@ pub(crate) fn make(
     let mut matched = vec![false; selection.includes().count()];
     let mut gone = matched.clone();
     let mut excluded = vec![false; selection.excludes().count()];
+    let mut in_the_way = HashSet::new();
     let mut selected = 0_u64;
-    let mut seen_links = std::collections::HashSet::new();
+    let mut seen_links = HashSet::new();
     let mut walk = Walk::new(trees, selection, start);
     while let Some(step) = walk.next(fault)? {
         if ctx.cancel.is_cancelled() {
@@ -98,8 +100,12 @@ pub(crate) fn make(
         }
         let Step::Enter(visit) = step else { continue };
         let dir = open(target.as_ref(), &visit.path);
-        if dir.is_none() && spec.reach != Reach::Restic {
-            on_the_way(target.as_ref(), &visit).into_iter().for_each(&mut *fault);
+        if dir.is_none()
+            && spec.reach != Reach::Restic
+            && let Some(path) = on_the_way(target.as_ref(), selection, &visit)
+            && in_the_way.insert(path.clone())
+        {
+            fault(Fault { path: shown(&path), action: "create directory", error: not_selected(&path) });
         }
         for node in visit.selected() {
             selected = selected.saturating_add(1);
@@ -139,17 +145,22 @@ pub(crate) fn make(
     Ok(plan)
 }
 
-/// What keeps a directory from being made that is only on the way to something selected.
-fn on_the_way(target: Option<&Target>, visit: &Visit) -> Option<Fault> {
-    let wanted = !visit.selected && visit.selected().next().is_some();
-    let (above, name) = split(&visit.path);
-    let there = target.filter(|_| wanted)?.dir(above).ok()?.stat(name).ok()??;
-    let is_dir = FileType::from_raw_mode(there.st_mode) == FileType::Directory;
-    (!is_dir).then(|| Fault {
-        path: shown(&visit.path),
-        action: "create directory",
-        error: NOT_SELECTED.to_owned(),
-    })
+/// What keeps a directory from being made on the way to something selected: the first path to it that is there, is no
+/// directory and is not selected itself.
+fn on_the_way(target: Option<&Target>, selection: &Selection, visit: &Visit) -> Option<Vec<u8>> {
+    let target = target.filter(|_| visit.selected().next().is_some())?;
+    let mut path = Vec::new();
+    for name in visit.path.split(|b| *b == b'/') {
+        let above = std::mem::take(&mut path);
+        path = join(&above, name);
+        let there = target.dir(&above).ok()?.stat(name).ok()??;
+        if FileType::from_raw_mode(there.st_mode) == FileType::Directory {
+            continue;
+        }
+        let names: Vec<&[u8]> = path.split(|b| *b == b'/').collect();
+        return (!selection.verdict(&names).selected).then_some(path);
+    }
+    None
 }
 
 fn unseen<'p>(patterns: impl Iterator<Item = &'p str>, seen: &[bool]) -> Vec<String> {

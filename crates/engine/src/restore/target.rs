@@ -358,7 +358,13 @@ impl Dir {
         removed: &mut u64,
     ) -> io::Result<Emptied> {
         let mut emptied = Emptied { path, below: Vec::new(), stays: own != Fate::Goes };
-        let Some((dir, names)) = self.listed(&emptied.path, own, device)? else { return Ok(emptied) };
+        let Some((dir, names)) = self.listed(&emptied.path, own, device)? else {
+            return if own == Fate::Goes {
+                Err(io::Error::other("another file system is mounted there"))
+            } else {
+                Ok(emptied)
+            };
+        };
         for (name, kind) in names {
             emptied.path.push(name.clone());
             let its = fate(&emptied.path);
@@ -377,19 +383,16 @@ impl Dir {
         Ok(emptied)
     }
 
-    /// The directory at `path` and what it holds. None where its own `fate` is to stay, and it cannot be looked into or
-    /// another file system than `device` is mounted there, which nobody meant.
+    /// The directory at `path` and what it holds. None where another file system than `device` is mounted on it, and where it
+    /// cannot be looked into and its own `fate` is to stay.
     pub(crate) fn listed(&self, path: &[Vec<u8>], fate: Fate, device: u64) -> io::Result<Option<Listed>> {
         let look = || -> io::Result<Option<Listed>> {
             let dir = self.walk(path)?;
-            if dir.device()? == device {
-                let names = dir.list()?;
-                return Ok(Some((dir, names)));
+            if dir.device()? != device {
+                return Ok(None);
             }
-            if fate == Fate::Goes {
-                return Err(io::Error::other("another file system is mounted there"));
-            }
-            Ok(None)
+            let names = dir.list()?;
+            Ok(Some((dir, names)))
         };
         match look() {
             Err(e) if fate != Fate::Goes && is_out_of_sight(&e) => Ok(None),

@@ -155,7 +155,7 @@ pub(super) fn placement(facts: &Facts, claim: &str) -> Option<Placement> {
     let model = facts.inventory.model_pod(&view.name());
     let placement = place_writer(&view, &consumers, model.as_ref(), facts.around()).ok()?;
     let taken = facts.nodes_taken.get(&view.name()).map(String::as_str);
-    stay(placement, taken, &view, facts.around())
+    Some(stay(placement, taken, &view, facts.around()))
 }
 
 /// On which node the Jobs of each claim run or ran, or have to: those that write follow the one that saved what was there.

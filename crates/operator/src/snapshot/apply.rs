@@ -20,11 +20,17 @@ pub async fn publish(
 ) -> Result<Option<Snapshot>, RequestError> {
     let wanted = build::snapshot(repository, point);
     let namespace = wanted.namespace().unwrap_or_default();
+    let mut refusal = None;
     let made = match kubernetes::create(&ctx.client, &wanted).await {
         // A quota or a rule speaks first, also where nothing would be made.
         Err(error) if error.is_refused() => {
-            let there = kubernetes::get(&ctx.client, &namespace, &wanted.name_any()).await?;
-            Created::Existing(there.ok_or(error)?)
+            match kubernetes::get(&ctx.client, &namespace, &wanted.name_any()).await? {
+                Some(there) => {
+                    refusal = Some(error);
+                    Created::Existing(there)
+                }
+                None => return Err(error),
+            }
         }
         made => made?,
     };
@@ -37,6 +43,10 @@ pub async fn publish(
                 Namesake::Ours => snapshot,
                 Namesake::Theirs => return Ok(None),
                 Namesake::Outdated => {
+                    // What may not be made again is better outdated than gone.
+                    if let Some(refusal) = refusal {
+                        return Err(refusal);
+                    }
                     let (name, uid) = (snapshot.name_any(), snapshot.uid());
                     kubernetes::delete::<Snapshot>(&ctx.client, &namespace, &name, uid.as_deref()).await?;
                     kubernetes::create(&ctx.client, &wanted).await?.into_inner()

@@ -79,10 +79,9 @@ impl NodeStates {
         self.0.get(node).is_some_and(|state| state.ready)
     }
 
-    /// A pod that has to run on this node whoever it is kept for; none while it is not ready.
-    fn at(&self, node: &str) -> Option<Placement> {
-        let place = || Placement::Node { name: node.to_owned(), tolerations: self.tolerations(node) };
-        self.is_ready(node).then(place)
+    /// A pod that has to run on this node, whoever it is kept for, and waits while it is not ready.
+    fn at(&self, node: &str) -> Placement {
+        Placement::Node { name: node.to_owned(), tolerations: self.tolerations(node) }
     }
 
     fn tolerations(&self, node: &str) -> Vec<Toleration> {
@@ -332,16 +331,17 @@ fn holds(rule: &NodeSelectorRequirement, value: Option<&str>) -> bool {
 }
 
 /// The placement of a runner that goes on with what another one, or its own plan, has begun on a node: where the volume is a
-/// directory of whatever node it is mounted on, that one is the volume. None while the node is not ready.
+/// directory of whatever node it is mounted on, that one is the volume. While the node is not ready its pod waits, as any pod that cannot be
+/// placed.
 pub fn stay(
     placement: Placement,
     node: Option<&str>,
     claim: &ClaimView<'_>,
     around: Surroundings<'_>,
-) -> Option<Placement> {
+) -> Placement {
     match (&placement, node) {
         (Placement::Anywhere, Some(node)) if around.is_of_any_node(claim) => around.nodes.at(node),
-        _ => Some(placement),
+        _ => placement,
     }
 }
 
