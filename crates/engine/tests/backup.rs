@@ -695,6 +695,7 @@ async fn a_volume_is_not_left_out_for_a_tag_and_what_is_mounted_on_it_is_told_an
     assert!(precious.exists() && !volume.join("extra").exists());
 
     // Nor what is mounted where the snapshot has nothing, which keeps nobody from the rest.
+    fs::create_dir(volume.join("extra")).unwrap();
     let later = InMemory::mount(volume.join("extra/later"));
     fs::write(later.0.join("x.log"), "in no snapshot").unwrap();
     fs::write(volume.join("extra/goes"), "goes").unwrap();
