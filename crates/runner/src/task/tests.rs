@@ -359,7 +359,8 @@ async fn a_sync_lists_every_snapshot_with_its_tags() {
     assert_eq!(rows[0].id, snapshot.snapshot_id.unwrap());
     let backup = place.backup();
     let caches = (!backup.exclude_caches).then(|| CACHES_TAG.to_owned());
-    assert_eq!(rows[0].tags, backup.tags.into_iter().chain(caches).collect::<Vec<_>>());
+    // Ours come first.
+    assert_eq!(rows[0].tags, caches.into_iter().chain(backup.tags).collect::<Vec<_>>());
     assert_eq!(
         (rows[0].time.as_str(), rows[0].files, rows[0].bytes),
         ("2026-11-20T02:00:00Z", Some(1), Some(7))
