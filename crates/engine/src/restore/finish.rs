@@ -51,7 +51,7 @@ impl DirMaker {
             }
             Err(_) => {}
         }
-        let (parent, name) = split(path);
+        let (parent, _) = split(path);
         if path.is_empty() || parent == path {
             return Err(("open directory", io::Error::from(io::ErrorKind::NotFound)));
         }
@@ -64,8 +64,7 @@ impl DirMaker {
         };
         let names: Vec<&[u8]> = path.split(|b| *b == b'/').collect();
         let may_replace = run.spec.reach == Reach::Restic || self.selection.verdict(&names).selected;
-        make(&dir, name, run.spec.overwrite, may_replace.then_some(()).ok_or_else(|| not_selected(path)))
-            .map_err(|e| ("create directory", e))?;
+        make(&dir, path, run.spec.overwrite, may_replace).map_err(|e| ("create directory", e))?;
         if self.selection.is_narrowed() {
             self.made.insert(path.to_vec());
         }
@@ -77,20 +76,18 @@ impl DirMaker {
     }
 }
 
-/// `may_replace` is whether something else may have to go for it, or why not.
-fn make(
-    dir: &Dir,
-    name: &[u8],
-    overwrite: Overwrite,
-    may_replace: std::result::Result<(), String>,
-) -> io::Result<()> {
+/// Makes the directory at `path` in the one above it. `may_replace` is whether something else may have to go for it.
+fn make(dir: &Dir, path: &[u8], overwrite: Overwrite, may_replace: bool) -> io::Result<()> {
+    let (_, name) = split(path);
     if let Some(stat) = dir.stat(name)?
         && FileType::from_raw_mode(stat.st_mode) != FileType::Directory
     {
         if overwrite.may_keep() {
             return Err(io::Error::other("something else is in its place, which is not to be overwritten"));
         }
-        may_replace.map_err(io::Error::other)?;
+        if !may_replace {
+            return Err(io::Error::other(not_selected(path)));
+        }
         // Whatever it is, and wherever it points: the snapshot has a directory here.
         dir.unlink(name)?;
     }

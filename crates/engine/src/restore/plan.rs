@@ -145,10 +145,11 @@ pub(crate) fn make(
     Ok(plan)
 }
 
-/// What keeps a directory from being made on the way to something selected: the first path to it that is there, is no
-/// directory and is not selected itself.
+/// What keeps a directory from being made for something selected: the first path to it that is there, is no directory and is
+/// not selected itself.
 fn on_the_way(target: Option<&Target>, selection: &Selection, visit: &Visit) -> Option<Vec<u8>> {
-    let target = target.filter(|_| visit.selected().next().is_some())?;
+    let is_wanted = visit.selected || visit.selected().next().is_some();
+    let target = target.filter(|_| is_wanted && selection.is_narrowed())?;
     let mut path = Vec::new();
     for name in visit.path.split(|b| *b == b'/') {
         let above = std::mem::take(&mut path);

@@ -81,10 +81,9 @@ impl Selection {
         })
     }
 
-    /// Lets stay what a backup with these patterns, as the snapshot keeps them, has left out below `subpath`, and caches where
-    /// it may have left out those. A pattern without a
-    /// leading slash counts from there: had it matched the path to it, nothing would have been saved. One that cannot be
-    /// read was written by another program, and is passed over.
+    /// Lets stay what a backup with these patterns, as the snapshot keeps them, has left out below `subpath`, and caches
+    /// where it may have left out those. A pattern without a leading slash counts from there: had it matched the path to it,
+    /// nothing would have been saved. One that cannot be read was written by another program, and is passed over.
     #[must_use]
     pub(crate) fn sparing(mut self, excludes: &[String], subpath: Option<&Path>, caches: bool) -> Self {
         let above = subpath.unwrap_or(Path::new("/")).to_string_lossy();
