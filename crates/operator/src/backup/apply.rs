@@ -59,7 +59,7 @@ pub(crate) async fn write_snapshot(ctx: &Ctx, snapshot: &Snapshot) -> Result<Opt
         Created::Existing(_) => return Ok(None),
     };
     let content = with_conditions_of(content, made.status.as_ref());
-    write_status(ctx, &made, &content).await?;
+    write_status(&ctx.client, &made, &content).await?;
     Ok(Some(snapshot.name_any()))
 }
 

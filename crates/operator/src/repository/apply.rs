@@ -128,7 +128,7 @@ async fn mirror(ctx: &Ctx, facts: &Facts, plan: &Plan) -> Result<Option<Synced>,
         &listing.damaged,
         *listed,
     );
-    let all = snapshot::mirror(ctx, &facts.repository, &changes).await?;
+    let all = snapshot::mirror(&ctx.client, &facts.repository, &changes).await?;
     Ok(Some(Synced {
         foreign,
         unreadable,

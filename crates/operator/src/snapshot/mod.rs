@@ -74,7 +74,7 @@ async fn reconcile(snapshot: Arc<Snapshot>, ctx: Arc<Ctx>) -> Result<Action, Req
     let repository = dereference::repository(&ctx, &snapshot).await?;
     let usable = validate::usable(&snapshot, repository.as_ref());
     let status = status::with_ready(&snapshot, &usable, ctx.now());
-    match apply::write_status(&ctx, &snapshot, &status).await {
+    match apply::write_status(&ctx.client, &snapshot, &status).await {
         // Its content was written at the same moment; the watch tells of that.
         Err(error) if error.is_conflict() || error.is_not_found() => Ok(Action::requeue(SOON)),
         Err(error) => Err(error),
