@@ -85,6 +85,25 @@ fn what_cannot_be_kept_of_a_claim_is_told() {
         validate(&backup("{}"), &facts(&(long + &bound("b", "{holdfast.dev/exclude: y}")), "[]")).unwrap();
     let [only] = plan.coverage.warnings.as_slice() else { panic!("{:?}", plan.coverage.warnings) };
     assert!(only.starts_with("a: too long") && only.contains("annotation holdfast.dev/exclude"), "{only}");
+    assert!(!only.contains("k8up.io") && !only.contains("labels"), "{only}");
+    let many: Vec<String> = (0..40).map(|n| format!("label-{n}: {}", "x".repeat(60))).collect();
+    let labelled = bound("a", "{}")
+        .replace("annotations: {}", &format!("annotations: {{}}, labels: {{{}}}", many.join(", ")));
+    let plan = validate(&backup("{}"), &facts(&labelled, "[]")).unwrap();
+    assert!(plan.coverage.warnings[0].contains("of the labels"), "{:?}", plan.coverage.warnings);
+}
+
+#[test]
+fn that_nobody_can_say_on_which_node_a_claims_data_is_is_told() {
+    let volumes =
+        || serde_saphyr::from_str("[{metadata: {name: pv-a}, spec: {hostPath: {path: /x}}}]").unwrap();
+    let warned = |pods: &str| {
+        let facts = Facts { volumes: volumes(), ..facts(&bound("a", "{}"), pods) };
+        validate(&backup("{}"), &facts).unwrap().coverage.warnings
+    };
+    let [only] = &warned("[]")[..] else { panic!("{:?}", warned("[]")) };
+    assert!(only.starts_with("a: ") && only.contains("hostPath"), "{only}");
+    assert_eq!(warned(&pod("p", "a", "n1")), [""; 0]);
 }
 
 /// As with a name that is not there: who means certain claims does not want to save nothing.

@@ -244,7 +244,9 @@ mod tests {
             denial.message.starts_with("the quota of namespace shop leaves no room for the runner's Secret")
         );
         assert!(denial.message.ends_with(quota), "{}", denial.message);
-        for code in [400, 403, 422] {
+        let large = answered("create", "Secret", 500, "etcdserver: request is too large", "");
+        assert!(Denial::not_taken(&large).is_some());
+        for code in [400, 403, 413, 422] {
             let said = r#"admission webhook "w" denied the request"#;
             let denial = Denial::not_taken(&answered("create", "Job", code, said, "")).unwrap();
             assert!(denial.may_pass && denial.message.contains("the runner's Job: admission webhook"));

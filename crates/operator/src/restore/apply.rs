@@ -16,7 +16,7 @@ use kube::runtime::reflector::ObjectRef;
 
 use super::dereference::Found;
 use super::readers::READERS_LOOK;
-use super::start::{Ready, claim_of, is_our_pause, placement};
+use super::start::{Ready, claim_of, is_our_pause, nodes_taken, placement};
 use super::status::{Writer, conclude, in_the_way};
 use super::validate::{Refusal, validate};
 use super::{build, dereference, made, status, undo};
@@ -318,6 +318,7 @@ impl Look<'_> {
     /// Looks at every component that has not ended. True when none is left. After an error, the status tells what was
     /// seen by then.
     async fn advance(&self, crew: &mut Crew<'_>, status: &mut RestoreStatus) -> Result<bool, RunError> {
+        let taken = nodes_taken(status);
         let RestoreStatus { components, plan, repository_ref, .. } = status;
         let mut ready: Option<Ready> = None;
         crew.tell_places();
@@ -327,7 +328,7 @@ impl Look<'_> {
             if let Some(answers) = self.ctx.queue.all_wait(&self.run, &needing) {
                 crew.answers = answers;
             } else {
-                let found = Box::pin(self.ready(repository_ref.as_ref())).await?;
+                let found = Box::pin(self.ready(repository_ref.as_ref(), taken)).await?;
                 let wanted = components.iter().filter(|component| needing.contains(&component.name.as_str()));
                 let demands: Vec<Demand> =
                     wanted.map(|component| found.demand(&component.name, claim_of(component))).collect();

@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 use super::apply::{Look, claims_of, is_namespace_terminating};
-use super::start::{Ready, is_our_pause, placement};
+use super::start::{Ready, is_our_pause, nodes_taken, placement};
 use super::{dereference, made, undo};
 use crate::backup::apply::write_snapshot;
 use crate::backup::build::Cluster;
@@ -105,6 +105,7 @@ impl Look<'_> {
         status: &mut RestoreStatus,
         started: Timestamp,
     ) -> Result<bool, RunError> {
+        let taken = nodes_taken(status);
         let RestoreStatus { undo, repository_ref, .. } = status;
         let Some(undo) = undo.as_mut() else { return Ok(true) };
         let all: Vec<String> = undo.components.iter().map(|component| component.name.clone()).collect();
@@ -117,7 +118,7 @@ impl Look<'_> {
             if let Some(answers) = self.ctx.queue.all_wait(&self.run, &needing) {
                 crew.answers = answers;
             } else {
-                let found = Box::pin(self.ready(repository_ref.as_ref())).await?;
+                let found = Box::pin(self.ready(repository_ref.as_ref(), taken)).await?;
                 let wanted = undo.components.iter().filter(|one| needing.contains(&one.name.as_str()));
                 let claim = |one: &BackupComponent| one.source.claim.clone().unwrap_or_default();
                 let demands: Vec<Demand> = wanted.map(|one| found.demand(&one.name, &claim(one))).collect();

@@ -107,10 +107,14 @@ impl Look<'_> {
         jobs::apply::no_keys(around, &self.run, &spec, &access.credentials).await
     }
 
-    /// What it takes to start a Job.
-    pub(super) async fn ready(&self, recorded: Option<&ObjectRef>) -> Result<Ready, RunError> {
+    /// What it takes to start a Job. `taken` are the [`nodes_taken`] by now.
+    pub(super) async fn ready(
+        &self,
+        recorded: Option<&ObjectRef>,
+        taken: BTreeMap<String, String>,
+    ) -> Result<Ready, RunError> {
         let mut facts = dereference::facts(&self.ctx.client, &self.run.namespace).await?;
-        facts.nodes_taken = self.restore.status.as_ref().map(nodes_taken).unwrap_or_default();
+        facts.nodes_taken = taken;
         let Some(repository) = self.recorded_repository(recorded).await? else {
             let own = self.run.namespace.as_str();
             return Err(RunError::Access(AccessError::RepositoryNotReady {
@@ -159,10 +163,32 @@ pub(super) fn placement(facts: &Facts, claim: &str) -> Option<Placement> {
 }
 
 /// On which node the Jobs of each claim run or ran, or have to: those that write follow the one that saved what was there.
-fn nodes_taken(status: &RestoreStatus) -> BTreeMap<String, String> {
+pub(super) fn nodes_taken(status: &RestoreStatus) -> BTreeMap<String, String> {
     let written =
         status.components.iter().map(|component| (component.claim.as_ref(), component.node.as_ref()));
     let saved = status.undo.iter().flat_map(|undo| &undo.components);
     let saved = saved.map(|component| (component.source.claim.as_ref(), component.node.as_ref()));
     written.chain(saved).filter_map(|(claim, node)| Some((claim?.clone(), node?.clone()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_written_where_it_was_saved() {
+        let status: RestoreStatus = serde_saphyr::from_str(
+            "
+components:
+- {name: volume/data, claim: data, node: planned}
+- {name: volume/logs, claim: logs, node: began}
+- {name: volume/new, claim: new}
+undo: {state: Saved, components: [{name: volume/data, source: {claim: data}, node: saved}, {name: volume/x, source: {claim: x}}]}
+",
+        )
+        .unwrap();
+        let taken = nodes_taken(&status);
+        let all: Vec<_> = taken.iter().map(|(claim, node)| (claim.as_str(), node.as_str())).collect();
+        assert_eq!(all, [("data", "saved"), ("logs", "began")]);
+    }
 }

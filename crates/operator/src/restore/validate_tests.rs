@@ -128,6 +128,22 @@ fn with_database(mut facts: Facts, set_extra: &str) -> Facts {
     facts
 }
 
+/// Its pods are gone when the first Job starts, and another node may have another directory there.
+#[test]
+fn a_directory_of_a_node_is_restored_on_the_node_that_uses_it() {
+    let with = |spec: &str| {
+        let volumes = serde_saphyr::from_str(&format!(
+            "[{{metadata: {{name: v1}}, spec: {spec}}}, {{metadata: {{name: v2}}, spec: {spec}}}]"
+        ))
+        .unwrap();
+        let facts = with_database(Facts { volumes, ..facts() }, "");
+        let plan = validate(&restore(ALL), &facts).unwrap();
+        plan.components.into_iter().map(|component| component.node).collect::<Vec<_>>()
+    };
+    assert_eq!(with("{hostPath: {path: /x}}"), [Some("n1".to_owned()), None]);
+    assert_eq!(with("{}"), [None, None]);
+}
+
 fn reason(restore: &Restore, facts: &Facts) -> (Reason, String) {
     let refusal = validate(restore, facts).unwrap_err();
     assert!(!refusal.compatibility.compatible);

@@ -392,7 +392,7 @@ impl Crew<'_> {
             }
             JobState::Ended(ended) => {
                 *component.attempts = Some(earlier.saturating_add(ended.attempts.max(1)));
-                component.node.clone_from(&ended.node);
+                ran_on(component, ended);
                 *component.progress = None;
                 *component.next_attempt_time = None;
                 *component.completion_time = Some(Time(ended.finished.unwrap_or(self.now)));
@@ -544,11 +544,18 @@ fn may_be_tried_again(view: &JobView) -> bool {
     matches!(&view.state, JobState::Ended(ended) if ended.retryable)
 }
 
+/// Where a Job ran. Of one whose pod is gone nobody knows it any more but the status.
+fn ran_on(component: &mut Common<'_>, ended: &Ended) {
+    if ended.node.is_some() {
+        component.node.clone_from(&ended.node);
+    }
+}
+
 /// Attempt number `made` failed, and the next one is not due yet. Its place is free for others meanwhile.
 fn pausing(component: &mut Common<'_>, failed: &JobView, made: u32, due: Timestamp) {
     let (reason, message) = match &failed.state {
         JobState::Ended(ended) => {
-            component.node.clone_from(&ended.node);
+            ran_on(component, ended);
             let reason = match &ended.end {
                 End::Lost { loss, .. } => loss_reason(*loss).as_str(),
                 End::Verdict(_) => ended.reason().unwrap_or("Failed"),

@@ -330,9 +330,9 @@ fn holds(rule: &NodeSelectorRequirement, value: Option<&str>) -> bool {
     }
 }
 
-/// The placement of a runner that goes on with what another one, or its own plan, has begun on a node: where the volume is a
-/// directory of whatever node it is mounted on, that one is the volume. While the node is not ready its pod waits, as any pod that cannot be
-/// placed.
+/// The placement of a runner that goes on with what another one, or its own plan, has begun on a node: where the volume is
+/// a directory of whatever node it is mounted on, that one is the volume. While the node is not ready its pod waits, as any
+/// pod that cannot be placed.
 pub fn stay(
     placement: Placement,
     node: Option<&str>,
