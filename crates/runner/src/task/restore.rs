@@ -201,8 +201,9 @@ fn judge(volume: &RestoreVolume, spec: &RestoreSpec, report: &RestoreReport) -> 
     let mut verdict = succeeded(TaskResult::RestoreVolume(result));
     let target = &volume.target;
     // An undo names what was restored, of which there may have been nothing before.
+    let undoes = spec.reach == Reach::Undo;
     let plan = &report.plan;
-    let includes = if spec.allow_empty { &plan.idle_includes } else { &plan.unmatched_includes };
+    let includes = if undoes { &plan.idle_includes } else { &plan.unmatched_includes };
     let excludes = &plan.unmatched_excludes;
     let gap = if report.faults.total > 0 {
         let kept = if report.delete_skipped {
@@ -221,7 +222,7 @@ fn judge(volume: &RestoreVolume, spec: &RestoreSpec, report: &RestoreReport) -> 
                 "the content of {target} is complete, but owners, modes, times or attributes could not be set {metadata_failures} times{example}"
             ),
         ))
-    } else if spec.allow_empty {
+    } else if undoes {
         let nothing = !includes.is_empty() && includes.len() == spec.include.len();
         nothing.then(|| {
             let message = "nothing was undone: the patterns match neither what was there before nor anything to delete that could \
