@@ -202,8 +202,10 @@ fn restic(story: &Story, files: &Path) -> Result<Restic> {
 /// restic asks for the name of the directory that it works in, and outside of that namespace it has none.
 fn in_its_node(files: &Path) -> Result<(PathBuf, PathBuf)> {
     let split = || {
-        let (process, inside) = files.strip_prefix("/proc").ok()?.to_str()?.split_once("/root/")?;
-        Some((Path::new("/proc").join(process).join("ns/mnt"), Path::new("/").join(inside)))
+        let mut names = files.strip_prefix("/proc").ok()?.components();
+        let process = Path::new("/proc").join(names.next()?);
+        let inside = names.as_path().strip_prefix("root").ok()?;
+        Some((process.join("ns/mnt"), Path::new("/").join(inside)))
     };
     split().ok_or_else(|| Failure(format!("{} is not seen through a process", files.display())))
 }
