@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use holdfast_engine::forget::{ForgetSpec, Selection, forget};
 use holdfast_engine::format::pack::BlobKind;
-use holdfast_engine::lock::{Holder, LockGuard, LockMode};
-use holdfast_engine::prune::{Locking, PruneSpec, prune};
+use holdfast_engine::lock::{Holder, LockGuard, LockMode, Locking};
+use holdfast_engine::prune::{PruneSpec, prune};
 use holdfast_engine::repair::{
     Recover, RepairPacks, RepairPacksReport, RepairSnapshots, recover, repair_packs, repair_snapshots,
 };

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use holdfast_engine::copy::copy as copy_snapshots;
 use holdfast_engine::forget::{ForgetSpec, Selection, forget};
-use holdfast_engine::lock::{Holder, LockGuard, LockMode};
-use holdfast_engine::prune::{Locking, MaxUnused, PruneSpec, prune};
+use holdfast_engine::lock::{Holder, LockGuard, LockMode, Locking};
+use holdfast_engine::prune::{MaxUnused, PruneSpec, prune};
 use holdfast_engine::repository::InitOptions;
 use holdfast_engine::{Ctx, Id, Repository};
 use jiff::Timestamp;

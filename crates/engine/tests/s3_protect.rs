@@ -18,9 +18,9 @@ use bytes::Bytes;
 use holdfast_engine::backup::{BackupSpec, backup};
 use holdfast_engine::check::{CheckSpec, ReadData, check};
 use holdfast_engine::forget::{ForgetReport, ForgetSpec, Selection, forget};
-use holdfast_engine::lock::{Holder, LockMode};
+use holdfast_engine::lock::{Holder, LockMode, Locking};
 use holdfast_engine::protect::{ProtectReport, ProtectSpec, protect};
-use holdfast_engine::prune::{Locking, MaxUnused, PruneSpec, prune};
+use holdfast_engine::prune::{MaxUnused, PruneSpec, prune};
 use holdfast_engine::repository::InitOptions;
 use holdfast_engine::store::{
     self, FileKind, FileName, Retention, RetentionMode, S3Options, Store, StoreOptions,

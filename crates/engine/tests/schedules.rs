@@ -19,12 +19,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use holdfast_engine::backup::{BackupSpec, backup};
+use holdfast_engine::backup::{BackupSpec, backup, lock_reading_ahead};
 use holdfast_engine::check::{CheckSpec, ReadData, check};
 use holdfast_engine::error::Result;
 use holdfast_engine::forget::{ForgetSpec, Selection, forget};
-use holdfast_engine::lock::{Holder, LockMode};
-use holdfast_engine::prune::{Locking, MaxUnused, PruneSpec, prune};
+use holdfast_engine::lock::{Holder, LockMode, Locking};
+use holdfast_engine::prune::{MaxUnused, PruneSpec, prune};
 use holdfast_engine::store::{FileKind, Store};
 use holdfast_engine::{Ctx, ErrorKind, Id, Repository};
 use jiff::Timestamp;
@@ -37,7 +37,7 @@ const PASSWORD: &str = "correct horse battery staple correct horse battery stapl
 /// A moment of an actor: before or after its n-th call of a kind.
 type Moment = (Call, FileKind, bool, usize);
 
-/// Moments of a writer, in their order.
+/// Moments of a writer, in their order. The first is where it reads the index.
 const WRITER: [Moment; 6] = [
     (Call::List, FileKind::Index, false, 0),
     (Call::Put, FileKind::Pack, false, 0),
@@ -45,6 +45,17 @@ const WRITER: [Moment; 6] = [
     (Call::Put, FileKind::Snapshot, false, 0),
     (Call::Put, FileKind::Snapshot, true, 0),
     (Call::List, FileKind::Index, false, 2),
+];
+
+/// Moments of a writer that reads ahead of its lock: before it looks who else has one, after that, and the others.
+const WRITER_AHEAD: [Moment; 7] = [
+    (Call::List, FileKind::Lock, false, 1),
+    (Call::List, FileKind::Index, false, 1),
+    (Call::Put, FileKind::Pack, false, 0),
+    (Call::Put, FileKind::Index, false, 0),
+    (Call::Put, FileKind::Snapshot, false, 0),
+    (Call::Put, FileKind::Snapshot, true, 0),
+    (Call::List, FileKind::Index, false, 3),
 ];
 
 /// Moments of a sweep: its first half looks first, its second half again, then a third time; then it changes things.
@@ -80,16 +91,30 @@ fn source(at: &Path, files: std::ops::Range<u8>) -> PathBuf {
 async fn back_up(repo: &Repository, dir: PathBuf) -> Result<Id> {
     let ctx = Ctx::default();
     let lock = repo.lock(LockMode::Shared, &holder(), Duration::ZERO, &[], &ctx).await?;
-    let spec = BackupSpec { roots: vec![dir], host: "h".into(), ..BackupSpec::default() };
-    let report = backup(repo, &lock, &spec, &ctx).await;
+    let report = backup(repo, &lock, &spec(dir), &ctx).await;
     lock.release().await?;
     Ok(report?.snapshot)
 }
 
+async fn back_up_ahead(repo: &Repository, dir: PathBuf) -> Result<Id> {
+    let (ctx, spec, locking) = (Ctx::default(), spec(dir), locking());
+    let (lock, ahead) = lock_reading_ahead(repo, &locking, &spec, &ctx).await?;
+    let report = ahead.finish(&lock).await;
+    lock.release().await?;
+    Ok(report?.snapshot)
+}
+
+fn spec(dir: PathBuf) -> BackupSpec {
+    BackupSpec { roots: vec![dir], host: "h".into(), ..BackupSpec::default() }
+}
+
+fn locking() -> Locking {
+    Locking { holder: holder(), wait: Duration::ZERO, dead_holders: Vec::new() }
+}
+
 async fn run_prune(repo: &Repository) -> Result<u64> {
     let spec = PruneSpec { max_unused: MaxUnused::Bytes(0), allow_large: true, ..PruneSpec::default() };
-    let locking = Locking { holder: holder(), wait: Duration::ZERO, dead_holders: Vec::new() };
-    Ok(prune(repo, &locking, &spec, &Ctx::default()).await?.deleted_packs)
+    Ok(prune(repo, &locking(), &spec, &Ctx::default()).await?.deleted_packs)
 }
 
 /// A snapshot of 8 files, of which another holds 4; the first is forgotten and nothing is marked yet. And a directory
@@ -151,7 +176,7 @@ struct Outcome {
 
 /// The writer begins and is held at one moment. Then a pruner marks, a day goes by, and its sweep begins: it is held
 /// at a moment of its own until the writer is through, or goes on to its end first.
-async fn play(memory: &Memory, dir: &Path, writer: Moment, sweep: Option<Moment>) -> Outcome {
+async fn play(memory: &Memory, dir: &Path, is_ahead: bool, writer: Moment, sweep: Option<Moment>) -> Outcome {
     let memory = memory.copy();
     let marker = open(Actor::with(&memory, true, Box::new(|_, _, _| Box::pin(async { Ok(()) })))).await;
     let gate = Arc::new(Gate::default());
@@ -191,7 +216,8 @@ async fn play(memory: &Memory, dir: &Path, writer: Moment, sweep: Option<Moment>
         })
     };
     let repo = open(Actor::with(&memory, true, hook)).await;
-    let result = back_up(&repo, dir.join("all/source")).await;
+    let source = dir.join("all/source");
+    let result = if is_ahead { back_up_ahead(&repo, source).await } else { back_up(&repo, source).await };
     gate.open.store(true, Ordering::SeqCst);
     gate.go.notify_one();
     let task = sweeping.lock().unwrap().take();
@@ -200,7 +226,7 @@ async fn play(memory: &Memory, dir: &Path, writer: Moment, sweep: Option<Moment>
         // It may have found that somebody is at work, which is as good.
         outcome.swept = task.await.unwrap().is_ok_and(|deleted| deleted > 0);
     }
-    let what = format!("writer at {writer:?}, sweep at {sweep:?}: {result:?}");
+    let what = format!("writer at {writer:?}, ahead {is_ahead}, sweep at {sweep:?}: {result:?}");
     // Whatever is left to sweep goes as well, and then all that is there is read.
     for _ in 0..2 {
         memory.pass(25);
@@ -224,27 +250,34 @@ async fn play(memory: &Memory, dir: &Path, writer: Moment, sweep: Option<Moment>
     outcome
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_backup_has_reported_survives_every_prune() {
+/// Plays all schedules of these moments.
+async fn survives(writers: &[Moment], is_ahead: bool) {
     let (memory, dir) = scene().await;
     let mut cases: Vec<(Moment, Option<Moment>)> = Vec::new();
-    for writer in WRITER {
-        cases.push((writer, None));
-        cases.extend(SWEEP.map(|sweep| (writer, Some(sweep))));
+    for writer in writers {
+        cases.push((*writer, None));
+        cases.extend(SWEEP.map(|sweep| (*writer, Some(sweep))));
     }
     let total = cases.len();
-    let outcomes: Vec<((Moment, Option<Moment>), Outcome)> = stream::iter(cases)
-        .map(|case| {
-            let (memory, dir) = (&memory, dir.path());
-            async move { (case, play(memory, dir, case.0, case.1).await) }
-        })
+    let outcomes: Vec<Outcome> = stream::iter(cases)
+        .map(|(writer, sweep)| play(&memory, dir.path(), is_ahead, writer, sweep))
         .buffer_unordered(12)
         .collect()
         .await;
     assert_eq!(outcomes.len(), total);
-    let reported = outcomes.iter().filter(|(_, o)| o.reported).count();
-    let swept = outcomes.iter().filter(|(_, o)| o.swept).count();
-    let taken_back = outcomes.iter().filter(|(_, o)| o.acted).count();
+    let reported = outcomes.iter().filter(|o| o.reported).count();
+    let swept = outcomes.iter().filter(|o| o.swept).count();
+    let taken_back = outcomes.iter().filter(|o| o.acted).count();
     // Otherwise the schedules prove nothing: data must have gone, and snapshots been taken back because of it.
     assert!(reported > total / 2 && swept > total / 2 && taken_back > 0, "{reported} {swept} {taken_back}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_backup_has_reported_survives_every_prune() {
+    survives(&WRITER, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_backup_that_read_ahead_has_reported_survives_every_prune() {
+    survives(&WRITER_AHEAD, true).await;
 }

@@ -1,10 +1,11 @@
 //! Work under the repository's lock: taken before, released after on every path, and the verdict says whether.
 
+use std::future::Future;
 use std::time::Duration;
 
 use holdfast_engine::error::{Error, ErrorKind};
 use holdfast_engine::event::Ctx;
-use holdfast_engine::lock::{Holder, LockGuard, LockMode, Unlock};
+use holdfast_engine::lock::{Holder, LockGuard, LockMode, Locking, Unlock};
 use holdfast_engine::repository::Repository;
 use holdfast_protocol::{RunSpec, Verdict, files};
 
@@ -36,6 +37,11 @@ pub(crate) fn hostname(job_uid: &str) -> String {
     format!("holdfast-{job_uid}")
 }
 
+/// Who takes the lock of this run, and how long it waits.
+pub(crate) fn locking(spec: &RunSpec) -> Locking {
+    Locking { holder: holder(spec), wait: WAIT, dead_holders: spec.dead_jobs.clone() }
+}
+
 /// Does `work` under a shared lock.
 pub(crate) async fn shared(
     repository: &Repository,
@@ -43,33 +49,51 @@ pub(crate) async fn shared(
     ctx: &Ctx,
     work: impl AsyncFnOnce(&LockGuard) -> Result<Verdict, Failure>,
 ) -> Result<Verdict, Failure> {
-    let holder = holder(spec);
-    let taking = repository.lock(LockMode::Shared, &holder, WAIT, &spec.dead_jobs, ctx);
-    let guard = match Stop::bound(&ctx.cancel, taking).await {
-        Ok(guard) => guard,
+    let Locking { holder, wait, dead_holders } = locking(spec);
+    let taking = repository.lock(LockMode::Shared, &holder, wait, &dead_holders, ctx);
+    let guard = take(repository, &holder, ctx, taking).await?;
+    let result = work(&guard).await;
+    give_back(repository, &holder, guard, result).await
+}
+
+/// Takes a lock, of which a failure says whether it may have stayed behind.
+pub(crate) async fn take<T>(
+    repository: &Repository,
+    holder: &Holder,
+    ctx: &Ctx,
+    taking: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Failure> {
+    match Stop::bound(&ctx.cancel, taking).await {
+        Ok(taken) => Ok(taken),
         Err(e) => {
             // The lock file may have been written before the wait was broken off or the store failed.
             let written =
                 matches!(e.kind(), ErrorKind::Cancelled | ErrorKind::Unreachable | ErrorKind::Timeout);
             let mut failure = Failure::from(e);
-            failure.lock_released = !written || remove_ours(repository, &holder).await;
-            return Err(failure);
+            failure.lock_released = !written || remove_ours(repository, holder).await;
+            Err(failure)
         }
-    };
+    }
+}
 
-    let mut result = work(&guard).await;
+/// Releases the lock after the work; its result says whether that was so.
+pub(crate) async fn give_back(
+    repository: &Repository,
+    holder: &Holder,
+    guard: LockGuard,
+    mut result: Result<Verdict, Failure>,
+) -> Result<Verdict, Failure> {
     if guard.lost() && matches!(&result, Err(failure) if failure.reason == "Stopped") {
         result = Err(Failure::from(Error::new(
             ErrorKind::LockLost,
             "the repository's lock was removed or could not be refreshed while the run was at work; it stopped before the commit",
         )));
     }
-
     let released = match tokio::time::timeout(RELEASE, guard.release()).await {
         Ok(Ok(())) => true,
         Ok(Err(e)) => {
             tracing::warn!("release the lock: {}", e.chain());
-            remove_ours(repository, &holder).await
+            remove_ours(repository, holder).await
         }
         Err(_) => {
             tracing::warn!("release the lock: no answer within {RELEASE:?}");

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use holdfast_engine::backup::{self, BackupReport, BackupSpec, Parent, Trust, Unreadable};
+use holdfast_engine::backup::{self, Ahead, BackupReport, BackupSpec, Parent, Trust, Unreadable};
 use holdfast_engine::event::Event;
 use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::id::Id;
@@ -102,17 +102,20 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     let report = if args.dry_run {
         // Nothing is written, so neither is a lock.
         rehearse(session, &repository, args, &spec).await?
-    } else {
+    } else if args.stream.wanted() {
         let work = async |guard: &LockGuard| {
-            if args.stream.wanted() {
-                // Not before the lock is held: a dump that waits is an old one.
-                let source = args.stream.start(&args.paths)?;
-                let work = backup::backup_stream(&repository, guard, &spec, source, &session.ctx);
-                return Box::pin(session.bound(work)).await;
-            }
-            Box::pin(session.bound(backup::backup(&repository, guard, &spec, &session.ctx))).await
+            // Not before the lock is held: a dump that waits is an old one.
+            let source = args.stream.start(&args.paths)?;
+            let work = backup::backup_stream(&repository, guard, &spec, source, &session.ctx);
+            Box::pin(session.bound(work)).await
         };
         session.locked(&repository, work).await?
+    } else {
+        let locking = session.locking();
+        let taking = backup::lock_reading_ahead(&repository, &locking, &spec, &session.ctx);
+        let work =
+            async |guard: &LockGuard, ahead: Ahead<'_>| Box::pin(session.bound(ahead.finish(guard))).await;
+        session.locked_by(taking, work).await?
     };
     session.ui.close();
     if session.ui.json() {

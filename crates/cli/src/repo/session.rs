@@ -10,8 +10,7 @@ use holdfast_engine::error::ErrorKind;
 use holdfast_engine::event::Ctx;
 use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::id::Id;
-use holdfast_engine::lock::{Holder, LockGuard, LockMode};
-use holdfast_engine::prune::Locking;
+use holdfast_engine::lock::{Holder, LockGuard, LockMode, Locking};
 use holdfast_engine::repository::Repository;
 use holdfast_engine::store::{self, Location, Store};
 use secrecy::SecretString;
@@ -222,6 +221,16 @@ impl<'a> Session<'a> {
     ) -> Result<T> {
         let guard = self.take(repository, mode).await?;
         self.hold(guard, work).await
+    }
+
+    /// Does `work` under the lock that `taking` gives, with what comes with it.
+    pub(super) async fn locked_by<T, W>(
+        &self,
+        taking: impl Future<Output = holdfast_engine::Result<(LockGuard, W)>>,
+        work: impl AsyncFnOnce(&LockGuard, W) -> Result<T>,
+    ) -> Result<T> {
+        let (guard, with) = self.bound(taking).await?;
+        self.hold(guard, async |guard: &LockGuard| work(guard, with).await).await
     }
 
     async fn take(&self, repository: &Repository, mode: LockMode) -> Result<LockGuard> {

@@ -3,9 +3,11 @@
 //! Packs, then index, then snapshot; a run that ends at any moment leaves a repository that is whole, and blobs that
 //! the next run finds again. Not here: how content becomes blobs (`pipeline`).
 
+mod ahead;
 mod relative;
 mod stream;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,12 +24,14 @@ use crate::format::snapshot::{Snapshot, SnapshotSummary};
 use crate::format::time::{OffsetTime, Time};
 use crate::format::tree::TreeWriter;
 use crate::id::Id;
+use crate::index::Index;
 use crate::lock::LockGuard;
 use crate::pipeline::{self, Input, Named, Plan, Proved, Roots, State, path_text};
 use crate::repository::Repository;
 use crate::store::{Entry, FileKind, FileName};
 use crate::stream::StreamSource;
 use crate::unreadable;
+pub use ahead::{Ahead, lock_reading_ahead};
 pub use relative::{RelativeRoot, absolute};
 pub use stream::{backup_stream, rehearse_stream};
 
@@ -354,6 +358,41 @@ async fn save(
     state: &Arc<State>,
     ctx: &Ctx,
 ) -> Result<BackupReport> {
+    let held = || lock.map_or(Ok(()), LockGuard::check);
+    let checkpoints = if lock.is_some() { spec.checkpoints } else { Checkpoints::NEVER };
+    let (begun, index, plan) = prepare(repository, spec, &paths, source, checkpoints, state, ctx).await?;
+    held()?;
+    state.phase("read");
+    let gate = std::future::ready(Ok(())).boxed();
+    let tree = match pipeline::run(repository, index, plan, state, gate).await {
+        Ok(tree) => tree,
+        Err(e) => {
+            // A lost lock cancels the run; that is the reason to name then.
+            held()?;
+            return Err(e);
+        }
+    };
+    conclude(repository, lock, spec, paths, begun, tree, state, ctx).await
+}
+
+/// What a run knows before it reads a file.
+struct Begun {
+    clock: Instant,
+    start: Timestamp,
+    parent: Option<(Id, Snapshot)>,
+    /// The index files that it goes by.
+    known: Vec<Id>,
+}
+
+async fn prepare(
+    repository: &Repository,
+    spec: &BackupSpec,
+    paths: &[String],
+    source: Source,
+    checkpoints: Checkpoints,
+    state: &Arc<State>,
+    ctx: &Ctx,
+) -> Result<(Begun, Arc<Index>, Plan)> {
     let clock = Instant::now();
     let start = Timestamp::now();
     state.phase("prepare");
@@ -363,12 +402,10 @@ async fn save(
         Parent::None | Parent::Id(_) => Vec::new(),
     };
     let (parent, index) = tokio::try_join!(
-        ctx.run(find_parent(repository, spec, &paths, listed, ctx)),
+        ctx.run(find_parent(repository, spec, paths, listed, ctx)),
         repository.load_index(ctx),
     )?;
-    let held = || lock.map_or(Ok(()), LockGuard::check);
-    held()?;
-    let mut known = index.files().to_vec();
+    let known = index.files().to_vec();
 
     let (input, named) = match source {
         Source::Roots(roots, named) => (Input::Walk(roots), named),
@@ -383,7 +420,7 @@ async fn save(
         parent: parent.as_ref().map(|(_, snapshot)| snapshot.tree),
         racy_from: parent.as_ref().map(|(_, snapshot)| racy_from(snapshot)),
         resume: spec.resume.map(|done| (done.tree, tick_before(done.started))),
-        checkpoints: if lock.is_some() { spec.checkpoints } else { Checkpoints::NEVER },
+        checkpoints,
         excludes: spec.excludes.clone(),
         iexcludes: spec.iexcludes.clone(),
         patterns_from: spec.patterns_from.clone(),
@@ -404,16 +441,22 @@ async fn save(
             .and_then(|(_, snapshot)| snapshot.summary.as_ref())
             .map(|summary| (summary.total_files_processed, summary.total_bytes_processed)),
     };
-    state.phase("read");
-    let tree = match pipeline::run(repository, index, plan, state).await {
-        Ok(tree) => tree,
-        Err(e) => {
-            // A lost lock cancels the run; that is the reason to name then.
-            held()?;
-            return Err(e);
-        }
-    };
+    Ok((Begun { clock, start, parent, known }, index, plan))
+}
 
+/// Writes the snapshot of what was read, and looks whether it will stay.
+#[expect(clippy::too_many_arguments, reason = "what a run has come to, beside what it was told")]
+async fn conclude(
+    repository: &Repository,
+    lock: Option<&LockGuard>,
+    spec: &BackupSpec,
+    paths: Vec<String>,
+    begun: Begun,
+    tree: Id,
+    state: &Arc<State>,
+    ctx: &Ctx,
+) -> Result<BackupReport> {
+    let Begun { clock, start, parent, mut known } = begun;
     if tree == TreeWriter::new().finish_with_id().0 {
         return Err(Error::new(
             ErrorKind::Source,

@@ -47,6 +47,17 @@ impl Holder {
     }
 }
 
+/// Who takes locks, and how long to wait for others' to go.
+#[derive(Debug, Clone)]
+pub struct Locking {
+    /// Written into the locks.
+    pub holder: Holder,
+    /// How long to wait.
+    pub wait: Duration,
+    /// Jobs that are known to be finished, whose locks may be removed.
+    pub dead_holders: Vec<String>,
+}
+
 /// Whether others may hold a lock at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockMode {
@@ -160,7 +171,8 @@ impl Repository {
         }
     }
 
-    async fn try_lock(
+    /// One try. Whoever is in the way is not waited for.
+    pub(crate) async fn try_lock(
         &self,
         mode: LockMode,
         holder: &Holder,
@@ -358,7 +370,8 @@ impl Repository {
     }
 }
 
-enum Attempt {
+/// What came of one try to take a lock.
+pub(crate) enum Attempt {
     Held(LockGuard),
     /// Who is in the way.
     Busy(String),

@@ -33,6 +33,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
+use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -186,12 +187,15 @@ fn cpus() -> usize {
     std::thread::available_parallelism().map_or(2, NonZero::get)
 }
 
-/// Runs the pipeline; the id of the root tree. All packs and index files are durable when this returns.
+/// Runs the pipeline; the id of the root tree. All packs and index files are durable when this returns. Nothing is sent to
+/// the store before `gate` opens; what is read until then is bounded by what may be on its way. An error of the gate
+/// ends the run.
 pub(crate) async fn run(
     repository: &Repository,
     index: Arc<Index>,
     plan: Plan,
     state: &Arc<State>,
+    gate: BoxFuture<'_, Result<()>>,
 ) -> Result<Id> {
     let shared = Arc::new(Shared {
         state: Arc::clone(state),
@@ -266,7 +270,7 @@ pub(crate) async fn run(
     // The queues end when the last thread that fills them does; these would keep them open.
     drop((files, file_queue, jobs, job_queue, packs, pool));
 
-    upload::run(&shared, pack_queue, plan.guess, plan.checkpoints).await;
+    upload::run(&shared, pack_queue, plan.guess, plan.checkpoints, gate).await;
     let failure = state.take_failure();
     threads.end().await;
     // A thread may have failed on its way out.

@@ -263,20 +263,20 @@ impl OpenPacks {
         Ok(())
     }
 
-    /// What is left at the end: the two data packs as one where they fit.
+    /// What is left at the end: the two data packs as one where they fit. That of trees is mostly the smallest and comes first, so
+    /// that none of the others waits long for its flight.
     pub(crate) fn take_rest(&self) -> Result<Vec<OpenPack>> {
         let [heads, tails] = &self.data;
         let mut first = std::mem::take(&mut *locked(heads));
         let second = std::mem::take(&mut *locked(tails));
         let trees = std::mem::take(&mut *locked(&self.trees));
-        let mut rest = Vec::new();
+        let mut rest = vec![trees];
         if first.size() + second.size() <= TARGET_SIZE + TARGET_SIZE / 4 {
             first.merge(second, &self.memory)?;
         } else {
             rest.push(second);
         }
         rest.push(first);
-        rest.push(trees);
         rest.retain(|pack| !pack.blobs.is_empty());
         Ok(rest)
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -28,12 +29,13 @@ const FLUSH_BYTES: u64 = 2 << 30;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
-/// Uploads until all packs are durable and indexed; a failure ends up in the run's state.
+/// Uploads until all packs are durable and indexed, once the gate is open; a failure ends up in the run's state.
 pub(super) async fn run(
     shared: &Arc<Shared>,
     mut packs: mpsc::UnboundedReceiver<SealedPack>,
     guess: Option<(u64, u64)>,
     checkpoints: Checkpoints,
+    gate: BoxFuture<'_, Result<()>>,
 ) {
     let mut uploads = Uploads {
         shared,
@@ -47,7 +49,10 @@ pub(super) async fn run(
     let result = tokio::select! {
         biased;
         () = shared.state.stop_signal().cancelled() => Ok(()),
-        result = uploads.run(&mut packs, guess) => result,
+        result = async {
+            gate.await?;
+            uploads.run(&mut packs, guess).await
+        } => result,
     };
     if let Err(error) = result {
         shared.state.fail(error);

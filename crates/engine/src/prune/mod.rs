@@ -27,7 +27,7 @@ use crate::event::{Ctx, Event};
 use crate::forget::check_known;
 use crate::format::records::{Mark, Records};
 use crate::id::Id;
-use crate::lock::{Holder, LockGuard, LockMode};
+use crate::lock::{LockGuard, LockMode, Locking};
 use crate::pipeline;
 use crate::reach::BlobSet;
 use crate::read::own_thread;
@@ -102,17 +102,6 @@ impl Default for PruneSpec {
             program: concat!("holdfast ", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
-}
-
-/// Who prunes, and how long to wait for others' locks.
-#[derive(Debug, Clone)]
-pub struct Locking {
-    /// Written into the locks.
-    pub holder: Holder,
-    /// How long to wait.
-    pub wait: Duration,
-    /// Jobs that are known to be finished, whose locks may be removed.
-    pub dead_holders: Vec<String>,
 }
 
 /// What a prune did, or would do.

@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use holdfast_engine::backup::{BackupSpec, backup};
+use holdfast_engine::backup::{BackupSpec, lock_reading_ahead};
 use holdfast_engine::format::pack::BlobKind;
-use holdfast_engine::lock::LockMode;
+use holdfast_engine::lock::{LockMode, Locking};
 use holdfast_engine::restore::RestoreSpec;
 use holdfast_engine::store::FileKind;
 use holdfast_engine::{Ctx, Repository, Result};
@@ -16,7 +16,7 @@ use rustix::thread::CapabilitySet;
 use crate::deadly::die;
 use crate::kills::killed_at;
 use crate::restoring::{back_up, check_all, check_structure, init, open, run_clean, scratch, spec};
-use crate::scene::{assert_nothing_left, holder, list, locked};
+use crate::scene::{assert_nothing_left, holder, list};
 use crate::stock::{Restic, assert_same, noise, settle};
 
 pub(crate) async fn run(repo: &Repository, source: &Path, ctx: &Ctx) -> Result<()> {
@@ -26,7 +26,11 @@ pub(crate) async fn run(repo: &Repository, source: &Path, ctx: &Ctx) -> Result<(
         uploads: 1,
         ..BackupSpec::default()
     };
-    locked(repo, LockMode::Shared, ctx, async |lock| backup(repo, lock, &spec, ctx).await.map(drop)).await
+    let locking = Locking { holder: holder(), wait: Duration::ZERO, dead_holders: Vec::new() };
+    let (lock, ahead) = lock_reading_ahead(repo, &locking, &spec, ctx).await?;
+    let report = ahead.finish(&lock).await;
+    lock.release().await?;
+    report.map(drop)
 }
 
 /// Dies between the two halves of a lock's refresh: the new lock file is there and the old one still is.

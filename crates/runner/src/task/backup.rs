@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use holdfast_engine::backup::{self, BackupReport, BackupSpec, Parent, Unreadable};
+use holdfast_engine::backup::{self, Ahead, BackupReport, BackupSpec, Parent, Unreadable};
 use holdfast_engine::error::{Error, ErrorKind};
 use holdfast_engine::fence;
 use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::id::Id;
+use holdfast_engine::lock::LockGuard;
 use holdfast_engine::repository::Repository;
 use holdfast_engine::store::{FileKind, FileName};
 use holdfast_protocol::spec::{BackupVolume, CACHES_TAG, OnUnreadable, UNDO_TAG, UNREADABLE_TAG};
@@ -44,22 +45,32 @@ impl Job {
             let nothing = BackupResult { empty: true, ..BackupResult::default() };
             return Ok(succeeded(TaskResult::BackupVolume(nothing)));
         }
-        lock::shared(&repository, &self.spec, &self.ctx, async |guard| {
-            let work = backup::backup(&repository, guard, &spec, &self.ctx);
-            let report = match Stop::bound(&self.ctx.cancel, work).await {
-                Ok(report) => report,
-                Err(e) => return Err(self.refused(e)),
-            };
-            if report.files_resumed > 0 {
-                let message =
-                    format!("{} files were taken over from a killed run's checkpoint", report.files_resumed);
-                self.reporter.log("info", message);
-            }
-            self.reporter.phase("read back");
-            Stop::bound(&self.ctx.cancel, prove(&repository, report.snapshot)).await?;
-            Ok(judge(volume, result(&report)))
-        })
-        .await
+        let locking = lock::locking(&self.spec);
+        let taking = backup::lock_reading_ahead(&repository, &locking, &spec, &self.ctx);
+        let (guard, ahead) = lock::take(&repository, &locking.holder, &self.ctx, taking).await?;
+        let result = self.read(&repository, volume, &guard, ahead).await;
+        lock::give_back(&repository, &locking.holder, guard, result).await
+    }
+
+    async fn read(
+        &self,
+        repository: &Repository,
+        volume: &BackupVolume,
+        guard: &LockGuard,
+        ahead: Ahead<'_>,
+    ) -> Result<Verdict, Failure> {
+        let report = match Stop::bound(&self.ctx.cancel, ahead.finish(guard)).await {
+            Ok(report) => report,
+            Err(e) => return Err(self.refused(e)),
+        };
+        if report.files_resumed > 0 {
+            let message =
+                format!("{} files were taken over from a killed run's checkpoint", report.files_resumed);
+            self.reporter.log("info", message);
+        }
+        self.reporter.phase("read back");
+        Stop::bound(&self.ctx.cancel, prove(repository, report.snapshot)).await?;
+        Ok(judge(volume, result(&report)))
     }
 
     /// Takes over the snapshot of an earlier attempt, whose writer may have died before it looked whether all its data
