@@ -4,6 +4,8 @@
 //! Labels are bounded: namespaces, kinds, phases, storages and repositories, never runs, snapshots or claims. A replica
 //! that stands by says only that it does: what it remembers of an earlier time would be wrong.
 
+#[cfg(test)]
+mod alerts_tests;
 mod claims;
 mod defaults;
 mod family;

@@ -6,17 +6,17 @@ use super::claims::Claim;
 use super::defaults::Defaults;
 use super::*;
 
-fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> T {
+pub(super) fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> T {
     serde_saphyr::from_str(text).unwrap()
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "as the objects hold them")]
-fn all<T: serde::de::DeserializeOwned>(texts: &[&str]) -> Option<Vec<Arc<T>>> {
+pub(super) fn all<T: serde::de::DeserializeOwned>(texts: &[&str]) -> Option<Vec<Arc<T>>> {
     Some(texts.iter().map(|text| Arc::new(yaml(text))).collect())
 }
 
 /// The objects as a scrape has them.
-fn scraped(objects: &Objects) -> String {
+pub(super) fn scraped(objects: &Objects) -> String {
     #[derive(Debug)]
     struct Given(Vec<Family>);
     impl Collector for Given {
@@ -36,7 +36,7 @@ fn has(text: &str, line: &str) {
     assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
 }
 
-fn storage(status: &str) -> String {
+pub(super) fn storage(status: &str) -> String {
     format!(
         "
 metadata: {{name: offsite, namespace: backup}}
@@ -62,12 +62,12 @@ fn a_storage_is_up_down_or_not_yet_known() {
     assert!(!of("{phase: Pending}").contains("storage_ready"), "what was not tried is not down");
 }
 
-const REPOSITORY: &str = "
+pub(super) const REPOSITORY: &str = "
 metadata: {name: main, namespace: shop}
 spec: {storageRef: {name: offsite}}
 status: {phase: Ready, lastSuccessfulBackup: '2026-11-20T02:00:00Z'}";
 
-fn snapshot(cluster: &str, time: &str, complete: bool) -> String {
+pub(super) fn snapshot(cluster: &str, time: &str, complete: bool) -> String {
     format!(
         "
 metadata: {{name: s, namespace: shop}}
@@ -318,7 +318,7 @@ fn what_was_not_listed_yet_is_not_spoken_of() {
     assert_eq!(scraped(&Objects { claims, ..Objects::default() }), "");
 }
 
-fn backup(repository: &str, ended: &str, phase: &str) -> String {
+pub(super) fn backup(repository: &str, ended: &str, phase: &str) -> String {
     format!(
         "
 metadata: {{name: b, namespace: shop, uid: u, creationTimestamp: '2026-11-20T02:00:00Z'}}
