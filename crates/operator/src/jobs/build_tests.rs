@@ -146,6 +146,56 @@ fn no_runner_has_a_token_or_more_capabilities_than_its_task_needs() {
     }
 }
 
+/// Runners of many backups at the same time must not fill the disk of a node, which stops everybody's pods on it.
+#[test]
+fn no_runner_has_anything_of_a_node_to_write_to() {
+    for task in JobTask::ALL.iter().copied() {
+        for claim in
+            [None, Some(ClaimMount { claim: "data".into(), path: "/data/data".into(), read_only: false })]
+        {
+            let config = serde_saphyr::from_str("{priorityClassName: low, labels: {team: shop}}").unwrap();
+            let config = PodConfig::new("big", config);
+            let plan = JobPlan {
+                task,
+                claim: claim.clone(),
+                pod_config: Some(config),
+                ..plan(Identity::RootWriter { selinux_level: None }, Placement::Anywhere)
+            };
+            let pod = spec_of(&job(&plan, &settings()));
+            assert_eq!(pod.priority_class_name.as_deref(), Some("low"));
+            let volumes = pod.volumes.unwrap();
+            let claims = volumes.iter().filter(|volume| volume.persistent_volume_claim.is_some()).count();
+            assert_eq!(claims, usize::from(claim.is_some()), "{task:?}");
+            for volume in &volumes {
+                // Everything but these two, whatever kinds of volumes there will be.
+                let known = Volume {
+                    name: volume.name.clone(),
+                    secret: volume.secret.clone(),
+                    persistent_volume_claim: volume.persistent_volume_claim.clone(),
+                    ..Volume::default()
+                };
+                assert_eq!(*volume, known, "{task:?}");
+                assert!(volume.secret.is_some() != volume.persistent_volume_claim.is_some(), "{task:?}");
+            }
+            assert_eq!(
+                (pod.init_containers, pod.ephemeral_containers, pod.containers.len()),
+                (None, None, 1)
+            );
+            let container = &pod.containers[0];
+            let security = container.security_context.as_ref().unwrap();
+            assert_eq!(security.read_only_root_filesystem, Some(true), "{task:?}");
+            for mount in container.volume_mounts.iter().flatten() {
+                assert_eq!(
+                    mount.read_only == Some(true),
+                    mount.name != CLAIM_VOLUME,
+                    "{task:?}: {}",
+                    mount.name
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_runner_goes_to_the_node_of_its_volume_even_when_it_is_cordoned() {
     let toleration = Toleration { key: Some("dedicated".into()), ..Toleration::default() };
