@@ -237,7 +237,7 @@ fn the_doctor_finds_what_is_wrong_and_nothing_else() {
         // Kubernetes copied it down, and leaves it there; the operator takes off only what it wrote itself.
         story.kubectl.run(&["-n", &n, "annotate", "replicasets", "--all", "holdfast.dev/quiesce-"])?;
 
-        let poor = with_few_rights(story, &holdfast)?;
+        let poor = with_few_rights(story, &holdfast, "view")?;
         poor.expect(&["snapshots", "-n", &n], 0, &["first"])?;
         poor.expect(&["backup", "-n", &n], 1, &["forbidden", "role `edit`"])?;
         poor.expect(&["snapshots", "-A"], 1, &["forbidden"])?;
@@ -253,8 +253,64 @@ fn the_doctor_finds_what_is_wrong_and_nothing_else() {
     });
 }
 
-/// The command line as a ServiceAccount that may only look.
-fn with_few_rights(story: &Story, holdfast: &Holdfast) -> Result<Holdfast> {
+/// Whoever may edit a namespace, and nothing else in the cluster, does all that a person does: the chart adds Holdfast's kinds to
+/// the roles that Kubernetes has.
+#[test]
+fn who_may_edit_a_namespace_backs_it_up_and_restores_it() {
+    let _world = anywhere();
+    Story::tell("editor", Story::begin, |story| {
+        let n = story.namespace.clone();
+        let app = Keeper::deployment("app", "data");
+        story.apply(&format!("{}{}", workload::claim("data", "", "1Gi"), workload::keeper(&app)))?;
+        let pod = workload::ready_pod(&story.kubectl, &n, "app")?;
+        story.shell(&pod, "echo saved > /store/file")?;
+
+        let editor = with_few_rights(story, &story.bed.holdfast()?, "edit")?;
+        editor.expect(&["backup", "first", "-n", &n], 0, &["Succeeded", "1 of 1 volume"])?;
+        editor.expect(&["status", "-n", &n, "--check"], 0, &["1 of 1 claim protected"])?;
+        editor.expect(&["snapshots", "-n", &n], 0, &["volume/data", "first"])?;
+        editor.expect(&["describe", "backup/first", "-n", &n], 0, &["Conditions", "Events"])?;
+        editor.expect(&["backup", "second", "-n", &n, "--no-wait"], 0, &["second"])?;
+        editor.expect(&["logs", "-f", "backup/second", "-n", &n], 0, &["second: Succeeded"])?;
+
+        let holds = |text: &str| -> Result<()> {
+            let pod = workload::ready_pod(&story.kubectl, &n, "app")?;
+            let look = story.shell(&pod, "cat /store/file")?;
+            if look.trim() == text {
+                Ok(())
+            } else {
+                Err(Failure(format!("the volume holds {look:?} and not {text}")))
+            }
+        };
+        story.shell(&pod, "echo spoiled > /store/file")?;
+        editor.expect(&["restore", "first", "-n", &n, "--dry-run"], 0, &["volume/data → claim data"])?;
+        editor.expect(
+            &["restore", "first", "-n", &n, "--yes", "--name", "back"],
+            0,
+            &["Succeeded", "verified"],
+        )?;
+        holds("saved")?;
+        editor.expect(&["undo", "back", "-n", &n, "--yes"], 0, &["Succeeded", "verified"])?;
+        holds("spoiled")?;
+        no_dry_runs(story)?;
+
+        let rights = format!("you may do all that the commands need in {n}");
+        editor.expect(&["doctor", "-n", &n, "--all"], 0, &[&rights])?;
+        editor.expect(&["snapshots", "-A"], 1, &["forbidden"])?;
+        story.nothing_left()
+    });
+}
+
+/// Of what plans were made with, nothing stays.
+fn no_dry_runs(story: &Story) -> Result<()> {
+    story.kubectl.until_true("no dry run is left", holdfast_e2e::story::RUN, || {
+        let all = story.kubectl.list(&story.namespace, &["restores.holdfast.dev"])?;
+        Ok(all.iter().all(|restore| restore["spec"]["dryRun"] != true))
+    })
+}
+
+/// The command line as a ServiceAccount that has one of the roles that Kubernetes has for people, in the story's namespace.
+fn with_few_rights(story: &Story, holdfast: &Holdfast, role: &str) -> Result<Holdfast> {
     let n = &story.namespace;
     story.kubectl.run(&["-n", n, "create", "serviceaccount", "poor"])?;
     story.kubectl.run(&[
@@ -263,7 +319,7 @@ fn with_few_rights(story: &Story, holdfast: &Holdfast) -> Result<Holdfast> {
         "create",
         "rolebinding",
         "poor",
-        "--clusterrole=view",
+        &format!("--clusterrole={role}"),
         &format!("--serviceaccount={n}:poor"),
     ])?;
     let token = story.kubectl.run(&["-n", n, "create", "token", "poor"])?;

@@ -187,6 +187,41 @@ mod tests {
         assert!(needs.iter().any(|n| n.resource == "secrets" && !n.own_namespace));
     }
 
+    /// What the chart adds to the roles of Kubernetes, by the role that it adds it to.
+    fn added_to(role: &str) -> Vec<PolicyRule> {
+        let users = include_str!("../../../../../deploy/helm/holdfast/templates/users.yaml");
+        let parts =
+            users.split("\n---").filter(|part| part.contains(&format!("aggregate-to-{role}: \"true\"")));
+        parts.flat_map(|part| rules(part).unwrap()).collect()
+    }
+
+    fn gives(rules: &[PolicyRule], need: &Need) -> bool {
+        let has = |list: &Option<Vec<String>>, word: &str| list.iter().flatten().any(|known| known == word);
+        rules.iter().any(|rule| {
+            has(&rule.api_groups, &need.group)
+                && has(&rule.resources, &need.resource)
+                && rule.verbs.contains(&need.verb)
+                && rule.resource_names.is_none()
+        })
+    }
+
+    #[test]
+    fn who_may_edit_a_namespace_may_do_all_that_the_commands_need_and_write_no_status() {
+        let (view, edit, admin) = (added_to("view"), added_to("edit"), added_to("admin"));
+        let ours = || of_people().into_iter().filter(|need| need.group == holdfast_api::GROUP);
+        for need in ours() {
+            assert!(gives(&edit, &need) && gives(&admin, &need), "{}", need.words());
+            let looks = ["get", "list", "watch"].contains(&need.verb.as_str());
+            assert_eq!(gives(&view, &need), looks, "{}", need.words());
+        }
+        assert!(ours().any(|need| need.verb == "create") && ours().any(|need| need.verb == "delete"));
+        for rule in [view, edit, admin].concat() {
+            assert_eq!(rule.api_groups, Some(vec![holdfast_api::GROUP.to_owned()]));
+            let words = rule.resources.iter().flatten().chain(&rule.verbs);
+            assert!(words.into_iter().all(|word| !word.contains(['/', '*'])), "{rule:?}");
+        }
+    }
+
     #[test]
     fn a_right_that_is_missing_names_the_commands_that_need_it() {
         let all = |allowed: Option<bool>| -> Vec<Asked> {
