@@ -268,7 +268,11 @@ impl Screen {
         if dumb || !std::io::stderr().is_terminal() {
             return Self::Plain;
         }
-        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        Self::drawn_on(ProgressDrawTarget::stderr())
+    }
+
+    fn drawn_on(terminal: ProgressDrawTarget) -> Self {
+        let all = MultiProgress::with_draw_target(terminal);
         let head = all.add(ProgressBar::new_spinner());
         // The templates are constants; with a wrong one the bar would keep its plain look.
         if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {wide_msg}  {elapsed}") {
@@ -350,9 +354,118 @@ fn draw_bar(bar: &ProgressBar, component: &ComponentView, width: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
     use holdfast_api::Backup;
+    use indicatif::TermLike;
 
     use super::*;
+
+    /// A terminal of 80 columns: the lines that stand on it.
+    #[derive(Debug, Clone, Default)]
+    struct Paper(Arc<Mutex<(Vec<String>, usize)>>);
+
+    impl Paper {
+        fn lines(&self) -> Vec<String> {
+            let lines = &self.0.lock().unwrap().0;
+            lines.iter().map(|line| plain(line)).filter(|line| !line.is_empty()).collect()
+        }
+
+        fn write(&self, text: &str, ends: bool) -> io::Result<()> {
+            let (lines, at) = &mut *self.0.lock().unwrap();
+            lines.resize(lines.len().max(*at + 1), String::new());
+            lines[*at].push_str(text);
+            *at += usize::from(ends);
+            Ok(())
+        }
+    }
+
+    /// Without colours and the blanks that fill a line up.
+    fn plain(line: &str) -> String {
+        let mut parts = line.split('\u{1b}');
+        let first = parts.next().unwrap().to_owned();
+        let rest = parts.map(|part| part.split_once('m').unwrap().1);
+        rest.fold(first, |line, part| line + part).trim_end().to_owned()
+    }
+
+    impl TermLike for Paper {
+        fn width(&self) -> u16 {
+            80
+        }
+        fn move_cursor_up(&self, lines: usize) -> io::Result<()> {
+            self.0.lock().unwrap().1 -= lines;
+            Ok(())
+        }
+        fn move_cursor_down(&self, lines: usize) -> io::Result<()> {
+            self.0.lock().unwrap().1 += lines;
+            Ok(())
+        }
+        fn move_cursor_right(&self, _columns: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _columns: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write(text, true)
+        }
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.write(text, false)
+        }
+        fn clear_line(&self) -> io::Result<()> {
+            let (lines, at) = &mut *self.0.lock().unwrap();
+            if let Some(line) = lines.get_mut(*at) {
+                line.clear();
+            }
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_drawn_are_the_volumes_at_work_each_in_a_line_of_its_own() {
+        let paper = Paper::default();
+        let mut screen = Screen::drawn_on(ProgressDrawTarget::term_like(Box::new(paper.clone())));
+        assert!(!screen.is_plain());
+        // Of the head the spinner and the time are not foreseen.
+        let mut drawn = |status: &str| {
+            screen.draw(&view(status));
+            let lines = paper.lines();
+            assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:?}");
+            (lines[0].clone(), lines[1..].to_vec())
+        };
+
+        let half = "progress: {bytesDone: 1024, bytesTotal: 2048, percent: 50, filesDone: 2}";
+        let (head, bars) = drawn(&format!(
+            "{{phase: Running, components: [
+                {{name: volume/data, phase: Running, {half}}},
+                {{name: volume/db, phase: Running, progress: {{bytesDone: 3072}}}},
+                {{name: volume/new, phase: Running, node: n1}},
+                {{name: volume/later, phase: Pending}}, {{name: volume/done, phase: Succeeded}}]}}"
+        ));
+        assert!(head.contains("Backup shop/b") && head.contains("(1 of 5 waiting)"), "{head}");
+        assert_eq!(bars.len(), 3, "{bars:?}");
+        assert_eq!(bars[0].split_whitespace().next(), Some("volume/data"));
+        assert!(
+            bars[0].contains("━╸─") && bars[0].ends_with(" 50 %  1.0 KiB of 2.0 KiB  2 files"),
+            "{bars:?}"
+        );
+        assert_eq!(bars[1..], ["  volume/db   3.0 KiB", "  volume/new  on n1"]);
+
+        // What has ended has no bar any more, and what a cluster says cannot steer the terminal.
+        let (_, bars) = drawn(
+            r#"{phase: Running, components: [{name: volume/data, phase: Succeeded},
+                {name: "volume/\e[2Jdb", phase: Running, message: "\e]0;title\a"}]}"#,
+        );
+        assert_eq!(bars.len(), 1, "{bars:?}");
+        assert!(bars[0].contains("db") && !bars[0].contains(['\u{1b}', '\u{7}']), "{bars:?}");
+
+        screen.clear();
+        assert_eq!(paper.lines(), Vec::<String>::new());
+    }
 
     fn view(status: &str) -> RunView {
         let yaml = format!(
