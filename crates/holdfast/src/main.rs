@@ -1,6 +1,7 @@
 //! The one binary: dispatches to the operator, the runner and the command line, and is the only place where
 //! logging, the TLS provider and the runtime are set up and where an exit code is decided.
 
+mod completion;
 mod documents;
 
 use std::error::Error as StdError;
@@ -61,7 +62,13 @@ enum Log {
 
 fn main() -> ExitCode {
     holdfast_simd::allocator::give_back_early();
-    let Cli { role } = command_line(std::env::args_os().collect());
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if let Some((program, words)) = arguments.split_first()
+        && completion::is_asked(Some(program))
+    {
+        return ExitCode::from(written(completion::answer(words)));
+    }
+    let Cli { role } = command_line(arguments);
     let (log, level) = match &role {
         Role::Operator(_) => (Log::Json, "info"),
         Role::Run(_) => (Log::Text, "info"),
