@@ -268,7 +268,11 @@ impl Screen {
         if dumb || !std::io::stderr().is_terminal() {
             return Self::Plain;
         }
-        Self::drawn_on(ProgressDrawTarget::stderr())
+        let screen = Self::drawn_on(ProgressDrawTarget::stderr());
+        if let Self::Terminal(bars) = &screen {
+            bars.head.enable_steady_tick(TICK);
+        }
+        screen
     }
 
     fn drawn_on(terminal: ProgressDrawTarget) -> Self {
@@ -278,7 +282,6 @@ impl Screen {
         if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {wide_msg}  {elapsed}") {
             head.set_style(style);
         }
-        head.enable_steady_tick(TICK);
         Self::Terminal(Box::new(Bars { all, head, components: BTreeMap::new() }))
     }
 
@@ -369,24 +372,31 @@ mod tests {
     impl Paper {
         fn lines(&self) -> Vec<String> {
             let lines = &self.0.lock().unwrap().0;
-            lines.iter().map(|line| plain(line)).filter(|line| !line.is_empty()).collect()
+            lines.iter().map(|line| line.trim_end().to_owned()).filter(|line| !line.is_empty()).collect()
         }
 
         fn write(&self, text: &str, ends: bool) -> io::Result<()> {
             let (lines, at) = &mut *self.0.lock().unwrap();
             lines.resize(lines.len().max(*at + 1), String::new());
-            lines[*at].push_str(text);
+            // Lines are filled up to the width, and the terminal goes on in the next one.
+            for c in plain(text).chars() {
+                if lines[*at].chars().count() == 80 {
+                    *at += 1;
+                    lines.resize(lines.len().max(*at + 1), String::new());
+                }
+                lines[*at].push(c);
+            }
             *at += usize::from(ends);
             Ok(())
         }
     }
 
-    /// Without colours and the blanks that fill a line up.
+    /// Without colours.
     fn plain(line: &str) -> String {
         let mut parts = line.split('\u{1b}');
         let first = parts.next().unwrap().to_owned();
         let rest = parts.map(|part| part.split_once('m').unwrap().1);
-        rest.fold(first, |line, part| line + part).trim_end().to_owned()
+        rest.fold(first, |line, part| line + part)
     }
 
     impl TermLike for Paper {
