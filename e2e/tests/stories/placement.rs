@@ -5,6 +5,7 @@ use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
+use crate::crashes::{locked, runner};
 use crate::{alone, together};
 
 fn node_of(backup: &Value, component: &str) -> Option<String> {
@@ -110,6 +111,68 @@ fn an_attachable_volume_is_saved_on_the_node_that_has_it() {
         story.shell(&pod, "[ \"$(cat /store/file)\" = second ]")?;
         story.nothing_left()
     });
+}
+
+/// A node is drained during a backup that takes a while: the application and the runner are evicted, and the application is
+/// ready on the other node long before the backup can have ended. The volume is not held where the node is being emptied.
+/// The backup goes on beside the application, and that costs none of its retries, of which it has none.
+#[test]
+fn a_drained_node_does_not_keep_an_attachable_volume_from_its_application() {
+    let Some(_world) = alone() else { return };
+    Story::tell("drained-disk", Story::begin, |story| {
+        story.apply(&format!(
+            "{}{}",
+            workload::claim("disk", "csi-disk", "1Gi"),
+            workload::keeper(&Keeper::deployment("app", "disk"))
+        ))?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        // 300 MB of noise at 1 MB a second: five minutes, while an application has three to start.
+        story.shell(&pod, "cd /store; head -c 300000000 /dev/urandom > noise; sha256sum noise > sum")?;
+        let node = story.kubectl.get(&story.namespace, &["pod", &pod])?["spec"]["nodeName"].clone();
+        let node = node.as_str().unwrap_or_default();
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":{"uploadBytesPerSecond":"1M"}}}"#)?;
+        story.start_backup("run", "{failurePolicy: {retries: 0}}")?;
+        let evicted = runner(story, "run")?;
+        locked(story)?;
+        let told = drained(story, node, &evicted);
+        // Whatever came of it.
+        story.kubectl.run(&["uncordon", node])?;
+        told?;
+        story.nothing_left()
+    });
+}
+
+/// Drains a node of the story's application and of this runner of its Backup `run`, and follows both to the other node.
+fn drained(story: &Story, node: &str, evicted: &Value) -> Result<()> {
+    let own = story.namespace.as_str();
+    if evicted["spec"]["nodeName"] != node {
+        return Err(Failure(format!("the runner is not beside its pod on {node}: {}", evicted["spec"])));
+    }
+    let name = evicted["metadata"]["name"].as_str().unwrap_or_default();
+    // The Job that is at work keeps the rate that it was started with, and so would each pod of it.
+    story.patch("backupstorage", "store", r#"{"spec":{"limits":null}}"#)?;
+    // One label on both, so that one drain takes both and nobody else's.
+    let label = format!("story.holdfast.test/drained={own}");
+    story.kubectl.run(&["-n", own, "label", "pods", "--all", &label])?;
+    let selector = format!("--pod-selector={label}");
+    let said = story.kubectl.run(&["drain", node, "--force", "--ignore-daemonsets", &selector])?;
+    if !said.contains(&format!("pod/{name} evicted")) {
+        return Err(Failure(format!("the runner was not evicted: {said}")));
+    }
+    let pod = workload::ready_pod(&story.kubectl, own, "app")?;
+    let moved = story.kubectl.get(own, &["pod", &pod])?["spec"]["nodeName"].clone();
+    if moved == node {
+        return Err(Failure(format!("the application is on {node} still")));
+    }
+    let ended = story.expect_end("backup", "run", "Succeeded")?;
+    let component = &ended["status"]["components"][0];
+    if component["node"] != moved || component["attempts"].as_u64() < Some(2) {
+        return Err(Failure(format!(
+            "it did not go on beside the application on {moved}: {}",
+            ended["status"]
+        )));
+    }
+    story.shell(&pod, "cd /store; sha256sum -c --quiet sum").map(drop)
 }
 
 /// Waits until no node has the volume.

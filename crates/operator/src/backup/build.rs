@@ -213,6 +213,7 @@ mod tests {
             name: "volume/data".into(),
             claim: "data".into(),
             placement: Placement::Anywhere,
+            moving: None,
             identity: Identity { uid: 0, ..Identity::default() },
             limits: None,
             exclude: vec!["*.tmp".into()],

@@ -59,6 +59,9 @@ const QUEUE_LOOK: Duration = Duration::from_mins(2);
 /// How often it looks anew while it waits; watches tell of most changes before.
 const WAITING_LOOK: Duration = Duration::from_secs(30);
 
+/// How often it looks for a pod that is moved to another node.
+const MOVING_LOOK: Duration = Duration::from_secs(10);
+
 /// Looks after all Backups until the operator stops.
 pub async fn run(ctx: Arc<Ctx>) {
     let controller = controllers::controller::<Backup>(&ctx, RunKind::Backup);
@@ -545,7 +548,13 @@ impl Look<'_> {
                 }
             }
         };
-        crew.ask(self.since(), &ready.demands(|name| needing.contains(&name)));
+        let moving = status::moving(&mut status.components, &needing, &ready.plan, self.now);
+        if !moving.is_empty() {
+            // Nobody tells us of the pod.
+            crew.look_again.after(MOVING_LOOK);
+        }
+        let wanted = |name: &str| needing.contains(&name) && !moving.contains(name);
+        crew.ask(self.since(), &ready.demands(wanted));
         Ok(Some(ready))
     }
 

@@ -1,6 +1,6 @@
 //! What came of the Jobs into the status of a Backup. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_api::backup::{
     BackupComponent, BackupPhase, BackupStatus, ComponentKind, ComponentPhase, ComponentSource, Coverage,
@@ -136,6 +136,27 @@ pub fn held_up(components: &mut [BackupComponent], which: &[&str], refusal: &Ref
         component.message = Some(refusal.message.clone());
         component.next_attempt_time = None;
     }
+}
+
+/// Tells the components whose Job waits for a pod that takes the volume to another node; their names.
+pub fn moving(
+    components: &mut [BackupComponent],
+    which: &[&str],
+    plan: &Plan,
+    now: Timestamp,
+) -> BTreeSet<String> {
+    let mut waiting = BTreeSet::new();
+    for component in components.iter_mut().filter(|component| which.contains(&component.name.as_str())) {
+        let planned = plan.components.iter().find(|planned| planned.name == component.name);
+        let moving = planned.and_then(|planned| planned.moving.as_ref());
+        if let Some(moving) = moving.filter(|moving| moving.is_awaited(now)) {
+            component.reason = Some(WaitReason::VolumeNotMounted.as_str().to_owned());
+            component.message = Some(moving.to_string());
+            component.next_attempt_time = None;
+            waiting.insert(component.name.clone());
+        }
+    }
+    waiting
 }
 
 /// Reasons of a wait that is part of every run.

@@ -117,6 +117,7 @@ fn a_lost_runner_fails_its_component_with_the_reason() {
         started: None,
         finished: None,
         retryable: false,
+        disrupted: false,
         lock_may_remain: true,
     };
     ended(&mut component, &end);

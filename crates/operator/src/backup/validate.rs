@@ -19,7 +19,7 @@ use crate::access::AccessError;
 use crate::jobs::Placement;
 use crate::usage;
 use crate::volumes::identity::{Access, choose_identity};
-use crate::volumes::{Binding, ClaimView, NodeStates, Surroundings, active_pods, place};
+use crate::volumes::{Binding, ClaimView, Moving, NodeStates, Surroundings, active_pods, place};
 
 /// Most warnings that a status lists.
 pub const MOST_WARNINGS: usize = 64;
@@ -85,6 +85,8 @@ pub struct PlannedComponent {
     pub claim: String,
     /// Where its runner has to run.
     pub placement: Placement,
+    /// The pod that takes the volume with it to another node, which has not ended yet.
+    pub moving: Option<Moving>,
     /// Who its runner is.
     pub identity: Identity,
     /// What the runner may not be able to read, and how to allow it.
@@ -300,6 +302,7 @@ fn component(
     Ok(Ok(PlannedComponent {
         name: volume_component(&name),
         placement,
+        moving: facts.around().moving(&view, &consumers),
         identity: choice.identity,
         limits: choice.limits,
         exclude: excludes.patterns,

@@ -20,6 +20,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
+use super::outcome::DISRUPTED;
 use super::{ANNOTATION_DEAD_JOBS, ANNOTATION_RUN, CONTAINER, JobTask, RunRef, checkpoint, pod_config};
 use crate::access::RunnerFiles;
 use crate::queue::{ANNOTATION_PLACE, Seat};
@@ -325,7 +326,7 @@ pub fn job(plan: &JobPlan, settings: &Options) -> Job {
             parallelism: Some(1),
             backoff_limit: Some(i32::try_from(plan.retries).unwrap_or(i32::MAX)),
             active_deadline_seconds: Some(i64::try_from(plan.deadline.as_secs()).unwrap_or(i64::MAX).max(1)),
-            pod_failure_policy: Some(failure_policy()),
+            pod_failure_policy: Some(failure_policy(plan.claim.is_some())),
             // A second runner never starts beside one that is still stopping.
             pod_replacement_policy: Some("Failed".into()),
             template,
@@ -351,11 +352,14 @@ pub fn pod(job: &Job) -> Option<Pod> {
 }
 
 /// What the Job controller does when a pod fails.
-fn failure_policy() -> PodFailurePolicy {
+///
+/// A runner with a claim that was evicted is not started again by it: the Job names the node, and would hold an attachable
+/// volume on the one that is drained while the application waits for it on another. Where it goes on is planned anew.
+fn failure_policy(has_claim: bool) -> PodFailurePolicy {
     let disrupted = PodFailurePolicyRule {
-        action: "Ignore".into(),
+        action: if has_claim { "FailJob" } else { "Ignore" }.into(),
         on_pod_conditions: Some(vec![PodFailurePolicyOnPodConditionsPattern {
-            type_: "DisruptionTarget".into(),
+            type_: DISRUPTED.into(),
             status: Some("True".into()),
         }]),
         on_exit_codes: None,

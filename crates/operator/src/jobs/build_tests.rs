@@ -225,9 +225,18 @@ fn the_job_controller_is_told_what_to_try_again() {
     assert_eq!(spec.pod_replacement_policy.as_deref(), Some("Failed"));
     let rules = spec.pod_failure_policy.unwrap().rules;
     let actions: Vec<_> = rules.iter().map(|rule| rule.action.as_str()).collect();
-    assert_eq!(actions, ["Ignore", "FailJob"]);
+    assert_eq!(actions, ["FailJob", "FailJob"]);
+    let condition = &rules[0].on_pod_conditions.as_ref().unwrap()[0];
+    assert_eq!((condition.type_.as_str(), condition.status.as_deref()), ("DisruptionTarget", Some("True")));
     assert_eq!(rules[1].on_exit_codes.as_ref().unwrap().values, [exit::FATAL]);
     assert_eq!(spec.template.spec.unwrap().restart_policy.as_deref(), Some("Never"));
+}
+
+#[test]
+fn an_evicted_runner_without_a_volume_is_started_again_by_kubernetes() {
+    let plan = JobPlan { claim: None, ..plan(Identity::Unprivileged, Placement::Anywhere) };
+    let rules = job(&plan, &settings()).spec.unwrap().pod_failure_policy.unwrap().rules;
+    assert_eq!(rules[0].action, "Ignore");
 }
 
 #[test]

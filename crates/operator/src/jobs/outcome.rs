@@ -12,6 +12,9 @@ use kube::ResourceExt;
 
 use super::CONTAINER;
 
+/// The condition of a pod that was evicted: its node is drained, goes away, or needs the room.
+pub const DISRUPTED: &str = "DisruptionTarget";
+
 /// Where a Job is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum JobState {
@@ -104,6 +107,8 @@ pub struct Ended {
     pub finished: Option<Timestamp>,
     /// It failed for a reason that may pass, and nobody else tries it again: another Job may fare better.
     pub retryable: bool,
+    /// Its pod was evicted, which is nobody's failure; the Job controller does not start another.
+    pub disrupted: bool,
     /// A lock of this Job may be left in the repository: run [`super::unlock`].
     pub lock_may_remain: bool,
 }
@@ -202,14 +207,16 @@ pub fn state(job: &Job, pods: &[Pod]) -> JobState {
             });
         }
         let (loss, message) = without_pod(failed.as_ref());
+        let disrupted = loss == Loss::Evicted;
         return JobState::Ended(Ended {
             end: End::Lost { loss, message },
             attempts: started(job),
             pod: None,
             node: None,
             started: None,
-            finished: job.status.as_ref().and_then(|s| s.completion_time.as_ref()).map(|t| t.0),
-            retryable: false,
+            finished: finished_without_pod(job),
+            retryable: disrupted && !tried_again_by_itself(job),
+            disrupted,
             lock_may_remain: true,
         });
     };
@@ -227,6 +234,7 @@ pub fn state(job: &Job, pods: &[Pod]) -> JobState {
                 let late = failed.as_ref().is_some_and(|(reason, _)| reason == "DeadlineExceeded");
                 JobState::Ended(Ended {
                     retryable: !over && !late && !tried_again_by_itself(job),
+                    disrupted: !over && !late && disrupted(pod) && fails_when_disrupted(job),
                     lock_may_remain: lock_may_remain(job, &pods),
                     end: words.into_end(failed.as_ref()),
                     attempts,
@@ -267,6 +275,13 @@ fn started(job: &Job) -> u32 {
 fn without_pod(failed: Option<&(String, String)>) -> (Loss, String) {
     match failed {
         Some((reason, _)) if reason == "DeadlineExceeded" => (Loss::DeadlineExceeded, deadline_message()),
+        // The pod of a runner that was evicted goes as soon as the Job controller has seen it; this is what it leaves
+        // (`matchPodFailurePolicy` of Kubernetes).
+        Some((reason, message))
+            if reason == "PodFailurePolicy" && message.contains(&format!("has condition {DISRUPTED} ")) =>
+        {
+            (Loss::Evicted, EVICTED.into())
+        }
         Some((reason, message)) => (
             Loss::VerdictLost,
             format!("the runner's pod is gone and with it what it said; the Job reports {reason}: {message}"),
@@ -278,6 +293,21 @@ fn without_pod(failed: Option<&(String, String)>) -> (Loss, String) {
                 .into(),
         ),
     }
+}
+
+const EVICTED: &str = "the runner was ended because its pod was evicted or its node went away";
+
+/// When a Job ended whose pod is gone. One that failed has no completion time.
+fn finished_without_pod(job: &Job) -> Option<Timestamp> {
+    let status = job.status.as_ref()?;
+    let failed = || {
+        let conditions = status.conditions.as_ref()?;
+        let failed = conditions
+            .iter()
+            .find(|c| c.status == "True" && ["Failed", "FailureTarget"].contains(&c.type_.as_str()))?;
+        failed.last_transition_time.as_ref()
+    };
+    status.completion_time.as_ref().or_else(failed).map(|t| t.0)
 }
 
 fn deadline_message() -> String {
@@ -310,7 +340,7 @@ fn finished(pod: &Pod) -> Option<Timestamp> {
 
 fn disrupted(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
-    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "DisruptionTarget" && c.status == "True"))
+    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == DISRUPTED && c.status == "True"))
 }
 
 /// What a pod that is over left behind.
@@ -381,10 +411,7 @@ fn explain(end: &ContainerStateTerminated, pod: &Pod) -> (Loss, String) {
     if disrupted(pod)
         || matches!(pod.status.as_ref().and_then(|s| s.reason.as_deref()), Some("Evicted" | "NodeLost"))
     {
-        return (
-            Loss::Evicted,
-            "the runner was ended because its pod was evicted or its node went away".into(),
-        );
+        return (Loss::Evicted, EVICTED.into());
     }
     if code == exit::DONE {
         return (
@@ -413,10 +440,21 @@ fn tried_again_by_itself(job: &Job) -> bool {
     job.spec.as_ref().and_then(|spec| spec.backoff_limit).is_none_or(|limit| limit > 0)
 }
 
+/// Whether the Job ends with a pod that is evicted. Those of an older operator, and those without a claim, do not.
+fn fails_when_disrupted(job: &Job) -> bool {
+    let policy = job.spec.as_ref().and_then(|spec| spec.pod_failure_policy.as_ref());
+    policy.iter().flat_map(|policy| &policy.rules).any(|rule| {
+        rule.action == "FailJob"
+            && rule.on_pod_conditions.iter().flatten().any(|pattern| pattern.type_ == DISRUPTED)
+    })
+}
+
 /// Whether the Job controller will start no further pod. It says so itself a little later.
 fn retries_used(job: &Job, pods: &[&Pod]) -> bool {
     let limit = job.spec.as_ref().and_then(|s| s.backoff_limit).unwrap_or(6);
-    let failures = pods.iter().filter(|pod| last_words(pod).is_some() && !disrupted(pod)).count();
+    let counts_disrupted = fails_when_disrupted(job);
+    let counts = |pod: &&&Pod| last_words(pod).is_some() && (counts_disrupted || !disrupted(pod));
+    let failures = pods.iter().filter(counts).count();
     i32::try_from(failures).is_ok_and(|n| n > limit)
 }
 

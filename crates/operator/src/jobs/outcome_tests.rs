@@ -165,6 +165,52 @@ fn an_evicted_pod_does_not_count_as_a_failure() {
     assert_eq!(ended(state(&job(BACKOFF), &all)).reason(), Some("Evicted"));
 }
 
+/// A Job of a runner with a claim: it ends with a pod that is evicted.
+fn job_with_claim(conditions: &str) -> Job {
+    let mut job = job(conditions);
+    let spec = job.spec.as_mut().unwrap();
+    spec.backoff_limit = Some(0);
+    spec.pod_failure_policy = Some(
+        serde_saphyr::from_str(
+            "{rules: [{action: FailJob, onPodConditions: [{type: DisruptionTarget, status: 'True'}]}]}",
+        )
+        .unwrap(),
+    );
+    job
+}
+
+#[test]
+fn a_runner_that_was_evicted_from_its_volume_ends_its_job_and_is_placed_anew() {
+    let mut evicted = ended_pod(1, exit::STOPPED, "Error", &verdict(Outcome::Failed, true));
+    evicted.status.as_mut().unwrap().conditions = Some(
+        serde_saphyr::from_str("[{type: DisruptionTarget, status: 'True', reason: EvictionByEvictionAPI}]")
+            .unwrap(),
+    );
+    let seen = ended(state(&job_with_claim("[]"), std::slice::from_ref(&evicted)));
+    assert!(seen.disrupted && seen.retryable && !seen.lock_may_remain);
+    // The pod goes at once, and with it what the runner said. What the Job controller says then:
+    let failed = "[{type: Failed, status: 'True', reason: PodFailurePolicy, lastTransitionTime: '2026-11-20T02:01:09Z', \
+                  message: 'Pod shop/j-1 has condition DisruptionTarget matching FailJob rule at index 0'}]";
+    let gone = ended(state(&job_with_claim(failed), &[]));
+    assert!(gone.disrupted && gone.retryable && gone.lock_may_remain);
+    assert_eq!(gone.reason(), Some("Evicted"));
+    assert_eq!(gone.finished.unwrap().to_string(), "2026-11-20T02:01:09Z", "the pause counts from there");
+    // One that said nothing but its exit code is another matter.
+    let fatal = failed.replace(
+        "Pod shop/j-1 has condition DisruptionTarget",
+        "Container runner for pod shop/j-1 failed with exit code 1",
+    );
+    let gone = ended(state(&job_with_claim(&fatal), &[]));
+    assert_eq!((gone.disrupted, gone.reason()), (false, Some("VerdictLost")));
+    // An older operator's Job starts another pod itself.
+    let mut older = job("[]");
+    older.spec.as_mut().unwrap().backoff_limit = Some(0);
+    assert_eq!(waiting(state(&older, std::slice::from_ref(&evicted))).reason, WaitReason::Retrying);
+    // Killed with its node's memory and not evicted: that is a failure.
+    let killed = ended(state(&job_with_claim("[]"), &[ended_pod(1, 137, "OOMKilled", "")]));
+    assert!(killed.retryable && !killed.disrupted);
+}
+
 #[test]
 fn a_running_pod_is_running_also_while_it_is_stopped() {
     let running = "{phase: Running, containerStatuses: [{name: runner, ready: true, restartCount: 0, image: i, \

@@ -102,6 +102,7 @@ fn ended(verdict: Verdict) -> Ended {
         started: None,
         finished: None,
         retryable: false,
+        disrupted: false,
         lock_may_remain: false,
     }
 }

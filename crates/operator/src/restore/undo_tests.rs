@@ -146,6 +146,7 @@ fn ended_with(verdict: Verdict) -> BackupComponent {
         started: None,
         finished: None,
         retryable: false,
+        disrupted: false,
         lock_may_remain: false,
     };
     ended(&mut component, &end);

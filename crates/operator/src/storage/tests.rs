@@ -68,6 +68,7 @@ fn ended(end: End) -> Ended {
         started: None,
         finished: None,
         retryable: false,
+        disrupted: false,
         lock_may_remain: false,
     }
 }

@@ -9,4 +9,4 @@ pub mod placement;
 pub use claim::{Binding, ClaimView};
 pub use consumers::{active_pods, uses_claim};
 pub use identity::{Access, choose_identity};
-pub use placement::{NodeStates, Surroundings, node_name, place, place_writer, stay};
+pub use placement::{Moving, NodeStates, Surroundings, node_name, place, place_writer, stay};

@@ -1,7 +1,10 @@
 //! On which node a volume can be mounted. Does not build the pod.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume,
     PersistentVolumeClaim, PersistentVolumeSpec, Pod, Taint, Toleration,
@@ -15,6 +18,10 @@ use crate::jobs::Placement;
 
 /// Taints that Kubernetes sets itself. They tell of a state, not of who may use the node.
 const OF_KUBERNETES: &str = "node.kubernetes.io/";
+
+/// How long a runner waits for a pod that is moved: as long as a new node takes to come. One that finds no node for longer
+/// is down anyway.
+const MOVING_PATIENCE: Duration = Duration::from_mins(5);
 
 /// Which nodes are there, and in which state.
 #[derive(Debug, Clone, Default)]
@@ -79,6 +86,10 @@ impl NodeStates {
         self.0.get(node).is_some_and(|state| state.ready)
     }
 
+    fn is_cordoned(&self, node: &str) -> bool {
+        self.0.get(node).is_some_and(|state| state.cordoned)
+    }
+
     /// A pod that has to run on this node, whoever it is kept for, and waits while it is not ready.
     fn at(&self, node: &str) -> Placement {
         Placement::Node { name: node.to_owned(), tolerations: self.tolerations(node) }
@@ -120,6 +131,46 @@ impl<'a> Surroundings<'a> {
         self.volume(volume)?.node_affinity.as_ref()?.required.as_ref()
     }
 
+    /// Whether the node is being emptied and another one can have the claim's volume, with the pods that use it: whoever
+    /// keeps the volume there keeps it from them.
+    fn is_leaving(&self, claim: &ClaimView<'_>, node: &str) -> bool {
+        self.nodes.is_cordoned(node) && self.can_move(claim, Some(node))
+    }
+
+    /// Whether a node other than this one can have the claim's volume, and only one at a time; without one, whether
+    /// several can.
+    fn can_move(&self, claim: &ClaimView<'_>, from: Option<&str>) -> bool {
+        let volume = self.volume(claim.volume_name());
+        let can_leave = volume.is_some_and(|spec| spec.host_path.is_none() && spec.local.is_none());
+        let affinity = self.affinity(claim.volume_name());
+        let takes = |(name, state): &(&String, &NodeState)| {
+            let fits = affinity.is_none_or(|selector| selects(selector, name, &state.labels));
+            from != Some(name.as_str()) && state.ready && !state.cordoned && fits
+        };
+        let least = if from.is_some() { 1 } else { 2 };
+        can_leave && !claim.is_shared() && self.nodes.0.iter().filter(takes).count() >= least
+    }
+
+    /// A pod that is on its way from one node to another, and with it the claim's volume: where to is not known yet. A
+    /// runner that goes ahead may hold the volume where the pod does not come to.
+    pub fn moving(&self, claim: &ClaimView<'_>, consumers: &[&Pod]) -> Option<Moving> {
+        let is_there = |pod: &Pod| pod.metadata.deletion_timestamp.is_none() && node_of(pod).is_some();
+        if consumers.iter().any(|pod| is_there(pod)) {
+            return None;
+        }
+        consumers.iter().find_map(|pod| {
+            let metadata = &pod.metadata;
+            let (node, since) = match node_of(pod) {
+                Some(node) if self.is_leaving(claim, node) => {
+                    (Some(node), metadata.deletion_timestamp.as_ref()?)
+                }
+                None if self.can_move(claim, None) => (None, metadata.creation_timestamp.as_ref()?),
+                Some(_) | None => return None,
+            };
+            Some(Moving { pod: pod.name_any(), node: node.map(str::to_owned), since: since.0 })
+        })
+    }
+
     /// What to think about where a claim's data may be on one node and nobody can say on which: no pod uses it, or pods on
     /// several nodes do.
     pub fn doubt(&self, claim: &ClaimView<'_>, consumers: &[&Pod]) -> Option<String> {
@@ -149,6 +200,37 @@ impl<'a> Surroundings<'a> {
     }
 }
 
+/// A pod on its way to another node, as [`Surroundings::moving`] finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moving {
+    /// Name of the pod.
+    pub pod: String,
+    /// The node that it leaves; none when it has left it, and was not placed yet.
+    pub node: Option<String>,
+    /// When it is to be gone from there, or began to look for another.
+    pub since: Timestamp,
+}
+
+impl Moving {
+    /// Whether a runner still waits for it at this time.
+    pub fn is_awaited(&self, now: Timestamp) -> bool {
+        self.since.saturating_add(MOVING_PATIENCE).is_ok_and(|end| now < end)
+    }
+}
+
+impl fmt::Display for Moving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pod, node, since: _ } = self;
+        match node {
+            Some(node) => {
+                write!(f, "the pod {pod} leaves the cordoned node {node} and takes the volume with it")?;
+            }
+            None => write!(f, "the pod {pod} was not placed on a node yet, and takes the volume with it")?,
+        }
+        f.write_str("; the runner goes where it comes to")
+    }
+}
+
 /// The volume can be mounted on no node that runs anything.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoPlace {
@@ -171,7 +253,8 @@ pub enum NoPlace {
 /// A volume that only one node at a time can mount goes to the node of a pod that runs with it, with that pod's
 /// tolerations (the node may be tainted for it alone), cordoned or not. Without one, to the node that the volume is
 /// attached to: a pod that was placed on another node waits for it in vain (`Multi-Attach error`), and so would the
-/// runner; unless that node is dead, when both wait until the volume is taken from it. Without that, to the node of a pod that is about to start; and without a pod, to where its node affinity lets
+/// runner; unless that node is dead, when both wait until the volume is taken from it, or cordoned without a pod that stays:
+/// then the volume is on its way to another node, and the runner goes with it or lets it go. Without that, to the node of a pod that is about to start; and without a pod, to where its node affinity lets
 /// it, also when all of these nodes are cordoned or kept for others. Shared volumes can be mounted anywhere, but for
 /// directories of a node: those are beside the pod that uses them, whatever they are called.
 pub fn place(
@@ -220,9 +303,15 @@ fn place_alone(
                 None => Err(NoPlace::HeldByDeadNode { node: node.to_owned() }),
             };
         }
-        let there = placed.iter().find(|(_, of_pod)| *of_pod == node);
+        let is_leaving = around.is_leaving(claim, node);
+        let stays = |pod: &Pod| !is_leaving || pod.metadata.deletion_timestamp.is_none();
+        let there = placed.iter().find(|(pod, of_pod)| *of_pod == node && stays(pod));
         return Ok(match there {
             Some((pod, _)) => beside(pod, node),
+            None if is_leaving => match placed.iter().filter(usable).find(|(_, of_pod)| *of_pod != node) {
+                Some((pod, other)) => beside(pod, other),
+                None => return place_unattached(claim, around),
+            },
             None => Placement::Node { name: node.to_owned(), tolerations: nodes.tolerations(node) },
         });
     }

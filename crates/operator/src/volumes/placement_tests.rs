@@ -163,6 +163,67 @@ fn a_pod_that_waits_for_a_volume_attached_elsewhere_is_not_waited_with() {
     assert_eq!(node_name(&at(&[&pod("dead"), &starting("n1")], &[]).unwrap()), Some("n1"));
 }
 
+/// A pod that was told to end.
+fn ending(node: &str) -> Pod {
+    let mut pod = pod(node);
+    pod.metadata.deletion_timestamp = serde_saphyr::from_str("'2026-11-20T02:00:30Z'").unwrap();
+    pod
+}
+
+/// A node is drained: the application waits elsewhere for a volume that is still attached there.
+#[test]
+fn a_volume_that_leaves_a_cordoned_node_is_not_kept_there() {
+    let at = |pods: &[&Pod]| placed("ReadWriteOnce", "pv-any", pods, &[attached("cordoned")]).unwrap();
+    let follows = at(&[&starting("n2")]);
+    assert_eq!((node_name(&follows), keys(&follows)), (Some("n2"), vec!["gpu"]));
+    assert_eq!(node_name(&at(&[&ending("cordoned"), &starting("n2")])), Some("n2"));
+    assert_eq!(at(&[]), Placement::Anywhere, "nobody uses it: not where the node is being emptied");
+    // Cordoned and not drained: the application is still there, or is started again there.
+    assert_eq!(node_name(&at(&[&pod("cordoned")])), Some("cordoned"));
+    assert_eq!(node_name(&at(&[&starting("cordoned")])), Some("cordoned"));
+    // What no other node can have comes back to it.
+    let mut of_node = attached("cordoned");
+    of_node.spec.source.persistent_volume_name = Some("pv-d".into());
+    let back = placed("ReadWriteOnce", "pv-d", &[&starting("n2")], std::slice::from_ref(&of_node)).unwrap();
+    assert_eq!(node_name(&back), Some("cordoned"));
+    assert_eq!(node_name(&placed("ReadWriteOnce", "pv-d", &[], &[]).unwrap()), Some("cordoned"));
+}
+
+#[test]
+fn a_pod_that_leaves_a_cordoned_node_is_waited_for_where_its_volume_can_go_with_it() {
+    let moving = |mode: &str, volume: &str, pods: &[&Pod]| {
+        let (volumes, nodes) = (volumes(), nodes());
+        let around = Surroundings { attachments: &[], volumes: &volumes, claims: &[], nodes: &nodes };
+        around.moving(&ClaimView::new(&claim("data", mode, volume), &[]), pods)
+    };
+    let found = moving("ReadWriteOnce", "pv-any", &[&ending("cordoned")]).unwrap();
+    assert_eq!((found.pod.as_str(), found.node.as_deref()), ("p", Some("cordoned")));
+    assert!(found.to_string().contains("the pod p leaves the cordoned node cordoned"), "{found}");
+    // Its replacement is made at once, and placed when a node has room.
+    let mut unplaced: Pod =
+        serde_saphyr::from_str("{metadata: {name: next}, status: {phase: Pending}}").unwrap();
+    unplaced.metadata.creation_timestamp = serde_saphyr::from_str("'2026-11-20T02:00:00Z'").unwrap();
+    let next = moving("ReadWriteOnce", "pv-any", &[&unplaced]).unwrap();
+    assert_eq!((next.pod.as_str(), &next.node), ("next", &None));
+    assert!(next.is_awaited("2026-11-20T02:04:59Z".parse().unwrap()));
+    assert!(!next.is_awaited("2026-11-20T02:05:00Z".parse().unwrap()), "it is down anyway");
+    assert_eq!(moving("ReadWriteOnce", "pv-d", &[&unplaced]), None);
+    assert_eq!(moving("ReadWriteOnce", "pv-a", &[&unplaced]), None, "it can come to one node only");
+    for (mode, volume, pods) in [
+        ("ReadWriteOnce", "pv-any", vec![ending("n1")]),
+        ("ReadWriteOnce", "pv-any", vec![pod("cordoned")]),
+        ("ReadWriteOnce", "pv-any", vec![ending("cordoned"), pod("n1")]),
+        ("ReadWriteOnce", "pv-any", vec![ending("cordoned"), starting("n1")]),
+        ("ReadWriteOnce", "pv-any", vec![]),
+        ("ReadWriteMany", "pv-any", vec![ending("cordoned")]),
+        ("ReadWriteOnce", "pv-d", vec![ending("cordoned")]),
+        ("ReadWriteOnce", "pv-dir", vec![ending("cordoned")]),
+    ] {
+        let pods: Vec<&Pod> = pods.iter().collect();
+        assert_eq!(moving(mode, volume, &pods), None, "{mode} {volume} {}", pods.len());
+    }
+}
+
 #[test]
 fn a_volume_that_nobody_uses_is_left_to_the_scheduler_unless_its_nodes_are_closed() {
     let at = |volume: &str| placed("ReadWriteOnce", volume, &[], &[]);
