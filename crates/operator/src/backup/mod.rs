@@ -52,8 +52,9 @@ use status::Conclusion;
 use validate::{Plan, PlannedComponent, Refusal};
 
 /// How long a Backup waits for its storage and repository before it is Failed. Long enough for a store that is
-/// started again, and for objects that are applied in any order.
-const PATIENCE: Duration = Duration::from_mins(10);
+/// started again, for an outage that a run at work sits out as well (its requests are made again for as long), and for objects
+/// that are applied in any order.
+const PATIENCE: Duration = Duration::from_mins(15);
 /// How often it tells anew where in line it is; its turn is told by the queue.
 const QUEUE_LOOK: Duration = Duration::from_mins(2);
 /// How often it looks anew while it waits; watches tell of most changes before.

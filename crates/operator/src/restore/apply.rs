@@ -37,8 +37,10 @@ use crate::runs::stop::stop;
 use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, Stopped, named, settle, stop_all, time_left};
 use crate::volumes::{active_pods, node_name};
 
-/// How long a Restore waits for its repository or for a claim to be bound before it is Failed.
-pub(super) const PATIENCE: Duration = Duration::from_mins(10);
+/// How long a Restore waits for its repository or for a claim to be bound before it is Failed; as long as a Backup.
+pub(super) const PATIENCE: Duration = Duration::from_mins(15);
+/// How long nothing may go on while workloads are held at 0.
+const BLOCKED_PATIENCE: Duration = Duration::from_mins(10);
 /// How often it looks anew while it waits; watches tell of most changes before.
 pub(super) const WAITING_LOOK: Duration = Duration::from_secs(30);
 /// How often it tries again what it cannot do at the moment, while workloads are held.
@@ -594,9 +596,9 @@ impl Look<'_> {
         idle: bool,
     ) -> Result<Action, RunError> {
         let since = status::blocked_since(&status).unwrap_or(self.now);
-        match time_left(since, PATIENCE, self.now) {
+        match time_left(since, BLOCKED_PATIENCE, self.now) {
             None if idle => {
-                let minutes = PATIENCE.as_secs() / 60;
+                let minutes = BLOCKED_PATIENCE.as_secs() / 60;
                 let message = format!("given up after {minutes} minutes: {cause}");
                 // Rare, and larger than all else here together.
                 Box::pin(self.give_up(status, reason, &message)).await

@@ -107,11 +107,11 @@ mod tests {
         assert!(left(&mut status, Reason::Pending, 30).is_some());
         assert!(left(&mut status, Reason::Queued, 31).is_some());
         assert!(left(&mut status, Reason::Queued, 60).is_some());
-        assert_eq!(left(&mut status, Reason::RepositoryNotReady, 61), Some(10));
-        assert_eq!(left(&mut status, Reason::Initializing, 65), Some(6));
-        assert_eq!(left(&mut status, Reason::RepositoryNotReady, 71), None, "a wait of long ago still ends");
+        assert_eq!(left(&mut status, Reason::RepositoryNotReady, 61), Some(15));
+        assert_eq!(left(&mut status, Reason::Initializing, 65), Some(11));
+        assert_eq!(left(&mut status, Reason::RepositoryNotReady, 76), None, "a wait of long ago still ends");
         // Nobody looked while the operator was down: the first look is the first wait.
-        assert_eq!(left(&mut RestoreStatus::default(), Reason::RepositoryNotReady, 90), Some(10));
+        assert_eq!(left(&mut RestoreStatus::default(), Reason::RepositoryNotReady, 90), Some(15));
     }
 
     #[test]
