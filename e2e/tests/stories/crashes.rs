@@ -66,11 +66,15 @@ pub(crate) fn sums(story: &Story) -> Result<()> {
 fn an_operator_killed_in_the_middle_of_a_backup_finishes_it() {
     let Some(_world) = together() else { return };
     Story::tell("operator-backup", Story::begin, |story| {
-        heavy(story, 400)?;
-        story.start_backup("run", "{}")?;
-        runner(story, "run")?;
-        story.kill_operator()?;
-        story.expect_end("backup", "run", "Succeeded")?;
+        let pod = under_way(story, 400, "{}")?;
+        held_meanwhile(story, &pod, || {
+            let killed = holder(story)?;
+            story.kill_operator()?;
+            story.kubectl.until_true("another operator leads", RUN, || {
+                let now = holder(story)?;
+                Ok(!now.is_empty() && now != killed)
+            })
+        })?;
         sound(story)
     });
 }
@@ -297,13 +301,9 @@ fn a_replica_that_stands_by_takes_over() {
                 Ok(pods.len() == replicas && ready.count() == replicas)
             })
         };
-        let holder = || -> Result<String> {
-            let lease = story.kubectl.get(OPERATOR_NAMESPACE, &["lease", "holdfast-operator"])?;
-            Ok(lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned())
-        };
         scale(2)?;
         let taken_over = (|| {
-            let first = holder()?;
+            let first = holder(story)?;
             story.start_backup("run", "{}")?;
             runner(story, "run")?;
             // Not restarted in place: the pod is gone, and with it whatever it knew.
@@ -316,7 +316,7 @@ fn a_replica_that_stands_by_takes_over() {
                 "--force",
                 "--grace-period=0",
             ])?;
-            story.kubectl.until_true("another holder of the Lease", RUN, || Ok(holder()? != first))?;
+            story.kubectl.until_true("another holder of the Lease", RUN, || Ok(holder(story)? != first))?;
             story.expect_end("backup", "run", "Succeeded")?;
             sound(story)
         })();
@@ -333,6 +333,35 @@ fn only_job(story: &Story) -> Result<Value> {
         [job] => Ok(job.clone()),
         _ => Err(Failure(format!("the run has {} Jobs, not one", jobs.len()))),
     }
+}
+
+/// The operator that leads.
+fn holder(story: &Story) -> Result<String> {
+    let lease = story.kubectl.get(OPERATOR_NAMESPACE, &["lease", "holdfast-operator"])?;
+    Ok(lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Does something while the Backup `run` is at work, whose runner is held where it is until that is done; the run then comes
+/// to its end with the same Job, in one attempt.
+pub(crate) fn held_meanwhile(story: &Story, pod: &Value, fault: impl FnOnce() -> Result<()>) -> Result<()> {
+    let job = only_job(story)?;
+    story.bed.signal_container(pod, "SIGSTOP")?;
+    let done = fault().and_then(|()| {
+        let during = story.kubectl.get(&story.namespace, &["backup", "run"])?;
+        if phase(&during) == "Running" {
+            return Ok(());
+        }
+        Err(Failure(format!("the run is not at work: {}", during["status"])))
+    });
+    // Whatever came of it.
+    story.bed.signal_container(pod, "SIGCONT")?;
+    done?;
+    let ended = story.expect_end("backup", "run", "Succeeded")?;
+    let component = &ended["status"]["components"][0];
+    if component["job"] != job["metadata"]["name"] || component["attempts"] != 1 {
+        return Err(Failure(format!("it was begun anew: {component}")));
+    }
+    Ok(())
 }
 
 /// Waits until the operator that leads has this image.

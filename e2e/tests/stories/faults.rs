@@ -7,7 +7,7 @@ use holdfast_e2e::gate::{Gate, Mode};
 use holdfast_e2e::kubectl::{Failure, condition, phase};
 use holdfast_e2e::story::{ENDED, RUN, Story};
 
-use crate::crashes::{heavy, locked, runner, sound, sums, under_way};
+use crate::crashes::{heavy, held_meanwhile, locked, runner, sound, sums, under_way};
 use crate::{alone, together};
 
 /// A story whose storage is reached through a gate.
@@ -175,14 +175,15 @@ fn a_run_that_takes_longer_than_its_deadline_is_ended() {
 fn kubelet_and_api_server_are_started_again_in_the_middle_of_a_run() {
     let Some(_world) = alone() else { return };
     Story::tell("restarts", Story::begin, |story| {
-        let pod = under_way(story, 800, "{}")?;
-        let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
-        story.bed.restart_daemon(&format!("{node}-kubelet"), Duration::from_secs(2))?;
-        story.bed.restart_daemon("n1-apiserver", Duration::from_secs(2))?;
-        story.kubectl.until_true("an answer of the API server", RUN, || {
-            Ok(story.kubectl.run(&["get", "--raw", "/readyz"]).is_ok())
+        let pod = under_way(story, 400, "{}")?;
+        held_meanwhile(story, &pod, || {
+            let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+            story.bed.restart_daemon(&format!("{node}-kubelet"), Duration::from_secs(2))?;
+            story.bed.restart_daemon("n1-apiserver", Duration::from_secs(2))?;
+            story.kubectl.until_true("an answer of the API server", RUN, || {
+                Ok(story.kubectl.run(&["get", "--raw", "/readyz"]).is_ok())
+            })
         })?;
-        story.expect_end("backup", "run", "Succeeded")?;
         sound(story)
     });
 }
