@@ -9,7 +9,7 @@ use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
-use crate::crashes::sound;
+use crate::crashes::{locked, sound};
 use crate::{alone, together};
 
 /// A claim with some hundred MiB, used by a Deployment, and its Snapshot.
@@ -66,32 +66,61 @@ fn a_claim_that_is_deleted_during_the_restore_ends_it() {
     });
 }
 
-/// Nothing that we put on objects keeps a namespace from going.
+/// An application with some hundred MiB in another namespace, whose runs use the story's storage.
+fn away(story: &mut Story, suffix: &str) -> Result<String> {
+    let other = story.another_namespace(suffix)?;
+    story.kubectl.run(&["annotate", "namespace", &other, "holdfast.dev/allow-root-runner=true"])?;
+    let yaml = workload::claim("data", "", "2Gi") + &workload::keeper(&Keeper::deployment("app", "data"));
+    story.kubectl.run_with(&["-n", &other, "apply", "-f", "-"], yaml.as_bytes())?;
+    let pod = workload::ready_pod(&story.kubectl, &other, "app")?;
+    story.kubectl.shell(&other, &pod, "dd if=/dev/urandom of=/store/big bs=1M count=300 2>/dev/null")?;
+    Ok(other)
+}
+
+/// Starts a run in this namespace, with this spec.
+fn start_away(story: &Story, namespace: &str, kind: &str, spec: &str) -> Result<()> {
+    let run =
+        format!("apiVersion: holdfast.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: run}}\nspec: {spec}\n");
+    story.kubectl.run_with(&["-n", namespace, "apply", "-f", "-"], run.as_bytes()).map(drop)
+}
+
+/// Deletes a namespace while a run is at work in it, and with a lock: both go.
+fn goes_with_its_lock(story: &Story, namespace: &str, kind: &str) -> Result<()> {
+    story.kubectl.until(namespace, kind, "run", RUN, |o| {
+        (phase(o) == "Running" && o["status"]["components"][0]["phase"] == "Running").then_some(())
+    })?;
+    locked(story)?;
+    story.kubectl.run(&["delete", "namespace", namespace, "--wait=false"])?;
+    story.kubectl.until_true("the namespace is gone", RUN, || {
+        let found =
+            story.kubectl.run(&["get", "namespace", namespace, "--ignore-not-found", "-o", "name"])?;
+        Ok(found.trim().is_empty())
+    })?;
+    // Its runner was told to stop, and gave it back; nobody else could know of it any more.
+    story.nothing_left()
+}
+
+/// Nothing that we put on objects keeps a namespace from going, and no lock stays in the repository, whose storage is
+/// elsewhere.
 #[test]
 fn a_namespace_that_is_deleted_during_a_run_goes() {
     let Some(_world) = together() else { return };
     Story::tell("namespace-deleted", Story::begin, |story| {
-        let other = story.another_namespace("going")?;
-        let yaml = story.storage_yaml("store")
-            + "---\n"
-            + &workload::claim("data", "", "2Gi")
-            + &workload::keeper(&Keeper::deployment("app", "data"));
-        story.kubectl.run_with(&["-n", &other, "apply", "-f", "-"], yaml.as_bytes())?;
+        let patch = r#"{"spec":{"limits":{"uploadBytesPerSecond":"3M","downloadBytesPerSecond":"3M"},"usagePolicy":{"allowedNamespaces":{"from":"All"}}}}"#;
+        story.patch("backupstorage", "store", patch)?;
+        let storage = format!("storageRef: {{name: store, namespace: {}}}", story.namespace);
+        let other = away(story, "going")?;
+        start_away(story, &other, "Backup", &format!("{{{storage}}}"))?;
+        goes_with_its_lock(story, &other, "backup")?;
+
+        let other = away(story, "too")?;
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":{"uploadBytesPerSecond":null}}}"#)?;
+        start_away(story, &other, "Backup", &format!("{{{storage}}}"))?;
+        story.kubectl.until(&other, "backup", "run", RUN, |o| (phase(o) == "Succeeded").then_some(()))?;
         let pod = workload::ready_pod(&story.kubectl, &other, "app")?;
-        story.kubectl.shell(&other, &pod, "dd if=/dev/urandom of=/store/big bs=1M count=600 2>/dev/null")?;
-        let run = "apiVersion: holdfast.dev/v1alpha1\nkind: Backup\nmetadata: {name: run}\nspec: {}\n";
-        story.kubectl.run_with(&["-n", &other, "apply", "-f", "-"], run.as_bytes())?;
-        story.kubectl.until(&other, "backup", "run", RUN, |o| {
-            (phase(o) == "Running" && o["status"]["components"][0]["phase"] == "Running").then_some(())
-        })?;
-        story.kubectl.run(&["delete", "namespace", &other, "--wait=false"])?;
-        story.kubectl.until_true("the namespace is gone", RUN, || {
-            Ok(story
-                .kubectl
-                .run(&["get", "namespace", &other, "--ignore-not-found", "-o", "name"])?
-                .trim()
-                .is_empty())
-        })
+        story.kubectl.shell(&other, &pod, "rm /store/big")?;
+        start_away(story, &other, "Restore", "{undo: false, from: {latestOf: {claim: data}}}")?;
+        goes_with_its_lock(story, &other, "restore")
     });
 }
 
