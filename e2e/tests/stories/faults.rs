@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use holdfast_e2e::gate::{Gate, Mode};
 use holdfast_e2e::kubectl::{Failure, condition, phase};
 use holdfast_e2e::story::{ENDED, RUN, Story};
+use holdfast_e2e::workload;
 
 use crate::crashes::{heavy, held_meanwhile, locked, runner, sound, sums, under_way};
 use crate::{alone, together};
@@ -165,6 +166,47 @@ fn a_run_that_takes_longer_than_its_deadline_is_ended() {
         }
         sound(story)?;
         story.backup("next", "{}", "Succeeded")?;
+        sound(story)
+    });
+}
+
+/// The same of a Restore, which holds the application at 0 meanwhile: that comes back, whatever the store does.
+#[test]
+fn a_restore_that_takes_longer_than_its_deadline_gives_the_replicas_back() {
+    let Some(_world) = together() else { return };
+    Story::tell("late-restore", Story::bare, |story| {
+        let gate = Gate::open(story.bed)?;
+        story.allow_root()?;
+        story.apply(&gated(story, &gate))?;
+        story.storage_ready("store")?;
+        let pod = heavy(story, 200)?;
+        let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
+        story.shell(&pod, "rm /store/big1")?;
+        // Its runner reads for longer than the deadline, however fast the bed is.
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":{"downloadBytesPerSecond":"200k"}}}"#)?;
+        let from = format!("from: {{snapshotRef: {{name: {snapshot}}}}}");
+        story.start_restore("back", &format!("{{undo: false, activeDeadline: 90s, {from}}}"))?;
+        runner(story, "back")?;
+        let held = story.kubectl.get(&story.namespace, &["deployment", "app"])?;
+        if held["spec"]["replicas"] != 0 {
+            return Err(Failure(format!("the application is not held at 0: {}", held["spec"]["replicas"])));
+        }
+        gate.set(Mode::Closed);
+        // While the store is still away.
+        story.until("deployment", "app", |o| {
+            (o["spec"]["replicas"] == 1 && o["metadata"]["annotations"]["holdfast.dev/quiesce"].is_null())
+                .then_some(())
+        })?;
+        gate.set(Mode::Open);
+        let ended = story.expect_end("restore", "back", "Failed")?;
+        if !ended["status"].to_string().contains("DeadlineExceeded") {
+            return Err(Failure(format!("it does not say what ended it: {}", ended["status"])));
+        }
+        workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.nothing_left()?;
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":null}}"#)?;
+        story.restore("again", &format!("{{undo: false, {from}}}"), "Succeeded")?;
+        sums(story)?;
         sound(story)
     });
 }
