@@ -199,7 +199,11 @@ fn a_restore_survives_its_runner() {
         let pod = runner(story, "back")?;
         sleep(Duration::from_millis(700));
         story.bed.kill_container(&pod)?;
-        story.expect_end("restore", "back", "Succeeded")?;
+        let ended = story.expect_end("restore", "back", "Succeeded")?;
+        let component = &ended["status"]["components"][0];
+        if component["attempts"].as_u64() < Some(2) {
+            return Err(Failure(format!("the runner was done before it was killed: {component}")));
+        }
         sums(story)?;
         let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
         let names = story.shell(&pod, "ls -A /store")?;

@@ -88,6 +88,12 @@ fn an_older_state_goes_into_a_new_claim_beside_the_one_in_use() {
             "Succeeded",
         )?;
         says(&latest, &["\"newClaim\":\"Created\"", "\"snapshotRef\":{\"name\":\"second"])?;
+        let made = story.kubectl.get(&own, &["pvc", "latest"])?;
+        let source = story.kubectl.get(&own, &["pvc", "data"])?;
+        expect(made["spec"]["resources"]["requests"]["storage"].as_str().unwrap_or_default(), "96Mi")?;
+        if made["spec"]["storageClassName"] != source["spec"]["storageClassName"] {
+            return Err(Failure(format!("the new claim has another class: {}", made["spec"])));
+        }
         expect(&read(story, "look-1", "latest", "file")?, "tuesday")?;
         let then = first["status"]["startTime"].as_str().unwrap_or_default();
         story.restore(
