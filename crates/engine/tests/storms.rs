@@ -13,13 +13,16 @@ mod stock;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_engine::backup::{BackupSpec, backup};
+use holdfast_engine::forget::{ForgetSpec, Selection, forget};
 use holdfast_engine::lock::{Holder, LockMode};
+use holdfast_engine::prune::{Locking, MaxUnused, PruneSpec, prune};
 use holdfast_engine::restore::restore;
 use holdfast_engine::store::fault::{FaultStore, Storm, Trouble};
 use holdfast_engine::store::retry::RetryStore;
@@ -203,6 +206,34 @@ async fn voyage(seed: u64, per_mille: u64, troubles: Vec<Trouble>) -> (usize, us
     (went_well, struck)
 }
 
+fn holder() -> Holder {
+    Holder::this_process("test", "test")
+}
+
+fn locking() -> Locking {
+    Locking { holder: holder(), wait: Duration::ZERO, dead_holders: Vec::new() }
+}
+
+fn forget_spec(snapshot: Id) -> ForgetSpec {
+    ForgetSpec {
+        selection: Selection::Ids(vec![snapshot]),
+        dry_run: false,
+        floor: 0,
+        known: Vec::new(),
+        now: jiff::Timestamp::now(),
+    }
+}
+
+/// Keeps no waste, lets no time pass, and goes on whatever the share that goes.
+fn thorough() -> PruneSpec {
+    PruneSpec {
+        max_unused: MaxUnused::Bytes(0),
+        grace: jiff::SignedDuration::ZERO,
+        allow_large: true,
+        ..PruneSpec::default()
+    }
+}
+
 /// `HOLDFAST_STORMS=100` sails through a hundred times as many, for a night.
 fn times() -> u64 {
     std::env::var("HOLDFAST_STORMS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
@@ -288,4 +319,91 @@ async fn a_full_repository_disk_ends_the_backup_and_spares_what_is_there() {
     assert_eq!(fs::read(target.join("small")).unwrap(), fs::read(source.join("small")).unwrap());
     let found = restoring::check_structure(&repo).await;
     assert!(found.is_sound(), "{:?}", found.findings);
+}
+
+/// Blocks of the small disk.
+const BLOCK: u64 = 4096;
+
+/// Fills a small disk with a file until so many blocks are left.
+fn fill(at: &Path, left: u64) {
+    let filler = fs::File::create(at).unwrap();
+    let mut length = 0;
+    for step in [64 * BLOCK, BLOCK] {
+        let bytes = vec![1; usize::try_from(step).unwrap()];
+        while filler.write_all_at(&bytes, length).is_ok() {
+            length += step;
+        }
+    }
+    filler.set_len(length - left * BLOCK).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_repository_disk_is_pruned_as_soon_as_there_is_room_for_a_lock() {
+    for instant in [false, true] {
+        let directory = scratch();
+        let disk = SmallDisk::mount(&directory.path().join("disk"), 24);
+        let (at, filler) = (disk.0.join("repo"), disk.0.join("filler"));
+        let repo = restoring::init(&at).await;
+        let mut snapshots = Vec::new();
+        for number in 0..3 {
+            let source = directory.path().join(format!("source{number}"));
+            fs::create_dir(&source).unwrap();
+            fs::write(source.join("file"), noise(number + 1, 2 << 20)).unwrap();
+            snapshots.push((restoring::back_up(&repo, &source).await.snapshot, source));
+        }
+        let try_forget = async |snapshot: Id| {
+            let ctx = Ctx::default();
+            let lock = repo.lock(LockMode::Shared, &holder(), Duration::ZERO, &[], &ctx).await?;
+            let done = forget(&repo, &lock, &forget_spec(snapshot), &ctx).await;
+            lock.release().await?;
+            done
+        };
+        let try_prune = async |spec: &PruneSpec| prune(&repo, &locking(), spec, &Ctx::default()).await;
+        // The first is marked, the second is not yet, the third stays.
+        try_forget(snapshots[0].0).await.unwrap();
+        let marked = try_prune(&thorough()).await.unwrap();
+        assert!(marked.marked_packs > 0 && marked.deleted_packs == 0, "{marked:?}");
+        try_forget(snapshots[1].0).await.unwrap();
+        let dry = PruneSpec { dry_run: true, ..thorough() };
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        while try_prune(&dry).await.unwrap().due_packs == 0 {
+            assert!(
+                std::time::Instant::now() < end,
+                "marks are due once the second is over in which they were made"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let stays = async |place: &str| {
+            let found = check_all(&repo).await;
+            assert!(found.is_sound(), "{place}: {:?}", found.findings);
+            let (snapshot, source) = &snapshots[2];
+            let target = directory.path().join("target");
+            restoring::run_clean(&repo, &spec(*snapshot, source, &target)).await;
+            assert_eq!(content(&target), content(source), "{place}");
+            fs::remove_dir_all(&target).unwrap();
+        };
+
+        fill(&filler, 0);
+        let before = restoring::packs(&at).len();
+        let error = try_forget(snapshots[2].0).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Full, "{}", error.chain());
+        let error = try_prune(&PruneSpec { instant, ..thorough() }).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Full, "{}", error.chain());
+        assert!(error.chain().contains("give it more space"), "what to do: {}", error.chain());
+        assert_eq!(restoring::packs(&at).len(), before);
+        stays("no room at all").await;
+
+        fill(&filler, 1);
+        let report = try_prune(&PruneSpec { instant, ..thorough() }).await;
+        let report = report.unwrap_or_else(|e| panic!("room for a lock: {}", e.chain()));
+        assert!(report.no_room.is_some() && report.marked_packs == 0, "{report:?}");
+        assert!(report.deleted_packs > 0 && report.deleted_bytes > 2 << 20, "{report:?}");
+        stays("room for a lock").await;
+
+        // What that has freed is enough for all else.
+        let report = try_prune(&PruneSpec { instant: true, ..thorough() }).await.unwrap();
+        assert!(report.no_room.is_none() && report.deleted_bytes > 2 << 20, "{report:?}");
+        stays("pruned").await;
+        assert_eq!(restoring::files_below(&at.join("locks")), Vec::<PathBuf>::new());
+    }
 }

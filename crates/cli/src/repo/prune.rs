@@ -284,12 +284,17 @@ fn describe(report: &PruneReport, spec: &PruneSpec) -> String {
         ));
     }
     if let Some(why) = &report.no_room {
-        lines.push(format!(
-            "there is no room to move out of {} what is needed, so only what nothing needs goes{}; prune again after that: {}",
-            packs(t.repack_packs),
-            if spec.instant { "" } else { " when its time has come (--instant: now)" },
-            safe(why)
-        ));
+        let waits = if spec.instant { "" } else { " when its time has come (--instant: now)" };
+        let said = if t.repack_packs > 0 {
+            format!(
+                "there is no room to move out of {} what is needed, so only what nothing needs goes{waits}",
+                packs(t.repack_packs)
+            )
+        } else {
+            "there is no room to mark what nothing needs any more, so only what was marked before goes"
+                .to_owned()
+        };
+        lines.push(format!("{said}; prune again after that: {}", safe(why)));
     }
     if let Some(why) = &report.postponed {
         lines.push(format!("{} due but not deleted: {}", packs(report.due_packs), safe(why)));

@@ -135,8 +135,8 @@ pub struct PruneReport {
     pub retained_bytes: u64,
     /// Packs that had to stay because a needed blob in them cannot be read, and why.
     pub damaged: Vec<(Id, String)>,
-    /// Why packs that are needed in part stay: the store has no room to move what is needed out of all of them. What nothing needs goes all
-    /// the same, and the next prune may find room.
+    /// Why packs that are needed in part stay, or packs that nothing needs got no mark: the store has no room to move what is
+    /// needed out of all of them, or for the marks. What was due goes all the same, and the next prune may find room.
     pub no_room: Option<String>,
     /// When the next marks are old enough for a sweep.
     pub next_sweep: Option<Timestamp>,
@@ -153,7 +153,8 @@ const UNFINISHED_AFTER: std::time::Duration = std::time::Duration::from_hours(24
 ///
 /// # Errors
 /// `Guard` when a rule forbids it, with nothing deleted; `Locked` when the first lock cannot be had. When only the
-/// second cannot, the report says so in [`PruneReport::postponed`].
+/// second cannot, the report says so in [`PruneReport::postponed`]. `Full` when there is not even room for a lock, or for the
+/// index files without what goes.
 pub fn prune<'a>(
     repo: &'a Repository,
     locking: &'a Locking,
@@ -192,19 +193,24 @@ pub fn prune<'a>(
             let first = first_half(repo, None, spec, &half).await?;
             return Ok(PruneReport { duration: clock.elapsed(), ..first.report });
         }
-        let guard = repo.lock(mode, &locking.holder, locking.wait, &locking.dead_holders, &half).await?;
         if !spec.dry_run {
-            // The beginning of a file whose writer died; nobody ever reads it.
+            // The beginning of a file whose writer died; nobody ever reads it. Without a lock: on a full disk there is room for
+            // one only afterwards.
             match repo.store().remove_unfinished(UNFINISHED_AFTER).await {
                 Ok(0) => {}
                 Ok(files) => tracing::info!(files, "unfinished files of writers that died were removed"),
                 Err(e) => tracing::warn!(error = %e.chain(), "unfinished files could not be removed"),
             }
         }
+        let guard = repo
+            .lock(mode, &locking.holder, locking.wait, &locking.dead_holders, &half)
+            .await
+            .map_err(|e| say_full(repo, e))?;
         let outcome = first_half(repo, Some(&guard), spec, &half).await;
         let mut first = match finish(guard, outcome, spec.instant && !spec.dry_run).await? {
             (first, Some(guard)) => {
-                let outcome = second_half(repo, &guard, spec, first, &half).await;
+                let outcome =
+                    second_half(repo, &guard, spec, first, &half).await.map_err(|e| say_full(repo, e));
                 let (report, _) = finish(guard, outcome, false).await?;
                 return Ok(PruneReport { duration: clock.elapsed(), ..report });
             }
@@ -219,7 +225,8 @@ pub fn prune<'a>(
             .await
         {
             Ok(guard) => {
-                let outcome = second_half(repo, &guard, spec, first, &half).await;
+                let outcome =
+                    second_half(repo, &guard, spec, first, &half).await.map_err(|e| say_full(repo, e));
                 let (report, _) = finish(guard, outcome, false).await?;
                 Ok(PruneReport { duration: clock.elapsed(), ..report })
             }
@@ -227,9 +234,22 @@ pub fn prune<'a>(
                 first.report.postponed = Some(e.chain());
                 Ok(PruneReport { duration: clock.elapsed(), ..first.report })
             }
-            Err(e) => Err(e),
+            Err(e) => Err(say_full(repo, e)),
         }
     })
+}
+
+/// What to do when there is no room even for what makes some.
+fn say_full(repo: &Repository, error: Error) -> Error {
+    if error.kind() != ErrorKind::Full {
+        return error;
+    }
+    let message = format!(
+        "{} is too full to prune: that takes a little room at first, for a lock and for index files; give it more space, or \
+         remove something else from it, and prune again. Nothing that is needed was deleted",
+        repo.store().describe()
+    );
+    Error::with_source(ErrorKind::Full, message, error)
 }
 
 /// Releases the lock unless it is still needed. An error of the work comes before one of the release, and a lost
@@ -354,10 +374,23 @@ async fn first_half(
     if !marks.is_empty() {
         ctx.events.event(Event::Phase("mark"));
         lock.confirm().await?;
+        let packs = marks.len();
         let json = Records { marks, ..Records::default() }.to_json()?;
-        pipeline::save(repo, FileKind::Index, &json).await?;
-        let next = since.checked_add(spec.grace).ok();
-        report.next_sweep = [report.next_sweep, next].into_iter().flatten().min();
+        match pipeline::save(repo, FileKind::Index, &json).await {
+            Ok(_) => {
+                let next = since.checked_add(spec.grace).ok();
+                report.next_sweep = [report.next_sweep, next].into_iter().flatten().min();
+            }
+            // What got its mark before may go without these, and make the room that they need. The sweep goes by the marks that it
+            // finds: if these are there after all, it takes them for what they are.
+            Err(e) if e.kind() == ErrorKind::Full => {
+                tracing::warn!(packs, error = %e.chain(), "no room for the marks of packs that nothing needs");
+                let why = format!("the marks of {packs} packs could not be written: {}", e.chain());
+                (report.marked_packs, report.marked_bytes) = (0, 0);
+                report.no_room.get_or_insert(why);
+            }
+            Err(e) => return Err(e),
+        }
     }
     let due = !sweep.is_empty() || spec.instant || !sweep::taken_apart(repo, &facts).is_empty();
     Ok(First { report, facts, needed, due })
