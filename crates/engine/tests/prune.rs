@@ -15,13 +15,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use holdfast_engine::backup::{BackupReport, BackupSpec, backup};
 use holdfast_engine::check::{CheckReport, CheckSpec, ReadData, check};
 use holdfast_engine::error::{Error, Result};
 use holdfast_engine::forget::{ForgetReport, ForgetSpec, Selection, forget, forgotten, unforget};
 use holdfast_engine::lock::{Holder, LockMode, Locking, Unlock};
 use holdfast_engine::prune::{MaxUnused, PruneReport, PruneSpec, prune};
-use holdfast_engine::store::{FileKind, PutMode, Store};
+use holdfast_engine::store::{FileKind, FileName, PutMode, Store};
 use holdfast_engine::tag::{TagChange, change_tags};
 use holdfast_engine::{Ctx, ErrorKind, Id, Repository};
 use jiff::Timestamp;
@@ -355,6 +356,51 @@ async fn a_prune_that_finds_no_room_still_makes_some() {
         assert!(report.no_room.is_none() && report.moved_bytes > 0, "{kind:?}: {report:?}");
         assert_sound(&repo, "pruned with room").await;
     }
+}
+
+/// Lets this many packs of dead writers lie around, and their marks be old enough for a sweep.
+async fn due_orphans(memory: &Arc<Memory>, count: u32) -> Vec<Id> {
+    let store = Actor::plain(memory);
+    let packs: Vec<Id> = (0..count).map(|number| Id::hash(&number.to_le_bytes())).collect();
+    for id in &packs {
+        let name = FileName { kind: FileKind::Pack, id: *id };
+        store
+            .put(name, Bytes::from_static(b"a dead writer's").into(), PutMode::ContentAddressed)
+            .await
+            .unwrap();
+    }
+    memory.pass(2);
+    let repo = open(store).await;
+    assert!(try_prune(&repo, &thorough()).await.unwrap().marked_packs >= u64::from(count));
+    memory.pass(25);
+    packs
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_whose_lock_is_taken_away_ends_with_its_batch() {
+    let (memory, stay) = prunable().await;
+    due_orphans(&memory, 600).await;
+    let before = memory.ids(FileKind::Pack);
+    let of = Arc::clone(&memory);
+    let hook: Hook = Box::new(move |call, kind, after| {
+        if call == Call::Delete && kind == FileKind::Pack && !after {
+            for id in of.ids(FileKind::Lock) {
+                of.remove(FileKind::Lock, id);
+            }
+        }
+        Box::pin(async { Ok(()) })
+    });
+    let repo = open(Actor::with(&memory, false, hook)).await;
+    let error = try_prune(&repo, &thorough()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LockLost, "{}", error.chain());
+    let gone = before.len() - memory.count(FileKind::Pack);
+    assert!(gone > 0 && gone <= 256, "{gone} packs went");
+    let repo = open(Actor::plain(&memory)).await;
+    assert_sound(&repo, "the lock was lost").await;
+    assert!(ids(&repo).await.iter().all(|id| stay.contains(id)));
+    try_prune(&repo, &thorough()).await.unwrap();
+    assert!(before.len() - memory.count(FileKind::Pack) > 600, "the next sweep does the rest");
+    assert_sound(&repo, "swept").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,7 +68,7 @@ pub(super) async fn carry_out(
         ctx.check()?;
         lock.confirm().await?;
         let names = batch.iter().map(|id| FileName { kind: FileKind::Pack, id: *id });
-        for (name, refused) in delete_all(repo, names).await? {
+        for (name, refused) in delete_all(repo, lock, names).await? {
             let size = facts.listed.get(&name.id).map_or(0, |e| e.size);
             match refused {
                 Some(why) => {
@@ -118,13 +118,22 @@ pub(super) fn taken_apart(repo: &Repository, facts: &Facts) -> HashSet<Id> {
     forgotten.filter(is_gone).map(|record| record.snapshot).collect()
 }
 
-/// Deletes files; for each whether the store refused, and why. Other failures end it.
+/// Deletes files; for each whether the store refused, and why. Other failures end it. Nothing more goes once the lock is
+/// known to be lost.
 async fn delete_all(
     repo: &Repository,
+    lock: &LockGuard,
     names: impl Iterator<Item = FileName>,
 ) -> Result<Vec<(FileName, Option<String>)>> {
-    let deletions: Vec<_> =
-        names.map(|name| async move { (name, repo.store().delete(name).await) }).collect();
+    let deletions: Vec<_> = names
+        .map(|name| async move {
+            let deleted = match lock.check() {
+                Ok(()) => repo.store().delete(name).await,
+                Err(e) => Err(e),
+            };
+            (name, deleted)
+        })
+        .collect();
     let results: Vec<_> = stream::iter(deletions).buffer_unordered(PARALLEL).collect().await;
     results
         .into_iter()
@@ -182,7 +191,7 @@ async fn rewrite_index(
     }
     lock.confirm().await?;
     let names = old.iter().map(|id| FileName { kind: FileKind::Index, id: *id });
-    let refused = delete_all(repo, names).await?.into_iter().find_map(|(_, refused)| refused);
+    let refused = delete_all(repo, lock, names).await?.into_iter().find_map(|(_, refused)| refused);
     Ok(refused)
 }
 
@@ -251,7 +260,7 @@ async fn rewrite_records(
     lock.confirm().await?;
     let pure = facts.records.iter().filter(|(id, _)| !facts.lists_packs(id));
     let names = pure.map(|(id, _)| FileName { kind: FileKind::Index, id: *id });
-    match delete_all(repo, names).await?.into_iter().find_map(|(_, refused)| refused) {
+    match delete_all(repo, lock, names).await?.into_iter().find_map(|(_, refused)| refused) {
         None => {}
         // They say more than they should, which keeps packs from use but loses nothing.
         Some(why) => tracing::warn!(why, "an index file with marks could not be replaced"),
