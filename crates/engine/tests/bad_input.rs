@@ -13,7 +13,7 @@ mod restoring;
 mod stock;
 
 use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -122,6 +122,33 @@ async fn a_file_that_grows_or_shrinks_is_stored_as_far_as_it_was_read() {
         assert!((least..=LARGE).contains(&found.len()), "{what}: {} bytes", found.len());
         assert!(found == content[..found.len()], "{what}: it holds what the file never held");
         fs::remove_file(&large).unwrap();
+    }
+}
+
+/// A file system says of a place behind the end of a file what it says of its last hole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sparse_file_that_is_cut_while_it_is_read_gets_no_zeros_that_it_never_held() {
+    let dir = scratch();
+    let (source, content) = (dir.path().join("source"), noise(7, LARGE));
+    fs::create_dir(&source).unwrap();
+    let sparse = source.join("sparse");
+    let behind = LARGE as u64 + (48 << 20);
+    // Within the hole, and where it began.
+    for length in [LARGE as u64 + (3 << 20) + 17, LARGE as u64] {
+        fs::write(&sparse, &content).unwrap();
+        File::options().write(true).open(&sparse).unwrap().write_all_at(&noise(8, 1 << 20), behind).unwrap();
+        let stat = fs::metadata(&sparse).unwrap();
+        assert!(stat.blocks() * 512 < stat.size(), "no hole, nothing to prove: a file system without them?");
+        let target = dir.path().join(length.to_string());
+        let path = sparse.clone();
+        let cut = move || File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
+        let (report, _) = changed_meanwhile(&source, &target, cut).await;
+        assert_eq!((report.faults.total, report.total_files, report.changed_while_reading), (0, 1, 1));
+        let found = fs::read(target.join("sparse")).unwrap();
+        assert!((LARGE..=usize::try_from(length).unwrap()).contains(&found.len()), "{} bytes", found.len());
+        assert!(found[..LARGE] == content[..], "it holds what the file never held");
+        assert!(found[LARGE..].iter().all(|byte| *byte == 0), "it holds what the file never held");
+        fs::remove_file(&sparse).unwrap();
     }
 }
 

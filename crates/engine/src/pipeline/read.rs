@@ -285,6 +285,11 @@ impl<'a> Content<'a> {
         if self.offset >= stretch.end && left > 0 {
             stretch = source::stretch(self.fd, self.offset, self.size);
             self.stretch = Some(stretch);
+            if stretch.end <= self.offset {
+                // Cut short while it was read.
+                self.size = self.offset;
+                return (false, 0);
+            }
         }
         (stretch.hole, stretch.end.saturating_sub(self.offset).min(left))
     }

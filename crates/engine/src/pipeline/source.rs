@@ -247,11 +247,16 @@ pub(crate) struct Stretch {
     pub(crate) end: u64,
 }
 
-/// What lies at `offset` of a file of `size` bytes, as far as the file system tells.
+/// What lies at `offset` of a file of `size` bytes, as far as the file system tells. A hole that ends at or before
+/// `offset` is the end of a file that was cut.
 pub(crate) fn stretch(fd: BorrowedFd<'_>, offset: u64, size: u64) -> Stretch {
     match rustix::fs::seek(fd, SeekFrom::Data(offset)) {
-        // No data behind the offset: a hole up to the end.
-        Err(Errno::NXIO) => Stretch { hole: true, end: size },
+        // No data behind the offset: a hole up to the end. Where that is by now has to be asked: a file that was cut
+        // answers alike, and never held the zeros up to the size that it had. Reading tells why it cannot be asked.
+        Err(Errno::NXIO) => match stat_open(fd) {
+            Ok(now) => Stretch { hole: true, end: now.size.min(size) },
+            Err(_) => Stretch { hole: false, end: size },
+        },
         Ok(data) if data > offset => Stretch { hole: true, end: data.min(size) },
         Ok(_) => {
             let end = rustix::fs::seek(fd, SeekFrom::Hole(offset)).unwrap_or(size);
@@ -314,6 +319,11 @@ mod tests {
         assert_eq!(stretch(fd, 1 << 20, 4 << 20), Stretch { hole: false, end: (1 << 20) + 8192 });
         assert_eq!(stretch(fd, 2 << 20, 4 << 20), Stretch { hole: true, end: 4 << 20 });
         assert!(stat_open(fd).unwrap().may_have_holes());
+        // Cut since its size was asked for: within the last hole, and below where the reader is.
+        file.set_len(3 << 20).unwrap();
+        assert_eq!(stretch(fd, 2 << 20, 4 << 20), Stretch { hole: true, end: 3 << 20 });
+        file.set_len(1 << 20).unwrap();
+        assert_eq!(stretch(fd, 2 << 20, 4 << 20), Stretch { hole: true, end: 1 << 20 });
     }
 
     #[test]
