@@ -97,6 +97,7 @@ pub(crate) fn build_source(at: &Path) {
     for (name, _) in odd_times() {
         fs::write(meta.join(name), "t").unwrap();
     }
+    let granted = dir("granted");
     settle(at);
     for mode in [0o000, 0o400, 0o777, 0o4755, 0o2755, 0o1644, 0o7777] {
         let path = meta.join(format!("mode {mode:o}"));
@@ -106,8 +107,77 @@ pub(crate) fn build_source(at: &Path) {
         set_mtime(&meta.join(name), seconds, nanos);
     }
     fs::set_permissions(&special, fs::Permissions::from_mode(0o1777)).unwrap();
+    grant(&granted);
     set_mtime(&meta, 1_500_000_000, 5);
 }
+
+/// An access control list as the kernel takes it: each entry is a tag, permissions, and a user or group.
+fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let mut bytes = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        bytes.extend_from_slice(&tag.to_le_bytes());
+        bytes.extend_from_slice(&permissions.to_le_bytes());
+        bytes.extend_from_slice(&id.to_le_bytes());
+    }
+    bytes
+}
+
+/// Access control lists and a capability: rights beyond the mode, which the kernel keeps as attributes, changes along with
+/// the mode, hands down to new files, and takes away with the owner.
+fn grant(at: &Path) {
+    // The tags of <linux/posix_acl.h>: owner, user, group, named group, mask, all others.
+    const NOBODY: u32 = u32::MAX;
+    let (mine, theirs) = (Uid::from_raw(OWNER.0), Gid::from_raw(OWNER.1));
+    let list = |mask: u16| {
+        acl(&[
+            (1, 7, NOBODY),
+            (2, 6, 1234),
+            (4, 5, NOBODY),
+            (8, 1, 4321),
+            (16, mask, NOBODY),
+            (32, 0, NOBODY),
+        ])
+    };
+    let (program, read, inner) = (at.join("program"), at.join("read"), at.join("inner"));
+    fs::create_dir(&inner).unwrap();
+    // Of before the directory hands rights down: it has none itself.
+    for path in [&program, &read, &inner.join("plain")] {
+        fs::write(path, "granted").unwrap();
+    }
+    settle(at);
+    let knows_lists = [
+        (read.as_path(), "system.posix_acl_access", list(7)),
+        (&inner, "system.posix_acl_access", list(5)),
+        (&inner, "system.posix_acl_default", list(3)),
+    ]
+    .into_iter()
+    .all(|(path, name, value)| match rustix::fs::setxattr(path, name, &value, XattrFlags::empty()) {
+        Ok(()) => true,
+        Err(rustix::io::Errno::NOTSUP) => false,
+        Err(e) => panic!("{name} of {}: {e}", path.display()),
+    });
+    if knows_lists {
+        // Made after that, with the rights that were handed down.
+        let heir = inner.join("heir");
+        fs::write(&heir, "granted").unwrap();
+        rustix::fs::chownat(CWD, &heir, Some(mine), Some(theirs), AtFlags::SYMLINK_NOFOLLOW).unwrap();
+        set_mtime(&heir, 1_600_000_001, 0);
+        set_mtime(&inner, 1_600_000_002, 0);
+    } else {
+        // Past the test harness, which keeps what a test prints to itself.
+        let told = format!(
+            "WARNING: the file system of {} knows no access control lists: NOT TESTED\n",
+            at.display()
+        );
+        std::io::stderr().write_all(told.as_bytes()).unwrap();
+    }
+    // To listen below port 1024: revision 2, effective, in the permitted set (`VFS_CAP_REVISION_2` and what follows).
+    let capability: Vec<u8> =
+        [0x0200_0001_u32, 1 << 10, 0, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
+    rustix::fs::setxattr(&program, CAPABILITY, &capability, XattrFlags::empty()).unwrap();
+}
+
+const CAPABILITY: &str = "security.capability";
 
 /// Gives everything the test's owner and a time of its own. Directories after what is in them.
 pub(crate) fn settle(path: &Path) {
@@ -118,6 +188,9 @@ pub(crate) fn settle(path: &Path) {
         }
     }
     let (uid, gid) = OWNER;
+    // Another owner, and be it the same, takes it away.
+    let mut capability = [0; 64];
+    let found = rustix::fs::lgetxattr(path, CAPABILITY, &mut capability[..]).ok();
     rustix::fs::chownat(
         CWD,
         path,
@@ -126,6 +199,9 @@ pub(crate) fn settle(path: &Path) {
         AtFlags::SYMLINK_NOFOLLOW,
     )
     .unwrap();
+    if let Some(length) = found {
+        rustix::fs::lsetxattr(path, CAPABILITY, &capability[..length], XattrFlags::empty()).unwrap();
+    }
     set_mtime(path, 1_600_000_000 + i64::try_from(path.as_os_str().len()).unwrap(), 123_456_789);
 }
 
@@ -260,7 +336,10 @@ fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let length = rustix::fs::llistxattr(path, &mut names[..]).unwrap_or(0);
     names[..length]
         .split(|byte| *byte == 0)
-        .filter(|name| name.starts_with(b"user."))
+        .filter(|name| {
+            let kept = [&b"user."[..], b"system.posix_acl_", CAPABILITY.as_bytes()];
+            kept.iter().any(|kept| name.starts_with(kept))
+        })
         .map(|name| {
             let mut value = vec![0; 4096];
             let length = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
