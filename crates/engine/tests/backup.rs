@@ -335,7 +335,7 @@ fn what_cannot_be_read_is_named_and_all_else_is_stored() {
     .unwrap();
 }
 
-/// The clock of the machine that a backup ran on was wrong by years, in either way.
+/// The snapshot's own time was wrong by years, in either way. `tests/bad_input` has what the clock means for a file's times.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_jumps_between_two_runs_hides_no_change() {
     let scene = Scene::new().await;

@@ -1,5 +1,5 @@
 //! Sources that misbehave: files that grow, shrink, vanish or become something else while they are read, paths that
-//! no system call takes whole, directories of very many entries.
+//! no system call takes whole, directories of very many entries, times that do not tell what changed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,36 +13,50 @@ mod restoring;
 mod stock;
 
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use holdfast_engine::backup::{BackupReport, BackupSpec, backup};
+use holdfast_engine::backup::{BackupReport, BackupSpec, Parent, Trust, backup};
+use holdfast_engine::crypto::Key;
 use holdfast_engine::format::compress::{Compression, Compressor};
+use holdfast_engine::format::index_file::{IndexFile, IndexedPack};
+use holdfast_engine::format::key_file::KeyFile;
+use holdfast_engine::format::pack::{self, BlobKind, PackedBlob};
+use holdfast_engine::format::time::{OffsetTime, Time};
 use holdfast_engine::lock::{Holder, LockMode};
 use holdfast_engine::repository::InitOptions;
 use holdfast_engine::store::{FileKind, FileName, PutMode};
 use holdfast_engine::{Ctx, ErrorKind, Id, Repository, browse};
+use jiff::{SignedDuration, Timestamp};
 use memory::{Actor, Call, Hook, Memory};
 use restoring::{check_all, init, open, run_clean, scratch, spec};
 use rustix::fs::{CWD, Mode, OFlags};
 use stock::{PASSWORD, noise};
 
-async fn back_up(repo: &Repository, source: &Path) -> BackupReport {
-    let holder = Holder::this_process("test", "test");
-    let ctx = Ctx::default();
-    let lock = repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &ctx).await.unwrap();
-    // One reader and one upload: while the first pack is held up, what comes behind the large file is unread.
-    let spec = BackupSpec {
+/// One reader and one upload: while the first pack is held up, what comes behind the large file is unread.
+fn backup_of(source: &Path) -> BackupSpec {
+    BackupSpec {
         roots: vec![source.to_owned()],
         host: "test".to_owned(),
         readers: 1,
         uploads: 1,
         ..BackupSpec::default()
-    };
-    let running = tokio::time::timeout(Duration::from_mins(2), backup(repo, &lock, &spec, &ctx));
+    }
+}
+
+async fn back_up(repo: &Repository, source: &Path) -> BackupReport {
+    back_up_as(repo, &backup_of(source)).await
+}
+
+async fn back_up_as(repo: &Repository, spec: &BackupSpec) -> BackupReport {
+    let holder = Holder::this_process("test", "test");
+    let ctx = Ctx::default();
+    let lock = repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &ctx).await.unwrap();
+    let running = tokio::time::timeout(Duration::from_mins(2), backup(repo, &lock, spec, &ctx));
     let report = running.await.expect("a backup that hangs").unwrap_or_else(|e| panic!("{}", e.chain()));
     lock.release().await.unwrap();
     report
@@ -278,6 +292,114 @@ async fn a_directory_of_a_hundred_thousand_entries_is_one_tree() {
 #[ignore = "a million files: some minutes, and a gigabyte of inodes; make scale runs it"]
 async fn a_directory_of_a_million_entries_is_one_tree() {
     one_wide_directory(1_000_000).await;
+}
+
+/// The snapshot as a run would have written it that had found the file with the change time it has now, and whose clock
+/// said `began` when it began.
+async fn as_if_begun(repo: &Repository, key: &Key, snapshot: &Id, file: &Path, began: Timestamp) -> Id {
+    let store = repo.store();
+    let put = async |kind, body: Vec<u8>| {
+        let id = Id::hash(&body);
+        store.put(FileName { kind, id }, body.into(), PutMode::ContentAddressed).await.unwrap();
+        id
+    };
+    let index = repo.load_index(&Ctx::default()).await.unwrap();
+    let mut parent = repo.load_snapshot(snapshot).await.unwrap();
+    // The trees from the root down to the file, and then anew from the file up.
+    let names: Vec<&[u8]> = file.components().skip(1).map(|c| c.as_os_str().as_bytes()).collect();
+    let (mut trees, mut next) = (Vec::new(), Some(parent.tree));
+    for name in &names {
+        let tree = repo.load_tree(&index, &next.unwrap()).await.unwrap();
+        next = tree.find(name).unwrap().subtree;
+        trees.push(tree);
+    }
+    let stat = fs::metadata(file).unwrap();
+    let (mut pack, mut blobs) = (Vec::new(), Vec::new());
+    for (name, tree) in names.iter().zip(&mut trees).rev() {
+        let node = tree.nodes.iter_mut().find(|node| node.name == *name).unwrap();
+        match blobs.last() {
+            Some(PackedBlob { id, .. }) => node.subtree = Some(*id),
+            None => node.ctime = Time::new(stat.ctime(), u32::try_from(stat.ctime_nsec()).unwrap()),
+        }
+        let mut json = b"{\"nodes\":[".to_vec();
+        for (i, node) in tree.nodes.iter().enumerate() {
+            json.extend_from_slice(if i > 0 { b"," } else { b"" });
+            node.write_json(&mut json);
+        }
+        json.extend_from_slice(b"]}\n");
+        let sealed = key.seal(&json).unwrap();
+        let (offset, length) = (u32::try_from(pack.len()).unwrap(), u32::try_from(sealed.len()).unwrap());
+        let id = Id::hash(&json);
+        blobs.push(PackedBlob { kind: BlobKind::Tree, id, offset, length, uncompressed: None });
+        pack.extend_from_slice(&sealed);
+    }
+    parent.tree = blobs.last().unwrap().id;
+    parent.summary.as_mut().unwrap().backup_start = OffsetTime::utc(began);
+    let header = key.seal(&pack::encode_header(&blobs)).unwrap();
+    pack.extend_from_slice(&header);
+    pack.extend_from_slice(&u32::try_from(header.len()).unwrap().to_le_bytes());
+    let id = put(FileKind::Pack, pack).await;
+    let listed = IndexFile::to_json(&[IndexedPack { id, blobs, marked: false }]).unwrap();
+    put(FileKind::Index, key.seal(&listed).unwrap()).await;
+    put(FileKind::Snapshot, key.seal(&serde_json::to_vec(&parent).unwrap()).unwrap()).await
+}
+
+/// A file system's times have a grain: a file that changes while it is backed up may carry the same ones afterwards. What
+/// is as young as the run that read it is read again, also when the clock of that run was wrong by years.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_times_do_not_tell_is_read_again_whatever_the_parents_clock_said() {
+    let dir = scratch();
+    let (source, at) = (dir.path().join("source"), dir.path().join("repo"));
+    fs::create_dir(&source).unwrap();
+    let file = source.join("file");
+    let years = SignedDuration::from_hours(10 * 365 * 24);
+    let (hour, second) = (SignedDuration::from_hours(1), SignedDuration::from_secs(1));
+    // When the file says that it was changed, with which trust, when the parent's run began seen from there, and whether
+    // that is long enough.
+    let now = Timestamp::now();
+    let cases = [
+        ("long before", now, Trust::Inode, hour, true),
+        ("a moment before", now, Trust::Inode, second, false),
+        ("while it was read", now, Trust::Inode, -hour, false),
+        ("by a clock that was slow", now, Trust::Inode, -years, false),
+        // Only this time can be set, which stands for that of a file system with the same clock.
+        ("long before, by a fast clock", now + years, Trust::InodeNumber, hour, true),
+        ("a moment before, by a fast clock", now + years, Trust::InodeNumber, second, false),
+        ("long before, by a slow clock", now - years, Trust::InodeNumber, hour, true),
+        ("a moment before, by a slow clock", now - years, Trust::InodeNumber, second, false),
+    ];
+    let repo = init(&at).await;
+    let entry = repo.store().list(FileKind::Key).await.unwrap()[0];
+    let key = repo.store().get(FileName { kind: FileKind::Key, id: entry.id }, None).await.unwrap();
+    let key = KeyFile::parse(&key).unwrap().open(&PASSWORD.to_owned().into()).unwrap().unwrap();
+    for (number, (what, modified, trust, later, is_taken_over)) in cases.into_iter().enumerate() {
+        let contents = [noise(2 * number as u64, 10_000), noise(2 * number as u64 + 1, 10_000)];
+        let write = |content: &[u8]| {
+            // In place: the inode stays.
+            fs::write(&file, content).unwrap();
+            let file = File::options().write(true).open(&file).unwrap();
+            file.set_modified(modified.into()).unwrap();
+        };
+        write(&contents[0]);
+        let first = back_up(&repo, &source).await;
+        write(&contents[1]);
+        let stat = fs::metadata(&file).unwrap();
+        let changed = match trust {
+            Trust::Inode => Timestamp::new(stat.ctime(), i32::try_from(stat.ctime_nsec()).unwrap()).unwrap(),
+            _ => modified,
+        };
+        let parent = as_if_begun(&repo, &key, &first.snapshot, &file, changed + later).await;
+        let again = BackupSpec { parent: Parent::Id(parent), trust, ..backup_of(&source) };
+        let report = back_up_as(&repo, &again).await;
+        assert_eq!(report.parent, Some(parent));
+        assert_eq!((report.total_files, report.faults.total), (1, 0), "{what}");
+        assert_eq!(report.files_unmodified, u64::from(is_taken_over), "{what}: {report:?}");
+        let target = dir.path().join(number.to_string());
+        run_clean(&repo, &spec(report.snapshot, &source, &target)).await;
+        // What is taken over shows that nothing else than this tells the one from the other.
+        let expected = &contents[usize::from(!is_taken_over)];
+        assert!(fs::read(target.join("file")).unwrap() == *expected, "{what}");
+    }
 }
 
 /// One key seals everything. Somebody who puts files on a volume and can write to the store, but does not know the key,
