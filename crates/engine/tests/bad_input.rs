@@ -197,6 +197,45 @@ async fn what_vanishes_or_becomes_something_else_is_no_fault_and_no_content() {
     assert_eq!((again.vanished, again.total_files), (0, 1), "what they became is found by the next run");
 }
 
+/// The first name of a file is read for all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_first_name_vanishes_is_read_under_another() {
+    let dir = scratch();
+    let source = dir.path().join("source");
+    fs::create_dir_all(source.join("sub")).unwrap();
+    fs::write(source.join("a large"), noise(7, LARGE)).unwrap();
+    // Read alone and in a batch; in the same directory and in another.
+    let groups: [(usize, &[&str]); 4] = [
+        (600_000, &["z pair 1", "sub/pair 2"]),
+        (100_000, &["z three 1", "z three 2", "sub/three 3"]),
+        (100_000, &["z four 1", "z four 2", "z four 3", "z four 4"]),
+        (100_000, &["z taken 1", "z taken 2"]),
+    ];
+    for (seed, (length, names)) in groups.iter().enumerate() {
+        let first = source.join(names[0]);
+        fs::write(&first, noise(20 + seed as u64, *length)).unwrap();
+        for name in &names[1..] {
+            fs::hard_link(&first, source.join(name)).unwrap();
+        }
+    }
+    let (at, target) = (source.clone(), dir.path().join("target"));
+    let (report, _) = changed_meanwhile(&source, &target, move || {
+        for name in ["z pair 1", "z three 1", "z four 1", "z four 4"] {
+            fs::remove_file(at.join(name)).unwrap();
+        }
+        fs::write(at.join("new"), "another file under the same name").unwrap();
+        fs::rename(at.join("new"), at.join("z taken 1")).unwrap();
+    })
+    .await;
+    assert_eq!(report.faults.first, []);
+    assert_eq!((report.vanished, report.total_files, report.changed_while_reading), (4, 8, 0), "{report:?}");
+    // Content, and what is the same file as what, of all that is left.
+    // But for the time of the directory, which changed after it was listed.
+    stock::assert_same_except(&source, &target, &[""], "under another name");
+    let found = stock::facts(&target);
+    assert_eq!(found.values().filter(|facts| facts.is_linked()).count(), 4, "two of three, and two of four");
+}
+
 /// Opens a directory step by step, as no path of this length may be given to the kernel.
 fn descend(from: &Path, names: &[String], make: bool) -> rustix::fd::OwnedFd {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;

@@ -1,6 +1,7 @@
 //! Files on their way to becoming nodes: each waits for the ids of its chunks.
 //!
-//! A file with several hard links is read once; its other names wait here for the first one.
+//! A file with several hard links is read once; its other names wait here for the first one, and one of them takes its
+//! place when it leads to the file no more.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -96,23 +97,6 @@ impl File {
             }
         }
     }
-
-    /// The file was gone when it was to be read: left out without a fault, as if it had been deleted a moment before.
-    pub(crate) fn vanished(&self, run: &Run<'_>) {
-        let Some((slot, node)) = locked(&self.inner).place.take() else { return };
-        run.state.vanished(&slot.path(&node.name));
-        if let Some(closed) = slot.fill(None) {
-            (run.close)(closed);
-        }
-        // Its other names exist still, but would need a reader; the next backup has them.
-        for follower in self.link.map(|key| run.links.give_up(key)).unwrap_or_default() {
-            let path = follower.slot.path(&follower.node.name);
-            run.state.fault(path, "read", &"another name of this file was removed while it was read");
-            if let Some(closed) = follower.slot.fill(None) {
-                (run.close)(closed);
-            }
-        }
-    }
 }
 
 /// What finishing a file needs.
@@ -121,6 +105,14 @@ pub(crate) struct Run<'a> {
     pub(crate) links: &'a Links,
     /// Takes directories that became complete.
     pub(crate) close: &'a dyn Fn(Closed),
+}
+
+/// A name was gone when it was to be read: left out without a fault, as if it had been deleted a moment before.
+pub(crate) fn vanished(slot: Slot, name: &[u8], run: &Run<'_>) {
+    run.state.vanished(&slot.path(name));
+    if let Some(closed) = slot.fill(None) {
+        (run.close)(closed);
+    }
 }
 
 /// Counts a finished file and puts it in its place.
@@ -203,6 +195,19 @@ impl Links {
             Some(Link::Reading(followers)) => followers.into_iter().map(|f| (f, shared.clone())).collect(),
             _ => Vec::new(),
         }
+    }
+
+    /// The name that was to be read does not lead to the file any more: one of those that wait, to be read in its
+    /// place while the others go on waiting. `None` when no other was met; the next that is will be the first again.
+    pub(crate) fn pass_on(&self, key: LinkKey) -> Option<Follower> {
+        let mut all = locked(&self.0);
+        if let Some(Link::Reading(followers)) = all.get_mut(&key)
+            && let Some(next) = followers.pop()
+        {
+            return Some(next);
+        }
+        all.remove(&key);
+        None
     }
 
     fn give_up(&self, key: LinkKey) -> Vec<Follower> {

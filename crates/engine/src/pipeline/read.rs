@@ -3,6 +3,7 @@
 //! Small files share a buffer. Holes are not read, and a hole as long as the smallest chunk is not even hashed:
 //! zeros are always cut at the minimum, so its chunk is the same everywhere.
 
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use rustix::io::Errno;
 
 use super::Shared;
 use super::buffer::{Buffer, Pool};
-use super::file::{File, LinkKey, Run};
+use super::file::{File, Follower, LinkKey, Run, vanished};
 use super::source::{self, Carrier, Stat, Stretch};
 use super::state::Relation;
 use super::tree::Slot;
@@ -35,6 +36,8 @@ pub(crate) struct FileTask {
     pub(crate) name: CString,
     pub(crate) relation: Relation,
     pub(crate) link: Option<LinkKey>,
+    /// The directory was found by its path, where it may not be the one that was listed: only the file itself counts.
+    pub(crate) by_path: bool,
 }
 
 /// One reader.
@@ -83,11 +86,12 @@ impl Reader {
         let mut current: Option<Buffer> = None;
         let mut used = 0;
         let mut chunks = Vec::with_capacity(batch.len());
-        for task in batch {
+        let mut tasks = VecDeque::from(batch);
+        while let Some(task) = tasks.pop_front() {
             if self.shared.state.stopped() {
                 return;
             }
-            let Some(open) = self.open(task) else { continue };
+            let Some(open) = self.open(task, &mut tasks) else { continue };
             if open.stat.size >= SMALL {
                 self.read_large(&open);
                 continue;
@@ -109,9 +113,10 @@ impl Reader {
         }
     }
 
-    /// Opens a file and takes its metadata from the open file: what is stored belongs together.
-    fn open(&self, task: FileTask) -> Option<Open> {
-        let FileTask { slot, dir, name, relation, link } = task;
+    /// Opens a file and takes its metadata from the open file: what is stored belongs together. Where this name does not
+    /// lead to the file that others wait for, one of those is put before all other tasks.
+    fn open(&self, task: FileTask, tasks: &mut VecDeque<FileTask>) -> Option<Open> {
+        let FileTask { slot, dir, name, relation, mut link, by_path } = task;
         let path = || slot.path(name.to_bytes());
         let opened = source::open_file(dir.as_fd(), &name)
             .map_err(|e| ("open", e))
@@ -120,8 +125,10 @@ impl Reader {
             Ok((fd, stat)) if stat.kind == NodeType::File => (fd, stat),
             // It became something else since it was listed: as good as gone.
             Ok(_) | Err((_, Errno::NOENT | Errno::LOOP)) => {
-                let file = File::new(slot, source_name(&name), relation, link);
-                self.with_run(|run| file.vanished(run));
+                self.with_run(|run| vanished(slot, name.to_bytes(), run));
+                if let Some(task) = link.and_then(|key| self.next_name(key)) {
+                    tasks.push_front(task);
+                }
                 return None;
             }
             Err((action, e)) => {
@@ -130,6 +137,18 @@ impl Reader {
                 return None;
             }
         };
+        if let Some(key) = link.filter(|key| *key != stat.link_key()) {
+            // Another file has taken the name since it was listed. Its content is not that of the names that wait.
+            link = None;
+            if let Some(task) = self.next_name(key) {
+                tasks.push_front(task);
+            }
+            if by_path {
+                let file = File::new(slot, source_name(&name), relation, None);
+                self.with_run(|run| file.failed("open", &"another file took its name meanwhile", run));
+                return None;
+            }
+        }
         let mut node = stat.node(name.to_bytes());
         match source::xattrs(Carrier::Open(fd.as_fd())) {
             Ok(found) => node.xattrs = found,
@@ -141,6 +160,29 @@ impl Reader {
             }
         }
         Some(Open { fd, stat, file: File::new(slot, node, relation, link) })
+    }
+
+    /// The next of the names that wait for a file, to be read in place of one that is gone. It is read by whoever finds
+    /// that out, so nobody is waited for. Those that wait keep no directory open, as there may be any number of them.
+    fn next_name(&self, key: LinkKey) -> Option<FileTask> {
+        while let Some(Follower { slot, node, relation }) = self.shared.links.pass_on(key) {
+            let path = slot.path(&node.name);
+            let name = CString::new(node.name.as_slice()).unwrap_or_default();
+            match source::open_path_dir(path.parent().unwrap_or(&path)) {
+                Ok(dir) => {
+                    let dir = Arc::new(dir);
+                    return Some(FileTask { slot, dir, name, relation, link: Some(key), by_path: true });
+                }
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                    self.with_run(|run| vanished(slot, &node.name, run));
+                }
+                Err(e) => {
+                    let file = File::new(slot, node, relation, None);
+                    self.with_run(|run| file.failed("open", &e, run));
+                }
+            }
+        }
+        None
     }
 
     fn read_small(&self, open: &Open, buffer: &mut Buffer, used: usize) -> Option<Chunk> {

@@ -88,6 +88,11 @@ impl Stat {
         if kept { self.device } else { 0 }
     }
 
+    /// What all names of the file share.
+    pub(crate) fn link_key(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
     /// Whether some of the file's blocks may be missing on disk.
     pub(crate) fn may_have_holes(&self) -> bool {
         self.blocks.saturating_mul(512) < self.size

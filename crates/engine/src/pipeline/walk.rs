@@ -618,7 +618,7 @@ impl Walker<'_> {
             self.with_run(|run| finish(slot, node, relation, run));
             return;
         }
-        let link = (stat.links > 1).then_some((stat.device, stat.inode));
+        let link = (stat.links > 1).then(|| stat.link_key());
         let follower = Follower { slot, node: stat.node(name.to_bytes()), relation };
         let follower = match link {
             None => follower,
@@ -633,8 +633,9 @@ impl Walker<'_> {
                 }
             },
         };
+        let dir = Arc::clone(fd);
         let task =
-            FileTask { slot: follower.slot, dir: Arc::clone(fd), name: name.to_owned(), relation, link };
+            FileTask { slot: follower.slot, dir, name: name.to_owned(), relation, link, by_path: false };
         if stat.size >= SMALL {
             // On its own, so that small files do not wait behind it.
             let _ = self.files.send(vec![task]);

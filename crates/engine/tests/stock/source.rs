@@ -283,6 +283,13 @@ pub(crate) struct Facts {
     same_as: Option<PathBuf>,
 }
 
+impl Facts {
+    /// Whether it is a file with other names.
+    pub(crate) fn is_linked(&self) -> bool {
+        self.same_as.is_some()
+    }
+}
+
 /// The facts of everything below a directory, by relative path; sockets left out.
 pub(crate) fn facts(root: &Path) -> BTreeMap<PathBuf, Facts> {
     let mut all = BTreeMap::new();
