@@ -236,6 +236,46 @@ async fn a_file_whose_first_name_vanishes_is_read_under_another() {
     assert_eq!(found.values().filter(|facts| facts.is_linked()).count(), 4, "two of three, and two of four");
 }
 
+/// They are read several at a time, long after they were listed.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_are_stored_as_they_are_when_their_turn_comes() {
+    let dir = scratch();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("a large"), noise(7, LARGE)).unwrap();
+    let names: Vec<String> = (0..20).map(|n| format!("z {n:02}")).collect();
+    for (n, name) in names.iter().enumerate() {
+        fs::write(source.join(name), noise(100 + n as u64, 100 << 10)).unwrap();
+    }
+    let cut = |path: &Path, length| File::options().write(true).open(path).unwrap().set_len(length).unwrap();
+    let (at, target) = (source.clone(), dir.path().join("target"));
+    let (report, _) = changed_meanwhile(&source, &target, move || {
+        for (n, name) in names.iter().enumerate() {
+            let path = at.join(name);
+            match n {
+                // Too large for what it was to be read with, and less so.
+                3 => stock::append(&path, &noise(8, 9 << 20)),
+                _ if n % 5 == 0 => stock::append(&path, &noise(8, 50 << 10)),
+                1 => cut(&path, 0),
+                _ if n % 5 == 1 => cut(&path, 60 << 10),
+                _ if n % 5 == 2 => {
+                    let other = at.join("other");
+                    fs::write(&other, format!("another file instead of {name}")).unwrap();
+                    fs::rename(&other, &path).unwrap();
+                }
+                _ if n % 5 == 4 => fs::remove_file(&path).unwrap(),
+                _ => {}
+            }
+        }
+    })
+    .await;
+    assert_eq!(report.faults.first, []);
+    // All that happened before they were opened: none of them is torn.
+    assert_eq!((report.vanished, report.total_files, report.changed_while_reading), (4, 17, 0), "{report:?}");
+    // But for the time of the directory, which changed after it was listed.
+    stock::assert_same_except(&source, &target, &[""], "small files");
+}
+
 /// Opens a directory step by step, as no path of this length may be given to the kernel.
 fn descend(from: &Path, names: &[String], make: bool) -> rustix::fd::OwnedFd {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
