@@ -80,19 +80,24 @@ impl Player {
     }
 
     fn store(&self, scheme: &str) -> Arc<dyn Store> {
-        let s3 = S3Options {
-            access_key_id: Some("key".to_owned()),
-            secret_access_key: Some("secret".to_owned().into()),
-            ..S3Options::default()
-        };
-        Self::store_with(&format!("s3:{scheme}://127.0.0.1:{}/bucket", self.port), s3)
+        Self::store_with(&format!("s3:{scheme}://127.0.0.1:{}/bucket", self.port), key())
+    }
+
+    /// One that asks once.
+    fn impatient(&self) -> Arc<dyn Store> {
+        let location = format!("s3:http://127.0.0.1:{}/bucket", self.port);
+        Self::open(&location, key(), Duration::ZERO)
     }
 
     fn store_with(location: &str, s3: S3Options) -> Arc<dyn Store> {
+        Self::open(location, s3, Duration::from_secs(2))
+    }
+
+    fn open(location: &str, s3: S3Options, deadline: Duration) -> Arc<dyn Store> {
         let options = StoreOptions {
             s3,
             retry: RetryPolicy {
-                deadline: Duration::from_secs(2),
+                deadline,
                 first: Duration::from_millis(5),
                 max: Duration::from_millis(20),
                 ..RetryPolicy::default()
@@ -107,6 +112,14 @@ impl Player {
     }
 }
 
+fn key() -> S3Options {
+    S3Options {
+        access_key_id: Some("key".to_owned()),
+        secret_access_key: Some("secret".to_owned().into()),
+        ..S3Options::default()
+    }
+}
+
 const NAME: FileName = FileName { kind: FileKind::Index, id: Id::from_bytes([1; 32]) };
 
 /// A listing with these keys.
@@ -116,6 +129,12 @@ fn listing(keys: &[&str]) -> String {
 
 /// A page of one, and by what the next page is asked for.
 fn page(keys: &[&str], next: Option<&str>) -> String {
+    let token = |next| format!("<NextContinuationToken>{next}</NextContinuationToken>");
+    page_with(keys, next.is_some(), &next.map(token).unwrap_or_default())
+}
+
+/// A page of one, whether the server says that more follow, and with what it says of the next page.
+fn page_with(keys: &[&str], more: bool, token: &str) -> String {
     let row = |key: &&str| {
         format!(
             "<Contents><Key>{key}</Key><LastModified>2026-11-21T00:00:00.000Z</LastModified><ETag>e</ETag>\
@@ -123,8 +142,7 @@ fn page(keys: &[&str], next: Option<&str>) -> String {
         )
     };
     let rows = keys.iter().map(row).collect::<Vec<_>>().concat();
-    let token = |next| format!("<NextContinuationToken>{next}</NextContinuationToken>");
-    let (more, token, count) = (next.is_some(), next.map(token).unwrap_or_default(), keys.len());
+    let count = keys.len();
     answer(
         "200 OK",
         "",
@@ -308,6 +326,45 @@ async fn a_listing_that_stops_at_its_second_page_is_an_error() {
     assert!(player.asked() > 2);
     let player = Player::start(vec![first, listing(&[&key(Id::from_bytes([2; 32]))])]);
     assert_eq!(player.store("http").list(FileKind::Index).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_listing_whose_next_page_cannot_be_asked_for_is_an_error() {
+    let key = format!("index/{}", NAME.id);
+    for token in [
+        "",
+        "<NextContinuationToken></NextContinuationToken>",
+        "<NextContinuationToken/>",
+        // As a server answers that knows only the first version of the request.
+        "<Marker></Marker><NextMarker>index/01</NextMarker>",
+    ] {
+        let player = Player::start(vec![page_with(&[&key], true, token)]);
+        let store = player.impatient();
+        let error = store.list(FileKind::Index).await.expect_err(token);
+        assert_eq!(error.kind(), ErrorKind::Listing, "{}", error.chain());
+        assert!(error.chain().contains("no continuation token"), "{}", error.chain());
+        // Neither is it told what else lies there by such a list.
+        assert_eq!(store.list_extra("", 10).await.unwrap_err().kind(), ErrorKind::Listing, "{token}");
+        // A second page is no better than the first.
+        let player = Player::start(vec![page(&[&key], Some("more")), page_with(&[], true, token)]);
+        let error = player.impatient().list(FileKind::Index).await.expect_err(token);
+        assert_eq!(error.kind(), ErrorKind::Listing, "{}", error.chain());
+    }
+    // A server that does better when it is asked again.
+    let player = Player::start(vec![page_with(&[&key], true, ""), listing(&[&key])]);
+    assert_eq!(player.store("http").list(FileKind::Index).await.unwrap().len(), 1);
+    // Whether an object is refused or absent is not told by such a list either.
+    let player = Player::start(vec![refusal("403 Forbidden", "AccessDenied"), page_with(&[], true, "")]);
+    assert_eq!(player.store("http").size(NAME).await.unwrap_err().kind(), ErrorKind::AccessDenied);
+}
+
+#[tokio::test]
+async fn a_page_of_something_else_is_no_empty_list() {
+    for body in ["<html></html>", "<Error><Code>InternalError</Code></Error>", "<html>", "", "ready"] {
+        let player = Player::start(vec![answer("200 OK", "", body)]);
+        let error = player.impatient().list(FileKind::Index).await.expect_err(body);
+        assert_eq!(error.kind(), ErrorKind::Listing, "{}", error.chain());
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,13 @@
-//! Listings come to an end, whatever the server says: pages that begin anew, pages without end, pages without files.
+//! Listings come to an end, whatever the server says: pages that begin anew, pages without end, pages without files. And
+//! not before their end: a page after which more follow says how they are asked for.
 
 use std::time::Duration;
 
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::answer::told;
 
 /// The most files of one kind that a listing may have. As packs of 16 MiB they would be a PiB; listed they take some
 /// 3 GiB of memory.
@@ -58,9 +63,107 @@ async fn within<T>(patience: Duration, what: &str, next: impl Future<Output = T>
     })
 }
 
+/// An answer that is no page of a listing, or one after which names are missing.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unusable(String);
+
+/// A page of a listing: of S3 and Google ("ListObjectsV2" in the S3 API reference), or of Azure ("List Blobs").
+#[derive(Deserialize)]
+enum Answered {
+    ListBucketResult(Page),
+    /// Tells by the marker alone that more follow.
+    EnumerationResults(IgnoredAny),
+}
+
+/// What a page says of the next one.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Page {
+    #[serde(default)]
+    is_truncated: String,
+    #[serde(default)]
+    next_continuation_token: String,
+}
+
+/// Refuses what the client library would take for a whole list. It goes by the continuation token alone and asks for no
+/// element by name: a server that knows only the first version of the request, which has no such token, would have its
+/// first thousand names taken for all, and a page of HTML would be a list of none.
+pub(super) fn usable(body: &[u8]) -> std::result::Result<(), Unusable> {
+    match quick_xml::de::from_reader(body) {
+        Ok(Answered::ListBucketResult(page)) => {
+            let more = matches!(page.is_truncated.trim().to_ascii_lowercase().as_str(), "true" | "1");
+            if more && page.next_continuation_token.trim().is_empty() {
+                let why =
+                    "it says that more names follow, but not how to ask for them (no continuation token)";
+                return Err(Unusable(why.to_owned()));
+            }
+            Ok(())
+        }
+        Ok(Answered::EnumerationResults(_)) => Ok(()),
+        Err(e) => Err(Unusable(format!("the answer is no list: {}", told(&e.to_string(), 300)))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_after_which_more_follow_says_how_to_ask_for_them() {
+        let page = |inside: &str| {
+            let xml = format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+                 <ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{inside}</ListBucketResult>"
+            );
+            usable(xml.as_bytes())
+        };
+        let more = "<IsTruncated>true</IsTruncated>";
+        let token = "<NextContinuationToken>t</NextContinuationToken>";
+        let file = "<Contents><Key>a</Key><Size>1</Size></Contents>";
+        for whole in [
+            String::new(),
+            file.repeat(2),
+            format!("<IsTruncated>false</IsTruncated>{file}"),
+            format!("{more}{token}{file}"),
+            format!("{file}{token}<Name>b</Name>{more}"),
+        ] {
+            assert!(page(&whole).is_ok(), "{whole}");
+        }
+        // What names say is no word of the server's.
+        let named =
+            "<Contents><Key>&lt;NextContinuationToken&gt;t&lt;/NextContinuationToken&gt;</Key></Contents>";
+        let nested = format!("<Contents>{token}</Contents>");
+        for short in [
+            more.to_owned(),
+            format!("{file}{more}"),
+            format!("{more}<NextContinuationToken></NextContinuationToken>{file}"),
+            format!("{more}<NextContinuationToken/>{file}"),
+            format!("{more}<NextContinuationToken> </NextContinuationToken>{file}"),
+            format!("<IsTruncated> True </IsTruncated>{file}"),
+            // The request's first version.
+            format!("{more}<Marker></Marker><NextMarker>a</NextMarker>{file}"),
+            format!("{named}{more}"),
+            format!("{more}<!-- {token} -->{nested}"),
+        ] {
+            let why = page(&short).expect_err(&short).to_string();
+            assert!(why.contains("no continuation token"), "{why}");
+        }
+        let named = "<Contents><Key>&lt;IsTruncated&gt;true&lt;/IsTruncated&gt;</Key></Contents>";
+        assert!(page(named).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_list_is_not_taken_for_one_of_nothing() {
+        for other in
+            ["", "<html></html>", "<Error><Code>x</Code></Error>", "<ListBucketResult><Contents>", "no"]
+        {
+            assert!(usable(other.as_bytes()).is_err(), "{other}");
+        }
+        let azure = "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults ContainerName=\"c\">\
+                     <Prefix>a/</Prefix><Blobs><Blob><Name>b</Name></Blob></Blobs><NextMarker /></EnumerationResults>";
+        usable(azure.as_bytes()).unwrap();
+    }
 
     fn listed(names: impl Iterator<Item = u64>, most: u64) -> (u64, Option<Error>) {
         let mut watch = Watch::default();

@@ -457,6 +457,11 @@ fn classify(what: &str, error: &object_store::Error) -> Error {
             _ => "the server does not understand the request: check endpoint and region",
         };
         (kind, advice)
+    } else if find::<listing::Unusable>(error).is_some() {
+        (
+            ErrorKind::Listing,
+            "the server's listings cannot be trusted; look at it, and at what stands between",
+        )
     } else if find::<rustls::Error>(error).is_some() {
         (
             ErrorKind::Tls,

@@ -1,5 +1,5 @@
 //! Requests of the cloud client library, watched: deadlines are kept here, and the server's refusals become
-//! [`Answer`]s before the library turns them into text.
+//! [`Answer`]s before the library turns them into text. Pages of listings are looked at before it takes them for all.
 
 use std::io;
 
@@ -11,6 +11,7 @@ use object_store::client::{
     HttpService, ReqwestConnector,
 };
 
+use super::listing;
 use crate::store::answer::{Answer, STALL, Stalled, patience};
 
 /// The most that is read of an answer that is not file content.
@@ -48,6 +49,7 @@ impl HttpService for Watched {
         let (parts, body) = response.into_parts();
         let bytes = if head { Bytes::new() } else { collect(body).await? };
         if status.is_success() {
+            listing::usable(&bytes).map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
             return Ok(HttpResponse::from_parts(parts, HttpResponseBody::from(bytes)));
         }
         // Azure gives the code in a header too, which is all there is to a HEAD request.
