@@ -205,6 +205,11 @@ async fn a_server_that_is_away_is_waited_for() {
 
 /// Answers each request with the next of these, the last one for ever.
 fn player(answers: Vec<String>) -> (String, Arc<AtomicUsize>) {
+    play(move |number, _| answers[number.min(answers.len() - 1)].clone())
+}
+
+/// Answers each request by its number and its first line.
+fn play(answers: impl Fn(usize, &str) -> String + Send + 'static) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let location = format!("rest:http://{}/", listener.local_addr().unwrap());
     let asked = Arc::new(AtomicUsize::new(0));
@@ -217,8 +222,9 @@ fn player(answers: Vec<String>) -> (String, Arc<AtomicUsize>) {
             while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
                 head.push(byte[0]);
             }
-            let number = counter.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1);
-            let _ = stream.write_all(answers[number].as_bytes());
+            let number = counter.fetch_add(1, Ordering::SeqCst);
+            let head = String::from_utf8_lossy(&head);
+            let _ = stream.write_all(answers(number, head.lines().next().unwrap_or_default()).as_bytes());
         }
     });
     (location, asked)
@@ -264,6 +270,71 @@ async fn passing_troubles_are_overcome_and_others_are_named() {
         let (location, _) = player(vec![answer("200 OK", &listing)]);
         let error = open(&location).list(FileKind::Index).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Listing, "{}", error.chain());
+    }
+}
+
+/// A server that has these directories, each with one file in it or with none, and a config where asked for.
+fn server_with(config: bool, directories: &'static [(&'static str, bool)]) -> String {
+    let file = format!("[{{\"name\":\"{}\",\"size\":7}}]", Id::from_bytes([1; 32]));
+    let answers = move |_: usize, line: &str| {
+        let path = line.split(' ').nth(1).unwrap_or_default();
+        if path == "/config" && config {
+            // Without its body to a HEAD request.
+            let whole = answer("200 OK", "config");
+            return if line.starts_with("HEAD") {
+                whole.replace("\r\n\r\nconfig", "\r\n\r\n")
+            } else {
+                whole
+            };
+        }
+        match directories.iter().find(|(name, _)| path == format!("/{name}/")) {
+            Some((_, full)) => answer("200 OK", if *full { &file } else { "[]" }),
+            None => answer("404 Not Found", "404 page not found"),
+        }
+    };
+    play(answers).0
+}
+
+#[tokio::test]
+async fn a_directory_that_a_repository_lacks_is_no_empty_one() {
+    // Asks once.
+    let open = |location: &str| {
+        let mut options = options(LOGIN);
+        options.retry.deadline = Duration::ZERO;
+        store::open(&location.parse().unwrap(), &options, &Ctx::default()).unwrap()
+    };
+    let kinds = [FileKind::Key, FileKind::Lock, FileKind::Snapshot, FileKind::Index, FileKind::Pack];
+    let refused = async |location: &str, kind: FileKind| {
+        let error = open(location).list(kind).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Listing, "{}", error.chain());
+        assert!(error.chain().contains("no such directory"), "{}", error.chain());
+    };
+    let location = server_with(true, &[("keys", true), ("index", true), ("data", true)]);
+    refused(&location, FileKind::Snapshot).await;
+    // Copies lack it when it was empty.
+    assert_eq!(open(&location).list(FileKind::Lock).await.unwrap(), []);
+    let location = server_with(true, &[("snapshots", true), ("data", false)]);
+    refused(&location, FileKind::Index).await;
+    refused(&location, FileKind::Key).await;
+    refused(&server_with(true, &[("keys", true), ("index", true)]), FileKind::Pack).await;
+    // A repository that holds nothing, and none at all.
+    let location = server_with(true, &[("keys", true), ("data", false)]);
+    for kind in [FileKind::Snapshot, FileKind::Index, FileKind::Pack] {
+        assert_eq!(open(&location).list(kind).await.unwrap(), []);
+    }
+    let location = server_with(false, &[]);
+    for kind in kinds {
+        assert_eq!(open(&location).list(kind).await.unwrap(), []);
+    }
+    assert!(open(&location).is_empty().await.unwrap());
+    // Something else answers for the server from the second request on.
+    for kind in kinds {
+        let (location, _) = player(vec![answer("200 OK", "config"), answer("404 Not Found", "no backend")]);
+        let store = open(&location);
+        store.get(FileName { kind: FileKind::Config, id: Id::default() }, None).await.unwrap();
+        let error = store.list(kind).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Listing, "{}", error.chain());
+        assert!(error.chain().contains("no backend"), "{}", error.chain());
     }
 }
 

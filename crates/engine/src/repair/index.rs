@@ -7,7 +7,7 @@ use futures::{StreamExt as _, stream};
 use serde::Serialize;
 
 use super::salvage::Salvage;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, Event, Fault, Progress};
 use crate::format::index_file::IndexedPack;
 use crate::format::pack::{PackedBlob, pack_size};
@@ -91,6 +91,7 @@ pub fn repair_index<'a>(
         let mut kept: Vec<IndexedPack> = Vec::new();
         let mut replaced: Vec<Id> = Vec::new();
         let mut records_kept: Vec<Records> = Vec::new();
+        let mut named = 0_u64;
         for entry in index_files {
             let (file, records) = match ctx.run(repo.load_index_and_records(&entry.id)).await {
                 Ok(found) => found,
@@ -102,6 +103,7 @@ pub fn repair_index<'a>(
                 }
                 Err(e) => return Err(e),
             };
+            named = named.saturating_add(file.packs.iter().filter(|pack| !pack.marked).count() as u64);
             if how == RepairIndex::FromScratch && file.packs.is_empty() {
                 // Only records: what a prune noted, and snapshots that can be brought back.
                 continue;
@@ -124,6 +126,17 @@ pub fn repair_index<'a>(
                 records_kept.extend((!records.is_empty()).then_some(records));
                 replaced.push(entry.id);
             }
+        }
+        // What no client leaves behind, but a place for packs that is not mounted: the index is all that knows of them.
+        if packs.is_empty() && named > 0 && how != RepairIndex::AdoptOrphans {
+            return Err(Error::new(
+                ErrorKind::Listing,
+                format!(
+                    "no pack is listed in {}, of which the index names {named}; the index is as it was: look whether \
+                     all of the repository is mounted, and who removed the packs if it is",
+                    repo.store().describe()
+                ),
+            ));
         }
         wrong.retain(|id| !known.contains(id));
         report.dropped = wrong.len() as u64;
@@ -241,7 +254,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::error::ErrorKind;
     use crate::format::pack::BlobKind;
     use crate::lock::{Holder, LockMode};
     use crate::repository::testing::{Fixture, fixture};
@@ -332,6 +344,27 @@ mod tests {
         // The pack itself nothing refers to any more.
         let index = f.repo.load_index(&Ctx::default()).await.unwrap();
         assert!(index.packs().iter().all(|p| p.id != pack(1)));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_index_is_not_emptied_because_no_pack_is_listed() {
+        let (f, ids) = filled().await;
+        let (data, aside) = (f.directory.path().join("data"), f.directory.path().join("aside"));
+        std::fs::rename(&data, &aside).unwrap();
+        // Once it is not there, once as a place where nothing is mounted.
+        for mounted in [false, true] {
+            if mounted {
+                std::fs::create_dir(&data).unwrap();
+            }
+            for how in [RepairIndex::Mend, RepairIndex::FromScratch] {
+                let error = repair(&f, how).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Listing, "{}", error.chain());
+                assert!(error.chain().contains("mounted"), "{}", error.chain());
+            }
+        }
+        std::fs::remove_dir(&data).unwrap();
+        std::fs::rename(&aside, &data).unwrap();
+        assert_eq!(readable(&f, &ids).await, [true, true]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

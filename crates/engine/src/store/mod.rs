@@ -115,6 +115,9 @@ impl FileKind {
 }
 
 impl FileKind {
+    /// What a repository is for: it is empty when it has none of these.
+    const CONTENT: [Self; 3] = [Self::Snapshot, Self::Index, Self::Pack];
+
     /// The longest such file that is read whole, in bytes: many times what any client writes. Whoever can write to the
     /// store could otherwise have every run die of a single file, for nothing can be told of one before it is read.
     pub(crate) fn longest(self) -> u64 {
@@ -188,7 +191,8 @@ pub enum PutMode {
 /// "absent" (`ErrorKind::Missing`) only for a definite not-found.
 #[async_trait::async_trait]
 pub trait Store: Send + Sync {
-    /// All files of one kind. Names that are no ids are left out, as are empty lock files.
+    /// All files of one kind. Names that are no ids are left out, as are empty lock files. A directory that a repository
+    /// should have and has not is no empty one: `ErrorKind::Listing`.
     async fn list(&self, kind: FileKind) -> Result<Vec<Entry>>;
 
     /// The whole file, or `range` of it; exactly that many bytes, else an error.

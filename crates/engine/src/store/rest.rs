@@ -4,6 +4,7 @@
 //! Such a server holds a repository's files and nothing beside them: there are no extra files here.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -34,6 +35,8 @@ pub(super) struct RestStore {
     base: String,
     login: Option<(String, SecretString)>,
     description: String,
+    /// A config was read or written: what lies here is a repository.
+    made: AtomicBool,
 }
 
 #[derive(Deserialize)]
@@ -70,7 +73,7 @@ impl RestStore {
             (None, None) => None,
         };
         let base = if url.ends_with('/') { url.to_owned() } else { format!("{url}/") };
-        Ok(Self { client, description: format!("rest:{base}"), base, login })
+        Ok(Self { client, description: format!("rest:{base}"), base, login, made: AtomicBool::new(false) })
     }
 
     /// Files have no two-digit directories here.
@@ -208,6 +211,75 @@ impl RestStore {
         )
     }
 
+    /// What the server lists of a kind; `Missing` when it says that there is no such directory.
+    async fn listed(&self, kind: FileKind) -> Result<Vec<Entry>> {
+        let what = format!("listing {}", kind.directory());
+        let request = self.request(Method::GET, &format!("{}{}/", self.base, kind.directory()));
+        let response = self.send(&what, request, 0).await?;
+        let bytes = self.collect(&what, response, MAX_LISTING).await?;
+        let listed: Vec<Listed> = serde_json::from_slice(&bytes).map_err(|e| {
+            Error::with_source(
+                ErrorKind::Listing,
+                format!(
+                    "{what} in {} failed; the answer is no list of the protocol's version 2",
+                    self.description
+                ),
+                e,
+            )
+        })?;
+        Ok(listed
+            .into_iter()
+            .filter(|file| !(kind == FileKind::Lock && file.size == 0))
+            .filter_map(|file| Some(Entry { id: file.name.parse().ok()?, size: file.size, modified: None }))
+            .collect())
+    }
+
+    /// An error unless a directory that is "not found" can be believed to hold nothing. restic's server has no directories
+    /// before a repository is made, and then all; it lacks those which a tool left out that copies no empty ones. Other
+    /// servers list nothing instead. But old versions of `rclone serve restic` and of restic's server answer so to any
+    /// trouble, and what stands in front of a server when that is away: restic lost a repository to a prune that took
+    /// this for no snapshots (its issue 4612). So it is believed of locks, and of a repository that holds nothing at all.
+    async fn refuse_absent(&self, kind: FileKind, refusal: Error) -> Result<()> {
+        let absent = |why: &str, refusal: Error| {
+            Err(Error::with_source(
+                ErrorKind::Listing,
+                format!(
+                    "listing {} in {} failed; the server says that there is no such directory, {why}: look at the \
+                     server, and at what stands between; if nothing was in it, make it anew on the server",
+                    kind.directory(),
+                    self.description
+                ),
+                refusal,
+            ))
+        };
+        let made = self.made.load(Ordering::Relaxed);
+        if !self.exists(FileName { kind: FileKind::Config, id: Id::default() }).await? {
+            // No repository was made here yet, unless it was just read.
+            return if made { absent("nor a config any more", refusal) } else { Ok(()) };
+        }
+        match kind {
+            FileKind::Lock => return Ok(()),
+            FileKind::Key => return absent("but without keys nobody can open the repository", refusal),
+            _ => {}
+        }
+        for other in FileKind::CONTENT.into_iter().filter(|other| *other != kind) {
+            match self.listed(other).await {
+                Ok(found) if found.is_empty() => {}
+                Err(e) if e.kind() == ErrorKind::Missing => {}
+                Ok(_) => return absent(&format!("but lists files of {}", other.directory()), refusal),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what a call of the config that went well tells.
+    fn note(&self, name: FileName) {
+        if name.kind == FileKind::Config {
+            self.made.store(true, Ordering::Relaxed);
+        }
+    }
+
     async fn exists(&self, name: FileName) -> Result<bool> {
         match self.size(name).await {
             Ok(_) => Ok(true),
@@ -228,37 +300,19 @@ impl Store for RestStore {
                 Err(e) => Err(e),
             };
         }
-        let what = format!("listing {}", kind.directory());
-        let request = self.request(Method::GET, &format!("{}{}/", self.base, kind.directory()));
-        let response = match self.send(&what, request, 0).await {
-            Ok(response) => response,
-            // A repository that was not made yet has no directories.
-            Err(e) if e.kind() == ErrorKind::Missing => return Ok(Vec::new()),
-            Err(e) => return Err(e),
-        };
-        let bytes = self.collect(&what, response, MAX_LISTING).await?;
-        let listed: Vec<Listed> = serde_json::from_slice(&bytes).map_err(|e| {
-            Error::with_source(
-                ErrorKind::Listing,
-                format!(
-                    "{what} in {} failed; the answer is no list of the protocol's version 2",
-                    self.description
-                ),
-                e,
-            )
-        })?;
-        Ok(listed
-            .into_iter()
-            .filter(|file| !(kind == FileKind::Lock && file.size == 0))
-            .filter_map(|file| Some(Entry { id: file.name.parse().ok()?, size: file.size, modified: None }))
-            .collect())
+        match self.listed(kind).await {
+            Err(e) if e.kind() == ErrorKind::Missing => {
+                self.refuse_absent(kind, e).await.map(|()| Vec::new())
+            }
+            other => other,
+        }
     }
 
     async fn get(&self, name: FileName, range: Option<Range<u64>>) -> Result<Bytes> {
         let what = format!("reading {name}");
         let Some(range) = range else {
             let response = self.send(&what, self.request(Method::GET, &self.url(name)), 0).await?;
-            return self.collect(&what, response, name.kind.longest()).await;
+            return self.collect(&what, response, name.kind.longest()).await.inspect(|_| self.note(name));
         };
         let last = range.end.saturating_sub(1);
         let wanted = range.end.saturating_sub(range.start);
@@ -310,7 +364,10 @@ impl Store for RestStore {
         let sent = reqwest::Body::wrap(HttpRequestBody::from(body));
         let request = self.request(Method::POST, &self.url(name)).body(sent);
         match self.send(&what, request, size).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.note(name);
+                Ok(())
+            }
             // Servers of this protocol never replace a file, and say so with 403, as they do for other reasons.
             Err(e) if e.kind() == ErrorKind::AccessDenied => match (mode, self.size(name).await) {
                 (PutMode::ContentAddressed, Ok(found)) if found == size as u64 => Ok(()),

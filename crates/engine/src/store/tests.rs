@@ -121,6 +121,70 @@ async fn a_lost_data_directory_comes_back() {
     assert_eq!(store.list(FileKind::Pack).await.unwrap().len(), 1);
 }
 
+/// A repository's directories with a config, a key and, where asked for, some content.
+async fn laid_out(path: &Path, full: bool) {
+    let store = local(path);
+    store.prepare().await.unwrap();
+    store.put(name(FileKind::Key, b"k"), "k".into(), PutMode::ContentAddressed).await.unwrap();
+    let config = FileName { kind: FileKind::Config, id: Id::default() };
+    store.put(config, "config".into(), PutMode::CreateNew).await.unwrap();
+    if full {
+        for kind in [FileKind::Snapshot, FileKind::Index, FileKind::Pack] {
+            store.put(name(kind, b"x"), "x".into(), PutMode::ContentAddressed).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_a_repository_lacks_is_no_empty_one() {
+    let directory = tempfile::tempdir().unwrap();
+    laid_out(directory.path(), true).await;
+    let aside = directory.path().join("aside");
+    for kind in [FileKind::Key, FileKind::Snapshot, FileKind::Index, FileKind::Pack] {
+        let place = directory.path().join(kind.directory());
+        std::fs::rename(&place, &aside).unwrap();
+        let error = local(directory.path()).list(kind).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Listing, "{}", error.chain());
+        assert!(error.chain().contains("mounted"), "{}", error.chain());
+        std::fs::rename(&aside, &place).unwrap();
+        assert_eq!(local(directory.path()).list(kind).await.unwrap().len(), 1);
+    }
+    // Copies have none when it was empty.
+    std::fs::remove_dir(directory.path().join("locks")).unwrap();
+    assert_eq!(local(directory.path()).list(FileKind::Lock).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_repository_that_holds_nothing_may_lack_directories() {
+    let directory = tempfile::tempdir().unwrap();
+    laid_out(directory.path(), false).await;
+    std::fs::remove_dir(directory.path().join("snapshots")).unwrap();
+    std::fs::remove_dir(directory.path().join("index")).unwrap();
+    std::fs::remove_dir_all(directory.path().join("data")).unwrap();
+    let store = local(directory.path());
+    for kind in [FileKind::Snapshot, FileKind::Index, FileKind::Pack] {
+        assert_eq!(store.list(kind).await.unwrap(), []);
+    }
+    store.put(name(FileKind::Pack, b"x"), "x".into(), PutMode::ContentAddressed).await.unwrap();
+    assert_eq!(store.list(FileKind::Snapshot).await.unwrap_err().kind(), ErrorKind::Listing);
+}
+
+#[tokio::test]
+async fn a_repository_that_goes_away_is_not_taken_for_a_place_without_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("repository");
+    laid_out(&place, true).await;
+    let store = local(&place);
+    store.get(FileName { kind: FileKind::Config, id: Id::default() }, None).await.unwrap();
+    std::fs::rename(&place, directory.path().join("aside")).unwrap();
+    for kind in [FileKind::Lock, FileKind::Key, FileKind::Snapshot, FileKind::Index, FileKind::Pack] {
+        let error = store.list(kind).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Listing, "{}", error.chain());
+        // Who has not seen it finds an empty place.
+        assert_eq!(local(&place).list(kind).await.unwrap(), []);
+    }
+}
+
 #[tokio::test]
 async fn files_beside_and_above_a_repository() {
     let directory = tempfile::tempdir().unwrap();

@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -43,12 +44,14 @@ pub(super) struct LocalStore {
 struct Files {
     base: PathBuf,
     spare: spare::Spare,
+    /// A config was read or written: what lies here is a repository.
+    made: AtomicBool,
 }
 
 impl LocalStore {
     pub(super) fn new(base: PathBuf) -> Result<Self> {
         Ok(Self {
-            files: Arc::new(Files { base, spare: spare::Spare::default() }),
+            files: Arc::new(Files { base, spare: spare::Spare::default(), made: AtomicBool::new(false) }),
             pool: WorkPool::new("holdfast-file", THREADS)?,
         })
     }
@@ -87,32 +90,88 @@ impl Files {
     }
 
     fn list(&self, kind: FileKind) -> Result<Vec<Entry>> {
+        match self.listed(kind)? {
+            Some(entries) => Ok(entries),
+            None => self.refuse_absent(kind).map(|()| Vec::new()),
+        }
+    }
+
+    /// What a kind's directory holds; `None` when it does not exist.
+    fn listed(&self, kind: FileKind) -> Result<Option<Vec<Entry>>> {
         let mut entries = Vec::new();
+        let base = self.base.join(kind.directory());
         match kind {
-            FileKind::Config => {
-                let path = self.base.join("config");
-                match fs::metadata(&path) {
-                    Ok(meta) => entries.push(Entry {
-                        id: Id::default(),
-                        size: meta.len(),
-                        modified: Some(meta.mtime()),
-                    }),
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                    Err(e) => return Err(io_error("looking at", &path, e)),
+            FileKind::Config => match fs::metadata(&base) {
+                Ok(meta) => {
+                    entries.push(Entry { id: Id::default(), size: meta.len(), modified: Some(meta.mtime()) })
                 }
-            }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(io_error("looking at", &base, e)),
+            },
             FileKind::Pack => {
-                let base = self.base.join("data");
-                for directory in read_dir(&base)? {
+                let Some(directories) = read_dir_if_there(&base)? else { return Ok(None) };
+                for directory in directories {
                     let name = directory.file_name();
                     if name.len() == 2 && directory.file_type().is_ok_and(|t| t.is_dir()) {
-                        list_ids(&base.join(name), kind, &mut entries)?;
+                        let path = base.join(name);
+                        if !list_ids(&path, kind, &mut entries)? {
+                            // So it looks when the file system goes away in the middle.
+                            return Err(Error::new(
+                                ErrorKind::Listing,
+                                format!("{} vanished while the packs were listed", path.display()),
+                            ));
+                        }
                     }
                 }
             }
-            kind => list_ids(&self.base.join(kind.directory()), kind, &mut entries)?,
+            kind => return Ok(list_ids(&base, kind, &mut entries)?.then_some(entries)),
         }
-        Ok(entries)
+        Ok(Some(entries))
+    }
+
+    /// An error unless a kind's directory, which does not exist, can be believed to hold nothing. Every client makes all
+    /// directories first, but what copies a repository may leave out the empty ones, and some file systems keep none. So
+    /// there may be none of locks, and none of what a repository has that holds nothing at all. Any other one tells that
+    /// something is amiss, such as a share of which only a part is mounted: taken for no snapshots and no packs it would
+    /// be a sound repository, whose index is to be emptied.
+    fn refuse_absent(&self, kind: FileKind) -> Result<()> {
+        let absent = |why: &str| {
+            let path = self.base.join(kind.directory());
+            Err(Error::new(
+                ErrorKind::Listing,
+                format!(
+                    "{} does not exist, {why}: look whether all of the repository is mounted, or what became of the \
+                     directory; if nothing was in it, make it anew",
+                    path.display()
+                ),
+            ))
+        };
+        if self.listed(FileKind::Config)?.is_none_or(|config| config.is_empty()) {
+            // No repository was made here yet, unless it was just read.
+            return if self.made.load(Ordering::Relaxed) {
+                absent("nor does the config any more")
+            } else {
+                Ok(())
+            };
+        }
+        match kind {
+            FileKind::Lock => return Ok(()),
+            FileKind::Key => return absent("but without keys nobody can open the repository"),
+            _ => {}
+        }
+        for other in FileKind::CONTENT.into_iter().filter(|other| *other != kind) {
+            if self.listed(other)?.is_some_and(|found| !found.is_empty()) {
+                return absent(&format!("but there are files in {}", other.directory()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what a call of the config that went well tells.
+    fn note(&self, name: FileName) {
+        if name.kind == FileKind::Config {
+            self.made.store(true, Ordering::Relaxed);
+        }
     }
 
     fn get(&self, name: FileName, range: Option<Range<u64>>) -> Result<Bytes> {
@@ -300,9 +359,14 @@ fn is_temporary(name: &str) -> bool {
 
 /// All entries of a directory; none when it does not exist.
 fn read_dir(path: &Path) -> Result<Vec<fs::DirEntry>> {
+    Ok(read_dir_if_there(path)?.unwrap_or_default())
+}
+
+/// All entries of a directory; `None` when it does not exist.
+fn read_dir_if_there(path: &Path) -> Result<Option<Vec<fs::DirEntry>>> {
     match fs::read_dir(path) {
-        Ok(entries) => entries.collect::<io::Result<_>>().map_err(|e| listing_error(path, e)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Ok(entries) => entries.collect::<io::Result<_>>().map(Some).map_err(|e| listing_error(path, e)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(listing_error(path, e)),
     }
 }
@@ -318,8 +382,10 @@ fn listing_error(path: &Path, error: io::Error) -> Error {
     }
 }
 
-fn list_ids(path: &Path, kind: FileKind, entries: &mut Vec<Entry>) -> Result<()> {
-    for entry in read_dir(path)? {
+/// Adds the files of a directory. Whether it exists.
+fn list_ids(path: &Path, kind: FileKind, entries: &mut Vec<Entry>) -> Result<bool> {
+    let Some(found) = read_dir_if_there(path)? else { return Ok(false) };
+    for entry in found {
         let Some(id) = entry.file_name().to_str().and_then(|n| n.parse::<Id>().ok()) else { continue };
         let meta = match entry.metadata() {
             Ok(meta) => meta,
@@ -333,7 +399,7 @@ fn list_ids(path: &Path, kind: FileKind, entries: &mut Vec<Entry>) -> Result<()>
         }
         entries.push(Entry { id, size: meta.len(), modified: Some(meta.mtime()) });
     }
-    Ok(())
+    Ok(true)
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<()> {
@@ -472,7 +538,7 @@ impl Store for LocalStore {
     }
 
     async fn get(&self, name: FileName, range: Option<Range<u64>>) -> Result<Bytes> {
-        self.run(move |f| f.get(name, range)).await
+        self.run(move |f| f.get(name, range).inspect(|_| f.note(name))).await
     }
 
     async fn get_suffix(&self, name: FileName, len: u64) -> Result<Bytes> {
@@ -484,7 +550,7 @@ impl Store for LocalStore {
     }
 
     async fn put(&self, name: FileName, body: PutPayload, mode: PutMode) -> Result<()> {
-        self.run(move |f| f.put(name, &body, mode)).await
+        self.run(move |f| f.put(name, &body, mode).inspect(|()| f.note(name))).await
     }
 
     async fn delete(&self, name: FileName) -> Result<()> {
