@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use holdfast_engine::event::{Event, EventSink};
 use holdfast_engine::store::{
     self, FileKind, FileName, GcsOptions, KeySource, PutMode, RetryPolicy, S3Options, Store, StoreOptions,
 };
@@ -560,6 +561,41 @@ async fn a_server_that_falls_silent_is_given_up() {
     let error = tokio::time::timeout(Duration::from_secs(20), write).await.expect("it must end by itself");
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Timeout);
     drop(listener);
+}
+
+#[tokio::test]
+async fn a_host_that_no_name_server_knows_is_tried_again() {
+    #[derive(Default)]
+    struct Retries(AtomicUsize);
+    impl EventSink for Retries {
+        fn event(&self, event: Event) {
+            if matches!(event, Event::Retry { .. }) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+    let retries = Arc::new(Retries::default());
+    let ctx = Ctx { events: Arc::clone(&retries) as Arc<dyn EventSink>, ..Ctx::default() };
+    let options = StoreOptions {
+        s3: key(),
+        retry: RetryPolicy {
+            deadline: Duration::from_secs(60),
+            first: Duration::from_millis(5),
+            max: Duration::from_millis(20),
+            // Ends it at the second failure, however slow the resolver is.
+            budget: Duration::from_millis(1),
+            ..RetryPolicy::default()
+        },
+        ..StoreOptions::default()
+    };
+    // RFC 6761: no such name ever exists.
+    for location in ["s3:http://name.invalid/bucket", "rest:http://name.invalid/"] {
+        let before = retries.0.load(Ordering::SeqCst);
+        let store = store::open(&location.parse().unwrap(), &options, &ctx).unwrap();
+        let error = store.get(NAME, Some(0..7)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unreachable, "{}", error.chain());
+        assert!(retries.0.load(Ordering::SeqCst) > before, "{}", error.chain());
+    }
 }
 
 #[tokio::test]

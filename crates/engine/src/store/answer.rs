@@ -182,6 +182,18 @@ mod tests {
     }
 
     #[test]
+    fn the_more_is_carried_the_longer_it_may_take() {
+        assert_eq!(patience(0), STALL);
+        assert_eq!(patience(SLOWEST - 1), STALL);
+        assert_eq!(patience(SLOWEST), STALL + Duration::from_secs(1));
+        // A part of a large file at 256 KiB/s.
+        assert_eq!(patience(16 << 20), STALL + Duration::from_secs(64));
+        assert_eq!(transfer(16 << 20), Duration::from_secs(64));
+        // What says nothing of its length may take as long as it likes, and nothing overflows.
+        assert_eq!(patience(u64::MAX), STALL + Duration::from_secs(u64::MAX / SLOWEST));
+    }
+
+    #[test]
     fn codes_decide_and_statuses_help_out() {
         assert_eq!(answer(403, "InvalidAccessKeyId"), ErrorKind::Auth);
         assert_eq!(answer(403, "SignatureDoesNotMatch"), ErrorKind::Auth);
