@@ -235,11 +235,12 @@ async fn what_fails_before_the_lock_is_held_is_tried_again_under_it() {
     let (memory, _) = memory::repository(PASSWORD).await;
     let ears = Arc::new(Ears::default());
     let hook = before((Call::List, FileKind::Index, 0), || {
-        Box::pin(async { Err(Error::new(ErrorKind::Missing, "it was there a moment ago")) })
+        Box::pin(async { Err(Error::new(ErrorKind::Corrupt, "half of it was replaced")) })
     });
     let repo = open(Actor::with(&memory, false, hook)).await;
     let report = back_up(&repo, &source, Duration::ZERO, &ctx(&ears)).await.unwrap();
     assert_eq!((report.total_files, ears.readings()), (8, 1));
+    assert_eq!(ears.count(|event| matches!(event, Event::Phase("prepare"))), 2);
     assert_sound(&memory, 1).await;
 }
 
@@ -261,6 +262,72 @@ async fn what_fails_under_the_lock_too_is_told_and_the_lock_goes() {
     let error = back_up(&repo, &source, Duration::ZERO, &Ctx::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AccessDenied, "{}", error.chain());
     assert_sound(&memory, 0).await;
+}
+
+/// A store that does not answer is not asked a second time from the beginning.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_does_not_answer_is_given_up_once() {
+    let dir = scratch();
+    let source = source(dir.path(), 0..8);
+    let (memory, _) = memory::repository(PASSWORD).await;
+    let ears = Arc::new(Ears::default());
+    let lists = Arc::new(AtomicUsize::new(0));
+    let hook: Hook = {
+        let lists = Arc::clone(&lists);
+        Box::new(move |call, kind, _| {
+            let is_gate =
+                (call, kind) == (Call::List, FileKind::Index) && lists.fetch_add(1, Ordering::SeqCst) > 0;
+            Box::pin(async move {
+                if is_gate { Err(Error::new(ErrorKind::Unreachable, "no answer for long")) } else { Ok(()) }
+            })
+        })
+    };
+    let repo = open(Actor::with(&memory, false, hook)).await;
+    let error = back_up(&repo, &source, Duration::ZERO, &ctx(&ears)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{}", error.chain());
+    assert_eq!(lists.load(Ordering::SeqCst), 2, "the early one, and that under the lock");
+    assert_sound(&memory, 0).await;
+}
+
+/// Somebody stops the run before its lock is held, or right after.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_stopped_before_it_may_write_leaves_nothing() {
+    for moment in [SECOND_LOOK, (Call::List, FileKind::Index, 1)] {
+        let dir = scratch();
+        let source = source(dir.path(), 0..8);
+        let (memory, _) = memory::repository(PASSWORD).await;
+        let ears = Arc::new(Ears::default());
+        let ctx = ctx(&ears);
+        let hook = {
+            let (ears, cancel, source) = (Arc::clone(&ears), ctx.cancel.clone(), source.clone());
+            let first = Arc::new(AtomicBool::new(true));
+            before(moment, move || {
+                let (ears, cancel, source) = (Arc::clone(&ears), cancel.clone(), source.clone());
+                let first = Arc::clone(&first);
+                Box::pin(async move {
+                    tokio::time::timeout(PATIENCE, ears.reading.notified()).await.unwrap();
+                    if first.swap(false, Ordering::SeqCst) {
+                        // It is not looked at any more either.
+                        fs::remove_dir_all(&source).unwrap();
+                        cancel.cancel();
+                    }
+                    Ok(())
+                })
+            })
+        };
+        let repo = open(Actor::with(&memory, false, hook)).await;
+        let error = back_up(&repo, &source, Duration::ZERO, &ctx).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled, "{moment:?}: {}", error.chain());
+        // What was dropped removes its lock in the background.
+        for _ in 0..100 {
+            if memory.count(FileKind::Lock) == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_sound(&memory, 0).await;
+        assert_eq!((memory.count(FileKind::Pack), memory.count(FileKind::Index)), (0, 0));
+    }
 }
 
 /// Whoever holds the repository may do so for hours: what was read before would be old.
@@ -288,6 +355,30 @@ async fn nothing_is_read_while_others_locks_are_in_the_way() {
     assert_sound(&memory, 1).await;
 }
 
+/// More than are kept back end the reading ahead, and are told when it is read again.
+async fn many_faults(at: &Path) {
+    let source = source(at, 0..1);
+    for n in 0..300 {
+        let path = source.join(format!("locked-{n}"));
+        fs::write(&path, "x").unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    let (memory, _) = memory::repository(PASSWORD).await;
+    let ears = Arc::new(Ears::default());
+    let hook = before(SECOND_LOOK, || {
+        Box::pin(async {
+            // Until all have been met.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(())
+        })
+    });
+    let repo = open(Actor::with(&memory, false, hook)).await;
+    let report = back_up(&repo, &source, Duration::ZERO, &ctx(&ears)).await.unwrap();
+    assert_eq!((report.faults.total, ears.faults(), report.total_files), (300, 300, 1));
+    assert_eq!(ears.readings(), 2);
+    assert_sound(&memory, 1).await;
+}
+
 #[test]
 fn faults_of_what_is_read_again_are_told_once() {
     // On a thread of its own, whose lost rights harm no other test.
@@ -303,6 +394,7 @@ fn faults_of_what_is_read_again_are_told_once() {
             let dir = scratch();
             let source = source(dir.path(), 0..8);
             fs::set_permissions(source.join("3"), fs::Permissions::from_mode(0o000)).unwrap();
+            many_faults(&dir.path().join("many")).await;
             let (memory, repo) = memory::repository(PASSWORD).await;
             // Read ahead, and what was read counts.
             let ears = Arc::new(Ears::default());

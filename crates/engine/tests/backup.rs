@@ -13,12 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use holdfast_engine::backup::{BackupReport, BackupSpec, Unreadable, backup};
+use holdfast_engine::backup::{BackupReport, BackupSpec, Unreadable, backup, lock_reading_ahead};
 use holdfast_engine::browse::View;
 use holdfast_engine::check::{CheckSpec, ReadData, check};
 use holdfast_engine::error::Result;
 use holdfast_engine::event::EventSink;
-use holdfast_engine::lock::{Holder, LockMode};
+use holdfast_engine::lock::{Holder, LockMode, Locking};
 use holdfast_engine::repository::InitOptions;
 use holdfast_engine::restore::{Reach, RestoreSpec, restore};
 use holdfast_engine::store::fault::{Fault, FaultStore, Operation, Trouble};
@@ -70,8 +70,9 @@ impl Scene {
 
     async fn back_up(&self, spec: &BackupSpec) -> Result<BackupReport> {
         let holder = Holder::this_process("test", "test");
-        let lock = self.repo.lock(LockMode::Shared, &holder, Duration::ZERO, &[], &self.ctx).await?;
-        let report = backup(&self.repo, &lock, spec, &self.ctx).await;
+        let locking = Locking { holder, wait: Duration::ZERO, dead_holders: Vec::new() };
+        let (lock, ahead) = lock_reading_ahead(&self.repo, &locking, spec, &self.ctx).await?;
+        let report = ahead.finish(&lock).await;
         let _ = lock.release().await;
         report
     }

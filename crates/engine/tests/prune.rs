@@ -9,6 +9,7 @@
 
 mod memory;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -358,6 +359,37 @@ async fn a_prune_that_finds_no_room_still_makes_some() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_that_has_no_room_for_marks_sweeps_what_is_due() {
+    let template = template().await;
+    for instant in [false, true] {
+        let (memory, stay) = prunable().await;
+        let repo = open(Actor::plain(&memory)).await;
+        try_prune(&repo, &thorough()).await.unwrap();
+        memory.pass(25);
+        let more = back_up(&repo, source(&template.dir.path().join("more"), 30..34)).await;
+        try_forget(&repo, &[more]).await.unwrap();
+        let before = memory.pack_bytes();
+
+        let repo = open(Actor::with(&memory, false, full(FileKind::Index, 1))).await;
+        let report = try_prune(&repo, &PruneSpec { instant, ..thorough() }).await.unwrap();
+        assert!(report.no_room.as_ref().is_some_and(|why| why.contains("marks")), "{report:?}");
+        assert_eq!((report.moved_bytes, report.marked_packs, report.marked_bytes), (0, 0, 0), "{report:?}");
+        assert!(report.deleted_packs > 0 && memory.pack_bytes() < before, "{report:?}");
+        assert!(stay.iter().all(|id| memory.ids(FileKind::Snapshot).contains(id)));
+        assert_sound(&repo, "swept without new marks").await;
+        assert_eq!(memory.count(FileKind::Lock), 0);
+
+        // There is room now.
+        let marked = try_prune(&repo, &thorough()).await.unwrap();
+        assert!(marked.no_room.is_none() && marked.marked_packs > 0, "{marked:?}");
+        memory.pass(25);
+        let swept = try_prune(&repo, &thorough()).await.unwrap();
+        assert_eq!(swept.deleted_packs, marked.marked_packs, "{swept:?}");
+        assert_sound(&repo, "swept with room").await;
+    }
+}
+
 /// Lets this many packs of dead writers lie around, and their marks be old enough for a sweep.
 async fn due_orphans(memory: &Arc<Memory>, count: u32) -> Vec<Id> {
     let store = Actor::plain(memory);
@@ -401,6 +433,47 @@ async fn a_sweep_whose_lock_is_taken_away_ends_with_its_batch() {
     try_prune(&repo, &thorough()).await.unwrap();
     assert!(before.len() - memory.count(FileKind::Pack) > 600, "the next sweep does the rest");
     assert_sound(&repo, "swept").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_listings_that_differ_delete_nothing() {
+    for (kind, instant) in [
+        (FileKind::Snapshot, false),
+        (FileKind::Snapshot, true),
+        (FileKind::Index, false),
+        (FileKind::Index, true),
+    ] {
+        let (memory, _) = prunable().await;
+        try_prune(&open(Actor::plain(&memory)).await, &thorough()).await.unwrap();
+        memory.pass(25);
+        let all = |kind| memory.ids(kind).into_iter().collect::<BTreeSet<Id>>();
+        let (snapshots, packs, index) = (all(FileKind::Snapshot), all(FileKind::Pack), all(FileKind::Index));
+        let hidden = FileName { kind, id: memory.ids(kind)[0] };
+        let body = Actor::plain(&memory).get(hidden, None).await.unwrap();
+        // The first half reads each once, the second once more, and then looks again.
+        let (of, listings) = (Arc::clone(&memory), AtomicI64::new(0));
+        let hook: Hook = Box::new(move |call, what, _| {
+            if call == Call::List && what == kind && listings.fetch_add(1, Ordering::SeqCst) == 2 {
+                of.remove(kind, hidden.id);
+            }
+            Box::pin(async { Ok(()) })
+        });
+        let repo = open(Actor::with(&memory, false, hook)).await;
+        let error = try_prune(&repo, &PruneSpec { instant, ..thorough() }).await.unwrap_err();
+        let place = format!("{kind:?}, instant {instant}: {}", error.chain());
+        assert_eq!(error.kind(), ErrorKind::Guard, "{place}");
+        assert!(error.chain().contains("two listings"), "{place}");
+        assert!(!memory.ids(kind).contains(&hidden.id), "it was hidden");
+        let store = Actor::plain(&memory);
+        store.put(hidden, body.into(), PutMode::ContentAddressed).await.unwrap();
+        assert!(snapshots.is_subset(&all(FileKind::Snapshot)), "{place}");
+        assert!(packs.is_subset(&all(FileKind::Pack)), "{place}");
+        assert!(index.is_subset(&all(FileKind::Index)), "{place}");
+        assert_eq!(memory.count(FileKind::Lock), 0, "{place}");
+        let repo = open(store).await;
+        assert_sound(&repo, &place).await;
+        assert!(try_prune(&repo, &thorough()).await.unwrap().deleted_packs > 0, "{place}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

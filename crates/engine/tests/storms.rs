@@ -20,9 +20,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_engine::backup::{BackupSpec, backup};
+use holdfast_engine::copy::{CopyReport, copy};
 use holdfast_engine::forget::{ForgetSpec, Selection, forget};
-use holdfast_engine::lock::{Holder, LockMode};
-use holdfast_engine::prune::{Locking, MaxUnused, PruneSpec, prune};
+use holdfast_engine::lock::{Holder, LockGuard, LockMode, Locking, Unlock};
+use holdfast_engine::prune::{MaxUnused, PruneReport, PruneSpec, prune};
+use holdfast_engine::repair::{RepairIndex, repair_index};
+use holdfast_engine::repository::InitOptions;
 use holdfast_engine::restore::restore;
 use holdfast_engine::store::fault::{FaultStore, Storm, Trouble};
 use holdfast_engine::store::retry::RetryStore;
@@ -206,6 +209,67 @@ async fn voyage(seed: u64, per_mille: u64, troubles: Vec<Trouble>) -> (usize, us
     (went_well, struck)
 }
 
+/// What a voyage of all that deletes came to.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Prunes that deleted packs.
+    swept: usize,
+    /// Prunes that failed.
+    failed: usize,
+    copied: usize,
+    mended: usize,
+}
+
+impl Sea {
+    async fn open_in_storm(&self) -> Result<Repository> {
+        Repository::open(Arc::clone(&self.store), &PASSWORD.to_owned().into(), &Ctx::default()).await
+    }
+
+    async fn locked<T>(
+        &self,
+        mode: LockMode,
+        work: impl AsyncFnOnce(&Repository, &LockGuard) -> Result<T>,
+    ) -> Result<T> {
+        let repo = self.open_in_storm().await?;
+        let lock = repo.lock(mode, &holder(), Duration::ZERO, &[], &Ctx::default()).await?;
+        let done = work(&repo, &lock).await;
+        let _ = lock.release().await;
+        done
+    }
+
+    async fn forget(&self, snapshot: Id) -> Result<()> {
+        let spec = forget_spec(snapshot);
+        self.locked(LockMode::Shared, async |repo, lock| {
+            forget(repo, lock, &spec, &Ctx::default()).await.map(drop)
+        })
+        .await
+    }
+
+    async fn prune(&self, spec: &PruneSpec) -> Result<PruneReport> {
+        prune(&self.open_in_storm().await?, &locking(), spec, &Ctx::default()).await
+    }
+
+    async fn mend_index(&self) -> Result<()> {
+        self.locked(LockMode::Exclusive, async |repo, lock| {
+            repair_index(repo, lock, RepairIndex::Mend, &Ctx::default()).await.map(drop)
+        })
+        .await
+    }
+
+    /// Copies out of the storm into a calm repository.
+    async fn copy_to(&self, target: &Repository) -> Result<CopyReport> {
+        let ctx = Ctx::default();
+        self.locked(LockMode::Shared, async |repo, _| {
+            let all = repo.snapshots().await?;
+            let lock = target.lock(LockMode::Shared, &holder(), Duration::ZERO, &[], &ctx).await?;
+            let report = copy(repo, target, &lock, &all, &ctx).await;
+            lock.release().await?;
+            report
+        })
+        .await
+    }
+}
+
 fn holder() -> Holder {
     Holder::this_process("test", "test")
 }
@@ -234,6 +298,96 @@ fn thorough() -> PruneSpec {
     }
 }
 
+async fn in_time<T>(what: &str, seed: u64, work: impl Future<Output = Result<T>>) -> Option<T> {
+    let outcome = tokio::time::timeout(TOO_LONG, work).await;
+    match outcome.unwrap_or_else(|_| panic!("seed {seed}: {what} hangs")) {
+        Ok(done) => Some(done),
+        Err(e) => {
+            typed(&e);
+            None
+        }
+    }
+}
+
+/// Everything that deletes, in a storm. What was reported good and nobody wanted to go restores afterwards.
+async fn voyage_of_what_deletes(seed: u64, per_mille: u64, troubles: Vec<Trouble>, tally: &mut Tally) {
+    let sea = Sea::new().await;
+    let calm = open(&sea.directory.path().join("repo")).await;
+    let options = InitOptions {
+        password: PASSWORD.to_owned().into(),
+        recovery_password: None,
+        version: 2,
+        hostname: "test".to_owned(),
+        username: "test".to_owned(),
+    };
+    let other = restoring::store_at(&sea.directory.path().join("copies"));
+    let other = Repository::init_like(other, &options, &calm, &Ctx::default()).await.unwrap();
+    let mut good: Vec<(Id, Content)> = Vec::new();
+    for round in 0..4 {
+        sea.write(round);
+        good.push((sea.back_up().await.unwrap(), content(&sea.source())));
+    }
+    sea.faults.storm(Storm { seed, per_mille, troubles });
+    let later = PruneSpec { grace: PruneSpec::default().grace, ..thorough() };
+    let instant = PruneSpec { instant: true, ..thorough() };
+    // Each prune finds something to do: one marks, one sweeps it when its second is over, one does both.
+    for (round, prunes) in
+        [vec![&later], vec![&thorough(), &thorough()], vec![&instant]].into_iter().enumerate()
+    {
+        // Whether it went or not: nobody counts on it any more.
+        let (going, _) = good.remove(0);
+        in_time("forget", seed, sea.forget(going)).await;
+        for spec in prunes {
+            // A lock whose removal the storm has swallowed is nobody's: there is one of us.
+            calm.unlock(Unlock::All).await.unwrap();
+            match in_time("prune", seed, sea.prune(spec)).await {
+                Some(report) => tally.swept += usize::from(report.deleted_packs > 0),
+                None => tally.failed += 1,
+            }
+        }
+        calm.unlock(Unlock::All).await.unwrap();
+        if round == 1 {
+            tally.mended += usize::from(in_time("repair index", seed, sea.mend_index()).await.is_some());
+            calm.unlock(Unlock::All).await.unwrap();
+        }
+        sea.write(10 + round as u64);
+        if let Some(snapshot) = in_time("backup", seed, sea.back_up()).await {
+            good.push((snapshot, content(&sea.source())));
+        }
+    }
+    calm.unlock(Unlock::All).await.unwrap();
+    let copied = in_time("copy", seed, sea.copy_to(&other)).await.unwrap_or_default();
+    sea.faults.heal();
+    calm.unlock(Unlock::All).await.unwrap();
+
+    let target = |name: &str| sea.directory.path().join(name);
+    let restores = async |repo: &Repository, snapshot: Id, expected: &Content, what: &str| {
+        let to = target("restored");
+        restoring::run_clean(repo, &spec(snapshot, &sea.source(), &to)).await;
+        assert!(content(&to) == *expected, "seed {seed}: {what} {snapshot} is not what was backed up");
+        fs::remove_dir_all(&to).unwrap();
+    };
+    let there = calm.snapshots().await.unwrap();
+    for (snapshot, expected) in &good {
+        assert!(there.iter().any(|(id, _)| id == snapshot), "seed {seed}: snapshot {snapshot} is gone");
+        restores(&calm, *snapshot, expected, "snapshot").await;
+        if let Some(copy) = copied.copied.iter().find(|copy| copy.source == *snapshot) {
+            restores(&other, copy.target, expected, "the copy of").await;
+            tally.copied += 1;
+        }
+    }
+    // Whatever was left behind, in calm weather all of it works, and takes nothing with it.
+    let report = prune(&calm, &locking(), &instant, &Ctx::default()).await;
+    report.unwrap_or_else(|e| panic!("seed {seed}: {}", e.chain()));
+    for (snapshot, expected) in &good {
+        restores(&calm, *snapshot, expected, "after a prune, snapshot").await;
+    }
+    for repo in [&calm, &other] {
+        let found = check_all(repo).await;
+        assert!(found.is_sound(), "seed {seed}: {:?}", found.findings);
+    }
+}
+
 /// `HOLDFAST_STORMS=100` sails through a hundred times as many, for a night.
 fn times() -> u64 {
     std::env::var("HOLDFAST_STORMS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
@@ -259,6 +413,18 @@ async fn whatever_a_store_does_what_is_reported_good_restores() {
         runs += 3;
     }
     assert!(went_well > 0 && went_well < runs, "{went_well} of {runs}: some must fail, some must not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_store_does_what_deletes_takes_nothing_that_is_needed() {
+    // A listing that lacks a snapshot looks like one of which somebody has removed it: no client can tell.
+    let troubles: Vec<Trouble> = nasty().into_iter().filter(|trouble| *trouble != Trouble::Stale).collect();
+    let mut tally = Tally::default();
+    for seed in 2000..2000 + 8 * times() {
+        voyage_of_what_deletes(seed, if seed % 2 == 0 { 15 } else { 60 }, troubles.clone(), &mut tally).await;
+    }
+    let Tally { swept, failed, copied, mended } = tally;
+    assert!(swept > 0 && failed > 0 && copied > 0 && mended > 0, "some must fail, some must not: {tally:?}");
 }
 
 /// A file system of a few megabytes.

@@ -1,7 +1,7 @@
 //! Completion of `kubectl holdfast …`. kubectl asks a program called `kubectl_complete-holdfast`: it gives it the words after
 //! the plugin's name, the last of which is to be completed and may be empty, and reads a candidate a line, with a tab before
 //! what it means, and in the last line a colon and what the shell is to do
-//! (kubernetes/kubectl, pkg/cmd/plugin/plugin_completion.go; the numbers are cobra's `ShellCompDirective`).
+//! (kubernetes/kubectl, `pkg/cmd/plugin/plugin_completion.go`; the numbers are cobra's `ShellCompDirective`).
 //!
 //! Nothing of the cluster is looked up. Shells ask by themselves what `holdfast completion` writes.
 
@@ -91,13 +91,11 @@ fn candidates(words: &[String]) -> Vec<Candidate> {
 /// The flag that a word is, with its value or without.
 fn flag<'a>(command: &'a Command, word: &str) -> Option<&'a Arg> {
     let name = word.split('=').next().unwrap_or_default();
-    match name.strip_prefix("--") {
-        Some(long) => command.get_arguments().find(|arg| arg.get_long() == Some(long)),
-        None => {
-            let short = name.chars().nth(1)?;
-            command.get_arguments().find(|arg| arg.get_short() == Some(short))
-        }
+    if let Some(long) = name.strip_prefix("--") {
+        return command.get_arguments().find(|arg| arg.get_long() == Some(long));
     }
+    let short = name.chars().nth(1)?;
+    command.get_arguments().find(|arg| arg.get_short() == Some(short))
 }
 
 /// Whether a flag's value stands in its own word: `--name=value`, `-nvalue`.

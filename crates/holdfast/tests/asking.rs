@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast");
 const KINDS: &str = "/apis/holdfast.dev/v1alpha1/namespaces/shop";
 
-fn object(kind: &str, name: &str, spec: Value, status: Value) -> Value {
+fn object(kind: &str, name: &str, spec: &Value, status: &Value) -> Value {
     let metadata = json!({"name": name, "namespace": "shop", "uid": format!("uid-of-{name}"), "resourceVersion": "1",
         "creationTimestamp": "2026-11-20T02:00:00Z"});
     json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec, "status": status})
@@ -31,9 +31,9 @@ fn snapshot() -> Value {
     object(
         "Snapshot",
         "first-ae15",
-        json!({"repositoryRef": {"name": "main"}, "time": "2026-11-20T02:00:00Z", "backup": backup, "cluster": "prod",
+        &json!({"repositoryRef": {"name": "main"}, "time": "2026-11-20T02:00:00Z", "backup": backup, "cluster": "prod",
             "namespace": "shop"}),
-        json!({"complete": true, "components": [
+        &json!({"complete": true, "components": [
             {"name": "volume/data", "snapshotId": "abc", "source": {"claim": "data"}}]}),
     )
 }
@@ -62,7 +62,7 @@ impl Server {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let theirs = Arc::clone(&theirs);
-                std::thread::spawn(move || answer(stream.unwrap(), &theirs));
+                std::thread::spawn(move || answer(&stream.unwrap(), &theirs));
             }
         });
         let directory = tempfile::tempdir().unwrap();
@@ -118,8 +118,8 @@ fn is_dry(restore: &Value) -> bool {
 }
 
 /// One request, and the end of the connection.
-fn answer(stream: TcpStream, told: &Mutex<Told>) {
-    let mut reader = BufReader::new(&stream);
+fn answer(stream: &TcpStream, told: &Mutex<Told>) {
+    let mut reader = BufReader::new(stream);
     let (mut line, mut length) = (String::new(), 0);
     reader.read_line(&mut line).unwrap();
     loop {
@@ -139,7 +139,8 @@ fn answer(stream: TcpStream, told: &Mutex<Told>) {
     let (code, reply) = reply(method, path, &body, &mut told.lock().unwrap());
     let reply = reply.to_string();
     let head = format!("HTTP/1.1 {code} X\r\nContent-Type: application/json\r\nConnection: close\r\n");
-    write!(&stream, "{head}Content-Length: {}\r\n\r\n{reply}", reply.len()).unwrap();
+    let mut stream = stream;
+    write!(stream, "{head}Content-Length: {}\r\n\r\n{reply}", reply.len()).unwrap();
 }
 
 fn reply(method: &str, path: &str, body: &[u8], told: &mut Told) -> (u16, Value) {
@@ -161,7 +162,7 @@ fn reply(method: &str, path: &str, body: &[u8], told: &mut Told) -> (u16, Value)
         ("GET", "/restores/back") => {
             let spec = json!({"from": {"snapshotRef": {"name": "first-ae15"}}});
             let status = json!({"phase": "Succeeded", "undoSnapshotRef": {"name": "first-ae15"}});
-            (200, object("Restore", "back", spec, status))
+            (200, object("Restore", "back", &spec, &status))
         }
         ("GET", "/restores") => {
             let asked = |restore: &&Value| query.contains(restore["metadata"]["name"].as_str().unwrap());
@@ -173,7 +174,7 @@ fn reply(method: &str, path: &str, body: &[u8], told: &mut Told) -> (u16, Value)
             let plan = json!({"volumes": [{"component": "volume/data", "claim": "data"}]});
             let status = json!({"phase": phase, "snapshotRef": {"name": "first-ae15"}, "plan": plan});
             let name = given["metadata"]["name"].as_str().unwrap();
-            let made = object("Restore", name, given["spec"].clone(), status);
+            let made = object("Restore", name, &given["spec"], &status);
             told.made.push(made.clone());
             told.restores.push(made.clone());
             (201, made)

@@ -18,8 +18,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{BackupReport, BackupSpec, Begun, Source, conclude, from_files, perform, prepare};
-use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Ctx, Event, EventSink};
+use crate::error::{Class, Error, ErrorKind, Result};
+use crate::event::{Ctx, Event, EventSink, FaultList};
 use crate::fence;
 use crate::id::Id;
 use crate::lock::{Attempt, LockGuard, LockMode, LockTimes, Locking};
@@ -27,8 +27,9 @@ use crate::pipeline::{self, State};
 use crate::repository::Repository;
 use crate::store::FileKind;
 
-/// Faults that are kept until it is known whether they count. More end the reading ahead.
-const MOST_WITHHELD: usize = 10_000;
+/// Faults that are kept until it is known whether they count. More end the reading ahead; they are told at one go, so
+/// that they are no more than those who listen have room for.
+const MOST_WITHHELD: usize = FaultList::KEPT;
 
 /// A backup that has its lock and has begun to read. Dropped, it reads no further.
 pub struct Ahead<'a> {
@@ -39,15 +40,20 @@ pub struct Ahead<'a> {
     reading: Option<Reading<'a>>,
 }
 
-/// What is being read, and how it is told that it may be stored.
+/// What is being read, and how it is told that the lock is held.
 struct Reading<'a> {
     run: BoxFuture<'a, Result<(Begun, Id)>>,
     state: Arc<State>,
     ctx: Ctx,
-    open: oneshot::Sender<HashSet<Id>>,
-    /// The index files that there were once the lock was held.
-    listed: HashSet<Id>,
-    counts: Arc<AtomicBool>,
+    held: oneshot::Sender<()>,
+    gate: Arc<Gate>,
+}
+
+/// What became of the look whether what was read counts.
+#[derive(Default)]
+struct Gate {
+    open: AtomicBool,
+    refused: AtomicBool,
 }
 
 /// Takes a shared lock, as [`Repository::lock`] does, and begins to read `spec.roots` meanwhile.
@@ -65,25 +71,16 @@ pub fn lock_reading_ahead<'a>(
         let Locking { holder, wait, dead_holders } = locking;
         let (paths, source) = from_files(spec)?;
         let reading = begin(repository, spec, paths.clone(), source, ctx);
-        let taking = async {
-            let attempt = repository.try_lock(LockMode::Shared, holder, dead_holders, ctx, times).await?;
-            let Attempt::Held(guard) = attempt else { return Ok(None) };
-            // Whether that can be listed decides only whether what was read counts.
-            let listed = ctx.run(repository.store().list(FileKind::Index)).await.ok();
-            Ok::<_, Error>(Some((guard, listed)))
-        };
-        let (taken, reading) = beside(taking, reading).await;
-        let (guard, reading) = if let Some((guard, listed)) = taken? {
-            let reading = listed.zip(reading).map(|(listed, reading)| Reading {
-                listed: listed.into_iter().map(|entry| entry.id).collect(),
-                ..reading
-            });
-            (guard, reading)
-        } else {
-            // Others may be at work for long: what is read now would be old by then.
-            drop(reading);
-            let mode = LockMode::Shared;
-            (repository.lock_with(mode, holder, *wait, dead_holders, ctx, times).await?, None)
+        let taking = repository.try_lock(LockMode::Shared, holder, dead_holders, ctx, times);
+        let (attempt, reading) = beside(taking, reading).await;
+        let (guard, reading) = match attempt? {
+            Attempt::Held(guard) => (guard, reading),
+            Attempt::Busy(_) => {
+                // Others may be at work for long: what is read now would be old by then.
+                drop(reading);
+                let mode = LockMode::Shared;
+                (repository.lock_with(mode, holder, *wait, dead_holders, ctx, times).await?, None)
+            }
         };
         Ok((guard, Ahead { repository, spec, paths, ctx, reading }))
     })
@@ -96,7 +93,10 @@ async fn beside<T>(taking: impl Future<Output = T>, mut reading: Reading<'_>) ->
     tokio::select! {
         biased;
         taken = &mut taking => return (taken, Some(reading)),
-        _ = &mut reading.run => {}
+        read = &mut reading.run => {
+            let why = read.err().map(|e| e.chain());
+            tracing::debug!(why, "reading ahead of the lock has failed");
+        }
     }
     drop(reading);
     (taking.await, None)
@@ -117,28 +117,38 @@ fn begin<'a>(
     });
     let ctx = Ctx { cancel, events: Arc::clone(&withheld) as Arc<dyn EventSink> };
     let state = Arc::new(State::new(&ctx, spec.unreadable.limit()));
-    let (open, opened) = oneshot::channel::<HashSet<Id>>();
-    let counts = Arc::new(AtomicBool::new(false));
+    let (held, is_held) = oneshot::channel();
+    let gate = Arc::new(Gate::default());
     let run = {
-        let (state, ctx, counts) = (Arc::clone(&state), ctx.clone(), Arc::clone(&counts));
+        let (state, ctx, gate) = (Arc::clone(&state), ctx.clone(), Arc::clone(&gate));
         async move {
             let prepared = prepare(repository, spec, &paths, source, spec.checkpoints, &state, &ctx).await?;
             let (begun, index, plan) = prepared;
-            let gate = async {
-                let listed = opened.await.unwrap_or_default();
-                if begun.known.iter().all(|id| listed.contains(id)) {
-                    counts.store(true, Ordering::SeqCst);
-                    withheld.release();
-                    return Ok(());
+            let opened = async {
+                let refuse = |why| {
+                    gate.refused.store(true, Ordering::SeqCst);
+                    Err(Error::new(ErrorKind::LockLost, why))
+                };
+                if is_held.await.is_err() {
+                    return refuse("there is no lock");
                 }
-                Err(Error::new(ErrorKind::Listing, "the index has changed before the lock was held"))
+                let listed = ctx.run(repository.store().list(FileKind::Index)).await?;
+                let listed: HashSet<Id> = listed.into_iter().map(|entry| entry.id).collect();
+                if !begun.known.iter().all(|id| listed.contains(id)) {
+                    return refuse("the index has changed before the lock was held");
+                }
+                if !withheld.release() {
+                    return refuse("too much could not be read before the lock was held");
+                }
+                gate.open.store(true, Ordering::SeqCst);
+                Ok(())
             };
             state.phase("read");
-            let tree = pipeline::run(repository, index, plan, &state, gate.boxed()).await?;
+            let tree = pipeline::run(repository, index, plan, &state, opened.boxed()).await?;
             Ok((begun, tree))
         }
     };
-    Reading { run: run.boxed(), state, ctx, open, listed: HashSet::new(), counts }
+    Reading { run: run.boxed(), state, ctx, held, gate }
 }
 
 impl Ahead<'_> {
@@ -148,28 +158,52 @@ impl Ahead<'_> {
     /// As [`backup`](super::backup).
     pub async fn finish(self, lock: &LockGuard) -> Result<BackupReport> {
         let Self { repository, spec, paths, ctx, reading } = self;
-        if let Some(Reading { run, state, ctx, open, listed, counts }) = reading {
-            // Nobody hears it only where the reading has ended.
-            let _ = open.send(listed);
-            let read = run.await;
-            if counts.load(Ordering::SeqCst) {
-                let done = match read {
-                    Ok((begun, tree)) => {
-                        Box::pin(conclude(repository, Some(lock), spec, paths, begun, tree, &state, &ctx))
-                            .await
-                    }
-                    // A lost lock cancels the run; that is the reason to name then.
-                    Err(e) => Err(lock.check().err().unwrap_or(e)),
-                };
-                return match done {
-                    Err(e) => Err(fence::withdraw(repository, &state.index_files(), e).await),
-                    done => done,
-                };
-            }
-            tracing::debug!("what was read ahead of the lock does not count, and is read again");
+        if let Some(reading) = reading
+            && let Some(done) = reading.finish(repository, spec, paths, lock).await
+        {
+            return done;
         }
+        // Not a look at the source more, which may hang, after the lock is lost or nobody wants it.
+        lock.check()?;
+        ctx.check()?;
         let (paths, source) = from_files(spec)?;
         Box::pin(perform(repository, Some(lock), spec, paths, source, ctx)).await
+    }
+}
+
+impl Reading<'_> {
+    /// None where what was read does not count.
+    async fn finish(
+        self,
+        repository: &Repository,
+        spec: &BackupSpec,
+        paths: Vec<String>,
+        lock: &LockGuard,
+    ) -> Option<Result<BackupReport>> {
+        let Self { run, state, ctx, held, gate } = self;
+        // Nobody hears it only where the reading has ended.
+        let _ = held.send(());
+        let done = match run.await {
+            Ok((begun, tree)) => {
+                Box::pin(conclude(repository, Some(lock), spec, paths, begun, tree, &state, &ctx)).await
+            }
+            Err(e) => {
+                let refused = gate.refused.load(Ordering::SeqCst);
+                let early = !gate.open.load(Ordering::SeqCst);
+                // What the reading met before the lock was held may be otherwise under it. A store that does not answer
+                // has been asked for long enough.
+                if refused || (early && e.class() != Class::Retryable) {
+                    tracing::debug!(why = e.chain(), "what was read ahead of the lock does not count");
+                    return None;
+                }
+                // A lost lock cancels the run; that is the reason to name then.
+                Err(lock.check().err().unwrap_or(e))
+            }
+        };
+        Some(match done {
+            Err(e) => Err(fence::withdraw(repository, &state.index_files(), e).await),
+            done => done,
+        })
     }
 }
 
@@ -182,20 +216,27 @@ struct Withheld {
 }
 
 impl Withheld {
-    fn release(&self) {
+    /// Tells what was kept back, and keeps nothing back any more. False when there was too much of it.
+    fn release(&self) -> bool {
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.give_up.is_cancelled() {
+            return false;
+        }
         for event in faults.take().into_iter().flatten() {
             self.events.event(event);
         }
+        true
     }
 }
 
 impl EventSink for Withheld {
     fn event(&self, event: Event) {
-        if matches!(event, Event::Fault(_) | Event::SnapshotLeftOut { .. }) {
+        if matches!(event, Event::Fault(_) | Event::SnapshotLeftOut { .. } | Event::Progress(_)) {
             let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(faults) = faults.as_mut() {
-                if faults.len() < MOST_WITHHELD {
+                if matches!(event, Event::Progress(_)) {
+                    // The next one has it all.
+                } else if faults.len() < MOST_WITHHELD {
                     faults.push(event);
                 } else {
                     self.give_up.cancel();

@@ -138,7 +138,6 @@ impl Repository {
         ctx: &Ctx,
         times: LockTimes,
     ) -> Result<LockGuard> {
-        LazyLock::force(&FIRST_LOCK);
         let end = tokio::time::Instant::now() + wait;
         let mut pause = times.poll.0;
         loop {
@@ -180,6 +179,7 @@ impl Repository {
         ctx: &Ctx,
         times: LockTimes,
     ) -> Result<Attempt> {
+        LazyLock::force(&FIRST_LOCK);
         let here = machine();
         let is_dead = |lock: &Lock| provably_dead(lock, holder, dead_holders, here.as_deref());
         let mut others = ctx.run(self.read_locks(times.reread, None)).await?.0;

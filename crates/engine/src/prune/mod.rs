@@ -374,26 +374,38 @@ async fn first_half(
     if !marks.is_empty() {
         ctx.events.event(Event::Phase("mark"));
         lock.confirm().await?;
-        let packs = marks.len();
-        let json = Records { marks, ..Records::default() }.to_json()?;
-        match pipeline::save(repo, FileKind::Index, &json).await {
-            Ok(_) => {
-                let next = since.checked_add(spec.grace).ok();
-                report.next_sweep = [report.next_sweep, next].into_iter().flatten().min();
-            }
-            // What got its mark before may go without these, and make the room that they need. The sweep goes by the marks that it
-            // finds: if these are there after all, it takes them for what they are.
-            Err(e) if e.kind() == ErrorKind::Full => {
-                tracing::warn!(packs, error = %e.chain(), "no room for the marks of packs that nothing needs");
-                let why = format!("the marks of {packs} packs could not be written: {}", e.chain());
-                (report.marked_packs, report.marked_bytes) = (0, 0);
-                report.no_room.get_or_insert(why);
-            }
-            Err(e) => return Err(e),
-        }
+        save_marks(repo, marks, since, spec.grace, &mut report).await?;
     }
     let due = !sweep.is_empty() || spec.instant || !sweep::taken_apart(repo, &facts).is_empty();
     Ok(First { report, facts, needed, due })
+}
+
+/// Writes the marks of this run. Without room for them the sweep goes on with what got its mark before, which may make the
+/// room that they need. It goes by the marks that it finds: if these are there after all, it takes them for what they are.
+async fn save_marks(
+    repo: &Repository,
+    marks: Vec<Mark>,
+    since: Timestamp,
+    grace: SignedDuration,
+    report: &mut PruneReport,
+) -> Result<()> {
+    let packs = marks.len();
+    let json = Records { marks, ..Records::default() }.to_json()?;
+    match pipeline::save(repo, FileKind::Index, &json).await {
+        Ok(_) => {
+            let next = since.checked_add(grace).ok();
+            report.next_sweep = [report.next_sweep, next].into_iter().flatten().min();
+            Ok(())
+        }
+        Err(e) if e.kind() == ErrorKind::Full => {
+            tracing::warn!(packs, error = %e.chain(), "no room for the marks of packs that nothing needs");
+            let why = format!("the marks of {packs} packs could not be written: {}", e.chain());
+            (report.marked_packs, report.marked_bytes) = (0, 0);
+            report.no_room.get_or_insert(why);
+            Ok(())
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// Packs to give a mark, and those that another client's mark keeps waiting without a time.

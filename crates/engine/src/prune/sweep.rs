@@ -120,7 +120,7 @@ pub(super) fn taken_apart(repo: &Repository, facts: &Facts) -> HashSet<Id> {
 
 /// Deletes files; for each whether the store refused, and why. Other failures end it. Nothing more goes once the lock is
 /// known to be lost.
-async fn delete_all(
+pub(super) async fn delete_all(
     repo: &Repository,
     lock: &LockGuard,
     names: impl Iterator<Item = FileName>,

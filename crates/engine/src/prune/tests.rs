@@ -1,13 +1,17 @@
 //! Plans on small indexes made by hand.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+
+use proptest::prelude::*;
 
 use super::plan::{Fate, View, check_loss, orphans_to_mark, plan, plan_sweep};
 use super::*;
 use crate::format::index_file::{IndexFile, IndexedPack};
 use crate::format::pack::{BlobKind, PackedBlob};
 use crate::index::{Index, IndexBuilder};
-use crate::store::Entry;
+use crate::lock::{Holder, Unlock};
+use crate::repository::testing::fixture;
+use crate::store::{Entry, FileName, PutMode};
 
 const BLOB: u32 = 1000;
 
@@ -206,4 +210,218 @@ fn unindexed_packs_are_marked_when_they_are_old_and_go_by_their_mark() {
     scene.listed.insert(orphan, Entry { id: orphan, size: 9, modified: None });
     assert!(orphans_to_mark(&scene.view(), at(9), false).is_empty());
     assert_eq!(orphans_to_mark(&scene.view(), at(9), true).len(), 1);
+}
+
+/// Any repository: packs with blobs of both kinds in as many copies as there are, needed or not; marks with and without a
+/// time; packs that are gone or of a wrong size.
+#[derive(Debug, Clone)]
+#[expect(clippy::option_option, reason = "without a mark, with one, and with one that says since when")]
+struct Drawn {
+    packs: Vec<Vec<u8>>,
+    /// For each pack whether it is marked, and since which hour.
+    marks: Vec<Option<Option<i64>>>,
+    /// For each pack: gone, of a wrong size, else whole.
+    state: Vec<u8>,
+    needed: HashSet<u8>,
+    /// Since which hour packs that no index lists are marked.
+    orphans: Vec<Option<i64>>,
+}
+
+fn drawn() -> impl Strategy<Value = Drawn> {
+    let blobs = proptest::collection::hash_set(0_u8..16, 1..6);
+    let mark = proptest::option::weighted(0.4, proptest::option::weighted(0.9, 0_i64..48));
+    let pack = (blobs, mark, 0_u8..12);
+    let needed = proptest::collection::hash_set(0_u8..16, 0..16);
+    let orphans = proptest::collection::vec(proptest::option::of(0_i64..48), 0..3);
+    (proptest::collection::vec(pack, 1..20), needed, orphans).prop_map(|(packs, needed, orphans)| {
+        let (mut drawn, mut marks, mut state) = (Vec::new(), Vec::new(), Vec::new());
+        for (blobs, mark, how) in packs {
+            drawn.push(blobs.into_iter().collect());
+            marks.push(mark);
+            state.push(how);
+        }
+        Drawn { packs: drawn, marks, state, needed, orphans }
+    })
+}
+
+fn drawn_spec() -> impl Strategy<Value = PruneSpec> {
+    let unused = prop_oneof![
+        Just(MaxUnused::Bytes(0)),
+        (0_u64..9000).prop_map(MaxUnused::Bytes),
+        (0_f64..99.0).prop_map(MaxUnused::Percent),
+        Just(MaxUnused::Unlimited),
+    ];
+    let (most, below) = (proptest::option::of(0_u64..20_000), proptest::option::of(0_u64..6000));
+    (unused, most, below, proptest::bool::ANY).prop_map(
+        |(max_unused, max_repack, repack_below, trees_only)| PruneSpec {
+            max_unused,
+            max_repack,
+            repack_below,
+            trees_only,
+            ..PruneSpec::default()
+        },
+    )
+}
+
+/// What a blob's number says of it.
+fn drawn_blob(number: u8) -> (BlobKind, Id) {
+    (if number.is_multiple_of(3) { BlobKind::Tree } else { BlobKind::Data }, Id::hash(&[number]))
+}
+
+impl Drawn {
+    fn scene(&self) -> Scene {
+        let packed = |(number, n): (&u8, u32)| {
+            let (kind, id) = drawn_blob(*number);
+            PackedBlob { kind, id, offset: n * BLOB, length: BLOB, uncompressed: Some(5000) }
+        };
+        let packs = self.packs.iter().enumerate().map(|(number, blobs)| IndexedPack {
+            id: pack_id(number),
+            blobs: blobs.iter().zip(0_u32..).map(packed).collect(),
+            marked: false,
+        });
+        let marked = self.marks.iter().enumerate().filter(|(_, mark)| mark.is_some());
+        let file =
+            IndexFile { packs: packs.collect(), marks: marked.map(|(number, _)| pack_id(number)).collect() };
+        let mut builder = IndexBuilder::new();
+        builder.add(Id::hash(b"file"), file);
+        let index = builder.finish();
+        let needed = BlobSet::new(&index);
+        for number in &self.needed {
+            let (kind, id) = drawn_blob(*number);
+            // What no pack has is found to be missing before there is a plan.
+            if let Some(position) = index.ordinal(kind, &id) {
+                needed.insert(position);
+            }
+        }
+        let mut listed = HashMap::new();
+        for (number, state) in self.state.iter().enumerate() {
+            let id = pack_id(number);
+            let size = index.packs().iter().find(|p| p.id == id).unwrap().size;
+            if *state != 0 {
+                listed.insert(id, Entry { id, size: size - u64::from(*state == 1), modified: None });
+            }
+        }
+        let times = self.marks.iter().enumerate();
+        let mut marks: HashMap<Id, Timestamp> =
+            times.filter_map(|(number, mark)| Some((pack_id(number), at((*mark)??)))).collect();
+        for (number, mark) in self.orphans.iter().enumerate() {
+            let id = pack_id(1000 + number);
+            listed.insert(id, Entry { id, size: 9, modified: None });
+            marks.extend(mark.map(|hour| (id, at(hour))));
+        }
+        Scene { index, needed, marks, listed }
+    }
+
+    /// Packs of which a needed blob can be read, by the blob.
+    fn copies(&self) -> Vec<(u8, Vec<usize>)> {
+        let stored = |number: &u8| self.packs.iter().any(|blobs| blobs.contains(number));
+        let mut needed: Vec<u8> = self.needed.iter().copied().filter(stored).collect();
+        needed.sort_unstable();
+        let whole = |number: u8| {
+            let packs = self.packs.iter().zip(&self.state).enumerate();
+            packs
+                .filter(move |(_, (blobs, state))| **state > 1 && blobs.contains(&number))
+                .map(|(pack, _)| pack)
+        };
+        needed.into_iter().map(|number| (number, whole(number).collect())).collect()
+    }
+}
+
+/// Whatever goes, each needed blob stays readable in a pack without a mark, or one that loses it; and nothing goes before its
+/// time.
+fn assert_sweep_is_safe(drawn: &Drawn, scene: &Scene, grace: SignedDuration, now: Timestamp) {
+    let sweep = plan_sweep(&scene.view(), grace, now).unwrap();
+    let delete: HashSet<Id> = sweep.delete.iter().copied().collect();
+    for (blob, copies) in drawn.copies() {
+        let stays = copies.iter().any(|pack| {
+            let id = pack_id(*pack);
+            !delete.contains(&id) && (drawn.marks[*pack].is_none() || sweep.unmark.contains(&id))
+        });
+        assert!(stays, "blob {blob} in packs {copies:?} is lost: {sweep:?}");
+    }
+    for id in delete.iter().chain(&sweep.orphans) {
+        let since = scene.marks.get(id).unwrap_or_else(|| panic!("{id} has no mark with a time"));
+        assert!(since.checked_add(grace).unwrap() <= now, "{id} goes too early");
+    }
+    let indexed: HashSet<Id> = scene.index.packs().iter().map(|p| p.id).collect();
+    assert!(sweep.orphans.iter().all(|id| !indexed.contains(id)));
+    assert!(sweep.absent.iter().all(|id| !scene.listed.contains_key(id)));
+    assert!(sweep.unmark.iter().all(|id| !delete.contains(id)));
+}
+
+proptest::proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_plan_loses_a_needed_blob(drawn in drawn(), spec in drawn_spec(), now in 0_i64..96) {
+        let scene = drawn.scene();
+        let copies = drawn.copies();
+        let lost = copies.iter().any(|(_, packs)| packs.is_empty());
+        let (now, day) = (at(now), SignedDuration::from_hours(24));
+        let planned = match plan(&scene.view(), &spec) {
+            Err(e) => {
+                prop_assert_eq!(e.kind(), ErrorKind::Guard);
+                prop_assert!(lost, "all that is needed is there: {}", e.chain());
+                prop_assert!(plan_sweep(&scene.view(), day, now).is_err(), "nothing is swept then");
+                return Ok(());
+            }
+            Ok(planned) => planned,
+        };
+        prop_assert!(!lost, "a needed blob is nowhere, and something is planned");
+        let fate = |pack: usize| {
+            let position = scene.index.packs().iter().position(|p| p.id == pack_id(pack)).unwrap();
+            planned.fates[position]
+        };
+        let mut moved: HashMap<(BlobKind, Id), Id> = HashMap::new();
+        for wanted in &planned.moves {
+            let from = scene.index.packs()[wanted.place.pack as usize].id;
+            prop_assert!(moved.insert((wanted.kind, wanted.id), from).is_none(), "it is moved twice");
+        }
+        for (blob, packs) in &copies {
+            let stays = packs.iter().any(|pack| matches!(fate(*pack), Fate::Keep | Fate::NeededAgain));
+            let from = moved.get(&drawn_blob(*blob));
+            let moves = packs.iter().any(|p| from == Some(&pack_id(*p)) && fate(*p) == Fate::Repack);
+            prop_assert!(stays || moves, "blob {} in packs {:?} neither stays nor moves: {:?}", blob, packs, planned);
+        }
+        prop_assert!(spec.max_repack.is_none_or(|most| planned.totals.repack_bytes <= most));
+
+        assert_sweep_is_safe(&drawn, &scene, day, now);
+        // What an instant prune does: the moved are in a new pack, what was planned has its mark, and all of it goes.
+        let mut after = drawn.clone();
+        for (pack, mark) in after.marks.iter_mut().enumerate() {
+            if matches!(fate(pack), Fate::Mark | Fate::Repack) {
+                *mark = Some(Some(0));
+            }
+        }
+        let new = (0..16).filter(|number| moved.contains_key(&drawn_blob(*number))).collect::<Vec<u8>>();
+        if !new.is_empty() {
+            after.packs.push(new);
+            after.marks.push(None);
+            after.state.push(9);
+        }
+        assert_sweep_is_safe(&after, &after.scene(), SignedDuration::ZERO, at(96));
+    }
+}
+
+#[tokio::test]
+async fn nothing_more_is_deleted_once_the_lock_is_lost() {
+    let fixture = fixture().await;
+    let holder = Holder::this_process("h", "u");
+    let ctx = Ctx::default();
+    let repo = &fixture.repo;
+    let lock = repo.lock(LockMode::Exclusive, &holder, Duration::ZERO, &[], &ctx).await.unwrap();
+    let names = [1, 2].map(|number| FileName { kind: FileKind::Pack, id: pack_id(number) });
+    for name in names {
+        let body = bytes::Bytes::from_static(b"a pack");
+        repo.store().put(name, body.into(), PutMode::ContentAddressed).await.unwrap();
+    }
+    let (first, second) = (names.into_iter().take(1), names.into_iter().skip(1));
+    assert_eq!(sweep::delete_all(repo, &lock, first).await.unwrap(), [(names[0], None)]);
+    repo.unlock(Unlock::All).await.unwrap();
+    // As the one who keeps it fresh finds out, between two looks of the sweep.
+    assert_eq!(lock.confirm().await.unwrap_err().kind(), ErrorKind::LockLost);
+    let error = sweep::delete_all(repo, &lock, second).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LockLost);
+    let left = repo.store().list(FileKind::Pack).await.unwrap();
+    assert_eq!(left.into_iter().map(|entry| entry.id).collect::<Vec<_>>(), [names[1].id]);
 }

@@ -5,7 +5,7 @@
 //! | room | operations |
 //! |---|---|
 //! | `backups` | backup, also one with a list of what it could not read |
-//! | `restores` | restore |
+//! | `restores` | restore into nothing, into an older state, with extras deleted |
 //! | `prunes` | mark (with repack), sweep, both at once |
 //! | `forgets` | forget, unforget, tags |
 //! | `rewrites` | rewrite and repair snapshots in place of the old ones, recover |
@@ -64,6 +64,9 @@ async fn run(what: &str, store: Arc<dyn Store>, with: &[&str], ctx: &Ctx) -> Res
         "backup" | "backup with gaps" => backups::run(&repo, Path::new(with[0]), ctx).await,
         "refresh" => backups::refresh(&repo, ctx).await,
         "restore" => restores::run(&repo, with[0].parse()?, Path::new(with[1]), ctx).await,
+        "restore in place" | "restore that deletes" | "restore that meets a fault" => {
+            restores::run_in_place(what, &repo, with, ctx).await
+        }
         "prune" => prunes::run(&repo, false, ctx).await,
         "instant prune" => prunes::run(&repo, true, ctx).await,
         "forget" => forgets::forget_those_that_go(&repo, ctx).await,

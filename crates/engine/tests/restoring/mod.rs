@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_engine::backup::{BackupReport, BackupSpec, backup};
+use holdfast_engine::backup::{BackupReport, BackupSpec, lock_reading_ahead};
 use holdfast_engine::check::{CheckReport, CheckSpec, ReadData, check};
-use holdfast_engine::lock::{Holder, LockMode};
+use holdfast_engine::lock::{Holder, Locking};
 use holdfast_engine::repository::{InitOptions, SnapshotFilter};
 use holdfast_engine::restore::{RestoreReport, RestoreSpec, restore};
 use holdfast_engine::store::fault::FaultStore;
@@ -52,10 +52,11 @@ pub(crate) async fn open_faulty(at: &Path) -> (Repository, Arc<FaultStore>) {
 pub(crate) async fn back_up(repo: &Repository, source: &Path) -> BackupReport {
     let holder = Holder::this_process("test", "test");
     let ctx = Ctx::default();
-    let lock = repo.lock(LockMode::Shared, &holder, Duration::from_secs(20), &[], &ctx).await.unwrap();
+    let locking = Locking { holder, wait: Duration::from_secs(20), dead_holders: Vec::new() };
     let spec =
         BackupSpec { roots: vec![source.to_owned()], host: "test".to_owned(), ..BackupSpec::default() };
-    let report = backup(repo, &lock, &spec, &ctx).await.unwrap();
+    let (lock, ahead) = lock_reading_ahead(repo, &locking, &spec, &ctx).await.unwrap();
+    let report = ahead.finish(&lock).await.unwrap();
     lock.release().await.unwrap();
     report
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_api::conditions::ConditionType;
 
+use super::claims::Claim;
 use super::tests::{REPOSITORY, all, backup, scraped, snapshot, storage, yaml};
 use super::*;
 
@@ -66,8 +67,11 @@ fn exported() -> Exported {
     found
 }
 
-/// What stands between the braces of a series or a selector: label, operator, value.
-fn matchers(text: &str) -> Vec<(String, String, String)> {
+/// Label, operator, value.
+type Matcher = (String, String, String);
+
+/// What stands between the braces of a series or a selector.
+fn matchers(text: &str) -> Vec<Matcher> {
     let mut rest = text;
     let mut all = Vec::new();
     while let Some((before, after)) = rest.split_once('"') {
@@ -84,7 +88,7 @@ fn matchers(text: &str) -> Vec<(String, String, String)> {
 /// An expression's metrics with their matchers, and the labels by which it groups or joins.
 #[derive(Debug, Default, PartialEq)]
 struct Expression {
-    metrics: Vec<(String, Vec<(String, String, String)>)>,
+    metrics: Vec<(String, Vec<Matcher>)>,
     groups: Vec<Vec<String>>,
 }
 

@@ -68,7 +68,7 @@ async fn within<T>(patience: Duration, what: &str, next: impl Future<Output = T>
 #[error("{0}")]
 pub(super) struct Unusable(String);
 
-/// A page of a listing: of S3 and Google ("ListObjectsV2" in the S3 API reference), or of Azure ("List Blobs").
+/// A page of a listing: of S3 and Google (`ListObjectsV2` in the S3 API reference), or of Azure ("List Blobs").
 #[derive(Deserialize)]
 enum Answered {
     ListBucketResult(Page),

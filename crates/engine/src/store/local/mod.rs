@@ -103,7 +103,7 @@ impl Files {
         match kind {
             FileKind::Config => match fs::metadata(&base) {
                 Ok(meta) => {
-                    entries.push(Entry { id: Id::default(), size: meta.len(), modified: Some(meta.mtime()) })
+                    entries.push(Entry { id: Id::default(), size: meta.len(), modified: Some(meta.mtime()) });
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(io_error("looking at", &base, e)),
