@@ -129,7 +129,8 @@ async fn a_store_that_fails_gets_no_snapshot_and_the_next_run_mends_it() {
         (put(FileKind::Index, Trouble::Fail(ErrorKind::AccessDenied)), ErrorKind::AccessDenied),
         (put(FileKind::Snapshot, Trouble::Fail(ErrorKind::Unreachable)), ErrorKind::Unreachable),
         (
-            Fault::once(Operation::List, FileKind::Snapshot, Trouble::Fail(ErrorKind::Listing)),
+            // Not only before the lock is held.
+            Fault::always(Operation::List, FileKind::Snapshot, Trouble::Fail(ErrorKind::Listing)),
             ErrorKind::Listing,
         ),
     ] {
