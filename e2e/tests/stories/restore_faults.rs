@@ -96,8 +96,9 @@ fn goes_with_its_lock(story: &Story, namespace: &str, kind: &str) -> Result<()> 
             story.kubectl.run(&["get", "namespace", namespace, "--ignore-not-found", "-o", "name"])?;
         Ok(found.trim().is_empty())
     })?;
-    // Its runner was told to stop, and gave it back; nobody else could know of it any more.
-    story.nothing_left()
+    // Its runner was told to stop, and gave it back; or a Job beside the storage removes it, which outlives the run that it
+    // cleans up after, and is swept later.
+    story.kubectl.until_true("no lock is left", RUN, || Ok(story.locks()?.is_empty()))
 }
 
 /// Nothing that we put on objects keeps a namespace from going, and no lock stays in the repository, whose storage is
