@@ -74,17 +74,20 @@ fn candidates(words: &[String]) -> Vec<Candidate> {
             command = below;
         }
     }
+    // Shells put before a value what stands before it in its word.
+    let mut typed = last.as_str();
     let mut found = if let Some(arg) = pending {
-        values(arg, "")
-    } else if let Some((name, _)) = last.split_once('=').filter(|_| last.starts_with("--")) {
-        flag(command, name).map(|arg| values(arg, &format!("{name}="))).unwrap_or_default()
+        values(arg)
+    } else if let Some((name, part)) = last.split_once('=').filter(|_| last.starts_with("--")) {
+        typed = part;
+        flag(command, name).map(values).unwrap_or_default()
     } else if last.starts_with('-') {
         flags(command)
     } else {
-        let positionals = command.get_positionals().flat_map(|arg| values(arg, ""));
+        let positionals = command.get_positionals().flat_map(values);
         commands(command).chain(positionals).collect()
     };
-    found.retain(|candidate| candidate.word.starts_with(last.as_str()));
+    found.retain(|candidate| candidate.word.starts_with(typed));
     found
 }
 
@@ -119,9 +122,9 @@ fn commands(command: &Command) -> impl Iterator<Item = Candidate> {
     })
 }
 
-fn values(arg: &Arg, before: &str) -> Vec<Candidate> {
+fn values(arg: &Arg) -> Vec<Candidate> {
     let known = |value: PossibleValue| Candidate {
-        word: format!("{before}{}", value.get_name()),
+        word: value.get_name().to_owned(),
         help: value.get_help().and_then(|help| first_line(&help.to_string())),
     };
     arg.get_possible_values().into_iter().filter(|value| !value.is_hide_set()).map(known).collect()
@@ -158,7 +161,7 @@ mod tests {
             "a namespace may be called so"
         );
         assert_eq!(words("snapshots -o y"), ["yaml"]);
-        assert_eq!(words("snapshots --output=y"), ["--output=yaml"]);
+        assert_eq!(words("snapshots --output=y"), ["yaml"]);
         assert_eq!(words("snapshots -oyaml --all-n"), ["--all-namespaces"]);
         assert_eq!(words("completion f"), ["fish"]);
         assert_eq!(words("repo backup -- --"), Vec::<String>::new());

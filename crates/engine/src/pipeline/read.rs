@@ -173,9 +173,7 @@ impl Reader {
                     let dir = Arc::new(dir);
                     return Some(FileTask { slot, dir, name, relation, link: Some(key), by_path: true });
                 }
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                    self.with_run(|run| vanished(slot, &node.name, run));
-                }
+                // Its directory may have been renamed, with the file in it: nothing is left out without a word.
                 Err(e) => {
                     let file = File::new(slot, node, relation, None);
                     self.with_run(|run| file.failed("open", &e, run));

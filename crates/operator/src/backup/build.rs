@@ -52,6 +52,7 @@ pub fn job(
         }),
         identity: runner_identity(&component.identity, Access::Read),
         placement: component.placement.clone(),
+        follows: component.movable,
         pod_config: None,
         seat: None,
         // Each attempt is a Job of its own.
@@ -213,6 +214,7 @@ mod tests {
             name: "volume/data".into(),
             claim: "data".into(),
             placement: Placement::Anywhere,
+            movable: false,
             moving: None,
             identity: Identity { uid: 0, ..Identity::default() },
             limits: None,

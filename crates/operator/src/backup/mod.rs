@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use holdfast_api::backup::{Backup, BackupPhase, BackupStatus, ComponentPhase};
+use holdfast_api::backup::{Backup, BackupComponent, BackupPhase, BackupStatus, ComponentPhase};
 use holdfast_api::conditions::{ConditionStatus, ConditionType, find_condition};
 use holdfast_api::names::{self, FINALIZER_CLEANUP};
 use holdfast_api::tags::ComponentSet;
@@ -433,8 +433,8 @@ impl Look<'_> {
             });
             if let (Some(ready), None) = (&ready, planned)
                 && crew.needs_job(&component.name)
+                && self.gives_up(component, &mut crew, &ready.plan)
             {
-                status::vanished(component, &ready.plan, self.now);
                 continue;
             }
             let order = |name: String, left: Duration| {
@@ -494,6 +494,21 @@ impl Look<'_> {
             None => dereference::namespace(&ctx.client, &self.run.namespace).await?,
         };
         self.finish(status, views, &namespace).await
+    }
+
+    /// A component that cannot be saved any more fails, unless it has had a runner until a moment ago and its node may be
+    /// back soon. Whether it failed.
+    fn gives_up(&self, component: &mut BackupComponent, crew: &mut Crew<'_>, plan: &Plan) -> bool {
+        let patience = self.ctx.settings.stuck_after;
+        let ended = crew.last_ended(&component.name);
+        let waits = ended.and_then(|end| time_left(end, patience, self.now)).is_some()
+            && status::waits_for_node(component, plan);
+        if waits {
+            crew.look_again.after(WAITING_LOOK);
+        } else {
+            status::vanished(component, plan, self.now);
+        }
+        !waits
     }
 
     /// Its Jobs, and the Restores of the namespace as they are after that. Jobs that read what one of these writes are

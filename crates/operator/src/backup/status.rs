@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_api::backup::{
     BackupComponent, BackupPhase, BackupStatus, ComponentKind, ComponentPhase, ComponentSource, Coverage,
-    FileProblem,
+    FileProblem, SkipReason, SkippedClaim,
 };
 use holdfast_api::conditions::{ConditionType, ConditionUpdate, remove_condition, set_condition};
 use holdfast_api::refs::LocalRef;
@@ -150,9 +150,7 @@ pub fn moving(
         let planned = plan.components.iter().find(|planned| planned.name == component.name);
         let moving = planned.and_then(|planned| planned.moving.as_ref());
         if let Some(moving) = moving.filter(|moving| moving.is_awaited(now)) {
-            component.reason = Some(WaitReason::VolumeNotMounted.as_str().to_owned());
-            component.message = Some(moving.to_string());
-            component.next_attempt_time = None;
+            component.common().wait(WaitReason::VolumeNotMounted.as_str(), moving.to_string());
             waiting.insert(component.name.clone());
         }
     }
@@ -442,6 +440,17 @@ pub fn vanished(component: &mut BackupComponent, plan: &Plan, now: Timestamp) {
         (None, None) => ("ClaimNotFound".to_owned(), format!("the claim {claim} is gone")),
     };
     component.common().fail(reason, message, now);
+}
+
+/// Whether a component whose runner was at work waits for the node of its volume, which is not ready: it has started again,
+/// or is dead, and then the volume is taken from it.
+pub fn waits_for_node(component: &mut BackupComponent, plan: &Plan) -> bool {
+    let Some(claim) = component.source.claim.clone() else { return false };
+    let is_its = |skip: &&SkippedClaim| skip.claim == claim && skip.reason == SkipReason::NodeNotReady;
+    let Some(skip) = plan.coverage.skipped.iter().find(is_its) else { return false };
+    let message = skip.message.clone().unwrap_or_default();
+    component.common().wait(WaitReason::VolumeNotMounted.as_str(), message);
+    true
 }
 
 /// A number with its noun.

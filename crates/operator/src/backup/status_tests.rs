@@ -124,6 +124,27 @@ fn a_lost_runner_fails_its_component_with_the_reason() {
     assert_eq!((component.phase, component.reason.as_deref()), (ComponentPhase::Failed, Some("OutOfMemory")));
 }
 
+/// Of a component whose runner was at work and is not: what it was is told no more.
+fn interrupted() -> BackupComponent {
+    let progress = Some(serde_json::from_str("{}").unwrap());
+    let source = ComponentSource { claim: Some("c".into()) };
+    let phase = ComponentPhase::Running;
+    BackupComponent { name: "volume/c".into(), phase, source, progress, ..BackupComponent::default() }
+}
+
+#[test]
+fn the_node_of_an_interrupted_runner_is_waited_for_and_nothing_else_is() {
+    let plan = |coverage| Plan { components: Vec::new(), coverage, refusal: None };
+    let mut component = interrupted();
+    assert!(waits_for_node(&mut component, &plan(skipped(SkipReason::NodeNotReady))));
+    assert_eq!((component.phase, component.progress.is_none()), (ComponentPhase::Pending, true));
+    assert_eq!(component.reason.as_deref(), Some("VolumeNotMounted"));
+    let mut component = interrupted();
+    assert!(!waits_for_node(&mut component, &plan(skipped(SkipReason::ClaimLost))));
+    assert!(!waits_for_node(&mut component, &plan(Coverage::default())));
+    assert_eq!(component.phase, ComponentPhase::Running);
+}
+
 #[test]
 fn the_phase_of_a_run_follows_from_components_and_coverage() {
     use BackupPhase::{Failed, PartiallyFailed, Skipped, Succeeded};

@@ -85,6 +85,8 @@ pub struct PlannedComponent {
     pub claim: String,
     /// Where its runner has to run.
     pub placement: Placement,
+    /// Another node can have the volume, and its application with it.
+    pub movable: bool,
     /// The pod that takes the volume with it to another node, which has not ended yet.
     pub moving: Option<Moving>,
     /// Who its runner is.
@@ -302,6 +304,7 @@ fn component(
     Ok(Ok(PlannedComponent {
         name: volume_component(&name),
         placement,
+        movable: facts.around().can_move(&view, None),
         moving: facts.around().moving(&view, &consumers),
         identity: choice.identity,
         limits: choice.limits,

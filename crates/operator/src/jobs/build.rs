@@ -55,6 +55,9 @@ pub struct JobPlan {
     pub identity: Identity,
     /// Where it runs.
     pub placement: Placement,
+    /// An application waits for the volume where the runner's node is drained: the Job ends with a runner that is evicted, and
+    /// the next one is placed by where the volume is then. Without it Kubernetes starts the runner again on its node.
+    pub follows: bool,
     /// What the user says about its pod.
     pub pod_config: Option<PodConfig>,
     /// What it takes a place of in the queue, when it takes one.
@@ -326,7 +329,7 @@ pub fn job(plan: &JobPlan, settings: &Options) -> Job {
             parallelism: Some(1),
             backoff_limit: Some(i32::try_from(plan.retries).unwrap_or(i32::MAX)),
             active_deadline_seconds: Some(i64::try_from(plan.deadline.as_secs()).unwrap_or(i64::MAX).max(1)),
-            pod_failure_policy: Some(failure_policy(plan.claim.is_some())),
+            pod_failure_policy: Some(failure_policy(plan.follows)),
             // A second runner never starts beside one that is still stopping.
             pod_replacement_policy: Some("Failed".into()),
             template,
@@ -353,11 +356,12 @@ pub fn pod(job: &Job) -> Option<Pod> {
 
 /// What the Job controller does when a pod fails.
 ///
-/// A runner with a claim that was evicted is not started again by it: the Job names the node, and would hold an attachable
-/// volume on the one that is drained while the application waits for it on another. Where it goes on is planned anew.
-fn failure_policy(has_claim: bool) -> PodFailurePolicy {
+/// A runner that `follows` its volume and was evicted is not started again by it: the Job names the node, and would hold the
+/// volume on the one that is drained while the application waits for it on another. Where it goes on is planned anew. Of all
+/// others the data is on this node alone, or nobody waits for it: they come back when the node does.
+fn failure_policy(follows: bool) -> PodFailurePolicy {
     let disrupted = PodFailurePolicyRule {
-        action: if has_claim { "FailJob" } else { "Ignore" }.into(),
+        action: if follows { "FailJob" } else { "Ignore" }.into(),
         on_pod_conditions: Some(vec![PodFailurePolicyOnPodConditionsPattern {
             type_: DISRUPTED.into(),
             status: Some("True".into()),

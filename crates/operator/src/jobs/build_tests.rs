@@ -39,6 +39,7 @@ fn plan(identity: Identity, placement: Placement) -> JobPlan {
         claim: Some(ClaimMount { claim: "data".into(), path: "/data/data".into(), read_only: true }),
         identity,
         placement,
+        follows: false,
         pod_config: None,
         seat: None,
         retries: 2,
@@ -220,7 +221,8 @@ fn a_runner_goes_to_the_node_of_its_volume_even_when_it_is_cordoned() {
 
 #[test]
 fn the_job_controller_is_told_what_to_try_again() {
-    let spec = job(&plan(Identity::Unprivileged, Placement::Anywhere), &settings()).spec.unwrap();
+    let plan = JobPlan { follows: true, ..plan(Identity::Unprivileged, Placement::Anywhere) };
+    let spec = job(&plan, &settings()).spec.unwrap();
     assert_eq!((spec.backoff_limit, spec.active_deadline_seconds), (Some(2), Some(3600)));
     assert_eq!(spec.pod_replacement_policy.as_deref(), Some("Failed"));
     let rules = spec.pod_failure_policy.unwrap().rules;
@@ -233,8 +235,8 @@ fn the_job_controller_is_told_what_to_try_again() {
 }
 
 #[test]
-fn an_evicted_runner_without_a_volume_is_started_again_by_kubernetes() {
-    let plan = JobPlan { claim: None, ..plan(Identity::Unprivileged, Placement::Anywhere) };
+fn an_evicted_runner_that_follows_no_volume_is_started_again_by_kubernetes() {
+    let plan = plan(Identity::Unprivileged, Placement::Anywhere);
     let rules = job(&plan, &settings()).spec.unwrap().pod_failure_policy.unwrap().rules;
     assert_eq!(rules[0].action, "Ignore");
 }

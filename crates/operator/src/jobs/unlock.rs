@@ -103,6 +103,7 @@ pub async fn unlock(
         claim: None,
         identity: Identity::Unprivileged,
         placement: Placement::Anywhere,
+        follows: false,
         pod_config: None,
         seat: None,
         retries: 2,

@@ -43,6 +43,7 @@ pub fn job(
         claim: Some(ClaimMount { path: data_path(&claim), claim, read_only: plan_only }),
         identity: runner_identity(&component.run_as.clone().unwrap_or_default(), access),
         placement,
+        follows: false,
         pod_config: None,
         seat: None,
         // Each attempt is a Job of its own.

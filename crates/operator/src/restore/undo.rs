@@ -118,6 +118,7 @@ pub(super) fn job(
         claim: Some(ClaimMount { path: names::data_path(&claim), claim, read_only: true }),
         identity: runner_identity(&component.run_as.clone().unwrap_or_default(), Access::Read),
         placement,
+        follows: false,
         pod_config: None,
         seat: None,
         // Each attempt is a Job of its own.

@@ -107,7 +107,8 @@ impl Common<'_> {
         self.completion_time.get_or_insert(Time(now));
     }
 
-    fn wait(&mut self, reason: &str, message: impl Into<String>) {
+    /// It has no Job at work, for this reason.
+    pub fn wait(&mut self, reason: &str, message: impl Into<String>) {
         *self.phase = ComponentPhase::Pending;
         *self.reason = Some(reason.to_owned());
         *self.message = Some(message.into());
@@ -210,6 +211,15 @@ impl Crew<'_> {
             Current::Stopping | Current::Job(_) | Current::UsedUp(_) => false,
         };
         self.may_start && is_due && !self.is_overdue()
+    }
+
+    /// When the newest Job of a component ended, of those whose end is known.
+    pub fn last_ended(&self, component: &str) -> Option<Timestamp> {
+        let ends = self.views_of(component).filter_map(|view| match &view.state {
+            JobState::Ended(ended) => ended.finished,
+            JobState::Waiting(_) | JobState::Running(_) => None,
+        });
+        ends.max()
     }
 
     /// When the Job with this number is due after one that failed.
@@ -494,6 +504,10 @@ fn views_of<'v>(
     views.iter().filter(ours)
 }
 
+/// Evictions of a component that cost no retry. Whoever is evicted more often is no victim of drains but of his own hunger for
+/// memory, or of a node that is full.
+const FREE_EVICTIONS: u32 = 5;
+
 /// The Job of a component that counts: the first one that was not given up and is not followed by another.
 fn current<'v>(
     views: &'v [JobView],
@@ -503,7 +517,7 @@ fn current<'v>(
     retries: u32,
 ) -> Current<'v> {
     let (mut last, mut failed) = (None, None);
-    let (mut number, mut retries) = (0, retries);
+    let (mut number, mut retries, mut evictions) = (0, retries, 0);
     while number <= retries {
         let name = names::job_name(run, task, component, number);
         let Some(view) = views_of(views, task, component).find(|view| view.name() == name) else {
@@ -518,7 +532,8 @@ fn current<'v>(
                 (last, failed) = (Some(stopped), None);
             }
             None if view.is_being_deleted() => return Current::Stopping,
-            None if was_disrupted(view) => {
+            None if was_disrupted(view) && evictions < FREE_EVICTIONS => {
+                evictions += 1;
                 retries = retries.saturating_add(1);
                 failed = Some(view);
             }

@@ -113,6 +113,10 @@ fn a_runner_that_was_evicted_costs_no_try() {
     assert_eq!(of(&[evicted(0), evicted(1)], 0), "next 2 after uid-1");
     assert_eq!(of(&[evicted(0), ended(1, 137)], 0), "job uid-1", "its own failure is one");
     assert_eq!(of(&[ended(0, 137), evicted(1)], 1), "next 2 after uid-1");
+    let often: Vec<JobView> = (0..6).map(evicted).collect();
+    assert_eq!(of(&often[..5], 0), "next 5 after uid-4");
+    assert_eq!(of(&often, 0), "job uid-5", "somebody who is evicted each time ends");
+    assert_eq!(of(&often, 1), "next 6 after uid-5");
     let mut component = BackupComponent::default();
     pausing(&mut component.common(), &evicted(0), 1, Timestamp::UNIX_EPOCH);
     let said = component.message.unwrap();

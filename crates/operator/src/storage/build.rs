@@ -24,6 +24,7 @@ pub(super) fn plan(facts: &Facts, access: &StorageAccess, owner: OwnerReference,
         claim: None,
         identity: Identity::Unprivileged,
         placement: Placement::Anywhere,
+        follows: false,
         pod_config: None,
         seat: None,
         // The next try is ours to plan: with fresh credentials, and slower each time.

@@ -19,6 +19,11 @@ use crate::jobs::Placement;
 /// Taints that Kubernetes sets itself. They tell of a state, not of who may use the node.
 const OF_KUBERNETES: &str = "node.kubernetes.io/";
 
+/// Taints of what removes nodes and does not always mark them as unschedulable: Karpenter (of two generations) and the cluster
+/// autoscaler. Such a node is being emptied, and nothing of ours is to stay on it.
+const OF_REMOVERS: [&str; 3] =
+    ["karpenter.sh/disrupted", "karpenter.sh/disruption", "ToBeDeletedByClusterAutoscaler"];
+
 /// How long a runner waits for a pod that is moved: as long as a new node takes to come. One that finds no node for longer
 /// is down anyway.
 const MOVING_PATIENCE: Duration = Duration::from_mins(5);
@@ -39,16 +44,17 @@ struct NodeState {
 impl NodeState {
     fn of(node: &Node) -> Self {
         let spec = node.spec.as_ref();
+        let (removed, taints): (Vec<&Taint>, Vec<&Taint>) = spec
+            .iter()
+            .flat_map(|spec| spec.taints.iter().flatten())
+            .filter(|taint| taint.effect != "PreferNoSchedule" && !taint.key.starts_with(OF_KUBERNETES))
+            .partition(|taint| OF_REMOVERS.contains(&taint.key.as_str()));
+        let unschedulable = spec.and_then(|spec| spec.unschedulable).unwrap_or(false);
         Self {
             ready: is_ready(node),
-            cordoned: spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
+            cordoned: unschedulable || !removed.is_empty(),
             labels: node.labels().clone(),
-            taints: spec
-                .iter()
-                .flat_map(|spec| spec.taints.iter().flatten())
-                .filter(|taint| taint.effect != "PreferNoSchedule" && !taint.key.starts_with(OF_KUBERNETES))
-                .cloned()
-                .collect(),
+            taints: taints.into_iter().cloned().collect(),
         }
     }
 
@@ -139,13 +145,13 @@ impl<'a> Surroundings<'a> {
 
     /// Whether a node other than this one can have the claim's volume, and only one at a time; without one, whether
     /// several can.
-    fn can_move(&self, claim: &ClaimView<'_>, from: Option<&str>) -> bool {
+    pub fn can_move(&self, claim: &ClaimView<'_>, from: Option<&str>) -> bool {
         let volume = self.volume(claim.volume_name());
         let can_leave = volume.is_some_and(|spec| spec.host_path.is_none() && spec.local.is_none());
         let affinity = self.affinity(claim.volume_name());
         let takes = |(name, state): &(&String, &NodeState)| {
             let fits = affinity.is_none_or(|selector| selects(selector, name, &state.labels));
-            from != Some(name.as_str()) && state.ready && !state.cordoned && fits
+            from != Some(name.as_str()) && state.is_open() && fits
         };
         let least = if from.is_some() { 1 } else { 2 };
         can_leave && !claim.is_shared() && self.nodes.0.iter().filter(takes).count() >= least
@@ -158,7 +164,7 @@ impl<'a> Surroundings<'a> {
         if consumers.iter().any(|pod| is_there(pod)) {
             return None;
         }
-        consumers.iter().find_map(|pod| {
+        let moving = consumers.iter().filter_map(|pod| {
             let metadata = &pod.metadata;
             let (node, since) = match node_of(pod) {
                 Some(node) if self.is_leaving(claim, node) => {
@@ -168,7 +174,9 @@ impl<'a> Surroundings<'a> {
                 Some(_) | None => return None,
             };
             Some(Moving { pod: pod.name_any(), node: node.map(str::to_owned), since: since.0 })
-        })
+        });
+        // One that finds no node for long is in nobody's way.
+        moving.max_by_key(|moving| moving.since)
     }
 
     /// What to think about where a claim's data may be on one node and nobody can say on which: no pod uses it, or pods on
@@ -254,8 +262,8 @@ pub enum NoPlace {
 /// tolerations (the node may be tainted for it alone), cordoned or not. Without one, to the node that the volume is
 /// attached to: a pod that was placed on another node waits for it in vain (`Multi-Attach error`), and so would the
 /// runner; unless that node is dead, when both wait until the volume is taken from it, or cordoned without a pod that stays:
-/// then the volume is on its way to another node, and the runner goes with it or lets it go. Without that, to the node of a pod that is about to start; and without a pod, to where its node affinity lets
-/// it, also when all of these nodes are cordoned or kept for others. Shared volumes can be mounted anywhere, but for
+/// then the volume is on its way to another node, and the runner goes with it or lets it go. Without that, to the node of a
+/// pod that is about to start; and without a pod, to where its node affinity lets it, also when all of these nodes are cordoned or kept for others. Shared volumes can be mounted anywhere, but for
 /// directories of a node: those are beside the pod that uses them, whatever they are called.
 pub fn place(
     claim: &ClaimView<'_>,

@@ -189,6 +189,69 @@ fn a_volume_that_leaves_a_cordoned_node_is_not_kept_there() {
     assert_eq!(node_name(&placed("ReadWriteOnce", "pv-d", &[], &[]).unwrap()), Some("cordoned"));
 }
 
+/// What removes nodes does not always mark them as unschedulable.
+#[test]
+fn a_node_that_is_being_removed_is_left_as_one_that_is_cordoned() {
+    let claim = claim("data", "ReadWriteOnce", "pv-any");
+    for taint in OF_REMOVERS {
+        let leaving: Vec<Node> = serde_saphyr::from_str(&format!(
+            r"
+- metadata: {{name: leaving}}
+  spec: {{taints: [{{key: {taint}, effect: NoSchedule}}]}}
+  status: {{conditions: [{{type: Ready, status: 'True'}}]}}
+- {{metadata: {{name: n1}}, status: {{conditions: [{{type: Ready, status: 'True'}}]}}}}
+"
+        ))
+        .unwrap();
+        let (volumes, nodes) = (volumes(), NodeStates::new(&leaving));
+        let attachments = [attached("leaving")];
+        let around =
+            Surroundings { attachments: &attachments, volumes: &volumes, claims: &[], nodes: &nodes };
+        let at = |pods: &[&Pod]| place(&ClaimView::new(&claim, &[]), pods, around).unwrap();
+        assert_eq!(node_name(&at(&[&starting("n1")])), Some("n1"), "{taint}");
+        assert_eq!(at(&[]), Placement::Anywhere, "{taint}");
+        assert_eq!(keys(&nodes.at("leaving")), Vec::<&str>::new(), "{taint}: nothing of ours bears it");
+    }
+}
+
+/// A node that is kept for others can have it only by their leave.
+#[test]
+fn a_volume_stays_where_no_other_node_would_take_its_pods() {
+    let nodes: Vec<Node> = serde_saphyr::from_str(
+        r"
+- {metadata: {name: cordoned}, spec: {unschedulable: true}, status: {conditions: [{type: Ready, status: 'True'}]}}
+- {metadata: {name: kept}, spec: {taints: [{key: for, value: it, effect: NoSchedule}]}, status: {conditions: [{type: Ready, status: 'True'}]}}
+",
+    )
+    .unwrap();
+    let (volumes, nodes) = (volumes(), NodeStates::new(&nodes));
+    let attachments = [attached("cordoned")];
+    let around = Surroundings { attachments: &attachments, volumes: &volumes, claims: &[], nodes: &nodes };
+    let claim = claim("data", "ReadWriteOnce", "pv-any");
+    let view = ClaimView::new(&claim, &[]);
+    assert_eq!(node_name(&place(&view, &[], around).unwrap()), Some("cordoned"));
+    assert!(!around.can_move(&view, None));
+}
+
+/// An old pod that finds no node hides none that was evicted a moment ago.
+#[test]
+fn the_pod_that_moved_last_is_the_one_that_is_waited_for() {
+    let unplaced = |name: &str, hour: &str| -> Pod {
+        let mut pod: Pod =
+            serde_saphyr::from_str(&format!("{{metadata: {{name: {name}}}, status: {{phase: Pending}}}}"))
+                .unwrap();
+        pod.metadata.creation_timestamp =
+            serde_saphyr::from_str(&format!("'2026-11-20T{hour}:00:00Z'")).unwrap();
+        pod
+    };
+    let (volumes, nodes) = (volumes(), nodes());
+    let around = Surroundings { attachments: &[], volumes: &volumes, claims: &[], nodes: &nodes };
+    let claim = claim("data", "ReadWriteOnce", "pv-any");
+    let (old, new) = (unplaced("a", "02"), unplaced("b", "09"));
+    let found = around.moving(&ClaimView::new(&claim, &[]), &[&old, &new]).unwrap();
+    assert_eq!(found.pod, "b");
+}
+
 #[test]
 fn a_pod_that_leaves_a_cordoned_node_is_waited_for_where_its_volume_can_go_with_it() {
     let moving = |mode: &str, volume: &str, pods: &[&Pod]| {
