@@ -95,10 +95,10 @@ fn a_store_that_is_away_for_ten_minutes_costs_time_and_nothing_else() {
         gate.set(Mode::Closed);
         let begun = Instant::now();
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-        // A change of what the storage names has it tried at once.
-        let patch = r#"{"stringData":{"note":"away"}}"#;
-        story.kubectl.run(&["-n", &story.namespace, "patch", "secret", "store-s3", "-p", patch])?;
-        story.until("backupstorage", "store", |o| (phase(o) == "Unavailable").then_some(()))?;
+        // It is looked at every five minutes, and believed after more than one request.
+        story.kubectl.until(&story.namespace, "backupstorage", "store", 2 * RUN, |o| {
+            (phase(o) == "Unavailable").then_some(())
+        })?;
         story.kubectl.until_true("a repository that waits for its storage", RUN, || {
             let all = story.kubectl.list(&story.namespace, &["repositories.holdfast.dev"])?;
             Ok(all.iter().all(|repository| phase(repository) != "Ready"))
