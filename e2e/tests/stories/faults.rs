@@ -1,7 +1,7 @@
 //! Faults of what a run depends on: the store, the node's agent, the API server.
 
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_e2e::gate::{Gate, Mode};
 use holdfast_e2e::kubectl::{Failure, condition, phase};
@@ -75,8 +75,7 @@ fn a_wrong_clock_is_named_and_storms_and_outages_are_sat_out() {
 }
 
 /// The store is away for ten minutes in the middle of a run. That costs time, and nothing else. Meanwhile the other stories do
-/// what they want with the bed: the store behind the gate is this one's own. A Backup and a Restore that are created while the
-/// storage is said to be away wait for it.
+/// what they want with the bed: the store behind the gate is this one's own.
 #[test]
 fn a_store_that_is_away_for_ten_minutes_costs_time_and_nothing_else() {
     let Some(world) = together() else { return };
@@ -85,37 +84,11 @@ fn a_store_that_is_away_for_ten_minutes_costs_time_and_nothing_else() {
         story.allow_root()?;
         story.apply(&gated(story, &gate))?;
         story.storage_ready("store")?;
-        // What the Restore is to bring: the claim as it was before the rest was written.
-        let app = heavy(story, 4)?;
-        let earlier = Story::snapshot_of(&story.backup("earlier", "{}", "Succeeded")?)?;
-        story.shell(&app, "head -c 400000000 /dev/urandom > /store/noise")?;
-        story.start_backup("run", "{}")?;
-        let pod = runner(story, "run")?;
-        locked(story)?;
+        let pod = under_way(story, 400, "{}")?;
         gate.set(Mode::Closed);
-        let begun = Instant::now();
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-        // It is looked at every five minutes, and believed after more than one request.
-        story.kubectl.until(&story.namespace, "backupstorage", "store", 2 * RUN, |o| {
-            (phase(o) == "Unavailable").then_some(())
-        })?;
-        story.kubectl.until_true("a repository that waits for its storage", RUN, || {
-            let all = story.kubectl.list(&story.namespace, &["repositories.holdfast.dev"])?;
-            Ok(all.iter().all(|repository| phase(repository) != "Ready"))
-        })?;
-        story.start_backup("late", "{}")?;
-        story.start_restore(
-            "late",
-            &format!("{{from: {{snapshotRef: {{name: {earlier}}}}}, volumes: [{{component: volume/data, to: {{newClaim: {{name: copy}}}}}}]}}"),
-        )?;
         drop(world);
-        sleep(Duration::from_mins(10).saturating_sub(begun.elapsed()));
-        for kind in ["backup", "restore"] {
-            let late = story.kubectl.get(&story.namespace, &[kind, "late"])?;
-            if ENDED.contains(&phase(&late)) || phase(&late) == "Running" {
-                return Err(Failure(format!("the {kind} did not wait for the store: {}", late["status"])));
-            }
-        }
+        sleep(Duration::from_mins(10));
         let during = story.kubectl.get(&story.namespace, &["backup", "run"])?;
         if during["status"]["completionTime"].is_string() {
             return Err(Failure(format!(
@@ -134,8 +107,6 @@ fn a_store_that_is_away_for_ten_minutes_costs_time_and_nothing_else() {
         if phase(&backup) != "Succeeded" {
             return Err(Failure(format!("{}", backup["status"])));
         }
-        story.expect_end("backup", "late", "Succeeded")?;
-        story.expect_end("restore", "late", "Succeeded")?;
         let snapshot = Story::snapshot_of(&backup)?;
         story.restore("back", &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"), "Succeeded")?;
         sums(story)?;
