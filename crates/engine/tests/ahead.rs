@@ -162,6 +162,19 @@ fn before(
 /// Where the lock is written and it is looked who else has one.
 const SECOND_LOOK: (Call, FileKind, usize) = (Call::List, FileKind::Lock, 1);
 
+/// Files are being read, the lock is not held yet, and a prune deletes what the index that was read ahead names.
+fn pruned_before_the_lock(memory: &Arc<Memory>, ears: &Arc<Ears>, snapshot: Id) -> Hook {
+    let (memory, ears) = (Arc::clone(memory), Arc::clone(ears));
+    before(SECOND_LOOK, move || {
+        let (memory, ears) = (Arc::clone(&memory), Arc::clone(&ears));
+        Box::pin(async move {
+            tokio::time::timeout(PATIENCE, ears.reading.notified()).await.unwrap();
+            forget_and_prune(&memory, snapshot).await;
+            Ok(())
+        })
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn files_are_read_while_the_lock_settles_and_nothing_is_sent_before_it_is_held() {
     let dir = scratch();
@@ -209,18 +222,7 @@ async fn what_was_read_by_an_index_that_has_changed_is_read_again() {
     let moved = dir.path().join("moved");
     fs::rename(&source, &moved).unwrap();
     let ears = Arc::new(Ears::default());
-    let hook = {
-        let (memory, ears) = (Arc::clone(&memory), Arc::clone(&ears));
-        before(SECOND_LOOK, move || {
-            let (memory, ears) = (Arc::clone(&memory), Arc::clone(&ears));
-            Box::pin(async move {
-                tokio::time::timeout(PATIENCE, ears.reading.notified()).await.unwrap();
-                forget_and_prune(&memory, first).await;
-                Ok(())
-            })
-        })
-    };
-    let repo = open(Actor::with(&memory, false, hook)).await;
+    let repo = open(Actor::with(&memory, false, pruned_before_the_lock(&memory, &ears, first))).await;
     let report = back_up(&repo, &moved, Duration::ZERO, &ctx(&ears)).await.unwrap();
     assert_eq!((report.total_files, ears.readings()), (8, 2));
     assert!(report.data_blobs > 0, "all of it is stored anew");
@@ -367,8 +369,8 @@ async fn many_faults(at: &Path) {
     let ears = Arc::new(Ears::default());
     let hook = before(SECOND_LOOK, || {
         Box::pin(async {
-            // Until all have been met.
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            // Until all have been met, of which nobody is told; a hundredth of it is enough.
+            tokio::time::sleep(Duration::from_secs(4)).await;
             Ok(())
         })
     });
@@ -402,17 +404,7 @@ fn faults_of_what_is_read_again_are_told_once() {
             assert_eq!((first.faults.total, ears.faults(), ears.readings()), (1, 1, 1));
             // Read ahead, and read again.
             let ears = Arc::new(Ears::default());
-            let hook = {
-                let (memory, ears) = (Arc::clone(&memory), Arc::clone(&ears));
-                before(SECOND_LOOK, move || {
-                    let (memory, ears) = (Arc::clone(&memory), Arc::clone(&ears));
-                    Box::pin(async move {
-                        tokio::time::timeout(PATIENCE, ears.reading.notified()).await.unwrap();
-                        forget_and_prune(&memory, first.snapshot).await;
-                        Ok(())
-                    })
-                })
-            };
+            let hook = pruned_before_the_lock(&memory, &ears, first.snapshot);
             let repo = open(Actor::with(&memory, false, hook)).await;
             let report = back_up(&repo, &source, Duration::ZERO, &ctx(&ears)).await.unwrap();
             assert_eq!((report.faults.total, ears.faults(), ears.readings()), (1, 1, 2));
