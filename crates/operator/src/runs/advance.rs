@@ -591,8 +591,7 @@ fn pausing(component: &mut Common<'_>, failed: &JobView, made: u32, due: Timesta
     let message = shorten(message, MESSAGE_LIMIT);
     let message = if was_disrupted(failed) {
         format!(
-            "attempt {made} ended because its pod was evicted, which costs no retry; the next one begins at {due}, where the \
-             volume is then"
+            "attempt {made} ended because its pod was evicted; the next one begins at {due}, where the volume is then"
         )
     } else {
         format!("attempt {made} failed ({reason}: {message}); the next one begins at {due}")

@@ -120,7 +120,10 @@ fn a_runner_that_was_evicted_costs_no_try() {
     let mut component = BackupComponent::default();
     pausing(&mut component.common(), &evicted(0), 1, Timestamp::UNIX_EPOCH);
     let said = component.message.unwrap();
-    assert!(said.starts_with("attempt 1 ended because its pod was evicted, which costs no retry"), "{said}");
+    assert!(
+        said.starts_with("attempt 1 ended because its pod was evicted; the next one begins at "),
+        "{said}"
+    );
     assert_eq!(component.reason.as_deref(), Some("Retrying"));
 }
 

@@ -263,8 +263,9 @@ pub enum NoPlace {
 /// attached to: a pod that was placed on another node waits for it in vain (`Multi-Attach error`), and so would the
 /// runner; unless that node is dead, when both wait until the volume is taken from it, or cordoned without a pod that stays:
 /// then the volume is on its way to another node, and the runner goes with it or lets it go. Without that, to the node of a
-/// pod that is about to start; and without a pod, to where its node affinity lets it, also when all of these nodes are cordoned or kept for others. Shared volumes can be mounted anywhere, but for
-/// directories of a node: those are beside the pod that uses them, whatever they are called.
+/// pod that is about to start; and without a pod, to where its node affinity lets it, also when all of these nodes are
+/// cordoned or kept for others. Shared volumes can be mounted anywhere, but for directories of a node: those are beside the
+/// pod that uses them, whatever they are called.
 pub fn place(
     claim: &ClaimView<'_>,
     consumers: &[&Pod],
