@@ -180,26 +180,26 @@ mod tests {
             File::open(path).unwrap()
         };
         // Of so many places, each asked for once: the kernel begins to fetch what is asked for, and may be so quick that
-        // it seems to have been there.
+        // it seems to have been there. On a busy machine even with all of them, hence so many files.
         let places = 16;
+        let tries = 16;
         let cached = |file: &File| {
             (0..places).filter(|place| is_in_cache(file, place * 2 * PIECE as u64 / places)).count()
         };
         let usual = directory.path().join("usual");
         fs::write(&usual, vec![7; 2 * PIECE]).unwrap();
         let usual = File::open(usual).unwrap();
-        assert!(cached(&new("written")) < 16);
+        assert!((0..tries).any(|n| cached(&new(&format!("written {n}"))) < 16));
         assert_eq!(cached(&usual), 16);
 
         // What is not in the cache is read and still is not; what is there is had from there.
         let (spare, range) = (Spare::default(), 5..2 * PIECE as u64);
-        let directly = (0..places).find_map(|n| {
+        assert!((0..tries).any(|n| {
             let file = new(&format!("read {n}"));
-            read(&file, &range, &spare).unwrap().map(|bytes| (file, bytes))
-        });
-        let (file, bytes) = directly.unwrap();
-        assert!(bytes == vec![7; 2 * PIECE - 5]);
-        assert!(cached(&file) < 16);
+            let bytes = read(&file, &range, &spare).unwrap();
+            assert!(bytes.as_ref().is_none_or(|bytes| *bytes == vec![7; 2 * PIECE - 5]));
+            bytes.is_some() && cached(&file) < 16
+        }));
         assert_eq!(read(&usual, &range, &spare).unwrap(), None);
     }
 
