@@ -9,10 +9,18 @@ use std::sync::{Arc, Mutex};
 use super::state::{Relation, State, locked};
 use super::tree::{Closed, Slot};
 use crate::format::node::{Node, Xattr};
+use crate::format::time::Time;
 use crate::id::Id;
 
-/// Device and inode: what hard links share.
-pub(crate) type LinkKey = (u64, u64);
+/// What tells that two names are one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct LinkKey {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    /// A number is given again as soon as its file is gone; when it was made tells the two apart. `None` where the file
+    /// system does not keep it.
+    pub(crate) born: Option<Time>,
+}
 
 /// A file whose content is being read.
 pub(crate) struct File {
@@ -135,11 +143,18 @@ pub(crate) struct Follower {
 #[derive(Clone)]
 pub(crate) struct SharedContent {
     size: u64,
+    mtime: Time,
     content: Vec<Id>,
     xattrs: Vec<Xattr>,
 }
 
 impl SharedContent {
+    /// Whether it is this name's: where the key cannot tell, its file must not have changed since, for what is read again
+    /// is true in any case.
+    fn is_of(&self, key: LinkKey, node: &Node, size: u64) -> bool {
+        key.born.is_some() || (self.mtime == node.mtime && self.size == size)
+    }
+
     /// The node of another name with this content.
     pub(crate) fn give_to(self, mut node: Node) -> Node {
         node.size = self.size;
@@ -169,25 +184,28 @@ pub(crate) enum Met {
 pub(crate) struct Links(Mutex<HashMap<LinkKey, Link>>);
 
 impl Links {
-    /// Registers one name.
-    pub(crate) fn meet(&self, key: LinkKey, name: Follower) -> Met {
+    /// Registers one name, of a file that had `size` bytes when it was listed.
+    pub(crate) fn meet(&self, key: LinkKey, name: Follower, size: u64) -> Met {
         let mut all = locked(&self.0);
         match all.get_mut(&key) {
-            None => {
-                all.insert(key, Link::Reading(Vec::new()));
-                Met::Read(name)
-            }
             Some(Link::Reading(followers)) => {
                 followers.push(name);
                 Met::Follows
             }
-            Some(Link::Done(shared)) => Met::Known(name, shared.clone()),
+            Some(Link::Done(shared)) if shared.is_of(key, &name.node, size) => {
+                Met::Known(name, shared.clone())
+            }
+            None | Some(Link::Done(_)) => {
+                all.insert(key, Link::Reading(Vec::new()));
+                Met::Read(name)
+            }
         }
     }
 
     fn finish(&self, key: LinkKey, node: &Node) -> Vec<(Follower, SharedContent)> {
         let shared = SharedContent {
             size: node.size,
+            mtime: node.mtime,
             content: node.content.clone().unwrap_or_default(),
             xattrs: node.xattrs.clone(),
         };
@@ -215,5 +233,40 @@ impl Links {
             Some(Link::Reading(followers)) => followers,
             _ => Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::fd::AsFd;
+
+    use super::super::source;
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_given_again_is_another_file() {
+        let place = tempfile::tempdir().unwrap();
+        fs::write(place.path().join("one"), "1").unwrap();
+        fs::hard_link(place.path().join("one"), place.path().join("two")).unwrap();
+        let dir = source::open_path_dir(place.path()).unwrap();
+        let key = |name| source::stat_at(dir.as_fd(), name).unwrap().link_key();
+        assert_eq!(key(c"one"), key(c"two"));
+        let born = |born| LinkKey { device: 1, inode: 2, born };
+        assert_ne!(born(Some(Time::new(5, 6))), born(Some(Time::new(5, 7))));
+    }
+
+    #[test]
+    fn where_nobody_says_when_a_file_was_made_its_content_is_shared_as_long_as_it_did_not_change() {
+        let shared =
+            SharedContent { size: 7, mtime: Time::new(5, 6), content: Vec::new(), xattrs: Vec::new() };
+        let name = |mtime| Node { mtime, ..Node::default() };
+        let unknown = LinkKey { device: 1, inode: 2, born: None };
+        assert!(shared.is_of(unknown, &name(Time::new(5, 6)), 7));
+        assert!(!shared.is_of(unknown, &name(Time::new(5, 7)), 7), "another time");
+        assert!(!shared.is_of(unknown, &name(Time::new(5, 6)), 8), "another size");
+        // It is the same file, whatever was written since: its names get one content.
+        let known = LinkKey { born: Some(Time::new(1, 0)), ..unknown };
+        assert!(shared.is_of(known, &name(Time::new(5, 7)), 8));
     }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, SeekFrom, Statx, StatxFlags};
 use rustix::io::Errno;
 
+use super::file::LinkKey;
 use crate::format::node::{Node, NodeType, Xattr, go_mode};
 use crate::format::time::Time;
 
@@ -31,6 +32,8 @@ pub(crate) struct Stat {
     pub(crate) rdev: u64,
     /// 512-byte units that the file takes on disk.
     pub(crate) blocks: u64,
+    /// When it was made, where the file system says so.
+    pub(crate) born: Option<Time>,
 }
 
 impl From<Statx> for Stat {
@@ -49,6 +52,9 @@ impl From<Statx> for Stat {
             device: rustix::fs::makedev(s.stx_dev_major, s.stx_dev_minor),
             rdev: rustix::fs::makedev(s.stx_rdev_major, s.stx_rdev_minor),
             blocks: s.stx_blocks,
+            born: StatxFlags::from_bits_retain(s.stx_mask)
+                .contains(StatxFlags::BTIME)
+                .then(|| Time::new(s.stx_btime.tv_sec, s.stx_btime.tv_nsec)),
         }
     }
 }
@@ -89,8 +95,8 @@ impl Stat {
     }
 
     /// What all names of the file share.
-    pub(crate) fn link_key(&self) -> (u64, u64) {
-        (self.device, self.inode)
+    pub(crate) fn link_key(&self) -> LinkKey {
+        LinkKey { device: self.device, inode: self.inode, born: self.born }
     }
 
     /// Whether some of the file's blocks may be missing on disk.
@@ -104,7 +110,7 @@ impl Stat {
     }
 }
 
-const WANTED: StatxFlags = StatxFlags::BASIC_STATS;
+const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
 /// Metadata of a name in a directory; a symbolic link is not followed.
 pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Stat, Errno> {

@@ -622,7 +622,7 @@ impl Walker<'_> {
         let follower = Follower { slot, node: stat.node(name.to_bytes()), relation };
         let follower = match link {
             None => follower,
-            Some(key) => match shared.links.meet(key, follower) {
+            Some(key) => match shared.links.meet(key, follower, stat.size) {
                 Met::Read(follower) => follower,
                 Met::Follows => return,
                 Met::Known(follower, content) => {
