@@ -338,6 +338,27 @@ async fn a_directory_that_a_repository_lacks_is_no_empty_one() {
     }
 }
 
+/// Taken for no locks, it would have a backup that others respect take its snapshot back.
+#[tokio::test]
+async fn a_directory_with_a_lock_of_ours_is_there() {
+    let answers = |_: usize, line: &str| match line.split(' ').next().unwrap_or_default() {
+        "HEAD" => answer("200 OK", "config").replace("\r\n\r\nconfig", "\r\n\r\n"),
+        "GET" => answer("404 Not Found", "no backend"),
+        _ => answer("200 OK", ""),
+    };
+    let mut options = options(LOGIN);
+    options.retry.deadline = Duration::ZERO;
+    let store = store::open(&play(answers).0.parse().unwrap(), &options, &Ctx::default()).unwrap();
+    assert_eq!(store.list(FileKind::Lock).await.unwrap(), []);
+    let lock = FileName { kind: FileKind::Lock, id: Id::from_bytes([1; 32]) };
+    store.put(lock, "lock".into(), PutMode::CreateNew).await.unwrap();
+    let error = store.list(FileKind::Lock).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Listing, "{}", error.chain());
+    assert!(error.chain().contains("has just written a lock"), "{}", error.chain());
+    store.delete(lock).await.unwrap();
+    assert_eq!(store.list(FileKind::Lock).await.unwrap(), []);
+}
+
 #[tokio::test]
 async fn no_more_is_read_than_any_such_file_has() {
     let name = FileName { kind: FileKind::Key, id: Id::from_bytes([1; 32]) };

@@ -3,8 +3,10 @@
 //!
 //! Such a server holds a repository's files and nothing beside them: there are no extra files here.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -37,6 +39,8 @@ pub(super) struct RestStore {
     description: String,
     /// A config was read or written: what lies here is a repository.
     made: AtomicBool,
+    /// Locks that were written and not removed: the directory that they lie in is there.
+    locks: Mutex<HashSet<Id>>,
 }
 
 #[derive(Deserialize)]
@@ -73,7 +77,14 @@ impl RestStore {
             (None, None) => None,
         };
         let base = if url.ends_with('/') { url.to_owned() } else { format!("{url}/") };
-        Ok(Self { client, description: format!("rest:{base}"), base, login, made: AtomicBool::new(false) })
+        Ok(Self {
+            client,
+            description: format!("rest:{base}"),
+            base,
+            login,
+            made: AtomicBool::new(false),
+            locks: Mutex::default(),
+        })
     }
 
     /// Files have no two-digit directories here.
@@ -238,7 +249,8 @@ impl RestStore {
     /// before a repository is made, and then all; it lacks those which a tool left out that copies no empty ones. Other
     /// servers list nothing instead. But old versions of `rclone serve restic` and of restic's server answer so to any
     /// trouble, and what stands in front of a server when that is away: restic lost a repository to a prune that took
-    /// this for no snapshots (its issue 4612). So it is believed of locks, and of a repository that holds nothing at all.
+    /// this for no snapshots (its issue 4612). So it is believed of locks, as long as none of them is our own, and of a
+    /// repository that holds nothing at all.
     async fn refuse_absent(&self, kind: FileKind, refusal: Error) -> Result<()> {
         let absent = |why: &str, refusal: Error| {
             Err(Error::with_source(
@@ -258,7 +270,8 @@ impl RestStore {
             return if made { absent("nor a config any more", refusal) } else { Ok(()) };
         }
         match kind {
-            FileKind::Lock => return Ok(()),
+            FileKind::Lock if self.locks().is_empty() => return Ok(()),
+            FileKind::Lock => return absent("but this program has just written a lock into it", refusal),
             FileKind::Key => return absent("but without keys nobody can open the repository", refusal),
             _ => {}
         }
@@ -278,6 +291,10 @@ impl RestStore {
         if name.kind == FileKind::Config {
             self.made.store(true, Ordering::Relaxed);
         }
+    }
+
+    fn locks(&self) -> MutexGuard<'_, HashSet<Id>> {
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn exists(&self, name: FileName) -> Result<bool> {
@@ -366,6 +383,9 @@ impl Store for RestStore {
         match self.send(&what, request, size).await {
             Ok(_) => {
                 self.note(name);
+                if name.kind == FileKind::Lock {
+                    self.locks().insert(name.id);
+                }
                 Ok(())
             }
             // Servers of this protocol never replace a file, and say so with 403, as they do for other reasons.
@@ -385,9 +405,11 @@ impl Store for RestStore {
     async fn delete(&self, name: FileName) -> Result<()> {
         let request = self.request(Method::DELETE, &self.url(name));
         match self.send(&format!("removing {name}"), request, 0).await {
-            Ok(_) => Ok(()),
-            Err(e) if e.kind() == ErrorKind::Missing => Ok(()),
-            Err(e) => Err(e),
+            Err(e) if e.kind() != ErrorKind::Missing => Err(e),
+            _ => {
+                self.locks().remove(&name.id);
+                Ok(())
+            }
         }
     }
 

@@ -154,6 +154,33 @@ async fn a_directory_that_a_repository_lacks_is_no_empty_one() {
     assert_eq!(local(directory.path()).list(FileKind::Lock).await.unwrap(), []);
 }
 
+/// Somebody has moved a part of a repository to another disk.
+#[tokio::test]
+async fn links_inside_of_a_repository_are_followed_and_lead_somewhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let (place, elsewhere) = (directory.path().join("repository"), directory.path().join("elsewhere"));
+    laid_out(&place, true).await;
+    std::fs::create_dir(&elsewhere).unwrap();
+    let pack = name(FileKind::Pack, b"x").id.to_string();
+    let (of_pack, index) = (place.join("data").join(&pack[..2]), place.join("index"));
+    let of_index = index.join(name(FileKind::Index, b"x").id.to_string());
+    for (path, kind) in [(&of_pack, FileKind::Pack), (&index, FileKind::Index), (&of_index, FileKind::Index)]
+    {
+        let before = local(&place).list(kind).await.unwrap();
+        assert_eq!(before.len(), 1);
+        let target = elsewhere.join("moved");
+        std::fs::rename(path, &target).unwrap();
+        std::os::unix::fs::symlink(&target, path).unwrap();
+        assert_eq!(local(&place).list(kind).await.unwrap(), before, "{}", path.display());
+        // The other disk is not mounted.
+        std::fs::rename(&target, elsewhere.join("away")).unwrap();
+        let error = local(&place).list(kind).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Listing, "{}", error.chain());
+        std::fs::remove_file(path).unwrap();
+        std::fs::rename(elsewhere.join("away"), path).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_repository_that_holds_nothing_may_lack_directories() {
     let directory = tempfile::tempdir().unwrap();

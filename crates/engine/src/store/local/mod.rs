@@ -112,8 +112,8 @@ impl Files {
                 let Some(directories) = read_dir_if_there(&base)? else { return Ok(None) };
                 for directory in directories {
                     let name = directory.file_name();
-                    if name.len() == 2 && directory.file_type().is_ok_and(|t| t.is_dir()) {
-                        let path = base.join(name);
+                    let path = base.join(&name);
+                    if name.len() == 2 && is_directory(&directory, &path)? {
                         if !list_ids(&path, kind, &mut entries)? {
                             // So it looks when the file system goes away in the middle.
                             return Err(Error::new(
@@ -382,15 +382,28 @@ fn listing_error(path: &Path, error: io::Error) -> Error {
     }
 }
 
+/// Whether an entry is a directory, or a symbolic link to one. An error where it leads nowhere: packs may lie there.
+fn is_directory(entry: &fs::DirEntry, path: &Path) -> Result<bool> {
+    match entry.file_type() {
+        Ok(kind) if kind.is_symlink() => {
+            fs::metadata(path).map(|meta| meta.is_dir()).map_err(|e| listing_error(path, e))
+        }
+        Ok(kind) => Ok(kind.is_dir()),
+        Err(e) => Err(listing_error(path, e)),
+    }
+}
+
 /// Adds the files of a directory. Whether it exists.
 fn list_ids(path: &Path, kind: FileKind, entries: &mut Vec<Entry>) -> Result<bool> {
     let Some(found) = read_dir_if_there(path)? else { return Ok(false) };
     for entry in found {
         let Some(id) = entry.file_name().to_str().and_then(|n| n.parse::<Id>().ok()) else { continue };
-        let meta = match entry.metadata() {
+        // Whoever moves a part of a repository to another disk leaves links behind, which all other calls follow.
+        let linked = entry.file_type().is_ok_and(|t| t.is_symlink());
+        let meta = match if linked { fs::metadata(entry.path()) } else { entry.metadata() } {
             Ok(meta) => meta,
             // Removed between the listing and the look at it.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !linked => continue,
             Err(e) => return Err(listing_error(path, e)),
         };
         // An empty lock is one that another client is about to write, or died writing.
