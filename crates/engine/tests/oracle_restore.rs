@@ -82,6 +82,46 @@ async fn prepared(dir: &Path) -> (Repository, RestoreSpec) {
     (repo, spec)
 }
 
+/// More files than are written together: one window is written while the next is filled, and the one before read back.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_files_than_one_window_holds_come_back() {
+    /// A window holds 8,000 files.
+    const FILES: usize = 16_500;
+    /// And one more name.
+    const NAMES: u64 = FILES as u64 + 1;
+    let dir = scratch();
+    let (source, at, target) =
+        (dir.path().join("source"), dir.path().join("repo"), dir.path().join("target"));
+    let path = |n: usize| format!("{:02}/{n:05}", n / 500);
+    for n in 0..FILES {
+        if n % 500 == 0 {
+            fs::create_dir_all(source.join(path(n)).parent().unwrap()).unwrap();
+        }
+        fs::write(source.join(path(n)), format!("file {n}")).unwrap();
+    }
+    // Two names, of which each is in another window.
+    fs::hard_link(source.join(path(3)), source.join("32/zz linked")).unwrap();
+    for n in 0..FILES.div_ceil(500) {
+        settle(&source.join(format!("{n:02}")));
+    }
+    settle(&source);
+    let repo = init(&at).await;
+    let snapshot = back_up(&repo, &source).await.snapshot;
+    let spec = spec(snapshot, &source, &target);
+    let report = run_clean(&repo, &spec).await;
+    assert_eq!(report.files_restored, NAMES);
+    assert_same(&source, &target, "of three windows");
+    // Of each window something else is written, gone and too long.
+    let spoilt = [(40, "FILE 40"), (9_000, "file 9001"), (16_499, "file")];
+    for (n, text) in spoilt {
+        fs::write(target.join(path(n)), text).unwrap();
+        fs::remove_file(target.join(path(n - 1))).unwrap();
+    }
+    let report = run_clean(&repo, &spec).await;
+    assert_eq!((report.files_restored, report.files_unchanged), (6, NAMES - 6));
+    assert_same(&source, &target, "of three windows, again");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn running_again_leaves_everything_alone() {
     let dir = scratch();

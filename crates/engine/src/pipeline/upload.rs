@@ -373,3 +373,60 @@ pub(crate) async fn check_size(store: &dyn Store, name: FileName, expected: u64)
         Err(e) => Err(e),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::pack::{BlobKind, PackedBlob};
+    use crate::repository::testing::fixture;
+
+    /// A pack of so many blobs, all of one length.
+    fn pack(number: u8, blobs: usize, length: u32) -> IndexedPack {
+        let id = Id::from_bytes([number; 32]);
+        let blob = PackedBlob { kind: BlobKind::Data, id, offset: 0, length, uncompressed: None };
+        IndexedPack { id, blobs: vec![blob; blobs], marked: false }
+    }
+
+    #[tokio::test]
+    async fn an_index_file_is_due_when_it_is_full_or_old_or_lists_much() {
+        let f = fixture().await;
+        let with = |packs: Vec<IndexedPack>| {
+            let mut pending = PendingIndex::new(f.repo.clone());
+            packs.into_iter().for_each(|pack| pending.add(pack));
+            pending
+        };
+        let mut nothing = with(vec![]);
+        nothing.since -= 2 * FLUSH_AFTER;
+        assert!(!nothing.is_due());
+        assert!(!with(vec![pack(1, MAX_BLOBS - 1, 100)]).is_due());
+        assert!(with(vec![pack(1, MAX_BLOBS - 1, 100), pack(2, 1, 100)]).is_due());
+        assert!(!with(vec![pack(1, 2, 1 << 29)]).is_due());
+        assert!(with(vec![pack(1, 2, 1 << 29), pack(2, 2, 1 << 29)]).is_due());
+        let mut old = with(vec![pack(1, 1, 100)]);
+        old.since -= FLUSH_AFTER;
+        assert!(old.is_due());
+        // The time of what was listed is not that of what comes after it.
+        old.seal().await.unwrap();
+        assert!(!old.is_due());
+        old.add(pack(2, 1, 100));
+        assert!(!old.is_due());
+    }
+
+    #[tokio::test]
+    async fn an_index_file_lists_whole_packs_and_only_one_alone_makes_it_too_long() {
+        let f = fixture().await;
+        let half = MAX_BLOBS / 2;
+        let mut pending = PendingIndex::new(f.repo.clone());
+        for (number, blobs) in [(1, half), (2, half), (3, 1), (4, MAX_BLOBS + 1), (5, 7)] {
+            pending.add(pack(number, blobs, 100));
+        }
+        pending.flush().await.unwrap();
+        let mut files = Vec::new();
+        for id in pending.written {
+            let bytes = f.repo.load_unpacked(FileKind::Index, &id).await.unwrap();
+            let packs = IndexFile::parse(&bytes).unwrap().packs;
+            files.push(packs.iter().map(|pack| pack.id.as_bytes()[0]).collect::<Vec<_>>());
+        }
+        assert_eq!(files, [vec![1, 2], vec![3], vec![4], vec![5]]);
+    }
+}

@@ -635,6 +635,34 @@ async fn a_limited_line_keeps_its_average_and_lets_locks_pass() {
     assert_eq!(put(FileKind::Pack, 4).await.unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
+/// Of known length, at the end and of unknown length: each has its time before the next one comes. Locks come at once.
+#[tokio::test]
+async fn a_limited_line_keeps_its_average_of_what_comes_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let pace = Pace { upload: None, download: std::num::NonZeroU64::new(2000) };
+    let options = StoreOptions { retry: no_retry(), pace, ..StoreOptions::default() };
+    let cancel = Ctx::default();
+    let store = open(&Location::Local(directory.path().to_owned()), &options, &cancel).unwrap();
+    store.prepare().await.unwrap();
+    let body = vec![7; 1000];
+    let (pack, lock) = (name(FileKind::Pack, &body), name(FileKind::Lock, &body));
+    for name in [pack, lock] {
+        store.put(name, Bytes::from(body.clone()).into(), PutMode::ContentAddressed).await.unwrap();
+    }
+    let begin = std::time::Instant::now();
+    assert_eq!(store.get(pack, Some(100..600)).await.unwrap().len(), 500);
+    assert_eq!(store.get_suffix(pack, 500).await.unwrap().len(), 500);
+    assert!(begin.elapsed() >= Duration::from_millis(150), "the second one waits for the first");
+    assert_eq!(store.get(pack, None).await.unwrap().len(), 1000);
+    let begun = std::time::Instant::now();
+    assert_eq!(store.get(lock, None).await.unwrap().len(), 1000);
+    assert!(begun.elapsed() < Duration::from_millis(300), "a lock was held up");
+    assert_eq!(store.get(pack, Some(0..1)).await.unwrap().len(), 1);
+    assert!(begin.elapsed() >= Duration::from_millis(850), "what was read whole has its time afterwards");
+    cancel.cancel.cancel();
+    assert_eq!(store.get(pack, Some(0..900)).await.unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
 #[tokio::test]
 async fn files_longer_than_any_of_their_kind_are_not_read() {
     let directory = tempfile::tempdir().unwrap();
