@@ -197,7 +197,7 @@ pub(crate) fn saved(component: &BackupComponent, volume: Option<VolumeTags>) -> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::jobs::Placement;
     use holdfast_api::refs::Identity;
@@ -209,7 +209,8 @@ mod tests {
         .unwrap()
     }
 
-    fn planned() -> PlannedComponent {
+    /// `volume/data`, which can be read on every node.
+    pub(in super::super) fn planned() -> PlannedComponent {
         PlannedComponent {
             name: "volume/data".into(),
             claim: "data".into(),

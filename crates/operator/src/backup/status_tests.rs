@@ -1,4 +1,6 @@
 use super::*;
+use super::super::validate::PlannedComponent;
+use crate::volumes::Moving;
 use holdfast_api::backup::{SkipReason, SkippedClaim};
 use holdfast_api::refs::Identity;
 
@@ -242,6 +244,31 @@ fn a_run_that_is_held_up_says_by_what() {
     assert_eq!(under_way(&mut [good(), waits(WaitReason::Starting)]), "saves 2 volumes, 1 of them done");
     let held_up = under_way(&mut [good(), waits(WaitReason::Unschedulable)]);
     assert_eq!(held_up, "saves 2 volumes, 1 of them done; volume/x: no node takes it");
+}
+
+/// What is given back asks for no place: its runner would hold the volume on the node that the pod leaves.
+#[test]
+fn a_component_waits_for_the_pod_that_takes_its_volume_away_and_not_for_ever() {
+    let at = |second| Timestamp::from_second(second).unwrap();
+    let moving_pod = Moving { pod: "app-0".into(), node: Some("n1".into()), since: at(1000) };
+    let planned = super::super::build::tests::planned();
+    let still = PlannedComponent { name: "volume/still".into(), ..planned.clone() };
+    let plan = Plan {
+        components: vec![PlannedComponent { moving: Some(moving_pod), ..planned }, still],
+        coverage: Coverage::default(),
+        refusal: None,
+    };
+    let named = |name: &str| BackupComponent { name: name.into(), ..BackupComponent::default() };
+    let mut components = [named("volume/data"), named("volume/still")];
+    let all = ["volume/data", "volume/still"];
+    assert_eq!(moving(&mut components, &all, &plan, at(1010)), BTreeSet::from(["volume/data".to_owned()]));
+    let [data, other] = &components;
+    assert_eq!(data.reason.as_deref(), Some(WaitReason::VolumeNotMounted.as_str()));
+    let said = data.message.as_deref().unwrap();
+    assert!(said.contains("app-0") && said.contains("n1"), "{said}");
+    assert_eq!((&other.reason, &other.message), (&None, &None));
+    assert_eq!(moving(&mut components, &["volume/still"], &plan, at(1010)), BTreeSet::new(), "it has its Job");
+    assert_eq!(moving(&mut components, &all, &plan, at(1000 + 3600)), BTreeSet::new(), "it may never go");
 }
 
 #[test]
