@@ -14,7 +14,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin:/usr/sbin:/sbin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TESTBED := $(TARGET)/release/testbed
 
-.PHONY: help prepare demo stories test bench fuzz scale up down lint lint-rust lint-go image gen testbed binary
+.PHONY: help prepare demo stories drill test bench fuzz scale up down lint lint-rust lint-go image gen testbed binary
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,11 @@ else
 stories: prepare ## the stories on a throw-away cluster (CLUSTER=current: those that need no test bed, on yours)
 	@hack/with-bed stories
 endif
+
+drill: prepare testbed ## docs/disaster-recovery.md carried out: back up, take the whole cluster down, get it back in a new one
+	@$(TESTBED) build
+	@cargo build --release --package holdfast --package holdfast-e2e --bins
+	@$(TARGET)/release/drill
 
 test: prepare ## everything that CI does, with a summary of what ran
 	@hack/test

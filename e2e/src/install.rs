@@ -64,7 +64,7 @@ pub fn bed() -> Result<&'static Bed> {
 
 /// A failure of the test bed, as the stories report it.
 #[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]
-fn bed_failure(error: holdfast_testbed::Error) -> Failure {
+pub fn bed_failure(error: holdfast_testbed::Error) -> Failure {
     Failure(holdfast_testbed::chain(&error))
 }
 
@@ -143,18 +143,12 @@ impl Bed {
     /// Loads the images and installs or upgrades the chart, then waits until the operator leads and is ready.
     fn install(&self, progress: &Progress) -> Result<()> {
         let testbed = self.testbed()?;
-        let layout = testbed.layout();
         // A story that was ended in the middle may have left a node closed.
         for node in &testbed.env().nodes {
             let open = r#"{"spec":{"unschedulable":null,"taints":null}}"#;
             self.kubectl().run(&["patch", "node", &node.name, "--type=merge", "-p", open])?;
         }
-        let images = [TOOLS_IMAGE, POSTGRES_IMAGE]
-            .iter()
-            .map(|name| archive(layout, short(name), progress).map_err(bed_failure))
-            .collect::<Result<Vec<_>>>()?;
-        testbed.load_images(&images).map_err(bed_failure)?;
-        let image = testbed.load_holdfast(&binary()?).map_err(bed_failure)?;
+        let image = load_images(testbed, progress)?;
         self.upgrade(image)?;
         // The tag is the same for every build: a new binary needs new pods.
         self.kubectl().run(&["-n", OPERATOR_NAMESPACE, "rollout", "restart", "deployment"])?;
@@ -371,18 +365,28 @@ impl Bed {
     }
 }
 
+/// Brings the applications' images and Holdfast's to the nodes of a test bed; the name of Holdfast's.
+pub fn load_images(testbed: &Testbed, progress: &Progress) -> Result<&'static str> {
+    let images = [TOOLS_IMAGE, POSTGRES_IMAGE]
+        .iter()
+        .map(|name| archive(testbed.layout(), short(name), progress).map_err(bed_failure))
+        .collect::<Result<Vec<_>>>()?;
+    testbed.load_images(&images).map_err(bed_failure)?;
+    testbed.load_holdfast(&binary()?).map_err(bed_failure)
+}
+
 /// `tools` of `testbed.local/tools:1`.
 fn short(image: &str) -> &str {
     image.rsplit('/').next().unwrap_or(image).split(':').next().unwrap_or(image)
 }
 
 /// The project's root.
-fn repository_root() -> PathBuf {
+pub fn repository_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
 }
 
 /// The `holdfast` binary that the image is made of: `HOLDFAST_BINARY`, else the release build of this tree.
-fn binary() -> Result<PathBuf> {
+pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("HOLDFAST_BINARY") {
         return Ok(path.into());
     }

@@ -8,6 +8,7 @@
 //! - [`holdfast`]: the command line of Holdfast, with what it prints and its exit code;
 //! - [`kubectl`]: the cluster as a command line sees it, with waiting for conditions;
 //! - [`install`]: image and chart, once a process;
+//! - [`page`]: a page of the documentation as a person follows it;
 //! - [`story`]: namespace, bucket, storage, clean-up, and what is printed when a story fails;
 //! - [`workload`]: applications that hold data;
 //! - [`gate`]: troubles of a store for one story alone;
@@ -26,6 +27,7 @@ pub mod gate;
 pub mod holdfast;
 pub mod install;
 pub mod kubectl;
+pub mod page;
 pub mod story;
 pub mod tree;
 pub mod workload;

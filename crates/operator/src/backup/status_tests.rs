@@ -1,5 +1,5 @@
-use super::*;
 use super::super::validate::PlannedComponent;
+use super::*;
 use crate::volumes::Moving;
 use holdfast_api::backup::{SkipReason, SkippedClaim};
 use holdfast_api::refs::Identity;
@@ -267,7 +267,11 @@ fn a_component_waits_for_the_pod_that_takes_its_volume_away_and_not_for_ever() {
     let said = data.message.as_deref().unwrap();
     assert!(said.contains("app-0") && said.contains("n1"), "{said}");
     assert_eq!((&other.reason, &other.message), (&None, &None));
-    assert_eq!(moving(&mut components, &["volume/still"], &plan, at(1010)), BTreeSet::new(), "it has its Job");
+    assert_eq!(
+        moving(&mut components, &["volume/still"], &plan, at(1010)),
+        BTreeSet::new(),
+        "it has its Job"
+    );
     assert_eq!(moving(&mut components, &all, &plan, at(1000 + 3600)), BTreeSet::new(), "it may never go");
 }
 
