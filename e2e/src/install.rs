@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use holdfast_testbed::{
-    HOLDFAST_IMAGE, POSTGRES_IMAGE, Progress, S3Env, Signer, TOOLS_IMAGE, Testbed, WEB_IDENTITY_AUDIENCE,
-    archive,
+    HOLDFAST_IMAGE, NAMED_BUCKET, POSTGRES_IMAGE, Progress, S3Env, Signer, TOOLS_IMAGE, Testbed,
+    WEB_IDENTITY_AUDIENCE, archive,
 };
 use serde_json::Value;
 
@@ -244,6 +244,11 @@ impl Bed {
     /// Makes a bucket.
     pub fn make_bucket(&self, name: &str) -> Result<()> {
         self.testbed()?.s3().create_bucket(name).map_err(bed_failure)
+    }
+
+    /// The S3 server by its name, for pods alone, and the one bucket that may stand before that.
+    pub fn s3_by_name(&self) -> Result<(String, &'static str)> {
+        Ok((self.testbed()?.env().s3.endpoint_by_name.clone(), NAMED_BUCKET))
     }
 
     /// Where the S3 server keeps a bucket's objects on this machine's disk.

@@ -452,7 +452,6 @@ async fn the_bucket_may_stand_in_the_hosts_name() {
     assert!(heard[0].contains(&format!("host: bucket.localhost:{}", player.port)), "{}", heard[0]);
 }
 
-/// There is no server to be had that speaks Google's XML interface, so this holds what is sent against its documentation.
 /// What a server with this answer says of the rules of its bucket.
 async fn rules(answer: String) -> store::Lifecycle {
     let player = Player::start(vec![answer]);
@@ -486,6 +485,7 @@ async fn a_bucket_without_rules_is_harmless_and_one_that_does_not_tell_is_not() 
     }
 }
 
+/// There is no server to be had that speaks Google's XML interface, so this holds what is sent against its documentation.
 #[tokio::test]
 async fn google_is_asked_by_its_xml_interface_with_a_token() {
     let list = format!(

@@ -420,7 +420,12 @@ impl Bed<'_> {
     fn start_dns(&self) -> Result<()> {
         let path = self.layout.run().join("Corefile");
         let kubeconfig = self.layout.kubeconfig().display().to_string();
-        let values = [("host", node::HOST), ("s3_name", s3::S3_NAME), ("kubeconfig", kubeconfig.as_str())];
+        let values = [
+            ("host", node::HOST),
+            ("s3_name", s3::S3_NAME),
+            ("named_bucket", s3::NAMED_BUCKET),
+            ("kubeconfig", kubeconfig.as_str()),
+        ];
         layout::write(&path, render(include_str!("../config/Corefile"), &values)?)?;
         self.daemon(self.first()?, "dns", "dns", &["-conf".into(), path.display().to_string()])
     }

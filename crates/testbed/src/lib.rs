@@ -49,7 +49,7 @@ pub use minio::{Minio, WEB_IDENTITY_AUDIENCE, WEB_IDENTITY_ROLE};
 pub use progress::Progress;
 pub use restic::{Restic, restic, restic_versions};
 pub use rustic::{RUSTIC_VERSION, rustic};
-pub use s3::{S3, S3Env, Signer, encode};
+pub use s3::{NAMED_BUCKET, S3, S3Env, Signer, encode};
 pub use slow_line::slow_line;
 pub use teardown::{down, verify};
 

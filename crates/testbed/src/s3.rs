@@ -18,8 +18,10 @@ use crate::process::{self, Daemon, Process};
 
 const PORT: u16 = 9000;
 const REGION: &str = "us-east-1";
-/// The server's name inside the cluster.
+/// The server's name inside the cluster. [`NAMED_BUCKET`] may stand before it.
 pub(crate) const S3_NAME: &str = "s3.testbed";
+/// The one bucket that has a name of its own inside the cluster, `by-host.s3.testbed`: for tests of virtual-host style.
+pub const NAMED_BUCKET: &str = "by-host";
 const ACCESS_KEY: &str = "testbed-root";
 pub(crate) const RECORD: &str = "s3";
 
@@ -56,7 +58,13 @@ pub(crate) fn prepare(layout: &Layout) -> Result<S3Env> {
         layout::make_dir(&dir.join(part))?;
     }
     pki::authority(&dir, "testbed S3 authority")?;
-    let names = [format!("IP:{HOST}"), format!("DNS:{S3_NAME}"), "DNS:localhost".to_owned()];
+    let names = [
+        format!("IP:{HOST}"),
+        format!("DNS:{S3_NAME}"),
+        // Buckets that stand before its name.
+        format!("DNS:*.{S3_NAME}"),
+        "DNS:localhost".to_owned(),
+    ];
     pki::leaf(&dir, "server", &[("CN", S3_NAME)], &names)?;
     Ok(S3Env {
         endpoint: format!("https://{HOST}:{PORT}"),
@@ -125,6 +133,8 @@ impl S3 {
                 "--quiet".to_owned(),
                 // Closes each connection after one answer otherwise, which no real server does.
                 "--keep-alive".to_owned(),
+                "--virtual-domain".to_owned(),
+                S3_NAME.to_owned(),
                 "posix".to_owned(),
                 "--versioning-dir".to_owned(),
                 path("versions"),

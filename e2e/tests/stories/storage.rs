@@ -51,6 +51,48 @@ fn a_wrong_secret_key_is_named_and_mended_by_changing_the_secret() {
     });
 }
 
+/// Some providers want the bucket in the host's name; what is saved so is the same as by the path.
+#[test]
+fn a_bucket_in_the_hosts_name_is_the_same_bucket() {
+    let Some(_world) = together() else { return };
+    Story::tell("by-host", Story::bare, |story| {
+        let (endpoint, bucket) = story.bed.s3_by_name()?;
+        story.bed.make_bucket(bucket)?;
+        story.allow_root()?;
+        // The bucket is not this story's alone on a bed that stays up.
+        let part = format!("bucket: {bucket}\n      prefix: {}\n", story.namespace);
+        let storage = |name: &str| {
+            let ca = Some(story.bed.ca_pem.as_str());
+            let keys = (&story.bed.access_key, &story.bed.secret_key);
+            let yaml = story.storage_with(name, bucket, keys.0, keys.1, ca);
+            yaml.replace(&format!("bucket: {bucket}\n"), &part)
+        };
+        let by_path = storage("by-path").replace("default: true", "default: false");
+        let by_host = storage("store")
+            .replace(&story.bed.s3_endpoint, &endpoint)
+            .replace("    s3:\n", "    s3:\n      addressing: VirtualHost\n");
+        story.apply(&by_host)?;
+        let ready = story.storage_ready("store")?;
+        let location = ready["status"]["location"].as_str().unwrap_or_default();
+        if !location.contains("s3.testbed") {
+            return Err(Failure(format!("it is at {location}")));
+        }
+        let pod = story.app_with_a_file()?;
+        let backup = story.backup("run", "{}", "Succeeded")?;
+        story.apply(&by_path)?;
+        let seen = story.until("backupstorage", "by-path", |object| {
+            let all = object["status"]["repositories"].as_array()?;
+            (phase(object) == "Ready").then_some(all.len())
+        })?;
+        if seen != 1 {
+            return Err(Failure(format!("{seen} repositories are seen by the path, not the one")));
+        }
+        let snapshot = Story::snapshot_of(&backup)?;
+        story.the_file_comes_back(&pod, &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"))?;
+        story.nothing_left()
+    });
+}
+
 #[test]
 fn an_unknown_access_key_is_named() {
     wrong("unknown-key", "InvalidCredentials", |s| {
