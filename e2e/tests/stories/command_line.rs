@@ -223,7 +223,7 @@ fn the_doctor_finds_what_is_wrong_and_nothing_else() {
         holdfast.expect(
             &["doctor", "-n", &n, "--all"],
             healthy.code,
-            &["leads", "all kinds are served", "rights"],
+            &["leads", "all kinds are served", "rights", "nodes and the API server agree about the time"],
         )?;
 
         let record = r#"holdfast.dev/quiesce={"replicas":1,"holders":["nobody"]}"#;

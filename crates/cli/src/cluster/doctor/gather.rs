@@ -31,6 +31,8 @@ pub(super) type Read<T> = std::result::Result<T, String>;
 
 /// Name of the operator's Lease.
 const LEASE: &str = "holdfast-operator";
+/// Namespace of the nodes' Leases.
+const NODES: &str = "kube-node-lease";
 /// Questions about rights that are asked at a time.
 const AT_A_TIME: usize = 8;
 
@@ -63,6 +65,8 @@ pub(super) struct Facts {
     pub(super) operators: Read<Vec<Deployment>>,
     /// The Leases of the operators, by namespace.
     pub(super) leases: Vec<(String, Read<Option<Lease>>)>,
+    /// The Leases by which the nodes say that they live.
+    pub(super) nodes: Read<Vec<Lease>>,
     pub(super) namespaces: Read<Vec<Namespace>>,
     pub(super) objects: status::Facts,
     /// Why claims or objects of ours could not be listed.
@@ -124,6 +128,7 @@ pub(super) async fn facts(cluster: &Cluster) -> Result<Facts> {
         let rights = of_operator(cluster, &namespace, &account).await;
         operators_rights.push((format!("ServiceAccount {namespace}/{account}"), rights));
     }
+    let nodes = cluster.within(NODES).api::<Lease>().list(&ListParams::default()).await;
     let ours = ListParams::default().labels(LABEL_TASK);
     Ok(Facts {
         namespace: cluster.namespace.clone(),
@@ -133,6 +138,7 @@ pub(super) async fn facts(cluster: &Cluster) -> Result<Facts> {
         served: served(cluster).await,
         definitions,
         leases,
+        nodes: nodes.map(|l| l.items).map_err(|e| say(cluster, &e, "list the Leases of the nodes")),
         namespaces,
         objects,
         unlisted,

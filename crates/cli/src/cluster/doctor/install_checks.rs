@@ -13,6 +13,7 @@ use kube::ResourceExt;
 
 use super::finding::Finding;
 use super::gather::{Clock, Facts, Read};
+use crate::text::counted;
 
 /// Version of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -31,6 +32,7 @@ const LISTED: usize = 6;
 pub(super) fn examine(facts: &Facts, now: Timestamp, findings: &mut Vec<Finding>) {
     findings.push(server(&facts.server_version));
     findings.push(clock(&facts.clock));
+    findings.extend(nodes(&facts.nodes));
     findings.push(served(&facts.served));
     findings.extend(definitions(&facts.definitions));
     findings.extend(operators(&facts.operators));
@@ -86,6 +88,41 @@ fn clock(clock: &Read<Clock>) -> Finding {
             .remedy("set the clocks by NTP: ages shown here are wrong by as much, and object stores refuse requests of nodes that are 15 minutes off")
         }
     }
+}
+
+/// The clocks of the nodes, which is where runners are: a node writes its time into its Lease, and the API server notes by its
+/// own clock when it did.
+fn nodes(leases: &Read<Vec<Lease>>) -> Vec<Finding> {
+    let leases = match leases {
+        Ok(leases) => leases,
+        Err(why) => return vec![Finding::unknown("clock", why.clone())],
+    };
+    let mut findings = Vec::new();
+    let mut agree = 0_u64;
+    for lease in leases {
+        let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref());
+        let noted =
+            lease.managed_fields().iter().filter_map(|one| one.time.as_ref().map(|time| time.0)).max();
+        let (Some(renewed), Some(noted)) = (renewed, noted) else { continue };
+        let apart = renewed.0.duration_since(noted);
+        if apart.abs() <= CLOCKS {
+            agree += 1;
+            continue;
+        }
+        let side = if apart.is_negative() { "behind" } else { "ahead of" };
+        let seconds = apart.as_secs().unsigned_abs();
+        let message = format!("its clock is {seconds} s {side} the API server's");
+        let remedy = "set the clocks of the nodes by NTP: object stores refuse requests of nodes that are 15 minutes off, and a \
+                      lock that seems old is taken for one that was left behind";
+        findings.push(
+            Finding::warning("clock", message).about(format!("Node {}", lease.name_any())).remedy(remedy),
+        );
+    }
+    if agree > 0 {
+        let clocks = counted(agree, "node and", "nodes and");
+        findings.push(Finding::ok("clock", format!("{clocks} the API server agree about the time")));
+    }
+    findings
 }
 
 fn served(served: &Read<Vec<String>>) -> Finding {

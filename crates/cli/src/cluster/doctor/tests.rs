@@ -40,6 +40,22 @@ spec: {{holderIdentity: holdfast-abc, renewTime: {renewed}}}
     ))
 }
 
+/// The Lease of a node that says one time, which the API server notes at another.
+fn of_node(renewed: &str, noted: &str) -> Lease {
+    read(&format!(
+        "
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata:
+  name: n1
+  managedFields:
+    - {{manager: kubelet, operation: Update, time: 2026-11-01T00:00:00Z}}
+    - {{manager: kubelet, operation: Update, time: {noted}}}
+spec: {{holderIdentity: n1, renewTime: {renewed}}}
+"
+    ))
+}
+
 /// An installation without a fault.
 fn healthy() -> Facts {
     let storage = "
@@ -69,6 +85,7 @@ status: {phase: Bound}";
         definitions: Ok(crds()),
         operators: Ok(vec![operator()]),
         leases: vec![("sys".to_owned(), Ok(Some(lease("2026-11-20T11:59:58.000000Z"))))],
+        nodes: Ok(vec![of_node("2026-11-20T11:59:55.300000Z", "2026-11-20T11:59:55Z")]),
         namespaces: Ok(Vec::new()),
         objects: status::Facts {
             storages: vec![read(storage)],
@@ -111,6 +128,22 @@ fn a_healthy_installation_has_nothing_to_say() {
     assert_eq!(found(|_| {}), []);
     let page = finding::page(&examine(&healthy(), now()), false);
     assert!(page.ends_with("checks are well\n") && page.lines().count() == 1, "{page}");
+}
+
+#[test]
+fn the_clock_of_a_node_is_looked_at_by_its_lease() {
+    let of = |renewed: &str, noted: &str| {
+        let lease = of_node(renewed, noted);
+        only(|facts| facts.nodes = Ok(vec![lease]))
+    };
+    let (severity, check, message) = of("2026-11-20T12:20:00.000000Z", "2026-11-20T11:59:55Z");
+    assert_eq!((severity, check), (Severity::Warning, "clock"));
+    assert_eq!(message, "Node n1: its clock is 1205 s ahead of the API server's");
+    let (_, _, message) = of("2026-11-20T11:50:00.000000Z", "2026-11-20T11:59:55Z");
+    assert_eq!(message, "Node n1: its clock is 595 s behind the API server's");
+    // A node that is gone for long was right when it wrote last.
+    assert_eq!(found(|f| f.nodes = Ok(vec![of_node("2026-11-19T12:00:00.1Z", "2026-11-19T12:00:00Z")])), []);
+    assert_eq!(only(|facts| facts.nodes = Err("no".to_owned())).0, Severity::Unknown);
 }
 
 #[test]

@@ -113,14 +113,15 @@ impl Files {
                 for directory in directories {
                     let name = directory.file_name();
                     let path = base.join(&name);
-                    if name.len() == 2 && is_directory(&directory, &path)? {
-                        if !list_ids(&path, kind, &mut entries)? {
-                            // So it looks when the file system goes away in the middle.
-                            return Err(Error::new(
-                                ErrorKind::Listing,
-                                format!("{} vanished while the packs were listed", path.display()),
-                            ));
-                        }
+                    if name.len() == 2
+                        && is_directory(&directory, &path)?
+                        && !list_ids(&path, kind, &mut entries)?
+                    {
+                        // So it looks when the file system goes away in the middle.
+                        return Err(Error::new(
+                            ErrorKind::Listing,
+                            format!("{} vanished while the packs were listed", path.display()),
+                        ));
                     }
                 }
             }
