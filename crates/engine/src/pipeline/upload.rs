@@ -392,7 +392,9 @@ mod tests {
         let f = fixture().await;
         let with = |packs: Vec<IndexedPack>| {
             let mut pending = PendingIndex::new(f.repo.clone());
-            packs.into_iter().for_each(|pack| pending.add(pack));
+            for pack in packs {
+                pending.add(pack);
+            }
             pending
         };
         let mut nothing = with(vec![]);

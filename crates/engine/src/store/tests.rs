@@ -645,22 +645,22 @@ async fn a_limited_line_keeps_its_average_of_what_comes_too() {
     let store = open(&Location::Local(directory.path().to_owned()), &options, &cancel).unwrap();
     store.prepare().await.unwrap();
     let body = vec![7; 1000];
-    let (pack, lock) = (name(FileKind::Pack, &body), name(FileKind::Lock, &body));
-    for name in [pack, lock] {
+    let (content, lock) = (name(FileKind::Pack, &body), name(FileKind::Lock, &body));
+    for name in [content, lock] {
         store.put(name, Bytes::from(body.clone()).into(), PutMode::ContentAddressed).await.unwrap();
     }
     let begin = std::time::Instant::now();
-    assert_eq!(store.get(pack, Some(100..600)).await.unwrap().len(), 500);
-    assert_eq!(store.get_suffix(pack, 500).await.unwrap().len(), 500);
+    assert_eq!(store.get(content, Some(100..600)).await.unwrap().len(), 500);
+    assert_eq!(store.get_suffix(content, 500).await.unwrap().len(), 500);
     assert!(begin.elapsed() >= Duration::from_millis(150), "the second one waits for the first");
-    assert_eq!(store.get(pack, None).await.unwrap().len(), 1000);
-    let begun = std::time::Instant::now();
+    assert_eq!(store.get(content, None).await.unwrap().len(), 1000);
+    let of_lock = std::time::Instant::now();
     assert_eq!(store.get(lock, None).await.unwrap().len(), 1000);
-    assert!(begun.elapsed() < Duration::from_millis(300), "a lock was held up");
-    assert_eq!(store.get(pack, Some(0..1)).await.unwrap().len(), 1);
+    assert!(of_lock.elapsed() < Duration::from_millis(300), "a lock was held up");
+    assert_eq!(store.get(content, Some(0..1)).await.unwrap().len(), 1);
     assert!(begin.elapsed() >= Duration::from_millis(850), "what was read whole has its time afterwards");
     cancel.cancel.cancel();
-    assert_eq!(store.get(pack, Some(0..900)).await.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(store.get(content, Some(0..900)).await.unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
 #[tokio::test]
