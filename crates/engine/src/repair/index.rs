@@ -130,10 +130,11 @@ pub fn repair_index<'a>(
         // What no client leaves behind, but a place for packs that is not mounted: the index is all that knows of them.
         if packs.is_empty() && named > 0 && how != RepairIndex::AdoptOrphans {
             return Err(Error::new(
-                ErrorKind::Listing,
+                ErrorKind::Guard,
                 format!(
                     "no pack is listed in {}, of which the index names {named}; the index is as it was: look whether \
-                     all of the repository is mounted, and who removed the packs if it is",
+                     all of the repository is mounted, and who removed the packs if it is. If they are lost, so is all \
+                     that was saved here: make a new repository",
                     repo.store().describe()
                 ),
             ));
@@ -358,7 +359,8 @@ mod tests {
             }
             for how in [RepairIndex::Mend, RepairIndex::FromScratch] {
                 let error = repair(&f, how).await.unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::Listing, "{}", error.chain());
+                let expected = if mounted { ErrorKind::Guard } else { ErrorKind::Listing };
+                assert_eq!(error.kind(), expected, "{}", error.chain());
                 assert!(error.chain().contains("mounted"), "{}", error.chain());
             }
         }
