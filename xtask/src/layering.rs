@@ -7,13 +7,14 @@ use crate::workspace::{Metadata, Problem, Workspace};
 /// nothing of each other, the operator has no engine, the runner has no custom resources.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("holdfast-api", &[]),
-    ("holdfast-engine", &["holdfast-simd"]),
+    ("holdfast-engine", &["holdfast-pattern", "holdfast-simd"]),
+    ("holdfast-pattern", &[]),
     ("holdfast-protocol", &[]),
     ("holdfast-simd", &[]),
     ("holdfast-testbed", &[]),
-    ("holdfast-operator", &["holdfast-api", "holdfast-protocol"]),
+    ("holdfast-operator", &["holdfast-api", "holdfast-pattern", "holdfast-protocol"]),
     ("holdfast-runner", &["holdfast-engine", "holdfast-protocol"]),
-    ("holdfast-cli", &["holdfast-api", "holdfast-engine", "holdfast-protocol"]),
+    ("holdfast-cli", &["holdfast-api", "holdfast-engine", "holdfast-pattern", "holdfast-protocol"]),
     (
         "holdfast",
         &[

@@ -181,6 +181,12 @@ impl Error {
     }
 }
 
+impl From<holdfast_pattern::Malformed> for Error {
+    fn from(malformed: holdfast_pattern::Malformed) -> Self {
+        Self::new(ErrorKind::Usage, malformed.to_string())
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

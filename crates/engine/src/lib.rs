@@ -21,7 +21,6 @@ pub mod format;
 pub mod id;
 pub mod index;
 pub mod lock;
-pub mod pattern;
 pub mod pipeline;
 pub mod protect;
 pub mod prune;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use holdfast_engine::backup::{RelativeRoot, absolute};
 use holdfast_engine::event::Fault;
-use holdfast_engine::pattern;
+use holdfast_pattern::glob;
 
 use super::patterns::lines;
 use crate::failure::{Failure, Result};
@@ -57,7 +57,7 @@ impl Args {
             let text =
                 decode(&listed).ok_or_else(|| unusable(file, &"it is neither UTF-8 nor UTF-16 text"))?;
             for line in lines(&text) {
-                let found = pattern::glob(line)?;
+                let found = glob(line).map_err(holdfast_engine::Error::from)?;
                 if found.is_empty() {
                     let error = format!("the pattern, which is in {}, matches nothing", file.display());
                     sources.unmatched.push(Fault { path: line.into(), action: "find", error });

@@ -11,9 +11,9 @@ use crate::format::node::{Node, NodeType};
 use crate::format::snapshot::Snapshot;
 use crate::format::time::Time;
 use crate::index::Index;
-use crate::pattern::{Pattern, fold, lower_pattern, names};
 use crate::read::TreeReader;
 use crate::repository::Repository;
+use holdfast_pattern::{Pattern, fold, lower_pattern, names};
 
 /// What to look for.
 #[derive(Debug, Clone, Default)]
@@ -45,7 +45,7 @@ impl Finder {
         };
         Ok(Self {
             trees: Arc::new(TreeReader::new(repo.clone(), Arc::clone(index))?),
-            patterns: spec.patterns.iter().map(parse).collect::<Result<_>>()?,
+            patterns: spec.patterns.iter().map(parse).collect::<Result<_, _>>()?,
             ignore_case: spec.ignore_case,
             oldest: spec.oldest,
             newest: spec.newest,

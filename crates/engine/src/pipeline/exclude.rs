@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use crate::error::Result;
-use crate::pattern::Pattern;
+use holdfast_pattern::Pattern;
 
 /// A list of patterns, ready to be asked.
 #[derive(Debug, Clone, Default)]

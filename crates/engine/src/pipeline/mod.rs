@@ -44,8 +44,8 @@ use crate::format::compress::Compression;
 use crate::format::time::Time;
 use crate::id::Id;
 use crate::index::Index;
-use crate::pattern::lower_pattern;
 use crate::repository::Repository;
+use holdfast_pattern::lower_pattern;
 
 use buffer::Pool;
 pub(crate) use exclude::Excludes;

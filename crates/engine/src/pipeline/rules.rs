@@ -15,7 +15,7 @@ use crate::backup::Trust;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::node::NodeType;
 use crate::format::time::Time;
-use crate::pattern::fold;
+use holdfast_pattern::fold;
 
 /// What the walk takes from the caller's wishes.
 pub(crate) struct Rules {

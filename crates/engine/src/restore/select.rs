@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::RestoreSpec;
 use crate::error::Result;
-use crate::pattern::{Pattern, lower, lower_pattern};
 use crate::pipeline::exclude::Excludes;
+use holdfast_pattern::{Pattern, lower, lower_pattern};
 
 /// What the patterns say about one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ struct Patterns {
 impl Patterns {
     /// Parses patterns; a malformed one is `ErrorKind::Usage`, so that a typing error never restores too little.
     fn new(include: &[String], exclude: &[String]) -> Result<Self> {
-        let parse = |list: &[String]| list.iter().map(|p| Pattern::parse(p)).collect::<Result<Vec<_>>>();
+        let parse = |list: &[String]| list.iter().map(|p| Ok(Pattern::parse(p)?)).collect::<Result<Vec<_>>>();
         Ok(Self { include: parse(include)?, exclude: parse(exclude)? })
     }
 

@@ -5,9 +5,9 @@
 use std::path::Path;
 
 use crate::error::Result;
-use crate::pattern::{fold, lower_pattern, names};
 use crate::pipeline::Excludes;
 use crate::restore::{RestoreSpec, Selection};
+use holdfast_pattern::{fold, lower_pattern, names};
 
 /// Patterns as restic has them, in two lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use holdfast_api::restore::{
 };
 use holdfast_api::snapshot::SnapshotComponent;
 use holdfast_api::{Reason, Snapshot, names};
+use holdfast_pattern::Pattern;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::ResourceExt;
@@ -166,6 +167,7 @@ pub fn validate(
     let mut targets = BTreeSet::new();
     let elsewhere = snapshot.spec.namespace != facts.namespace.name_any();
     for (component, wish) in selected {
+        refuse_malformed(&wish, &mut findings);
         let wish = with_missing_claim(restore, facts, wish);
         let existing = wish.to.existing_claim.as_ref().map(|claim| claim.name.clone());
         let new = wish.to.new_claim.as_ref().map(|claim| claim.name.clone());
@@ -513,6 +515,14 @@ fn with_missing_claim(restore: &Restore, facts: &Facts, wish: RestoreVolume) -> 
             RestoreVolume { to: RestoreTo { existing_claim: None, new_claim: Some(new) }, ..wish }
         }
         None => wish,
+    }
+}
+
+/// Patterns that the runner could not use: before anything is stopped for it.
+fn refuse_malformed(wish: &RestoreVolume, findings: &mut Findings) {
+    let patterns = wish.paths.iter().flat_map(|paths| paths.include.iter().chain(&paths.exclude));
+    for malformed in patterns.filter_map(|text| Pattern::parse(text).err()) {
+        findings.error(Reason::InvalidSpec, format!("{}: {malformed}", wish.component));
     }
 }
 

@@ -381,6 +381,25 @@ fn missing_claims_are_made_only_where_that_is_asked_for_and_the_others_are_used(
     assert_eq!(reason(&restore(named), &facts).0, Reason::TargetNotFound);
 }
 
+/// The runner would end by it, and the application have been down for nothing.
+#[test]
+fn a_pattern_that_cannot_be_used_is_refused_before_anything_is_stopped() {
+    let with = |paths: &str| {
+        restore(&format!(
+            "{{from: {{snapshotRef: {{name: s}}}}, volumes: [{{component: volume/data, to: {{existingClaim: {{name: data}}}}, paths: {paths}}}]}}"
+        ))
+    };
+    for paths in ["{include: ['/etc/[ab']}", "{exclude: [../x]}", "{include: [a], exclude: ['!b']}"] {
+        let (reason, message) = reason(&with(paths), &facts());
+        assert_eq!(reason, Reason::InvalidSpec);
+        assert!(
+            message.starts_with("volume/data: the pattern ") && message.contains("cannot be used"),
+            "{message}"
+        );
+    }
+    assert!(validate(&with("{include: ['/etc/[ab]'], exclude: ['*.tmp']}"), &facts()).is_ok());
+}
+
 #[test]
 fn a_source_that_names_a_claim_restores_that_one_only() {
     let plan = validate(&restore("{from: {latestOf: {claim: logs}}}"), &facts()).unwrap();

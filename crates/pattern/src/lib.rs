@@ -8,11 +8,22 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use crate::error::{Error, ErrorKind, Result};
+/// A pattern that means nothing, with why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the pattern {text:?} cannot be used: {why}")]
+pub struct Malformed {
+    /// The pattern as it was written.
+    pub text: String,
+    /// What is wrong with it.
+    pub why: &'static str,
+}
+
+/// What is said of a name that does not end as it began.
+const UNENDED: &str = "it ends inside [ ] or after \\";
 
 /// A pattern, parsed.
 #[derive(Debug, Clone)]
-pub(crate) struct Pattern {
+pub struct Pattern {
     text: String,
     anchored: bool,
     parts: Vec<Part>,
@@ -34,10 +45,12 @@ enum Token {
 }
 
 impl Pattern {
-    /// Parses a pattern; a malformed one is `ErrorKind::Usage`, so that a typing error never selects the wrong files.
-    pub(crate) fn parse(text: &str) -> Result<Self> {
-        let bad =
-            |why: &str| Error::new(ErrorKind::Usage, format!("the pattern {text:?} cannot be used: {why}"));
+    /// Parses a pattern.
+    ///
+    /// # Errors
+    /// For a malformed one, so that a typing error never selects the wrong files.
+    pub fn parse(text: &str) -> Result<Self, Malformed> {
+        let bad = |why| Malformed { text: text.to_owned(), why };
         if text.starts_with('!') {
             return Err(bad(
                 "a leading ! (take back an earlier match) is not supported; write \\! for a name",
@@ -50,8 +63,7 @@ impl Pattern {
                 "**" => parts.push(Part::Many),
                 ".." => return Err(bad("it contains ..")),
                 name => {
-                    parts
-                        .push(Part::Name(tokens(name).ok_or_else(|| bad("it ends inside [ ] or after \\"))?));
+                    parts.push(Part::Name(tokens(name).ok_or_else(|| bad(UNENDED))?));
                 }
             }
         }
@@ -62,17 +74,17 @@ impl Pattern {
     }
 
     /// The pattern as it was written.
-    pub(crate) fn text(&self) -> &str {
+    pub fn text(&self) -> &str {
         &self.text
     }
 
     /// Whether the path, given as its names, or a directory above it, matches.
-    pub(crate) fn matches(&self, path: &[&[u8]]) -> bool {
+    pub fn matches(&self, path: &[&[u8]]) -> bool {
         (self.anchored || !path.is_empty()) && matches_prefix(&self.parts, path, !self.anchored)
     }
 
     /// Whether a longer path that begins with `path` could match.
-    pub(crate) fn may_match_below(&self, path: &[&[u8]]) -> bool {
+    pub fn may_match_below(&self, path: &[&[u8]]) -> bool {
         if !self.anchored {
             return true;
         }
@@ -91,14 +103,9 @@ impl Pattern {
 /// exception, `**` is a `*`, and what cannot be looked into is passed over: as in Go, and so in restic.
 ///
 /// # Errors
-/// `Usage` for a malformed pattern.
-pub fn glob(pattern: &str) -> Result<Vec<PathBuf>> {
-    let bad = || {
-        Error::new(
-            ErrorKind::Usage,
-            format!("the pattern {pattern:?} cannot be used: it ends inside [ ] or after \\"),
-        )
-    };
+/// For a malformed pattern.
+pub fn glob(pattern: &str) -> Result<Vec<PathBuf>, Malformed> {
+    let bad = || Malformed { text: pattern.to_owned(), why: UNENDED };
     let is_plain = |name: &str| !name.contains(['*', '?', '[', '\\']);
     if is_plain(pattern) {
         let there = std::fs::symlink_metadata(pattern).is_ok();
@@ -229,6 +236,11 @@ fn token_matches(token: &Token, c: u32) -> bool {
     }
 }
 
+/// Whether a pattern without slashes means a name; `None` for a malformed one.
+pub fn means(pattern: &str, name: &[u8]) -> Option<bool> {
+    Some(name_matches(&tokens(pattern)?, name))
+}
+
 /// Matches one whole name. After a mismatch only the latest `*` is tried again one character further, which is
 /// enough and keeps the time within pattern length times name length.
 fn name_matches(mut tokens: &[Token], mut name: &[u8]) -> bool {
@@ -256,7 +268,7 @@ fn name_matches(mut tokens: &[Token], mut name: &[u8]) -> bool {
 }
 
 /// The names of a path, as patterns are matched with.
-pub(crate) fn names(path: &Path) -> Vec<&[u8]> {
+pub fn names(path: &Path) -> Vec<&[u8]> {
     path.components()
         .filter_map(|c| match c {
             Component::Normal(name) => Some(name.as_bytes()),
@@ -266,17 +278,17 @@ pub(crate) fn names(path: &Path) -> Vec<&[u8]> {
 }
 
 /// A path in lower case. Bytes that are no UTF-8 stay as they are.
-pub(crate) fn fold(path: &Path) -> PathBuf {
+pub fn fold(path: &Path) -> PathBuf {
     OsStr::from_bytes(&lower(path.as_os_str().as_bytes())).into()
 }
 
 /// A pattern as it is held against what is in lower case.
-pub(crate) fn lower_pattern(pattern: &str) -> String {
+pub fn lower_pattern(pattern: &str) -> String {
     pattern.chars().map(lower_char).collect()
 }
 
 /// A name in lower case. Bytes that are no UTF-8 stay as they are.
-pub(crate) fn lower(name: &[u8]) -> Vec<u8> {
+pub fn lower(name: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(name.len());
     for part in name.utf8_chunks() {
         let mut bytes = [0; 4];
@@ -316,7 +328,7 @@ mod tests {
         assert_eq!(found("*/w.txt"), ["b/w.txt"]);
         assert_eq!(found("b/w.txt"), ["b/w.txt"]);
         assert!(found("b/nothing").is_empty() && found("c/*").is_empty());
-        assert_eq!(glob("/x/[a").unwrap_err().kind(), ErrorKind::Usage);
+        assert_eq!(glob("/x/[a").unwrap_err().why, UNENDED);
     }
 
     /// The rule as it is written down: `**` is any number of names, and what matches a directory matches all in it.
@@ -360,6 +372,27 @@ mod tests {
         // By trying each place for each `**` this would not end in our time.
         let deep: Vec<&[u8]> = vec![b"a"; 2000];
         assert!(!Pattern::parse("**/a/**/a/**/a/**/a/**/b").unwrap().matches(&deep));
+    }
+
+    #[test]
+    fn what_is_malformed_says_what_is_wrong() {
+        for text in ["", "!a", "a/../b", "[a", "a\\", "a/[b-"] {
+            let error = Pattern::parse(text).unwrap_err();
+            assert_eq!(error.text, text);
+            assert!(
+                error.to_string().starts_with(&format!("the pattern {text:?} cannot be used: ")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_is_matched_in_a_short_time_whatever_the_pattern() {
+        let long = [b'a'; 253];
+        assert_eq!(means(&("*a".repeat(2000) + "b"), &long), Some(false));
+        assert_eq!(means(&("*a".repeat(30) + "*b"), &long), Some(false));
+        assert_eq!(means("*h?p*", b"shop"), Some(true));
+        assert_eq!(means("sh[op", b"shop"), None);
     }
 
     #[test]
