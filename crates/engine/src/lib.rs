@@ -16,6 +16,7 @@ pub mod diff;
 pub mod error;
 pub mod event;
 pub mod fence;
+mod file_system;
 pub mod forget;
 pub mod format;
 pub mod id;

@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Checkpoint, Ctx, FaultList};
 use crate::fence;
+use crate::file_system::is_of_one_machine;
 pub use crate::format::compress::Compression;
 use crate::format::snapshot::{Snapshot, SnapshotSummary};
 use crate::format::time::{OffsetTime, Time};
@@ -37,6 +38,9 @@ pub use stream::{backup_stream, rehearse_stream};
 
 /// File systems keep times in ticks of up to two seconds (FAT), so a change may carry a time before it was made.
 const CLOCK_TICK_SECONDS: i64 = 2;
+/// So far behind this machine's clock a file server's may be. What was changed in as many seconds before a run is read again
+/// by the next one.
+const OTHER_CLOCK_SECONDS: i64 = 300;
 
 /// Which snapshot to compare with, so that unchanged files need not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -415,11 +419,12 @@ async fn prepare(
             (Input::Stream(Box::new(ctx.run(feed).await?)), Named::default())
         }
     };
+    let blurred = blurred(&spec.roots);
     let plan = Plan {
         input,
         parent: parent.as_ref().map(|(_, snapshot)| snapshot.tree),
-        racy_from: parent.as_ref().map(|(_, snapshot)| racy_from(snapshot)),
-        resume: spec.resume.map(|done| (done.tree, tick_before(done.started))),
+        racy_from: parent.as_ref().map(|(_, snapshot)| racy_from(snapshot, blurred)),
+        resume: spec.resume.map(|done| (done.tree, before(done.started, blurred))),
         checkpoints,
         excludes: spec.excludes.clone(),
         iexcludes: spec.iexcludes.clone(),
@@ -577,15 +582,21 @@ async fn find_parent(
     }
 }
 
-/// From when on a change may have escaped the run that made `parent`.
-fn racy_from(parent: &Snapshot) -> Time {
-    tick_before(parent.summary.as_ref().map_or(parent.time, |summary| summary.backup_start).timestamp)
+/// How many seconds the times of these files may be behind this machine's clock.
+fn blurred(roots: &[PathBuf]) -> i64 {
+    if roots.iter().all(|root| is_of_one_machine(root)) { CLOCK_TICK_SECONDS } else { OTHER_CLOCK_SECONDS }
+}
+
+/// From when on a change may have escaped the run that made `parent`, where times are behind by so many seconds.
+fn racy_from(parent: &Snapshot, seconds: i64) -> Time {
+    let began = parent.summary.as_ref().map_or(parent.time, |summary| summary.backup_start);
+    before(began.timestamp, seconds)
 }
 
 /// The last moment before `began` that a change made after it can carry.
-fn tick_before(began: Timestamp) -> Time {
+fn before(began: Timestamp, seconds: i64) -> Time {
     let nanos = u32::try_from(began.subsec_nanosecond()).unwrap_or(0);
-    Time::new(began.as_second().saturating_sub(CLOCK_TICK_SECONDS), nanos)
+    Time::new(began.as_second().saturating_sub(seconds), nanos)
 }
 
 fn report(state: &State, tree: Id, parent: Option<Id>) -> BackupReport {
@@ -666,5 +677,21 @@ fn snapshot(spec: &BackupSpec, paths: Vec<String>, start: Timestamp, report: &Ba
             total_bytes_processed: report.total_bytes,
         }),
         other: serde_json::Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_another_clock_writes_the_times_more_may_have_escaped() {
+        let of = |roots: &[&str]| blurred(&roots.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert_eq!(of(&["/dev/shm"]), CLOCK_TICK_SECONDS);
+        // Made up by a program; and nothing at all.
+        assert_eq!(of(&["/dev/shm", "/proc"]), OTHER_CLOCK_SECONDS);
+        assert_eq!(of(&["/proc/nothing of this name"]), OTHER_CLOCK_SECONDS);
+        let began = Timestamp::new(1000, 7).unwrap();
+        assert_eq!(before(began, OTHER_CLOCK_SECONDS), Time::new(700, 7));
     }
 }

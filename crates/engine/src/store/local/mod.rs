@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::{Entry, FileKind, FileName, PutMode, PutPayload, Store};
 use crate::error::{Error, ErrorKind, Result};
+use crate::file_system::is_of_one_machine;
 use crate::id::Id;
 use crate::work_pool::WorkPool;
 
@@ -29,11 +30,6 @@ const THREADS: usize = 4;
 const DIRECT_FROM: usize = 1 << 20;
 /// A longer part of a pack is read past it, unless it is there. Shorter ones, and those of directories, may be wanted again.
 const DIRECT_READ_ABOVE: usize = 1 << 20;
-
-/// Types of file system (Linux, `statfs(2)`) of one machine alone: ext2 to ext4, XFS, btrfs, tmpfs, ZFS, F2FS, bcachefs.
-/// Not those that several machines share, nor those that programs make up (FUSE): they may answer from memory.
-const LOCAL_FILE_SYSTEMS: [u32; 7] =
-    [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x2FC1_2FC1, 0xF2F5_2010, 0xCA45_1A4E];
 
 pub(super) struct LocalStore {
     files: Arc<Files>,
@@ -190,7 +186,7 @@ impl Files {
         let length = usize::try_from(range.end.saturating_sub(range.start))
             .map_err(|_| Error::new(ErrorKind::Internal, "a range is longer than memory"))?;
         // Long stretches of packs are read once.
-        if name.kind == FileKind::Pack && length > DIRECT_READ_ABOVE && self.is_on_local_file_system() {
+        if name.kind == FileKind::Pack && length > DIRECT_READ_ABOVE && is_of_one_machine(&self.base) {
             let read = direct::read(&file, &range, &self.spare);
             if let Some(bytes) = read.map_err(|e| io_error("reading", &path, e))? {
                 return Ok(bytes);
@@ -222,10 +218,10 @@ impl Files {
         let (directory_mode, file_mode) = self.modes();
         // A lock need not outlive a crash of the machine, since its holder does not. Others could see it empty for a
         // while if they looked through another machine.
-        let durable = name.kind != FileKind::Lock || !self.is_on_local_file_system();
+        let durable = name.kind != FileKind::Lock || !is_of_one_machine(&self.base);
         let past_the_cache = name.kind == FileKind::Pack
             && body.content_length() >= DIRECT_FROM
-            && self.is_on_local_file_system();
+            && is_of_one_machine(&self.base);
         let how = Writing { mode, file_mode, durable, past_the_cache };
         let write = || write_file(&path, body, how);
         match write() {
@@ -238,14 +234,6 @@ impl Files {
             }
             other => other,
         }
-    }
-
-    /// Whether one kernel alone keeps the directories, so that nobody can see an older state of them.
-    fn is_on_local_file_system(&self) -> bool {
-        rustix::fs::statfs(&self.base).is_ok_and(|found| {
-            // The type's width differs between architectures.
-            u32::try_from(found.f_type).is_ok_and(|kind| LOCAL_FILE_SYSTEMS.contains(&kind))
-        })
     }
 
     fn extra_path(&self, path: &str) -> Result<PathBuf> {
@@ -635,7 +623,7 @@ impl Store for LocalStore {
     }
 
     async fn lists_at_once(&self) -> bool {
-        self.run(|f| Ok(f.is_on_local_file_system())).await.unwrap_or(false)
+        self.run(|f| Ok(is_of_one_machine(&f.base))).await.unwrap_or(false)
     }
 
     fn describe(&self) -> String {
