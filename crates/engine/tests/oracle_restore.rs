@@ -111,7 +111,7 @@ async fn more_files_than_one_window_holds_come_back() {
     let report = run_clean(&repo, &spec).await;
     assert_eq!(report.files_restored, NAMES);
     assert_same(&source, &target, "of three windows");
-    // Of each window something else is written, gone and too long.
+    // Of each window one is gone and one is another: of the same length, and too short.
     let spoilt = [(40, "FILE 40"), (9_000, "file 9001"), (16_499, "file")];
     for (n, text) in spoilt {
         fs::write(target.join(path(n)), text).unwrap();

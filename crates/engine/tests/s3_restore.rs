@@ -13,30 +13,11 @@ mod stock;
 mod versitygw;
 
 use std::fs;
-use std::sync::Arc;
-use std::time::Duration;
 
-use holdfast_engine::repository::InitOptions;
 use holdfast_engine::restore::RestoreSpec;
-use holdfast_engine::store::{self, RetryPolicy, S3Options, Store, StoreOptions};
-use holdfast_engine::{Ctx, Repository};
-use restoring::{back_up, check_all, files_below, run, run_clean, scratch, spec};
-use stock::{PASSWORD, assert_same, noise, settle};
-use versitygw::{ACCESS, SECRET, Server};
-
-fn open(server: &Server) -> Arc<dyn Store> {
-    let options = StoreOptions {
-        s3: S3Options {
-            access_key_id: Some(ACCESS.to_owned()),
-            secret_access_key: Some(SECRET.to_owned().into()),
-            ..S3Options::default()
-        },
-        ca_pem: Some(fs::read(server.ca()).unwrap()),
-        retry: RetryPolicy { deadline: Duration::from_secs(20), ..RetryPolicy::default() },
-        ..StoreOptions::default()
-    };
-    store::open(&server.location("bucket/repo").parse().unwrap(), &options, &Ctx::default()).unwrap()
-}
+use restoring::{back_up, check_all, files_below, init_in, run, run_clean, scratch, spec};
+use stock::{assert_same, noise, settle};
+use versitygw::Server;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_went_into_a_bucket_comes_back_and_damage_in_it_is_named() {
@@ -53,15 +34,7 @@ async fn what_went_into_a_bucket_comes_back_and_damage_in_it_is_named() {
             .unwrap();
     }
     settle(&source);
-    let options = InitOptions {
-        password: PASSWORD.to_owned().into(),
-        recovery_password: None,
-        version: 2,
-        hostname: "test".to_owned(),
-        username: "test".to_owned(),
-    };
-    Repository::init(open(&server), &options, &Ctx::default()).await.unwrap();
-    let repo = Repository::open(open(&server), &PASSWORD.to_owned().into(), &Ctx::default()).await.unwrap();
+    let repo = init_in(server.store("bucket/repo")).await;
     let snapshot = back_up(&repo, &source).await.snapshot;
 
     let target = dir.path().join("target");

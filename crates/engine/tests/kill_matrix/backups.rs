@@ -13,11 +13,14 @@ use holdfast_engine::store::FileKind;
 use holdfast_engine::{Ctx, Repository, Result};
 use rustix::thread::CapabilitySet;
 
-use crate::deadly::die;
+use crate::deadly::{at_a_server, die};
 use crate::kills::killed_at;
-use crate::restoring::{back_up, check_all, check_structure, init, open, run_clean, scratch, spec};
+use crate::restoring::{
+    back_up, check_all, check_structure, init, init_in, open, open_in, run_clean, scratch, spec,
+};
 use crate::scene::{assert_nothing_left, holder, list};
 use crate::stock::{Restic, assert_same, noise, settle};
+use crate::versitygw::Server;
 
 pub(crate) async fn run(repo: &Repository, source: &Path, ctx: &Ctx) -> Result<()> {
     let spec = BackupSpec {
@@ -103,35 +106,62 @@ async fn a_backup_killed_at_any_point_harms_nothing_and_the_next_one_goes_on() {
     let dir = scratch();
     let source = dir.path().join("source");
     make_source(&source);
-    let whole: u64 = (10 * (4 << 20)) + 12;
     for (number, (point, snapshots)) in BACKUP_POINTS.into_iter().enumerate() {
         let at = dir.path().join(format!("repo {number}"));
         init(&at).await;
         let what = if point == "within refresh" { "refresh" } else { "backup" };
         killed_at(point, what, &at, &[source.to_str().unwrap()]);
-
         let repo = open(&at).await;
         assert_eq!(repo.snapshots().await.unwrap().len(), snapshots, "{point}");
-        let check = check_structure(&repo).await;
-        assert!(check.is_sound(), "{point}: {:#?}", check.findings);
-        let kept = indexed(&repo).await;
-        // Nobody waits for the dead one's lock, and nobody has to remove it.
-        let report = back_up(&repo, &source).await;
-        assert_eq!(report.faults.first, [], "{point}");
-        let again = report.data_added;
-        assert!(again <= whole - kept + 10_000, "{point}: {again} bytes again, though {kept} were kept");
-        assert_eq!(repo.locks().await.unwrap(), [], "{point}");
-        let check = check_all(&repo).await;
-        assert!(check.is_sound(), "{point}: {:#?}", check.findings);
-        let target = dir.path().join("target");
-        run_clean(&repo, &RestoreSpec { verify: false, ..spec(report.snapshot, &source, &target) }).await;
-        assert_same(&source, &target, point);
+        assert_goes_on(&repo, &source, &dir.path().join("target"), point).await;
         if matches!(point, "within put pack 2" | "within put index 1" | "after put snapshot 1") {
             Restic::newest(&at).check();
         }
-        fs::remove_dir_all(&target).unwrap();
         fs::remove_dir_all(&at).unwrap();
     }
+}
+
+/// At a server the point in the middle of a write is any, and how often it is listed varies: the writes are the points.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_over_s3_killed_at_any_write_harms_nothing_and_the_next_one_goes_on() {
+    let server = Server::start(&["bucket"]);
+    let dir = scratch();
+    let source = dir.path().join("source");
+    make_source(&source);
+    let is_write = |point: &str| point.contains("put") || point.contains("delete");
+    let writes = BACKUP_POINTS.into_iter().filter(|(point, _)| is_write(point));
+    for (number, (point, snapshots)) in writes.enumerate() {
+        let place = format!("bucket/repo{number}");
+        init_in(server.store(&place)).await;
+        let at = at_a_server(&server.location(&place), &server.ca());
+        killed_at(point, "backup", &at, &[source.to_str().unwrap()]);
+        let repo = open_in(server.store(&place)).await;
+        let found = repo.snapshots().await.unwrap().len();
+        assert!(
+            found == snapshots || (point == "within put snapshot 1" && found == 1),
+            "{point}: {found} snapshots"
+        );
+        assert_goes_on(&repo, &source, &dir.path().join("target"), point).await;
+    }
+}
+
+/// Whatever was killed at this point: the repository is sound, what it has is not sent again, and nobody is waited for.
+async fn assert_goes_on(repo: &Repository, source: &Path, target: &Path, point: &str) {
+    let whole: u64 = (10 * (4 << 20)) + 12;
+    let check = check_structure(repo).await;
+    assert!(check.is_sound(), "{point}: {:#?}", check.findings);
+    let kept = indexed(repo).await;
+    // Nobody waits for the dead one's lock, and nobody has to remove it.
+    let report = back_up(repo, source).await;
+    assert_eq!(report.faults.first, [], "{point}");
+    let again = report.data_added;
+    assert!(again <= whole - kept + 10_000, "{point}: {again} bytes again, though {kept} were kept");
+    assert_eq!(repo.locks().await.unwrap(), [], "{point}");
+    let check = check_all(repo).await;
+    assert!(check.is_sound(), "{point}: {:#?}", check.findings);
+    run_clean(repo, &RestoreSpec { verify: false, ..spec(report.snapshot, source, target) }).await;
+    assert_same(source, target, point);
+    fs::remove_dir_all(target).unwrap();
 }
 
 /// Points about the list of what could not be read, which is written before the snapshot.

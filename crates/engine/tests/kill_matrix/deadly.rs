@@ -12,6 +12,7 @@ use holdfast_engine::store::{Entry, FileKind, FileName, PutMode, PutPayload, Sto
 use holdfast_engine::{Event, EventSink, Result};
 
 use crate::restoring::store_at;
+use crate::versitygw;
 
 pub(crate) fn die() -> ! {
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
@@ -70,6 +71,15 @@ pub(crate) struct DeadlyStore {
     point: Arc<Point>,
 }
 
+/// What is in the place of a directory for a repository at a server: its location, and its authority's certificate.
+pub(crate) fn at_a_server(location: &str, ca: &Path) -> PathBuf {
+    format!("{location}#{}", ca.display()).into()
+}
+
+fn of_a_server(at: &Path) -> Option<(&str, &str)> {
+    at.to_str().and_then(|at| at.split_once('#'))
+}
+
 fn name_of(kind: FileKind) -> &'static str {
     match kind {
         FileKind::Config => "config",
@@ -82,8 +92,24 @@ fn name_of(kind: FileKind) -> &'static str {
 }
 
 impl DeadlyStore {
+    /// Of a repository in a directory, or of one at an S3 server ([`at_a_server`]).
     pub(crate) fn on(at: &Path, point: &Arc<Point>) -> Arc<dyn Store> {
-        Arc::new(Self { inner: store_at(at), at: at.to_owned(), point: Arc::clone(point) })
+        let inner = match of_a_server(at) {
+            Some((location, ca)) => versitygw::store_at(location, Path::new(ca)),
+            None => store_at(at),
+        };
+        Arc::new(Self { inner, at: at.to_owned(), point: Arc::clone(point) })
+    }
+
+    /// Dies in the middle of a write. At a server nobody knows in the middle of what.
+    async fn tear(&self, path: &Path, body: &[u8], write: impl Future<Output = Result<()>>) -> Result<()> {
+        if of_a_server(&self.at).is_none() {
+            tear(path, body);
+        }
+        tokio::select! {
+            done = write => done.map(|()| die()),
+            () = tokio::time::sleep(Duration::from_millis(3)) => die(),
+        }
     }
 
     async fn around<T>(&self, call: &str, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -137,7 +163,8 @@ impl Store for DeadlyStore {
 
     async fn put(&self, name: FileName, body: PutPayload, mode: PutMode) -> Result<()> {
         if self.point.reached(&format!("within put {}", name_of(name.kind))) {
-            tear(&self.path(name), &Bytes::from(body.clone()));
+            let bytes = Bytes::from(body.clone());
+            return self.tear(&self.path(name), &bytes, self.inner.put(name, body, mode)).await;
         }
         self.change("put", name_of(name.kind), self.inner.put(name, body, mode)).await
     }

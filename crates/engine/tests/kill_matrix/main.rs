@@ -4,7 +4,7 @@
 //!
 //! | room | operations |
 //! |---|---|
-//! | `backups` | backup, also one with a list of what it could not read |
+//! | `backups` | backup, into a directory and over S3, also one with a list of what it could not read |
 //! | `restores` | restore into nothing, into an older state, with extras deleted |
 //! | `prunes` | mark (with repack), sweep, both at once |
 //! | `forgets` | forget, unforget, tags |
@@ -41,6 +41,8 @@ mod rewrites;
 mod scene;
 #[path = "../stock/mod.rs"]
 mod stock;
+#[path = "../versitygw/mod.rs"]
+mod versitygw;
 
 use std::path::Path;
 use std::sync::Arc;

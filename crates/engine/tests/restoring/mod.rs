@@ -28,6 +28,10 @@ pub(crate) fn store_at(at: &Path) -> Arc<dyn Store> {
 }
 
 pub(crate) async fn init(at: &Path) -> Repository {
+    init_in(store_at(at)).await
+}
+
+pub(crate) async fn init_in(store: Arc<dyn Store>) -> Repository {
     let options = InitOptions {
         password: PASSWORD.to_owned().into(),
         recovery_password: None,
@@ -35,11 +39,15 @@ pub(crate) async fn init(at: &Path) -> Repository {
         hostname: "test".to_owned(),
         username: "test".to_owned(),
     };
-    Repository::init(store_at(at), &options, &Ctx::default()).await.unwrap()
+    Repository::init(store, &options, &Ctx::default()).await.unwrap()
 }
 
 pub(crate) async fn open(at: &Path) -> Repository {
-    Repository::open(store_at(at), &PASSWORD.to_owned().into(), &Ctx::default()).await.unwrap()
+    open_in(store_at(at)).await
+}
+
+pub(crate) async fn open_in(store: Arc<dyn Store>) -> Repository {
+    Repository::open(store, &PASSWORD.to_owned().into(), &Ctx::default()).await.unwrap()
 }
 
 /// The repository behind a store that plays faults. Each call is made once.

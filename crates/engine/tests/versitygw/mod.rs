@@ -4,7 +4,11 @@
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
+
+use holdfast_engine::Ctx;
+use holdfast_engine::store::{self, RetryPolicy, S3Options, Store, StoreOptions};
 
 /// Access key of the server's owner.
 pub(crate) const ACCESS: &str = "root-access";
@@ -19,6 +23,21 @@ pub(crate) struct Server {
     versions: Option<PathBuf>,
     port: u16,
     child: Option<Child>,
+}
+
+/// A store of a server that another process may have started, as its owner.
+pub(crate) fn store_at(location: &str, ca: &Path) -> Arc<dyn Store> {
+    let options = StoreOptions {
+        s3: S3Options {
+            access_key_id: Some(ACCESS.to_owned()),
+            secret_access_key: Some(SECRET.to_owned().into()),
+            ..S3Options::default()
+        },
+        ca_pem: Some(std::fs::read(ca).unwrap()),
+        retry: RetryPolicy { deadline: Duration::from_secs(20), ..RetryPolicy::default() },
+        ..StoreOptions::default()
+    };
+    store::open(&location.parse().unwrap(), &options, &Ctx::default()).unwrap()
 }
 
 fn openssl(directory: &Path, arguments: &[&str]) {
@@ -173,6 +192,11 @@ impl Server {
     /// `s3:https://…` for a bucket and prefix.
     pub(crate) fn location(&self, path: &str) -> String {
         format!("s3:https://127.0.0.1:{}/{path}", self.port)
+    }
+
+    /// A store there, as the server's owner.
+    pub(crate) fn store(&self, path: &str) -> Arc<dyn Store> {
+        store_at(&self.location(path), &self.ca())
     }
 
     /// The CA that signed the server's certificate.
