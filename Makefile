@@ -40,7 +40,7 @@ endif
 drill: prepare testbed ## docs/disaster-recovery.md carried out: back up, take the whole cluster down, get it back in a new one
 	@$(TESTBED) build
 	@cargo build --release --package holdfast --package holdfast-e2e --bins
-	@$(TARGET)/release/drill
+	@hack/drill
 
 test: prepare ## everything that CI does, with a summary of what ran
 	@hack/test

@@ -11,7 +11,7 @@ use holdfast_e2e::page::{self, DISASTER_RECOVERY};
 use holdfast_e2e::story::{ENDED, RUN, Story};
 use holdfast_e2e::tree;
 use holdfast_e2e::workload::{self, Keeper};
-use holdfast_testbed::{Health, Layout, Progress, Testbed, down, health, restic, up, verify};
+use holdfast_testbed::{Layout, Progress, Testbed, down, restic, up, verify};
 
 /// Small files of the application, beside its odd ones.
 const FILES: u32 = 3_000;
@@ -30,26 +30,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// In a directory that `hack/drill` has made, which also takes the last cluster down.
 fn drill() -> Result<()> {
+    let work = std::env::args_os().nth(1).map(PathBuf::from);
+    let work = work.ok_or_else(|| Failure("run it by hack/drill, which gives it a directory".into()))?;
     let (layout, progress) = (Layout::from_env().map_err(bed_failure)?, Progress::new());
-    if health(&layout).map_err(bed_failure)? != Health::Down {
-        return Err(Failure(
-            "a test bed is up on this machine, and a drill is about clusters that are gone: take it down first (make down)"
-                .into(),
-        ));
-    }
-    let work = std::env::temp_dir().join(format!("holdfast-drill-{}", std::process::id()));
-    std::fs::create_dir(&work).map_err(|e| Failure(format!("cannot make {}: {e}", work.display())))?;
-    let done = save(&work, &progress).and_then(|old| {
-        down(&layout, &progress).map_err(bed_failure)?;
-        verify(&layout).map_err(bed_failure)?;
-        tell("the cluster is gone; what is left: a copy of the bucket, and its recovery password");
-        up(&layout, &progress).map_err(bed_failure)?;
-        NewCluster::new(&work, &progress, &old)?.follow_the_page()
-    });
-    let left = down(&layout, &progress).and_then(|()| verify(&layout)).map_err(bed_failure);
-    let _ = std::fs::remove_dir_all(&work);
-    done.and(left)
+    let old = save(&work, &progress)?;
+    down(&layout, &progress).map_err(bed_failure)?;
+    verify(&layout).map_err(bed_failure)?;
+    tell("the cluster is gone; what is left: a copy of the bucket, and its recovery password");
+    up(&layout, &progress).map_err(bed_failure)?;
+    let new = NewCluster::new(&work, &progress, &old)?;
+    new.follow_the_page().map_err(|e| Failure(format!("{e}\n{}", new.look_around())))
 }
 
 fn tell(text: &str) {
@@ -110,6 +102,12 @@ fn block(containing: &str, values: &[(&str, &str)]) -> Result<String> {
     page::filled(&page::block(DISASTER_RECOVERY, containing)?, values)
 }
 
+/// A command that the page shows with what it prints.
+fn console(command: &str) -> Result<&str> {
+    let shown = page::block(DISASTER_RECOVERY, &format!("$ {command}\n"))?;
+    if shown.is_empty() { Err(Failure(format!("the page has no {command:?}"))) } else { Ok(command) }
+}
+
 /// The description of a directory of this machine.
 fn described(directory: &Path) -> Result<String> {
     let mut sh = Command::new("sh");
@@ -141,7 +139,12 @@ impl<'a> NewCluster<'a> {
             .map_err(|e| Failure(format!("cannot write {}: {e}", ca.display())))?;
         let restic = restic(testbed.layout(), "0.18.0").map_err(bed_failure)?.program;
         let mut programs: Vec<PathBuf> = vec![testbed.env().bin.clone()];
-        programs.extend([binary()?, restic].iter().filter_map(|program| Some(program.parent()?.to_owned())));
+        let whole = |program: PathBuf| {
+            std::fs::canonicalize(&program)
+                .map_err(|e| Failure(format!("cannot find {}: {e}", program.display())))
+        };
+        let own = [whole(binary()?)?, whole(restic)?];
+        programs.extend(own.iter().filter_map(|program| Some(program.parent()?.to_owned())));
         let programs: Vec<_> = programs.iter().map(|directory| directory.display().to_string()).collect();
         let path = format!("{}:{}", programs.join(":"), std::env::var("PATH").unwrap_or_default());
         let kubectl = Kubectl::new(testbed.env().bin.join("kubectl"), testbed.env().kubeconfig.clone());
@@ -172,8 +175,29 @@ impl<'a> NewCluster<'a> {
             "{took} s from an empty cluster to the data, {} s to the application",
             begun.elapsed().as_secs()
         );
-        let directory = self.go_on()?;
-        self.without_a_cluster(&directory)
+        let directory = self.list()?;
+        self.without_a_cluster(&directory)?;
+        self.back_up_again()
+    }
+
+    /// What somebody who finds out what went wrong wants to see.
+    fn look_around(&self) -> String {
+        let name = self.old.name.as_str();
+        let all: [&[&str]; 4] = [
+            &[
+                "-n",
+                name,
+                "get",
+                "restores,backups,backupstorages,repositories,snapshots,pods,pvc",
+                "-o",
+                "wide",
+            ],
+            &["-n", name, "describe", "restores,backups,backupstorages,repositories", "--show-events=false"],
+            &["-n", name, "get", "events", "--sort-by=.lastTimestamp", "-o", "wide"],
+            &["-n", "holdfast-system", "logs", "deployment/holdfast", "--tail=100"],
+        ];
+        let seen = all.iter().map(|args| self.kubectl.run(args).unwrap_or_else(|e| e.0));
+        seen.collect::<Vec<_>>().join("\n")
     }
 
     fn install(&self) -> Result<()> {
@@ -242,25 +266,28 @@ impl<'a> NewCluster<'a> {
         Err(Failure(format!("the database answers {rows}, before it was {}", self.old.rows)))
     }
 
-    /// What else is in the bucket, and the next Backup; the old repository's directory.
-    fn go_on(&self) -> Result<String> {
-        tell("step 6: what else is in the bucket, and back up again");
+    /// What else is in the bucket: nothing; the old repository's directory.
+    fn list(&self) -> Result<String> {
+        tell("step 6: what else is in the bucket");
         let name = &self.old.name;
         let list = page::inline(DISASTER_RECOVERY, "kubectl -n shop get backupstorage offsite")?;
-        let list = page::filled(&list, &[("shop", name)])?;
-        let found = self.shell(&list)?;
+        let found = self.shell(&page::filled(&list, &[("shop", name)])?)?;
         let directory = found.trim().strip_prefix(&format!("{name} "));
         let directory = directory.filter(|one| !one.contains(char::is_whitespace)).map(str::to_owned);
-        let directory = directory.ok_or_else(|| Failure(format!("not one repository: {found}")))?;
+        directory.ok_or_else(|| Failure(format!("not one repository: {found}")))
+    }
+
+    fn back_up_again(&self) -> Result<()> {
+        tell("afterwards: back up again");
+        let name = &self.old.name;
         let own = page::inline(DISASTER_RECOVERY, "kubectl -n shop patch backupstorage offsite")?;
         self.shell(&page::filled(&own, &[("shop", name)])?)?;
         self.kubectl.run(&["-n", name, "scale", "statefulset/db", "--replicas=0"])?;
         workload::gone(&self.kubectl, name, "db")?;
-        let backup = b"apiVersion: holdfast.dev/v1alpha1\nkind: Backup\nmetadata: {name: first}\n";
+        let backup = b"apiVersion: holdfast.dev/v1alpha1\nkind: Backup\nmetadata: {name: first}\nspec: {}\n";
         self.kubectl.run_with(&["-n", name, "apply", "-f", "-"], backup)?;
         self.kubectl
-            .until(name, "backup", "first", RUN, |object| (phase(object) == "Succeeded").then_some(()))?;
-        Ok(directory)
+            .until(name, "backup", "first", RUN, |object| (phase(object) == "Succeeded").then_some(()))
     }
 
     fn without_a_cluster(&self, directory: &str) -> Result<()> {
@@ -275,22 +302,30 @@ impl<'a> NewCluster<'a> {
             "export AWS_ACCESS_KEY_ID='{}' AWS_SECRET_ACCESS_KEY='{}' RESTIC_CACERT=./ca.crt\n",
             env.access_key, env.secret_key
         );
-        let told = self.shell(&format!("{keys}holdfast repo -r {bucket} snapshots 2>&1 || true"))?;
+        let find = console("holdfast repo -r s3:https://s3.example.com/backups snapshots")?;
+        let find = find.replace("s3:https://s3.example.com/backups", &bucket);
+        let told = self.shell(&format!("{keys}{find} 2>&1 || true"))?;
         if !told.contains(&format!("there is {bucket}/{directory}")) {
             return Err(Failure(format!("nobody told which repositories there are: {told}")));
         }
         let keys = format!("{keys}export RESTIC_REPOSITORY={bucket}/{directory}\n");
+        let listed = self.shell(&format!("{keys}{}", console("holdfast repo snapshots")?))?;
+        if !(listed.contains("/data/files") && listed.contains("/data/database")) {
+            return Err(Failure(format!("not both claims are listed: {listed}")));
+        }
         let ours = block("holdfast repo restore latest:/data/files", &[("./files", "./ours")])?;
         self.shell(&format!("{keys}{ours}"))?;
         let theirs = block("restic --cacert ./ca.crt restore", &[("./files", "./theirs")])?;
         self.shell(&format!("{keys}{theirs}"))?;
-        for directory in ["ours", "theirs/data/files"] {
-            let is = described(&self.work.join(directory))?;
-            // The directory that the volume was mounted on is the person's own here.
+        // The directory that the volume was mounted on is the person's own here, and restic fills holes when it is not told to
+        // leave them.
+        for (directory, apart) in [("ours", &["root "][..]), ("theirs/data/files", &["root ", "sparse "][..])]
+        {
             let entries = |text: &str| -> String {
-                text.lines().filter(|line| !line.starts_with("root ")).flat_map(|line| [line, "\n"]).collect()
+                let lines = text.lines().filter(|line| !apart.iter().any(|start| line.starts_with(start)));
+                lines.flat_map(|line| [line, "\n"]).collect()
             };
-            tree::same(&entries(&self.old.files), &entries(&is))?;
+            tree::same(&entries(&self.old.files), &entries(&described(&self.work.join(directory))?))?;
         }
         Ok(())
     }
