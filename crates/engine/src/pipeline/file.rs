@@ -22,6 +22,12 @@ pub(crate) struct LinkKey {
     pub(crate) born: Option<Time>,
 }
 
+impl LinkKey {
+    fn number(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+}
+
 /// A file whose content is being read.
 pub(crate) struct File {
     relation: Relation,
@@ -169,6 +175,12 @@ enum Link {
     Done(SharedContent),
 }
 
+/// A file with several names, by when it was made.
+struct Linked {
+    born: Option<Time>,
+    link: Link,
+}
+
 /// What to do about one name of a file with several.
 pub(crate) enum Met {
     /// The first: read it.
@@ -177,28 +189,33 @@ pub(crate) enum Met {
     Follows,
     /// The content is known.
     Known(Follower, SharedContent),
+    /// Another file had its number before: read it for itself. Who restores a snapshot knows the number alone, so that it is
+    /// to look like a file with one name.
+    Alone(Follower),
 }
 
-/// Files with several names that were met.
+/// Files with several names that were met, by device and inode.
 #[derive(Default)]
-pub(crate) struct Links(Mutex<HashMap<LinkKey, Link>>);
+pub(crate) struct Links(Mutex<HashMap<(u64, u64), Linked>>);
 
 impl Links {
     /// Registers one name, of a file that had `size` bytes when it was listed.
     pub(crate) fn meet(&self, key: LinkKey, name: Follower, size: u64) -> Met {
         let mut all = locked(&self.0);
-        match all.get_mut(&key) {
-            Some(Link::Reading(followers)) => {
+        match all.get_mut(&key.number()) {
+            None => {
+                all.insert(key.number(), Linked { born: key.born, link: Link::Reading(Vec::new()) });
+                Met::Read(name)
+            }
+            Some(Linked { born, .. }) if *born != key.born => Met::Alone(name),
+            Some(Linked { link: Link::Reading(followers), .. }) => {
                 followers.push(name);
                 Met::Follows
             }
-            Some(Link::Done(shared)) if shared.is_of(key, &name.node, size) => {
+            Some(Linked { link: Link::Done(shared), .. }) if shared.is_of(key, &name.node, size) => {
                 Met::Known(name, shared.clone())
             }
-            None | Some(Link::Done(_)) => {
-                all.insert(key, Link::Reading(Vec::new()));
-                Met::Read(name)
-            }
+            Some(_) => Met::Alone(name),
         }
     }
 
@@ -209,7 +226,8 @@ impl Links {
             content: node.content.clone().unwrap_or_default(),
             xattrs: node.xattrs.clone(),
         };
-        match locked(&self.0).insert(key, Link::Done(shared.clone())) {
+        let done = Linked { born: key.born, link: Link::Done(shared.clone()) };
+        match locked(&self.0).insert(key.number(), done).map(|linked| linked.link) {
             Some(Link::Reading(followers)) => followers.into_iter().map(|f| (f, shared.clone())).collect(),
             _ => Vec::new(),
         }
@@ -219,17 +237,17 @@ impl Links {
     /// place while the others go on waiting. `None` when no other was met; the next that is will be the first again.
     pub(crate) fn pass_on(&self, key: LinkKey) -> Option<Follower> {
         let mut all = locked(&self.0);
-        if let Some(Link::Reading(followers)) = all.get_mut(&key)
+        if let Some(Linked { link: Link::Reading(followers), .. }) = all.get_mut(&key.number())
             && let Some(next) = followers.pop()
         {
             return Some(next);
         }
-        all.remove(&key);
+        all.remove(&key.number());
         None
     }
 
     fn give_up(&self, key: LinkKey) -> Vec<Follower> {
-        match locked(&self.0).remove(&key) {
+        match locked(&self.0).remove(&key.number()).map(|linked| linked.link) {
             Some(Link::Reading(followers)) => followers,
             _ => Vec::new(),
         }
@@ -242,31 +260,65 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::super::source;
+    use super::super::tree::Dir;
     use super::*;
+
+    fn key(born: Option<Time>) -> LinkKey {
+        LinkKey { device: 1, inode: 2, born }
+    }
+
+    fn made(seconds: i64) -> LinkKey {
+        key(Some(Time::new(seconds, 0)))
+    }
+
+    /// Meets a name whose file was changed at this time and has one byte a second of it.
+    fn meet(links: &Links, key: LinkKey, changed: i64) -> &'static str {
+        let slot = Dir::new(None, "/".into(), None).slot(0);
+        let node = Node { mtime: Time::new(changed, 0), size: changed.unsigned_abs(), ..Node::default() };
+        match links.meet(key, Follower { slot, node, relation: Relation::New }, changed.unsigned_abs()) {
+            Met::Read(_) => "read",
+            Met::Follows => "follows",
+            Met::Known(..) => "known",
+            Met::Alone(_) => "alone",
+        }
+    }
+
+    fn finish(links: &Links, key: LinkKey, changed: i64) -> usize {
+        let node = Node { mtime: Time::new(changed, 0), size: changed.unsigned_abs(), ..Node::default() };
+        links.finish(key, &node).len()
+    }
 
     #[test]
     fn a_number_that_is_given_again_is_another_file() {
-        let place = tempfile::tempdir().unwrap();
+        let links = Links::default();
+        assert_eq!(meet(&links, made(5), 7), "read");
+        assert_eq!(meet(&links, made(5), 7), "follows");
+        assert_eq!(meet(&links, made(6), 7), "alone", "while the first is read");
+        assert_eq!(finish(&links, made(5), 7), 1);
+        assert_eq!(meet(&links, made(6), 7), "alone");
+        // The same file, whatever was written since: its names get one content.
+        assert_eq!(meet(&links, made(5), 9), "known");
+    }
+
+    #[test]
+    fn where_nobody_says_when_a_file_was_made_its_content_is_shared_as_long_as_it_did_not_change() {
+        let links = Links::default();
+        assert_eq!(meet(&links, key(None), 7), "read");
+        assert_eq!(finish(&links, key(None), 7), 0);
+        assert_eq!(meet(&links, key(None), 7), "known");
+        assert_eq!(meet(&links, key(None), 9), "alone");
+    }
+
+    #[test]
+    fn files_say_when_they_were_made() {
+        let place = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         fs::write(place.path().join("one"), "1").unwrap();
         fs::hard_link(place.path().join("one"), place.path().join("two")).unwrap();
         let dir = source::open_path_dir(place.path()).unwrap();
         let key = |name| source::stat_at(dir.as_fd(), name).unwrap().link_key();
         assert_eq!(key(c"one"), key(c"two"));
-        let born = |born| LinkKey { device: 1, inode: 2, born };
-        assert_ne!(born(Some(Time::new(5, 6))), born(Some(Time::new(5, 7))));
-    }
-
-    #[test]
-    fn where_nobody_says_when_a_file_was_made_its_content_is_shared_as_long_as_it_did_not_change() {
-        let shared =
-            SharedContent { size: 7, mtime: Time::new(5, 6), content: Vec::new(), xattrs: Vec::new() };
-        let name = |mtime| Node { mtime, ..Node::default() };
-        let unknown = LinkKey { device: 1, inode: 2, born: None };
-        assert!(shared.is_of(unknown, &name(Time::new(5, 6)), 7));
-        assert!(!shared.is_of(unknown, &name(Time::new(5, 7)), 7), "another time");
-        assert!(!shared.is_of(unknown, &name(Time::new(5, 6)), 8), "another size");
-        // It is the same file, whatever was written since: its names get one content.
-        let known = LinkKey { born: Some(Time::new(1, 0)), ..unknown };
-        assert!(shared.is_of(known, &name(Time::new(5, 7)), 8));
+        // Rust's library asks the kernel by itself.
+        let known = fs::metadata(place.path().join("one")).unwrap().created().is_ok();
+        assert_eq!(key(c"one").born.is_some(), known);
     }
 }

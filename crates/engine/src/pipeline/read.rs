@@ -150,6 +150,10 @@ impl Reader {
             }
         }
         let mut node = stat.node(name.to_bytes());
+        if link.is_none() && node.links > 1 {
+            // Read for itself alone: whoever restores it is not to look for other names.
+            (node.links, node.device_id) = (1, 0);
+        }
         match source::xattrs(Carrier::Open(fd.as_fd())) {
             Ok(found) => node.xattrs = found,
             Err(e) => {

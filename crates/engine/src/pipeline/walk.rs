@@ -618,12 +618,16 @@ impl Walker<'_> {
             self.with_run(|run| finish(slot, node, relation, run));
             return;
         }
-        let link = (stat.links > 1).then(|| stat.link_key());
+        let mut link = (stat.links > 1).then(|| stat.link_key());
         let follower = Follower { slot, node: stat.node(name.to_bytes()), relation };
         let follower = match link {
             None => follower,
             Some(key) => match shared.links.meet(key, follower, stat.size) {
                 Met::Read(follower) => follower,
+                Met::Alone(follower) => {
+                    link = None;
+                    follower
+                }
                 Met::Follows => return,
                 Met::Known(follower, content) => {
                     counters.bytes_done.add(stat.size);

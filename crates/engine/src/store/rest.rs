@@ -286,10 +286,12 @@ impl RestStore {
         Ok(())
     }
 
-    /// Notes what a call of the config that went well tells.
+    /// Notes what is there, of what a call that went well was about.
     fn note(&self, name: FileName) {
-        if name.kind == FileKind::Config {
-            self.made.store(true, Ordering::Relaxed);
+        match name.kind {
+            FileKind::Config => self.made.store(true, Ordering::Relaxed),
+            FileKind::Lock => drop(self.locks().insert(name.id)),
+            _ => {}
         }
     }
 
@@ -329,7 +331,12 @@ impl Store for RestStore {
         let what = format!("reading {name}");
         let Some(range) = range else {
             let response = self.send(&what, self.request(Method::GET, &self.url(name)), 0).await?;
-            return self.collect(&what, response, name.kind.longest()).await.inspect(|_| self.note(name));
+            let bytes = self.collect(&what, response, name.kind.longest()).await?;
+            // Whose locks they read, programs do not remove.
+            if name.kind == FileKind::Config {
+                self.note(name);
+            }
+            return Ok(bytes);
         };
         let last = range.end.saturating_sub(1);
         let wanted = range.end.saturating_sub(range.start);
@@ -383,14 +390,14 @@ impl Store for RestStore {
         match self.send(&what, request, size).await {
             Ok(_) => {
                 self.note(name);
-                if name.kind == FileKind::Lock {
-                    self.locks().insert(name.id);
-                }
                 Ok(())
             }
             // Servers of this protocol never replace a file, and say so with 403, as they do for other reasons.
             Err(e) if e.kind() == ErrorKind::AccessDenied => match (mode, self.size(name).await) {
-                (PutMode::ContentAddressed, Ok(found)) if found == size as u64 => Ok(()),
+                (PutMode::ContentAddressed, Ok(found)) if found == size as u64 => {
+                    self.note(name);
+                    Ok(())
+                }
                 (PutMode::CreateNew, Ok(_)) => Err(Error::with_source(
                     ErrorKind::AlreadyInitialized,
                     format!("{what}: it is there already"),

@@ -9,6 +9,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::ResourceExt;
 
 use super::finding::Finding;
@@ -101,8 +102,12 @@ fn nodes(leases: &Read<Vec<Lease>>) -> Vec<Finding> {
     let mut agree = 0_u64;
     for lease in leases {
         let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref());
+        // Not of whoever else has written something there.
+        let renews = |one: &&ManagedFieldsEntry| {
+            one.fields_v1.as_ref().is_some_and(|fields| !fields.0["f:spec"]["f:renewTime"].is_null())
+        };
         let noted =
-            lease.managed_fields().iter().filter_map(|one| one.time.as_ref().map(|time| time.0)).max();
+            lease.managed_fields().iter().filter(renews).filter_map(|one| Some(one.time.as_ref()?.0)).max();
         let (Some(renewed), Some(noted)) = (renewed, noted) else { continue };
         let apart = renewed.0.duration_since(noted);
         if apart.abs() <= CLOCKS {

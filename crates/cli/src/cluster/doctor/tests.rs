@@ -49,8 +49,8 @@ kind: Lease
 metadata:
   name: n1
   managedFields:
-    - {{manager: kubelet, operation: Update, time: 2026-11-01T00:00:00Z}}
-    - {{manager: kubelet, operation: Update, time: {noted}}}
+    - {{manager: kubectl, operation: Update, time: 2026-11-30T00:00:00Z, fieldsV1: {{'f:metadata': {{'f:labels': {{}}}}}}}}
+    - {{manager: kubelet, operation: Update, time: {noted}, fieldsV1: {{'f:spec': {{'f:renewTime': {{}}}}}}}}
 spec: {{holderIdentity: n1, renewTime: {renewed}}}
 "
     ))

@@ -316,9 +316,9 @@ impl Files {
             if names.len() >= limit {
                 break;
             }
-            let kind = entry.file_type().map_err(|e| io_error("listing", &path, e))?;
             let mut name = entry.file_name().to_string_lossy().into_owned();
-            if kind.is_dir() {
+            // Of one that cannot be looked at nobody knows.
+            if fs::metadata(entry.path()).is_ok_and(|meta| meta.is_dir()) {
                 name.push('/');
             }
             names.push(name);
@@ -355,7 +355,8 @@ fn read_dir(path: &Path) -> Result<Vec<fs::DirEntry>> {
 fn read_dir_if_there(path: &Path) -> Result<Option<Vec<fs::DirEntry>>> {
     match fs::read_dir(path) {
         Ok(entries) => entries.collect::<io::Result<_>>().map(Some).map_err(|e| listing_error(path, e)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        // A link that leads nowhere is none.
+        Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => Ok(None),
         Err(e) => Err(listing_error(path, e)),
     }
 }
@@ -526,6 +527,11 @@ fn create_new(temporary: &Path, path: &Path, body: &PutPayload) -> Result<()> {
 }
 
 fn remove(path: &Path) -> Result<()> {
+    let linked = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
+    // What lies elsewhere first: without its link nobody would find it.
+    if linked && let Ok(target) = fs::canonicalize(path) {
+        fs::remove_file(&target).map_err(|e| io_error("removing", &target, e))?;
+    }
     match fs::remove_file(path) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
