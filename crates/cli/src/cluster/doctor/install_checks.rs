@@ -104,7 +104,7 @@ fn nodes(leases: &Read<Vec<Lease>>) -> Vec<Finding> {
         let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref());
         // Not of whoever else has written something there.
         let renews = |one: &&ManagedFieldsEntry| {
-            one.fields_v1.as_ref().is_some_and(|fields| !fields.0["f:spec"]["f:renewTime"].is_null())
+            one.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:renewTime").is_some())
         };
         let noted =
             lease.managed_fields().iter().filter(renews).filter_map(|one| Some(one.time.as_ref()?.0)).max();
