@@ -5,11 +5,14 @@ use std::fmt::Write as _;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use holdfast_e2e::install::OPERATOR_NAMESPACE;
 use holdfast_e2e::kubectl::{Failure, Result, phase};
 use holdfast_e2e::story::{ENDED, RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
+use crate::crashes::runner;
+use crate::repositories::repository_yaml;
 use crate::together;
 
 fn text(value: &Value) -> &str {
@@ -39,9 +42,9 @@ fn many_claims(count: usize, node: &str) -> String {
     yaml
 }
 
-/// Names of the runners' pods that are at work in these namespaces, of one moment: a Job is told to be over somewhat
-/// later than its container ends, and the next may begin in between.
-fn at_work(story: &Story, namespaces: &[&str]) -> Result<BTreeSet<String>> {
+/// The runners' pods that are at work, of one moment: a Job is told to be over somewhat later than its container ends, and the
+/// next may begin in between.
+fn runners_at_work(story: &Story) -> Result<Vec<Value>> {
     let pods = story.kubectl.run(&[
         "get",
         "pods",
@@ -51,14 +54,22 @@ fn at_work(story: &Story, namespaces: &[&str]) -> Result<BTreeSet<String>> {
         "-o",
         "json",
     ])?;
-    let pods: Value = serde_json::from_str(&pods).map_err(|e| Failure(format!("no JSON of pods: {e}")))?;
-    let of = |pod: &&Value| namespaces.contains(&text(&pod["metadata"]["namespace"]));
-    let runs = |pod: &&Value| {
+    let mut pods: Value =
+        serde_json::from_str(&pods).map_err(|e| Failure(format!("no JSON of pods: {e}")))?;
+    let runs = |pod: &Value| {
         let ended = pod["status"]["containerStatuses"][0]["state"]["terminated"].is_object();
         !ended && matches!(text(&pod["status"]["phase"]), "Pending" | "Running")
     };
-    let all = pods["items"].as_array().into_iter().flatten();
-    Ok(all.filter(of).filter(runs).map(|pod| text(&pod["metadata"]["name"]).to_owned()).collect())
+    let mut all = pods["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
+    all.retain(runs);
+    Ok(all)
+}
+
+/// Names of those in these namespaces.
+fn at_work(story: &Story, namespaces: &[&str]) -> Result<BTreeSet<String>> {
+    let all = runners_at_work(story)?;
+    let of = |pod: &&Value| namespaces.contains(&text(&pod["metadata"]["namespace"]));
+    Ok(all.iter().filter(of).map(|pod| text(&pod["metadata"]["name"]).to_owned()).collect())
 }
 
 /// A storage with one place, 16 claims in one namespace, and one claim in another: the one has its turn at once, at no
@@ -387,6 +398,108 @@ fn at_the_same_minute(name: &str, count: usize) {
 #[ignore = "takes a quarter of an hour on two cores; make scale runs it"]
 fn a_hundred_namespaces_at_the_same_minute() {
     at_the_same_minute("same-minute", 100);
+}
+
+/// A repository with one place: the second volume of the run that has it, and another run, wait for it and say so, while a
+/// Backup into another repository of the same storage comes to its end.
+#[test]
+fn a_repository_with_one_place_holds_up_no_other_repository() {
+    let Some(_world) = together() else { return };
+    Story::tell("one-place", Story::begin, |story| {
+        let own = story.namespace.clone();
+        story.apply(&many_claims(3, ""))?;
+        workload::ready_pod(&story.kubectl, &own, "writer")?;
+        let narrow =
+            repository_yaml("narrow", "", "").replace("spec: {", "spec: {limits: {concurrentJobs: 1}, ");
+        story.apply(&format!("{narrow}---\n{}", repository_yaml("wide", "", "")))?;
+        for name in ["narrow", "wide"] {
+            story.until("repository", name, |o| (phase(o) == "Ready").then_some(()))?;
+        }
+        let directory =
+            story.until("repository", "narrow", |o| o["status"]["directory"].as_str().map(str::to_owned))?;
+        let expected =
+            format!("waits for a free place at the repository {directory} ({own}/store) (1 of 1 in use), ");
+        let waits = |message: &Value| text(message).contains(&expected);
+
+        story.start_backup("first", "{repositoryRef: {name: narrow}, volumes: {claims: [c000, c001]}}")?;
+        let pod = runner(story, "first")?;
+        story.bed.signal_container(&pod, "SIGSTOP")?;
+        let told = (|| {
+            story.until("backup", "first", |o| {
+                let components = o["status"]["components"].as_array()?;
+                components.iter().any(|c| c["reason"] == "Queued" && waits(&c["message"])).then_some(())
+            })?;
+            story.start_backup("second", "{repositoryRef: {name: narrow}, volumes: {claims: [c002]}}")?;
+            story.until("backup", "second", |o| {
+                (phase(o) == "Queued" && waits(&o["status"]["message"])).then_some(())
+            })?;
+            story.backup("beside", "{repositoryRef: {name: wide}, volumes: {claims: [c002]}}", "Succeeded")
+        })();
+        // Whatever came of it.
+        story.bed.signal_container(&pod, "SIGCONT")?;
+        told?;
+        let ended = |name: &str| -> Result<bool> {
+            Ok(ENDED.contains(&phase(&story.kubectl.get(&own, &["backup", name])?)))
+        };
+        story.kubectl.until_true("the end of both", RUN, || {
+            let jobs = at_work(story, &[&own])?;
+            if jobs.len() > 1 {
+                return Err(Failure(format!("more than one Job of the repository at work: {jobs:?}")));
+            }
+            Ok(ended("first")? && ended("second")?)
+        })?;
+        for name in ["first", "second"] {
+            story.expect_end("backup", name, "Succeeded")?;
+        }
+        story.nothing_left()
+    });
+}
+
+/// Jobs that the operator starts on a node at most, as the chart set it.
+fn places_of_a_node(story: &Story) -> Result<usize> {
+    let operators = story.kubectl.list(OPERATOR_NAMESPACE, &["deployments"])?;
+    let args =
+        operators.iter().filter_map(|o| o["spec"]["template"]["spec"]["containers"][0]["args"].as_array());
+    let mut set = args.flatten().filter_map(|arg| text(arg).strip_prefix("--jobs-per-node="));
+    set.next()
+        .and_then(|number| number.parse().ok())
+        .ok_or_else(|| Failure("the operator is told no number of Jobs a node".into()))
+}
+
+/// More claims on a node than it has places: never are more Jobs at work there, of whatever namespace, and who waits names the
+/// node.
+#[test]
+fn a_node_never_has_more_jobs_than_places() {
+    let Some(_world) = together() else { return };
+    Story::tell("one-node", Story::begin, |story| {
+        let own = story.namespace.clone();
+        let places = places_of_a_node(story)?;
+        story.apply(&many_claims(3 * places, "n2"))?;
+        workload::ready_pod(&story.kubectl, &own, "writer")?;
+        let told = format!("waits for a free place on node n2 ({places} of {places} in use), ");
+        let on_node = |pod: &&Value| {
+            // One that is stopped may be told to be over before it is.
+            pod["spec"]["nodeName"] == "n2" && pod["metadata"]["deletionTimestamp"].is_null()
+        };
+        story.start_backup("run", "{}")?;
+        let (mut most, mut says) = (0, false);
+        story.kubectl.until_true("the end of the Backup", RUN, || {
+            let all = runners_at_work(story)?;
+            let jobs: Vec<_> = all.iter().filter(on_node).map(|pod| text(&pod["metadata"]["name"])).collect();
+            if jobs.len() > places {
+                return Err(Failure(format!("more than {places} Jobs at work on the node: {jobs:?}")));
+            }
+            most = most.max(jobs.len());
+            let run = story.kubectl.get(&own, &["backup", "run"])?;
+            says |= run["status"].to_string().contains(&told);
+            Ok(ENDED.contains(&phase(&run)))
+        })?;
+        story.expect_end("backup", "run", "Succeeded")?;
+        if most < places || !says {
+            return Err(Failure(format!("at most {most} Jobs were at work; the node was named: {says}")));
+        }
+        story.nothing_left()
+    });
 }
 
 /// A Backup in line says so, and leaves nothing when it is deleted.
