@@ -583,7 +583,8 @@ fn a_quota_on_secrets_is_told_and_room_for_one_is_enough() {
     });
 }
 
-/// What a PodConfig says stands on the runner's pod; without it, the run waits and goes on by itself.
+/// What a PodConfig says stands on the pods of runners, of a Backup and of a Restore; without it, the run waits and goes on by
+/// itself.
 #[test]
 fn a_pod_config_shapes_the_runner() {
     let Some(_world) = together() else { return };
@@ -608,48 +609,38 @@ fn a_pod_config_shapes_the_runner() {
 
 fn shaped(story: &Story, own: &str, class: &str) -> Result<()> {
     story.start_backup("run", "{podConfigRef: {name: big}}")?;
-    let message = story.until("backup", "run", |o| {
-        let message = text(&o["status"]["message"]);
-        (phase(o) == "Pending" && message.contains("PodConfig")).then(|| message.to_owned())
-    })?;
-    if !message.contains(&format!("PodConfig {own}/big does not exist")) {
-        return Err(Failure(format!("it does not say what is missing: {message}")));
-    }
+    waits_for_pod_config(story, "backup", "run", "big")?;
     let refused = story.apply(
         "apiVersion: holdfast.dev/v1alpha1\nkind: PodConfig\nmetadata: {name: bad}\nspec: {labels: {holdfast.dev/task: x}}\n",
     );
     if refused.is_ok() {
         return Err(Failure("a PodConfig with a label of Holdfast was accepted".into()));
     }
-    story.apply(&format!(
-        "apiVersion: holdfast.dev/v1alpha1\nkind: PodConfig\nmetadata: {{name: big}}\nspec: {{resources: {{requests: {{cpu: 60m}}, limits: {{memory: 3Gi}}}}, priorityClassName: {class}, labels: {{team: shop}}, nodeSelector: {{kubernetes.io/os: linux}}, tolerations: [{{key: backup, operator: Exists}}]}}\n"
-    ))?;
-    let mut seen = None;
-    story.kubectl.until_true("a runner's pod", RUN, || {
-        let pods = story.kubectl.list(own, &["pods", "-l", "holdfast.dev/task=Backup"])?;
-        seen = pods.into_iter().next();
-        Ok(seen.is_some())
-    })?;
-    let pod = seen.unwrap_or_default();
-    let spec = &pod["spec"];
-    let resources = &spec["containers"][0]["resources"];
-    let tolerates =
-        spec["tolerations"].as_array().is_some_and(|all| all.iter().any(|t| t["key"] == "backup"));
-    let node = &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
-    for (what, holds) in [
-        ("priority", spec["priorityClassName"] == class && spec["priority"] == -10),
-        ("label", pod["metadata"]["labels"]["team"] == "shop"),
-        ("node selector", spec["nodeSelector"]["kubernetes.io/os"] == "linux"),
-        ("tolerations", tolerates),
-        ("resources", resources["requests"]["cpu"] == "60m" && resources["limits"]["memory"] == "3Gi"),
-        ("the operator's own request", resources["requests"]["memory"] == "128Mi"),
-        ("the node of the volume", node["nodeSelectorTerms"][0]["matchFields"][0]["values"][0] == "n2"),
-    ] {
-        if !holds {
-            return Err(Failure(format!("{what} is not as it should be: {pod}")));
-        }
+    let pod_config = |name: &str| {
+        format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: PodConfig\nmetadata: {{name: {name}}}\nspec: {{resources: {{requests: {{cpu: 60m}}, limits: {{memory: 3Gi}}}}, priorityClassName: {class}, labels: {{team: shop}}, nodeSelector: {{kubernetes.io/os: linux}}, tolerations: [{{key: backup, operator: Exists}}]}}\n"
+        )
+    };
+    story.apply(&pod_config("big"))?;
+    has_shape(story, "run", "Backup", class)?;
+    let saved = story.expect_end("backup", "run", "Succeeded")?;
+
+    // The pod that saves what is overwritten is a runner of the Restore as well.
+    let from = format!("from: {{snapshotRef: {{name: {}}}}}", Story::snapshot_of(&saved)?);
+    story.start_restore("back", &format!("{{{from}, podConfigRef: {{name: later}}}}"))?;
+    waits_for_pod_config(story, "restore", "back", "later")?;
+    let held = story.kubectl.get(own, &["deployment", "app"])?;
+    if held["spec"]["replicas"] != 1 {
+        return Err(Failure(format!(
+            "the application is held while the run waits: {}",
+            held["spec"]["replicas"]
+        )));
     }
-    story.expect_end("backup", "run", "Succeeded")?;
+    story.apply(&pod_config("later"))?;
+    has_shape(story, "back", "Backup", class)?;
+    has_shape(story, "back", "Restore", class)?;
+    story.expect_end("restore", "back", "Succeeded")?;
+
     // A class that is not there fails the run with what Kubernetes says.
     story.apply(
         "apiVersion: holdfast.dev/v1alpha1\nkind: PodConfig\nmetadata: {name: wrong}\nspec: {priorityClassName: no-such-class}\n",
@@ -657,6 +648,49 @@ fn shaped(story: &Story, own: &str, class: &str) -> Result<()> {
     let failed = story.backup("wrong", "{podConfigRef: {name: wrong}}", "Failed")?;
     if !failed["status"].to_string().contains("PriorityClass") {
         return Err(Failure(format!("the denial is not named: {}", failed["status"])));
+    }
+    Ok(())
+}
+
+/// Waits until a run says that it waits for this PodConfig, which is not there.
+fn waits_for_pod_config(story: &Story, kind: &str, run: &str, name: &str) -> Result<()> {
+    let message = story.until(kind, run, |o| {
+        let message = text(&o["status"]["message"]);
+        (phase(o) == "Pending" && message.contains("PodConfig")).then(|| message.to_owned())
+    })?;
+    if message.contains(&format!("PodConfig {}/{name} does not exist", story.namespace)) {
+        return Ok(());
+    }
+    Err(Failure(format!("it does not say what is missing: {message}")))
+}
+
+/// Waits for a pod of a run's Job that does this task, which must be as the PodConfig says, and on the node of the volume. A
+/// Restore has scaled down the pod that is there, so the scheduler finds the node by the volume.
+fn has_shape(story: &Story, run: &str, task: &str, class: &str) -> Result<()> {
+    let selector = format!("holdfast.dev/run-name={run},holdfast.dev/task={task}");
+    let mut seen = None;
+    story.kubectl.until_true("a runner's pod", RUN, || {
+        let mut pods = story.kubectl.list(&story.namespace, &["pods", "-l", &selector])?.into_iter();
+        seen = pods.find(|pod| pod["spec"]["nodeName"].is_string());
+        Ok(seen.is_some())
+    })?;
+    let pod = seen.unwrap_or_default();
+    let spec = &pod["spec"];
+    let resources = &spec["containers"][0]["resources"];
+    let tolerates =
+        spec["tolerations"].as_array().is_some_and(|all| all.iter().any(|t| t["key"] == "backup"));
+    for (what, holds) in [
+        ("priority", spec["priorityClassName"] == class && spec["priority"] == -10),
+        ("label", pod["metadata"]["labels"]["team"] == "shop"),
+        ("node selector", spec["nodeSelector"]["kubernetes.io/os"] == "linux"),
+        ("tolerations", tolerates),
+        ("resources", resources["requests"]["cpu"] == "60m" && resources["limits"]["memory"] == "3Gi"),
+        ("the operator's own request", resources["requests"]["memory"] == "128Mi"),
+        ("the node of the volume", spec["nodeName"] == "n2"),
+    ] {
+        if !holds {
+            return Err(Failure(format!("{what} is not as it should be: {pod}")));
+        }
     }
     Ok(())
 }
