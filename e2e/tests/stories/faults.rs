@@ -7,6 +7,7 @@ use holdfast_e2e::gate::{Gate, Mode};
 use holdfast_e2e::kubectl::{Failure, condition, phase};
 use holdfast_e2e::story::{ENDED, RUN, Story};
 use holdfast_e2e::workload;
+use serde_json::Value;
 
 use crate::crashes::{heavy, held_meanwhile, locked, runner, sound, sums, under_way};
 use crate::{alone, together};
@@ -110,6 +111,43 @@ fn a_store_that_is_away_for_ten_minutes_costs_time_and_nothing_else() {
         let snapshot = Story::snapshot_of(&backup)?;
         story.restore("back", &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"), "Succeeded")?;
         sums(story)?;
+        sound(story)
+    });
+}
+
+/// A run that is created while the store is away waits, says what for, and goes on by itself when the store is back.
+#[test]
+fn a_run_that_is_created_in_an_outage_waits_for_its_end() {
+    let Some(_world) = together() else { return };
+    Story::tell("early-run", Story::bare, |story| {
+        let gate = Gate::open(story.bed)?;
+        story.allow_root()?;
+        story.apply(&gated(story, &gate))?;
+        story.storage_ready("store")?;
+        let pod = story.app_with_a_file()?;
+        gate.set(Mode::Closed);
+        // A change of what the storage names has it looked at before its five minutes are over.
+        story.patch("secret", "store-s3", r#"{"stringData":{"note":"away"}}"#)?;
+        story.kubectl.until(&story.namespace, "backupstorage", "store", 2 * RUN, |o| {
+            (phase(o) == "Unavailable").then_some(())
+        })?;
+        story.start_backup("run", "{}")?;
+        let waits = |o: &Value| {
+            let said = o["status"]["message"].as_str()?;
+            (phase(o) == "Pending" && said.contains("EndpointUnreachable")).then(|| said.to_owned())
+        };
+        let said = story.until("backup", "run", waits)?;
+        if !said.contains("BackupStorage") || !story.kubectl.list(&story.namespace, &["jobs"])?.is_empty() {
+            return Err(Failure(format!("it does not say what it waits for, or has a Job: {said}")));
+        }
+        sleep(Duration::from_secs(30));
+        let during = story.kubectl.get(&story.namespace, &["backup", "run"])?;
+        if waits(&during).is_none() {
+            return Err(Failure(format!("it does not wait: {}", during["status"])));
+        }
+        gate.set(Mode::Open);
+        let snapshot = Story::snapshot_of(&story.expect_end("backup", "run", "Succeeded")?)?;
+        story.the_file_comes_back(&pod, &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"))?;
         sound(story)
     });
 }
