@@ -285,9 +285,21 @@ impl Bed {
 
     /// Makes an account of the second S3 server that may do all with one bucket; it has to be started already.
     pub fn second_s3_account(&self, key: &str, secret: &str, bucket: &str) -> Result<()> {
+        self.second_s3_account_may(key, secret, bucket, &["s3:*"])
+    }
+
+    /// The same, of an account that may do only this (`s3:GetObject`); one that is there already may do nothing else from now
+    /// on.
+    pub fn second_s3_account_may(
+        &self,
+        key: &str,
+        secret: &str,
+        bucket: &str,
+        actions: &[&str],
+    ) -> Result<()> {
         let policy = serde_json::json!({"Version": "2012-10-17", "Statement": [{
             "Effect": "Allow",
-            "Action": ["s3:*"],
+            "Action": actions,
             "Resource": [format!("arn:aws:s3:::{bucket}"), format!("arn:aws:s3:::{bucket}/*")],
         }]});
         self.testbed()?.minio().create_user(key, secret, &policy.to_string()).map_err(bed_failure)

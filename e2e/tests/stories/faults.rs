@@ -4,12 +4,13 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use holdfast_e2e::gate::{Gate, Mode};
-use holdfast_e2e::kubectl::{Failure, condition, phase};
+use holdfast_e2e::kubectl::{Failure, Result, condition, phase};
 use holdfast_e2e::story::{ENDED, RUN, Story};
 use holdfast_e2e::workload;
 use serde_json::Value;
 
 use crate::crashes::{heavy, held_meanwhile, locked, runner, sound, sums, under_way};
+use crate::scoped_keys::Keys;
 use crate::{alone, together};
 
 /// A story whose storage is reached through a gate.
@@ -149,6 +150,85 @@ fn a_run_that_is_created_in_an_outage_waits_for_its_end() {
         let snapshot = Story::snapshot_of(&story.expect_end("backup", "run", "Succeeded")?)?;
         story.the_file_comes_back(&pod, &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"))?;
         sound(story)
+    });
+}
+
+/// What a key that lost its right to write may do still.
+const READ: [&str; 3] = ["s3:GetObject", "s3:ListBucket", "s3:GetBucketLocation"];
+
+/// The key's right to write is taken away in the middle of a run, which is held where it is until that is done. The run fails,
+/// says what is refused and what to look at, and nothing claims to be saved. When the right is given back the next run goes
+/// on in the same repository, whatever the first could not clear away, and the repository is sound.
+#[test]
+fn a_storage_that_turns_read_only_in_the_middle_of_a_run_is_told() {
+    let Some(_world) = together() else { return };
+    Story::tell("turns-read-only", Story::bare, |story| {
+        story.allow_root()?;
+        let server = story.bed.second_s3(&story.bucket)?;
+        let (id, secret) = (story.bucket.clone(), "secret-of-the-storages-owner".to_owned());
+        story.bed.second_s3_account(&id, &secret, &story.bucket)?;
+        let yaml = story.storage_with("store", &story.bucket, &id, &secret, Some(&story.bed.ca_pem));
+        // 200 MiB of noise take at least half a minute.
+        let slow = "  limits: {uploadBytesPerSecond: 6M}\n";
+        story.apply(&format!("{}{slow}", yaml.replace(&story.bed.s3_endpoint, &server.endpoint)))?;
+        story.storage_ready("store")?;
+        heavy(story, 200)?;
+        story.start_backup("run", "{}")?;
+        let pod = runner(story, "run")?;
+        let name = story
+            .until("backup", "run", |o| o["status"]["repositoryRef"]["name"].as_str().map(str::to_owned))?;
+        let directory =
+            story.until("repository", &name, |o| o["status"]["directory"].as_str().map(str::to_owned))?;
+        let keys = Keys { id, secret, token: None, password: story.repository_password()? };
+        let locks = || -> Result<usize> {
+            let (well, said) = keys.repo(story, &server, &directory, &["list", "locks"])?;
+            let ids = said.lines().filter(|line| line.trim().len() == 64).count();
+            if well { Ok(ids) } else { Err(Failure(format!("locks cannot be listed: {said}"))) }
+        };
+        story.kubectl.until_true("a lock in the repository", RUN, || Ok(locks()? > 0))?;
+        story.bed.signal_container(&pod, "SIGSTOP")?;
+        let taken = story.bed.second_s3_account_may(&keys.id, &keys.secret, &story.bucket, &READ);
+        // Whatever came of it.
+        story.bed.signal_container(&pod, "SIGCONT")?;
+        taken?;
+
+        let failed = story.expect_end("backup", "run", "Failed")?;
+        let component = &failed["status"]["components"][0];
+        let said = component["message"].as_str().unwrap_or_default();
+        if component["reason"] != "AccessDenied" || !said.contains("check the key's policy") {
+            return Err(Failure(format!("it does not say what is refused: {component}")));
+        }
+        let snapshots = story.kubectl.list(&story.namespace, &["snapshots.holdfast.dev"])?;
+        if !failed["status"]["snapshotRef"].is_null()
+            || snapshots.iter().any(|one| one["status"]["complete"] == true)
+        {
+            return Err(Failure(format!("something is called saved: {}, {snapshots:?}", failed["status"])));
+        }
+
+        // Its lock could not be removed either, which is told.
+        story.kubectl.until_true("an Event of the lock that stays", RUN, || {
+            let events = story.kubectl.list(&story.namespace, &["events"])?;
+            Ok(events
+                .iter()
+                .any(|e| e["reason"] == "RepositoryLocked" && e["involvedObject"]["name"] == "run"))
+        })?;
+
+        story.bed.second_s3_account(&keys.id, &keys.secret, &story.bucket)?;
+        // Seen by a look that is due every five minutes; a change of what the storage names brings it about at once.
+        story.patch("secret", "store-s3", r#"{"stringData":{"note":"may write again"}}"#)?;
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":null}}"#)?;
+        story.storage_ready("store")?;
+        let next = story.backup("next", "{}", "Succeeded")?;
+        let snapshot = Story::snapshot_of(&next)?;
+        story.restore("back", &format!("{{from: {{snapshotRef: {{name: {snapshot}}}}}}}"), "Succeeded")?;
+        sums(story)?;
+        // The lock of the first is there still, and goes with a later run when it is stale, which takes half an hour.
+        if locks()? != 1 {
+            return Err(Failure(format!("there are {} locks, not that of the first run alone", locks()?)));
+        }
+        keys.expect(story, &server, &directory, &["unlock", "--remove-all"], None)?;
+        keys.expect(story, &server, &directory, &["check", "--read-data"], None)?;
+        story.nothing_left()
     });
 }
 

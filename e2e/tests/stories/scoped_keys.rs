@@ -38,7 +38,13 @@ impl Keys {
     }
 
     /// Runs `holdfast repo ARGS` with these keys on a directory of the bucket: whether it went well, and what it said.
-    fn repo(&self, story: &Story, server: &S3Env, directory: &str, args: &[&str]) -> Result<(bool, String)> {
+    pub(crate) fn repo(
+        &self,
+        story: &Story,
+        server: &S3Env,
+        directory: &str,
+        args: &[&str],
+    ) -> Result<(bool, String)> {
         let mut holdfast = Command::new(story.bed.holdfast()?.program());
         holdfast
             .args(["repo", "--cacert"])
