@@ -284,7 +284,10 @@ fn component(
     let placement = match place(&view, &consumers, facts.around()) {
         Ok(placement) => placement,
         Err(error) => {
-            let message = Some(format!("{error}: bring the node back, or move the workload"));
+            let message = Some(format!(
+                "{error}: bring the node back, or move the workload; if the volume is gone with its node, restore the claim \
+                 from a Snapshot"
+            ));
             return Ok(Err(SkippedClaim { claim: name, reason: SkipReason::NodeNotReady, message }));
         }
     };

@@ -249,10 +249,14 @@ pub enum NoPlace {
         node: String,
     },
     /// Every node that its node affinity names is gone or not ready.
-    #[error("no node that the volume {volume} can be mounted on is ready (its node affinity names which)")]
+    #[error(
+        "no node that the volume {volume} can be mounted on is there and ready; its node affinity wants {wanted}"
+    )]
     NoNode {
         /// Name of the volume.
         volume: String,
+        /// The nodes of its node affinity, as `kubectl get nodes -l` takes them.
+        wanted: String,
     },
 }
 
@@ -343,7 +347,8 @@ fn place_unattached(claim: &ClaimView<'_>, around: Surroundings<'_>) -> Result<P
     // Better one that is only cordoned than one that is kept for somebody.
     let chosen = fitting().min_by_key(|(_, node)| node.taints.len());
     let Some((name, node)) = chosen else {
-        return Err(NoPlace::NoNode { volume: claim.volume_name().unwrap_or_default().to_owned() });
+        let volume = claim.volume_name().unwrap_or_default().to_owned();
+        return Err(NoPlace::NoNode { volume, wanted: described(selector) });
     };
     Ok(Placement::Node { name: name.clone(), tolerations: node.tolerations() })
 }
@@ -411,6 +416,30 @@ fn selects(selector: &NodeSelector, name: &str, labels: &BTreeMap<String, String
             && by_label.clone().all(|rule| holds(rule, labels.get(&rule.key).map(String::as_str)))
             && by_field.clone().all(|rule| holds(rule, (rule.key == "metadata.name").then_some(name)))
     })
+}
+
+/// A selector of nodes in words.
+fn described(selector: &NodeSelector) -> String {
+    let rule = |rule: &NodeSelectorRequirement| {
+        let values = rule.values.as_deref().unwrap_or_default();
+        let (key, all) = (&rule.key, values.join(", "));
+        match (rule.operator.as_str(), values) {
+            ("In", [one]) => format!("{key}={one}"),
+            ("NotIn", [one]) => format!("{key}!={one}"),
+            ("In", _) => format!("{key} in ({all})"),
+            ("NotIn", _) => format!("{key} notin ({all})"),
+            ("Exists", _) => key.clone(),
+            ("DoesNotExist", _) => format!("!{key}"),
+            ("Gt", _) => format!("{key}>{all}"),
+            ("Lt", _) => format!("{key}<{all}"),
+            (operator, _) => format!("{key} {operator} ({all})"),
+        }
+    };
+    let terms = selector.node_selector_terms.iter().map(|term| {
+        let rules = term.match_expressions.iter().chain(&term.match_fields).flatten();
+        rules.map(rule).collect::<Vec<_>>().join(",")
+    });
+    terms.collect::<Vec<_>>().join(" or ")
 }
 
 fn holds(rule: &NodeSelectorRequirement, value: Option<&str>) -> bool {

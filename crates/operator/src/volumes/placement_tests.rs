@@ -297,8 +297,20 @@ fn a_volume_that_nobody_uses_is_left_to_the_scheduler_unless_its_nodes_are_close
     let kept = at("pv-e").unwrap();
     assert_eq!((node_name(&kept), keys(&kept)), (Some("kept"), vec!["for"]), "a soft taint needs none");
     let error = at("pv-c").unwrap_err();
-    assert_eq!(error, NoPlace::NoNode { volume: "pv-c".into() });
-    assert!(error.to_string().contains("node affinity"), "{error}");
+    assert_eq!(error, NoPlace::NoNode { volume: "pv-c".into(), wanted: "zone=c".into() });
+    assert!(error.to_string().ends_with("its node affinity wants zone=c"), "{error}");
+}
+
+#[test]
+fn the_nodes_that_a_volume_wants_are_told_as_kubectl_takes_them() {
+    let selector = serde_saphyr::from_str(
+        "{nodeSelectorTerms: [\
+         {matchExpressions: [{key: zone, operator: In, values: [a, b]}, {key: disk, operator: Exists}]}, \
+         {matchExpressions: [{key: zone, operator: NotIn, values: [c]}, {key: old, operator: DoesNotExist}], \
+          matchFields: [{key: metadata.name, operator: In, values: [n1]}]}]}",
+    )
+    .unwrap();
+    assert_eq!(described(&selector), "zone in (a, b),disk or zone!=c,!old,metadata.name=n1");
 }
 
 #[test]
