@@ -24,8 +24,8 @@ use crate::events::shorten;
 use crate::jobs::apply::{explain_waiting, remove_read_secret};
 use crate::jobs::follow::Silence;
 use crate::jobs::{
-    self, End, Ended, JobError, JobPlan, JobState, JobView, RunRef, Running, Started, WaitReason, Waiting,
-    logs,
+    self, End, Ended, JobError, JobPlan, JobState, JobView, Loss, RunRef, Running, Started, WaitReason,
+    Waiting, logs,
 };
 use crate::queue::{Answer, Asker, Demand};
 
@@ -401,8 +401,9 @@ impl Crew<'_> {
                 self.running(component, view, running).await?;
             }
             JobState::Ended(ended) => {
+                let ended = with_wait(component, ended.clone());
                 *component.attempts = Some(earlier.saturating_add(ended.attempts.max(1)));
-                ran_on(component, ended);
+                ran_on(component, &ended);
                 *component.progress = None;
                 *component.next_attempt_time = None;
                 *component.completion_time = Some(Time(ended.finished.unwrap_or(self.now)));
@@ -417,7 +418,7 @@ impl Crew<'_> {
                 if ended.verdict().is_some_and(|verdict| verdict.outcome != Outcome::Failed) {
                     remove_read_secret(&self.ctx.client, view).await;
                 }
-                return Ok(Some(ended.clone()));
+                return Ok(Some(ended));
             }
         }
         Ok(None)
@@ -573,6 +574,18 @@ fn ran_on(component: &mut Common<'_>, ended: &Ended) {
     if ended.node.is_some() {
         component.node.clone_from(&ended.node);
     }
+}
+
+/// The end of a Job, with what its component waited for until then if its time was up: the pod is gone, and no log tells it.
+fn with_wait(component: &Common<'_>, mut ended: Ended) -> Ended {
+    if *component.phase == ComponentPhase::Pending
+        && component.reason.is_some()
+        && let Some(waited) = component.message.as_deref()
+        && let End::Lost { loss: Loss::DeadlineExceeded, message } = &mut ended.end
+    {
+        *message = format!("{message}; when it was last looked at, it waited for this: {waited}");
+    }
+    ended
 }
 
 /// Attempt number `made` failed, and the next one is not due yet. Its place is free for others meanwhile.

@@ -196,3 +196,17 @@ fn jobs_of_another_task_or_component_do_not_count() {
     other.job.metadata.labels.as_mut().unwrap().insert("holdfast.dev/task".into(), "Unlock".into());
     assert_eq!(of(&[other], 2), "next 0");
 }
+
+#[test]
+fn a_job_whose_time_was_up_before_it_could_run_says_what_it_waited_for() {
+    let late = "{type: Failed, status: 'True', reason: DeadlineExceeded}";
+    let said = |component: &str| {
+        let JobState::Ended(ended) = view(0, "", late, None).state else { panic!("the Job has not ended") };
+        let mut component: BackupComponent = serde_saphyr::from_str(component).unwrap();
+        with_wait(&component.common(), ended).message().unwrap_or_default().to_owned()
+    };
+    let waits = "{name: v, source: {}, phase: Pending, reason: Unschedulable, message: no node takes it}";
+    assert!(said(waits).ends_with("it waited for this: no node takes it"), "{}", said(waits));
+    let ran = "{name: v, source: {}, phase: Running}";
+    assert!(said(ran).ends_with("what took so long"), "{}", said(ran));
+}
