@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::current::Current;
 use crate::holdfast::Holdfast;
-use crate::kubectl::{Failure, Kubectl, Result, run};
+use crate::kubectl::{Failure, Kubectl, Result, condition, run};
 
 /// Namespace that the chart is installed into.
 pub const OPERATOR_NAMESPACE: &str = "holdfast-system";
@@ -30,6 +30,8 @@ const RULE: (&str, &str) = (
 );
 /// Host of the second S3 server.
 const SECOND_S3: &str = "10.77.0.1:9001";
+/// CSI drivers of a node.
+const DRIVERS: usize = 2;
 /// How long the operator may take to start on a busy two-core machine.
 const INSTALL: Duration = Duration::from_mins(3);
 
@@ -149,7 +151,7 @@ impl Bed {
             self.kubectl().run(&["patch", "node", &node.name, "--type=merge", "-p", open])?;
         }
         let image = load_images(testbed, progress)?;
-        self.upgrade(image)?;
+        self.upgrade(image, "")?;
         // The tag is the same for every build: a new binary needs new pods.
         self.kubectl().run(&["-n", OPERATOR_NAMESPACE, "rollout", "restart", "deployment"])?;
         self.rolled_out()
@@ -157,8 +159,18 @@ impl Bed {
 
     /// Has the chart's release run this image, which the nodes have, and waits until its operator is the only one.
     pub fn change_image(&self, image: &str) -> Result<()> {
-        self.upgrade(image)?;
+        self.upgrade(image, "")?;
         self.rolled_out()
+    }
+
+    /// Does something while the chart's release has these values besides (`name=value`, with commas between), and then takes
+    /// them back, whatever came of it.
+    pub fn with_values<T>(&self, values: &str, told: impl FnOnce() -> Result<T>) -> Result<T> {
+        let told =
+            self.upgrade(HOLDFAST_IMAGE, values).and_then(|()| self.rolled_out()).and_then(|()| told());
+        let back = self.upgrade(HOLDFAST_IMAGE, "").and_then(|()| self.rolled_out());
+        // What went wrong first is what to look at.
+        told.and_then(|told| back.map(|()| told))
     }
 
     /// Names the loaded image of Holdfast [`OTHER_IMAGE`] on all nodes.
@@ -169,8 +181,8 @@ impl Bed {
         Ok(())
     }
 
-    /// Installs or upgrades the chart's release with this image.
-    fn upgrade(&self, image: &str) -> Result<()> {
+    /// Installs or upgrades the chart's release with this image, and with these values besides.
+    fn upgrade(&self, image: &str, values: &str) -> Result<()> {
         let testbed = self.testbed()?;
         let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "dev"));
         let chart = repository_root().join("deploy/helm/holdfast");
@@ -190,6 +202,8 @@ impl Bed {
                 &format!("clusterName={CLUSTER_NAME},image.repository={repository},image.tag={tag},image.pullPolicy=IfNotPresent"),
                 "--set",
                 &web_identity.join(","),
+                "--set",
+                values,
                 "--set-file",
                 &format!("webIdentity.caBundle={ca}"),
             ]),
@@ -358,6 +372,34 @@ impl Bed {
         self.testbed()?.restart_daemon(name, pause).map_err(bed_failure)
     }
 
+    /// Does something while a node is dead: its kubelet and all its containers were killed, as if it lost its power. Then the
+    /// node is started again, whatever came of it, and takes pods and volumes as before when this returns.
+    pub fn while_dead<T>(&self, node: &str, told: impl FnOnce() -> Result<T>) -> Result<T> {
+        let kubelet = self.testbed()?.halt_daemon(&format!("{node}-kubelet")).map_err(bed_failure)?;
+        let told = self.kill_containers(node).and_then(|()| told());
+        kubelet.start().map_err(bed_failure)?;
+        // It stands there only if nobody came to delete the Node object.
+        let _ = self.kubectl().run(&["taint", "node", node, "node.kubernetes.io/out-of-service-"]);
+        let back = self.kubectl().until_true("the node with its drivers", INSTALL, || {
+            let Some(found) = self.kubectl().find("default", "node", node)? else { return Ok(false) };
+            let drivers = self.kubectl().find("default", "csinode", node)?.unwrap_or_default();
+            let ready = condition(&found, "Ready").is_some_and(|(status, ..)| status == "True");
+            let all = drivers["spec"]["drivers"].as_array().is_some_and(|drivers| drivers.len() == DRIVERS);
+            Ok(ready && all && found["spec"]["taints"].is_null())
+        });
+        // What went wrong first is what to look at.
+        told.and_then(|told| back.map(|()| told))
+    }
+
+    fn kill_containers(&self, node: &str) -> Result<()> {
+        let containers = self.ctr_says(node, &["tasks", "ls", "--quiet"])?;
+        for id in containers.split_whitespace() {
+            // One may have ended meanwhile, with its pod.
+            let _ = self.ctr(node, &["tasks", "kill", "-s", "SIGKILL", id]);
+        }
+        Ok(())
+    }
+
     /// Kills a pod's first container with SIGKILL, as the kernel's out-of-memory killer does.
     pub fn kill_container(&self, pod: &Value) -> Result<()> {
         self.signal_container(pod, "SIGKILL")
@@ -374,11 +416,16 @@ impl Bed {
 
     /// Runs containerd's own client on a node, with what Kubernetes has there.
     fn ctr(&self, node: &str, args: &[&str]) -> Result<()> {
+        self.ctr_says(node, args).map(drop)
+    }
+
+    /// The same; what it said.
+    fn ctr_says(&self, node: &str, args: &[&str]) -> Result<String> {
         let ctr = self.testbed()?.env().bin.join("ctr");
         let mut command: Command =
             self.testbed()?.node_command(node, &ctr.to_string_lossy()).map_err(bed_failure)?;
         command.args(["-a", "/run/containerd/containerd.sock", "-n", "k8s.io"]).args(args);
-        run(&mut command, b"").map(drop)
+        run(&mut command, b"").map(|said| String::from_utf8_lossy(&said).into_owned())
     }
 }
 

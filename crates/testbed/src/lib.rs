@@ -46,6 +46,7 @@ pub use error::{Error, Result, chain};
 pub use images::{HOLDFAST_IMAGE, POSTGRES_IMAGE, TOOLS_IMAGE, archive, build_holdfast_image};
 pub use layout::Layout;
 pub use minio::{Minio, WEB_IDENTITY_AUDIENCE, WEB_IDENTITY_ROLE};
+pub use process::Halted;
 pub use progress::Progress;
 pub use restic::{Restic, restic, restic_versions};
 pub use rustic::{RUSTIC_VERSION, rustic};
@@ -195,6 +196,13 @@ impl Testbed {
     /// Kills a daemon of a node ("n2-kubelet", "n1-apiserver") as a crash would, and starts it again after a while with
     /// the arguments that it had.
     pub fn restart_daemon(&self, name: &str, pause: Duration) -> Result<()> {
-        process::restart(&self.layout, name, pause)
+        let halted = self.halt_daemon(name)?;
+        std::thread::sleep(pause);
+        halted.start()
+    }
+
+    /// Kills a daemon of a node as a crash would. It stays away until it is started.
+    pub fn halt_daemon(&self, name: &str) -> Result<Halted> {
+        process::halt(&self.layout, name)
     }
 }

@@ -170,8 +170,18 @@ pub(crate) fn enter(pid: i32) -> Vec<String> {
     words
 }
 
-/// Kills a daemon that runs in a node, with what it started in its own process group, and starts it again as it was.
-pub(crate) fn restart(layout: &Layout, name: &str, pause: Duration) -> Result<()> {
+/// A daemon that was killed, with what it takes to start it again as it was.
+#[derive(Debug)]
+pub struct Halted {
+    layout: Layout,
+    name: String,
+    program: String,
+    args: Vec<String>,
+    node: String,
+}
+
+/// Kills a daemon that runs in a node, with what it started in its own process group.
+pub(crate) fn halt(layout: &Layout, name: &str) -> Result<Halted> {
     let recorded = find(layout, name).filter(|p| p.is_alive());
     let Some(entered) = recorded else { return Err(Error::NotUp { root: layout.root().to_owned() }) };
     let text = |file: &str| std::fs::read(format!("/proc/{}/{file}", entered.pid)).unwrap_or_default();
@@ -182,17 +192,31 @@ pub(crate) fn restart(layout: &Layout, name: &str, pause: Duration) -> Result<()
     };
     let (command, environment) = (words("cmdline"), words("environ"));
     let Some((program, args)) = command.split_first() else {
-        return Err(Error::Unsupported(format!("{name} ended while it was to be started again")));
+        return Err(Error::Unsupported(format!("{name} ended while it was to be killed")));
     };
     let node = environment.iter().find_map(|v| v.strip_prefix("NODE_NAME=")).unwrap_or_default();
     // The recorded process only entered the node; the daemon is its child.
     let mut all: Vec<_> = entered.children().into_iter().map(|child| (name.to_owned(), child)).collect();
     all.push((name.to_owned(), entered));
     kill_all(&all, Duration::from_secs(20))?;
-    std::thread::sleep(pause);
     layout::remove(&layout.records().join(name))?;
-    // The command enters the node by itself.
-    Daemon { layout, name, node: None, environment: &[("NODE_NAME", node)] }.start(program, args)
+    Ok(Halted {
+        layout: layout.clone(),
+        name: name.to_owned(),
+        program: program.clone(),
+        args: args.to_vec(),
+        node: node.to_owned(),
+    })
+}
+
+impl Halted {
+    /// Starts it again with the arguments that it had.
+    pub fn start(self) -> Result<()> {
+        // The command enters the node by itself.
+        let environment = [("NODE_NAME", self.node.as_str())];
+        Daemon { layout: &self.layout, name: &self.name, node: None, environment: &environment }
+            .start(&self.program, &self.args)
+    }
 }
 
 /// Kills and waits until all are gone.

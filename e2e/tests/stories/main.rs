@@ -14,6 +14,7 @@ mod backup;
 mod command_line;
 mod crashes;
 mod faults;
+mod gone_node;
 mod isolation;
 mod main_job;
 mod placement;
