@@ -103,7 +103,8 @@ pub struct RepositoryStatus {
     /// The value of the annotation `holdfast.dev/sync-now` that the last sync answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_sync_request: Option<String>,
-    /// When the last complete Backup into this repository began.
+    /// When the Backup began that made the newest complete Snapshot in this repository. Of claims that the Backup had to leave
+    /// out it says nothing: its phase does, and `holdfast status`, claim by claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_successful_backup: Option<Time>,
     /// The Secret that holds the password.

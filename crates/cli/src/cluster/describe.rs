@@ -145,7 +145,7 @@ fn completeness(status: &SnapshotStatus, of_a_restore: bool) -> String {
         (Some(true), _) if unreadable > 0 => {
             format!("yes, as onUnreadableFile: Ignore has it; but {gaps}, and are not in it")
         }
-        (Some(true), _) => "yes: every component of its Backup is in the repository".to_owned(),
+        (Some(true), _) => "yes: all that its Backup began to save is in the repository".to_owned(),
         (Some(false), Some(0)) => format!("NO: {gaps}"),
         (Some(false), Some(missing)) if unreadable > 0 => {
             format!("NO: {} components of its Backup are missing, and {gaps}", count(missing))
@@ -273,9 +273,10 @@ fn repository(object: &Repository, now: Timestamp) -> String {
     if let Some(n) = status.snapshot_count {
         fact(&mut page, "snapshots", &n.to_string());
     }
-    for (name, at) in
-        [("last good backup", &status.last_successful_backup), ("last compared", &status.last_sync_time)]
-    {
+    for (name, at) in [
+        ("last complete Snapshot", &status.last_successful_backup),
+        ("last compared", &status.last_sync_time),
+    ] {
         let text = at.as_ref().map(|at| format!("{} ({} ago)", local_time(at.0), age(at.0, now)));
         fact(&mut page, name, text.as_deref().unwrap_or("never"));
     }

@@ -108,7 +108,7 @@ fn repositories(all: &[Arc<Repository>]) -> Vec<Family> {
     let mut ready = Family::new("repository_ready", "Whether the repository can be used");
     let mut success = Family::new(
         "backup_last_success_timestamp_seconds",
-        "When the newest complete backup in the repository began, whatever became of the Backup object",
+        "When the backup began that made the newest complete Snapshot in the repository; of claims that were left out it says nothing",
     );
     let mut conditions = Family::new(
         "repository_condition",

@@ -145,7 +145,7 @@ fn coverage(facts: &Facts, now: Timestamp, findings: &mut Vec<Finding>) {
         let (unprotected, failed, others) = by_namespace.entry(claim.namespace).or_default();
         match claim.protection {
             Protection::Unprotected | Protection::Incomplete => unprotected.push(claim.claim),
-            Protection::LastRunFailed => failed.push(claim.claim),
+            Protection::LastRunFailed | Protection::NotThere => failed.push(claim.claim),
             Protection::Protected | Protection::TooOld => *others += 1,
             Protection::Excluded | Protection::NoDataYet => {}
         }

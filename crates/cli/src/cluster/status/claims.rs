@@ -37,6 +37,8 @@ pub(in super::super) enum Protection {
     LastRunFailed,
     /// It has no backup.
     Unprotected,
+    /// The last Backup was to save it, and it is not there.
+    NotThere,
     /// Somebody wants it left out.
     Excluded,
     /// Nothing was ever written to it.
@@ -46,7 +48,10 @@ pub(in super::super) enum Protection {
 impl Protection {
     /// Whether somebody has to look after it.
     pub(in super::super) fn needs_care(self) -> bool {
-        matches!(self, Self::Incomplete | Self::TooOld | Self::LastRunFailed | Self::Unprotected)
+        matches!(
+            self,
+            Self::Incomplete | Self::TooOld | Self::LastRunFailed | Self::Unprotected | Self::NotThere
+        )
     }
 
     pub(super) fn as_str(self) -> &'static str {
@@ -56,6 +61,7 @@ impl Protection {
             Self::TooOld => "TooOld",
             Self::LastRunFailed => "LastRunFailed",
             Self::Unprotected => "Unprotected",
+            Self::NotThere => "NotThere",
             Self::Excluded => "Excluded",
             Self::NoDataYet => "NoDataYet",
         }
@@ -88,8 +94,49 @@ pub(in super::super) fn claims(facts: &Facts, max_age: Option<Duration>, now: Ti
         .filter(|claim| claim.metadata.deletion_timestamp.is_none())
         .map(|claim| of_claim(claim, facts, max_age, now))
         .collect();
+    reports.extend(not_there(facts));
     reports.sort_by(|a, b| (&a.namespace, &a.claim).cmp(&(&b.namespace, &b.claim)));
     reports
+}
+
+/// Claims that a Backup names and that are not there, by the last run with the same Backups' place and choice: nothing else
+/// would tell of them.
+fn not_there(facts: &Facts) -> Vec<ClaimReport> {
+    let mut backups: Vec<&Backup> = facts.backups.iter().filter(|b| has_ended(b)).collect();
+    backups.sort_by_key(|b| std::cmp::Reverse(began(b)));
+    let mut places = Vec::new();
+    let mut found = BTreeSet::new();
+    for backup in backups {
+        let (namespace, spec) = (backup.namespace().unwrap_or_default(), &backup.spec);
+        let place = (namespace.clone(), &spec.repository_ref, &spec.storage_ref, &spec.volumes);
+        if places.contains(&place) {
+            continue;
+        }
+        places.push(place);
+        let there = |name: &str| {
+            let mut claims = facts.claims.iter();
+            claims.any(|claim| claim.namespace().as_ref() == Some(&namespace) && claim.name_any() == name)
+        };
+        let coverage = backup.status.as_ref().and_then(|status| status.coverage.as_ref());
+        for skipped in coverage.iter().flat_map(|coverage| &coverage.skipped) {
+            if skipped.reason == SkipReason::ClaimNotFound && !there(&skipped.claim) {
+                found.insert((namespace.clone(), skipped.claim.clone(), backup.name_any()));
+            }
+        }
+    }
+    let report = |(namespace, claim, backup): (String, String, String)| ClaimReport {
+        why: Some(format!("Backup {backup} was to save it, and there is no such claim")),
+        protection: Protection::NotThere,
+        last_backup: None,
+        snapshot: None,
+        namespace,
+        claim,
+    };
+    found.into_iter().map(report).collect()
+}
+
+fn has_ended(backup: &Backup) -> bool {
+    backup.status.as_ref().and_then(|status| status.phase).is_some_and(BackupPhase::is_terminal)
 }
 
 fn of_claim(

@@ -44,7 +44,7 @@ pub(super) fn page(report: &Report, with_namespace: bool, now: Timestamp) -> Str
     };
     section(
         "Repositories",
-        &heading(&["NAME", "PHASE", "STORAGE", "SNAPSHOTS", "LAST GOOD BACKUP", "WHY"]),
+        &heading(&["NAME", "PHASE", "STORAGE", "SNAPSHOTS", "LAST COMPLETE", "WHY"]),
         report
             .repositories
             .iter()

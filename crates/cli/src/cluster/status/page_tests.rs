@@ -106,7 +106,7 @@ Storages
   sys        offsite  Unavailable  yes      1             BucketNotFound: make it, NoRecoveryPassword
 
 Repositories
-  NAME          PHASE  STORAGE      SNAPSHOTS  LAST GOOD BACKUP  WHY
+  NAME          PHASE  STORAGE      SNAPSHOTS  LAST COMPLETE  WHY
   offsite-b325  Ready  sys/offsite  2          10h ago
 
 Claims
@@ -255,6 +255,33 @@ fn a_claim_whose_last_run_failed_is_not_well_however_young_its_backup_is() {
     assert_eq!(of("{volumes: {claims: [data]}}", &[("03:00", away)]), early);
     assert_eq!(of("{volumes: {selectors: [{}]}}", &[("03:00", away)]), early);
     assert_eq!(of("{volumes: {claims: [logs]}}", &[("03:00", away)]).0, "Protected");
+}
+
+/// It is in no list of claims, and what else the run was to save may be well.
+#[test]
+fn a_claim_that_a_backup_names_and_that_is_gone_needs_care() {
+    let of = |later: Option<&str>| {
+        let mut facts = facts();
+        let run = |name: &str, time: &str, status: &str| {
+            format!(
+                "metadata: {{name: {name}, namespace: shop}}\nspec: {{volumes: {{claims: [data, lost]}}}}\nstatus: {{startTime: 2026-11-20T{time}:00Z, {status}}}"
+            )
+        };
+        let skipped = "phase: PartiallyFailed, components: [{name: volume/data, phase: Succeeded}], coverage: {skipped: [{claim: lost, reason: ClaimNotFound}]}";
+        let mut bodies = vec![run("nightly", "05:00", skipped)];
+        bodies.extend(later.map(|status| run("again", "06:00", status)));
+        facts
+            .backups
+            .extend(objects::<Backup>("Backup", &bodies.iter().map(String::as_str).collect::<Vec<_>>()));
+        let report = report(&facts, None, now());
+        let lost = report.claims.iter().find(|claim| claim.claim == "lost");
+        lost.map(|claim| {
+            (claim.protection.as_str(), claim.protection.needs_care(), claim.why.clone().unwrap())
+        })
+    };
+    let why = "Backup nightly was to save it, and there is no such claim".to_owned();
+    assert_eq!(of(None), Some(("NotThere", true, why)));
+    assert_eq!(of(Some("phase: Succeeded")), None, "the last run of the same choice was content");
 }
 
 #[test]
