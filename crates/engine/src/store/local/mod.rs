@@ -356,9 +356,13 @@ fn read_dir_if_there(path: &Path) -> Result<Option<Vec<fs::DirEntry>>> {
     match fs::read_dir(path) {
         Ok(entries) => entries.collect::<io::Result<_>>().map(Some).map_err(|e| listing_error(path, e)),
         // A link that leads nowhere is none.
-        Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !is_link(path) => Ok(None),
         Err(e) => Err(listing_error(path, e)),
     }
+}
+
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink())
 }
 
 fn listing_error(path: &Path, error: io::Error) -> Error {
@@ -527,11 +531,7 @@ fn create_new(temporary: &Path, path: &Path, body: &PutPayload) -> Result<()> {
 }
 
 fn remove(path: &Path) -> Result<()> {
-    let linked = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
-    // What lies elsewhere first: without its link nobody would find it.
-    if linked && let Ok(target) = fs::canonicalize(path) {
-        fs::remove_file(&target).map_err(|e| io_error("removing", &target, e))?;
-    }
+    // Of a link the link alone: what it leads to may be somebody else's.
     match fs::remove_file(path) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
