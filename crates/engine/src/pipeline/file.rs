@@ -171,6 +171,8 @@ impl SharedContent {
 }
 
 enum Link {
+    /// Names of it have their content from the parent; none was read.
+    TakenOver,
     Reading(Vec<Follower>),
     Done(SharedContent),
 }
@@ -208,6 +210,10 @@ impl Links {
                 Met::Read(name)
             }
             Some(Linked { born, .. }) if *born != key.born => Met::Alone(name),
+            Some(Linked { link: link @ Link::TakenOver, .. }) => {
+                *link = Link::Reading(Vec::new());
+                Met::Read(name)
+            }
             Some(Linked { link: Link::Reading(followers), .. }) => {
                 followers.push(name);
                 Met::Follows
@@ -217,6 +223,12 @@ impl Links {
             }
             Some(_) => Met::Alone(name),
         }
+    }
+
+    /// Notes a name that keeps the content that the parent has of it: what has the number later may be another file.
+    pub(crate) fn take_over(&self, key: LinkKey) {
+        let linked = || Linked { born: key.born, link: Link::TakenOver };
+        locked(&self.0).entry(key.number()).or_insert_with(linked);
     }
 
     fn finish(&self, key: LinkKey, node: &Node) -> Vec<(Follower, SharedContent)> {
@@ -298,6 +310,12 @@ mod tests {
         assert_eq!(meet(&links, made(6), 7), "alone");
         // The same file, whatever was written since: its names get one content.
         assert_eq!(meet(&links, made(5), 9), "known");
+        // Some of its names were taken over as they were.
+        let links = Links::default();
+        links.take_over(made(5));
+        assert_eq!(meet(&links, made(6), 7), "alone");
+        assert_eq!(meet(&links, made(5), 7), "read");
+        assert_eq!(meet(&links, made(5), 7), "follows");
     }
 
     #[test]

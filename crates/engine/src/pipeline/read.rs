@@ -36,6 +36,8 @@ pub(crate) struct FileTask {
     pub(crate) name: CString,
     pub(crate) relation: Relation,
     pub(crate) link: Option<LinkKey>,
+    /// Another file had its number before: it is stored as one with a single name.
+    pub(crate) alone: bool,
     /// The directory was found by its path, where it may not be the one that was listed: only the file itself counts.
     pub(crate) by_path: bool,
 }
@@ -116,7 +118,7 @@ impl Reader {
     /// Opens a file and takes its metadata from the open file: what is stored belongs together. Where this name does not
     /// lead to the file that others wait for, one of those is put before all other tasks.
     fn open(&self, task: FileTask, tasks: &mut VecDeque<FileTask>) -> Option<Open> {
-        let FileTask { slot, dir, name, relation, mut link, by_path } = task;
+        let FileTask { slot, dir, name, relation, mut link, alone, by_path } = task;
         let path = || slot.path(name.to_bytes());
         let opened = source::open_file(dir.as_fd(), &name)
             .map_err(|e| ("open", e))
@@ -150,8 +152,8 @@ impl Reader {
             }
         }
         let mut node = stat.node(name.to_bytes());
-        if link.is_none() && node.links > 1 {
-            // Read for itself alone: whoever restores it is not to look for other names.
+        if alone && node.links > 1 {
+            // Whoever restores it is not to look for other names by its number.
             (node.links, node.device_id) = (1, 0);
         }
         match source::xattrs(Carrier::Open(fd.as_fd())) {
@@ -175,7 +177,15 @@ impl Reader {
             match source::open_path_dir(path.parent().unwrap_or(&path)) {
                 Ok(dir) => {
                     let dir = Arc::new(dir);
-                    return Some(FileTask { slot, dir, name, relation, link: Some(key), by_path: true });
+                    return Some(FileTask {
+                        slot,
+                        dir,
+                        name,
+                        relation,
+                        link: Some(key),
+                        alone: false,
+                        by_path: true,
+                    });
                 }
                 // Its directory may have been renamed, with the file in it: nothing is left out without a word.
                 Err(e) => {

@@ -615,17 +615,20 @@ impl Walker<'_> {
                 })
             };
             counters.bytes_done.add(stat.size);
+            if stat.links > 1 {
+                shared.links.take_over(stat.link_key());
+            }
             self.with_run(|run| finish(slot, node, relation, run));
             return;
         }
-        let mut link = (stat.links > 1).then(|| stat.link_key());
+        let (mut link, mut alone) = ((stat.links > 1).then(|| stat.link_key()), false);
         let follower = Follower { slot, node: stat.node(name.to_bytes()), relation };
         let follower = match link {
             None => follower,
             Some(key) => match shared.links.meet(key, follower, stat.size) {
                 Met::Read(follower) => follower,
                 Met::Alone(follower) => {
-                    link = None;
+                    (link, alone) = (None, true);
                     follower
                 }
                 Met::Follows => return,
@@ -638,8 +641,15 @@ impl Walker<'_> {
             },
         };
         let dir = Arc::clone(fd);
-        let task =
-            FileTask { slot: follower.slot, dir, name: name.to_owned(), relation, link, by_path: false };
+        let task = FileTask {
+            slot: follower.slot,
+            dir,
+            name: name.to_owned(),
+            relation,
+            link,
+            alone,
+            by_path: false,
+        };
         if stat.size >= SMALL {
             // On its own, so that small files do not wait behind it.
             let _ = self.files.send(vec![task]);
