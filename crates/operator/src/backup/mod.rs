@@ -497,12 +497,11 @@ impl Look<'_> {
     }
 
     /// A component that cannot be saved any more fails, unless it has had a runner until a moment ago and its node may be
-    /// back soon, within the time of the run. Whether it failed.
+    /// back soon. Whether it failed.
     fn gives_up(&self, component: &mut BackupComponent, crew: &mut Crew<'_>, plan: &Plan) -> bool {
         let patience = self.ctx.settings.stuck_after;
         let ended = crew.last_ended(&component.name);
-        let waits = !crew.is_overdue()
-            && ended.and_then(|end| time_left(end, patience, self.now)).is_some()
+        let waits = ended.and_then(|end| time_left(end, patience, self.now)).is_some()
             && status::waits_for_node(component, plan);
         if waits {
             crew.look_again.after(WAITING_LOOK);

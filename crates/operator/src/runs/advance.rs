@@ -579,6 +579,7 @@ fn ran_on(component: &mut Common<'_>, ended: &Ended) {
 /// The end of a Job, with what its component waited for until then if its time was up: the pod is gone, and no log tells it.
 fn with_wait(component: &Common<'_>, mut ended: Ended) -> Ended {
     if *component.phase == ComponentPhase::Pending
+        && ended.pod.is_none()
         && component.reason.is_some()
         && let Some(waited) = component.message.as_deref()
         && let End::Lost { loss: Loss::DeadlineExceeded, message } = &mut ended.end

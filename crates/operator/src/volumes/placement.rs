@@ -255,7 +255,7 @@ pub enum NoPlace {
     NoNode {
         /// Name of the volume.
         volume: String,
-        /// The nodes of its node affinity, as `kubectl get nodes -l` takes them.
+        /// The nodes of its node affinity, much as `kubectl get nodes -l` takes them.
         wanted: String,
     },
 }
