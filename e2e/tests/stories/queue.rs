@@ -408,7 +408,13 @@ fn a_repository_with_one_place_holds_up_no_other_repository() {
     Story::tell("one-place", Story::begin, |story| {
         let own = story.namespace.clone();
         story.apply(&many_claims(3, ""))?;
-        workload::ready_pod(&story.kubectl, &own, "writer")?;
+        // So much, and so slowly, that the first is still at it when it is stopped.
+        let writer = workload::ready_pod(&story.kubectl, &own, "writer")?;
+        story.shell(
+            &writer,
+            "for n in 0 1; do dd if=/dev/urandom of=/store/$n/noise bs=1M count=40 2>/dev/null; done",
+        )?;
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":{"uploadBytesPerSecond":"1Mi"}}}"#)?;
         let narrow =
             repository_yaml("narrow", "", "").replace("spec: {", "spec: {limits: {concurrentJobs: 1}, ");
         story.apply(&format!("{narrow}---\n{}", repository_yaml("wide", "", "")))?;
@@ -424,6 +430,8 @@ fn a_repository_with_one_place_holds_up_no_other_repository() {
         story.start_backup("first", "{repositoryRef: {name: narrow}, volumes: {claims: [c000, c001]}}")?;
         let pod = runner(story, "first")?;
         story.bed.signal_container(&pod, "SIGSTOP")?;
+        // The Jobs after it are not slow.
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":null}}"#)?;
         let told = (|| {
             story.until("backup", "first", |o| {
                 let components = o["status"]["components"].as_array()?;

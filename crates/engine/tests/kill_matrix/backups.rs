@@ -142,6 +142,7 @@ async fn a_backup_over_s3_killed_at_any_write_harms_nothing_and_the_next_one_goe
             "{point}: {found} snapshots"
         );
         assert_goes_on(&repo, &source, &dir.path().join("target"), point).await;
+        fs::remove_dir_all(server.bucket(&place)).unwrap();
     }
 }
 
