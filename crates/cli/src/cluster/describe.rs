@@ -352,7 +352,7 @@ mod tests {
         for (status, said) in [
             (
                 "{complete: true, missing: 0, components: [{name: a, snapshotId: i, unreadable: 0}]}",
-                "yes: every",
+                "yes: all that its Backup began",
             ),
             (
                 "{complete: true, components: [{name: a, snapshotId: i, unreadable: 2}]}",

@@ -9,7 +9,9 @@ mod stream;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +29,7 @@ use crate::format::tree::TreeWriter;
 use crate::id::Id;
 use crate::index::Index;
 use crate::lock::LockGuard;
-use crate::pipeline::{self, Input, Named, Plan, Proved, Roots, State, path_text};
+use crate::pipeline::{self, Escape, Input, Named, Plan, Proved, Roots, State, path_text};
 use crate::repository::Repository;
 use crate::store::{Entry, FileKind, FileName};
 use crate::stream::StreamSource;
@@ -419,12 +421,12 @@ async fn prepare(
             (Input::Stream(Box::new(ctx.run(feed).await?)), Named::default())
         }
     };
-    let blurred = blurred(&spec.roots);
     let plan = Plan {
         input,
         parent: parent.as_ref().map(|(_, snapshot)| snapshot.tree),
-        racy_from: parent.as_ref().map(|(_, snapshot)| racy_from(snapshot, blurred)),
-        resume: spec.resume.map(|done| (done.tree, before(done.started, blurred))),
+        racy_from: parent.as_ref().map(|(_, snapshot)| racy_from(snapshot)),
+        resume: spec.resume.map(|done| (done.tree, escape(done.started))),
+        own_clock: of_own_clock(paths),
         checkpoints,
         excludes: spec.excludes.clone(),
         iexcludes: spec.iexcludes.clone(),
@@ -582,15 +584,20 @@ async fn find_parent(
     }
 }
 
-/// How many seconds the times of these files may be behind this machine's clock.
-fn blurred(roots: &[PathBuf]) -> i64 {
-    if roots.iter().all(|root| is_of_one_machine(root)) { CLOCK_TICK_SECONDS } else { OTHER_CLOCK_SECONDS }
+/// The devices of those roots whose times are of this machine's clock.
+fn of_own_clock(roots: &[String]) -> Vec<u64> {
+    let roots = roots.iter().map(Path::new).filter(|root| is_of_one_machine(root));
+    roots.filter_map(|root| fs::symlink_metadata(root).ok()).map(|meta| meta.dev()).collect()
 }
 
-/// From when on a change may have escaped the run that made `parent`, where times are behind by so many seconds.
-fn racy_from(parent: &Snapshot, seconds: i64) -> Time {
-    let began = parent.summary.as_ref().map_or(parent.time, |summary| summary.backup_start);
-    before(began.timestamp, seconds)
+/// From when on a change may have escaped the run that made `parent`.
+fn racy_from(parent: &Snapshot) -> Escape {
+    escape(parent.summary.as_ref().map_or(parent.time, |summary| summary.backup_start).timestamp)
+}
+
+/// From when on a change may have escaped a run that began then.
+fn escape(began: Timestamp) -> Escape {
+    Escape { by_own_clock: before(began, CLOCK_TICK_SECONDS), by_another: before(began, OTHER_CLOCK_SECONDS) }
 }
 
 /// The last moment before `began` that a change made after it can carry.
@@ -686,12 +693,13 @@ mod tests {
 
     #[test]
     fn where_another_clock_writes_the_times_more_may_have_escaped() {
-        let of = |roots: &[&str]| blurred(&roots.iter().map(PathBuf::from).collect::<Vec<_>>());
-        assert_eq!(of(&["/dev/shm"]), CLOCK_TICK_SECONDS);
+        let of =
+            |roots: &[&str]| of_own_clock(&roots.iter().map(|root| (*root).to_owned()).collect::<Vec<_>>());
+        let device = |root: &str| fs::metadata(root).unwrap().dev();
         // Made up by a program; and nothing at all.
-        assert_eq!(of(&["/dev/shm", "/proc"]), OTHER_CLOCK_SECONDS);
-        assert_eq!(of(&["/proc/nothing of this name"]), OTHER_CLOCK_SECONDS);
-        let began = Timestamp::new(1000, 7).unwrap();
-        assert_eq!(before(began, OTHER_CLOCK_SECONDS), Time::new(700, 7));
+        let found = of(&["/dev/shm", "/proc", "/proc/nothing of this name"]);
+        assert_eq!(found, [device("/dev/shm")]);
+        let began = escape(Timestamp::new(1000, 7).unwrap());
+        assert_eq!((began.by_own_clock, began.by_another), (Time::new(998, 7), Time::new(700, 7)));
     }
 }

@@ -41,7 +41,6 @@ use crate::backup::{Checkpoints, Trust, Verify};
 use crate::chunk::Chunker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::compress::Compression;
-use crate::format::time::Time;
 use crate::id::Id;
 use crate::index::Index;
 use crate::repository::Repository;
@@ -53,7 +52,7 @@ use file::Links;
 pub(crate) use pack::{OpenPacks, SealedBlob, SealedPack};
 use read::Reader;
 pub(crate) use roots::Roots;
-pub(crate) use rules::Named;
+pub(crate) use rules::{Escape, Named};
 use rules::{Marker, Rules};
 pub(crate) use state::State;
 pub(crate) use state::locked;
@@ -82,9 +81,11 @@ pub(crate) struct Plan {
     /// Root tree of the snapshot to compare with.
     pub(crate) parent: Option<Id>,
     /// Changes from this time on are not trusted to be visible in the parent.
-    pub(crate) racy_from: Option<Time>,
+    pub(crate) racy_from: Option<Escape>,
     /// Root tree of a killed run's checkpoint, and the same for it.
-    pub(crate) resume: Option<(Id, Time)>,
+    pub(crate) resume: Option<(Id, Escape)>,
+    /// Devices whose times are of this machine's clock.
+    pub(crate) own_clock: Vec<u64>,
     /// When to save what is finished.
     pub(crate) checkpoints: Checkpoints,
     pub(crate) excludes: Vec<String>,
@@ -228,6 +229,7 @@ pub(crate) async fn run(
         leave_lost_found: plan.leave_lost_found,
         racy_from: plan.racy_from,
         resume_racy_from: plan.resume.map(|(_, racy_from)| racy_from),
+        own_clock: plan.own_clock,
     };
     let workers = cpus();
     let readers = plan.readers.max(1);

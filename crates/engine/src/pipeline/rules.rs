@@ -40,9 +40,20 @@ pub(crate) struct Rules {
     /// Nothing that changed at or after this time is taken as unchanged: the parent may have read it before the
     /// change, within the same tick of the clock. Only the inode's own change time tells, since any program may set
     /// the other to the future.
-    pub(crate) racy_from: Option<Time>,
+    pub(crate) racy_from: Option<Escape>,
     /// The same for the checkpoint of a killed run.
-    pub(crate) resume_racy_from: Option<Time>,
+    pub(crate) resume_racy_from: Option<Escape>,
+    /// Devices whose times are of this machine's clock.
+    pub(crate) own_clock: Vec<u64>,
+}
+
+/// From when on a change may have escaped an earlier run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Escape {
+    /// Where this machine's clock writes the times.
+    pub(crate) by_own_clock: Time,
+    /// Where another one may.
+    pub(crate) by_another: Time,
 }
 
 /// The paths that the caller named.

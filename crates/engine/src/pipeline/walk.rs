@@ -21,7 +21,7 @@ use super::Shared;
 use super::file::{Follower, Met, Run, finish};
 use super::read::{FileTask, SMALL};
 use super::roots::{Root, Roots};
-use super::rules::Rules;
+use super::rules::{Escape, Rules};
 use super::source::{self, Carrier, Stat};
 use super::state::{Relation, gone, join, locked};
 use super::tree::{Aside, Closed, Dir, Slot};
@@ -669,11 +669,13 @@ impl Walker<'_> {
 
     /// Whether an earlier content can be taken over: nothing that the kernel notes of a change differs, no change
     /// came too late for the parent to see, and every chunk is still there.
-    fn is_unchanged(&self, stat: &Stat, old: &Node, racy_from: Option<Time>) -> bool {
+    fn is_unchanged(&self, stat: &Stat, old: &Node, escape: Option<Escape>) -> bool {
         let trust = self.walk.rules.trust;
         // Where the change time tells nothing, the other has to do.
         let changed = if trust == Trust::Inode { stat.ctime } else { stat.mtime };
-        let racy = racy_from.is_some_and(|from| changed >= from);
+        let own_clock = self.walk.rules.own_clock.contains(&stat.device);
+        let racy =
+            escape.is_some_and(|from| changed >= if own_clock { from.by_own_clock } else { from.by_another });
         old.size == stat.size
             && old.mtime == stat.mtime
             && (trust != Trust::Inode || old.ctime == stat.ctime)
