@@ -377,7 +377,7 @@ impl Bed {
     pub fn while_dead<T>(&self, node: &str, told: impl FnOnce() -> Result<T>) -> Result<T> {
         let kubelet = self.testbed()?.halt_daemon(&format!("{node}-kubelet")).map_err(bed_failure)?;
         let told = self.kill_containers(node).and_then(|()| told());
-        kubelet.start().map_err(bed_failure)?;
+        let started = kubelet.start().map_err(bed_failure);
         // It stands there only if nobody came to delete the Node object.
         let _ = self.kubectl().run(&["taint", "node", node, "node.kubernetes.io/out-of-service-"]);
         let back = self.kubectl().until_true("the node with its drivers", INSTALL, || {
@@ -388,7 +388,7 @@ impl Bed {
             Ok(ready && all && found["spec"]["taints"].is_null())
         });
         // What went wrong first is what to look at.
-        told.and_then(|told| back.map(|()| told))
+        told.and_then(|told| started.and(back).map(|()| told))
     }
 
     fn kill_containers(&self, node: &str) -> Result<()> {

@@ -77,7 +77,8 @@ pub struct SnapshotStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Whether nothing is missing of what the Backup began to save: every component is in the repository and can be read, and
-    /// all files of each could be read when it was saved. Claims that it had to leave out are in its `coverage`. Where the Backup had `onUnreadableFile: Ignore`, files that could not be read change nothing here.
+    /// all files of each could be read when it was saved. Claims that it had to leave out are in its `coverage`. Where the
+    /// Backup had `onUnreadableFile: Ignore`, files that could not be read change nothing here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub complete: Option<bool>,
     /// What `complete` was before a component was damaged.

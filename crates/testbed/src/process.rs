@@ -172,6 +172,7 @@ pub(crate) fn enter(pid: i32) -> Vec<String> {
 
 /// A daemon that was killed, with what it takes to start it again as it was.
 #[derive(Debug)]
+#[must_use = "it stays away until it is started"]
 pub struct Halted {
     layout: Layout,
     name: String,

@@ -1,6 +1,7 @@
 //! Finding entries by name or time.
 
 use futures::future::BoxFuture;
+use holdfast_pattern::{Pattern, fold, lower_pattern, names};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,7 +14,6 @@ use crate::format::time::Time;
 use crate::index::Index;
 use crate::read::TreeReader;
 use crate::repository::Repository;
-use holdfast_pattern::{Pattern, fold, lower_pattern, names};
 
 /// What to look for.
 #[derive(Debug, Clone, Default)]

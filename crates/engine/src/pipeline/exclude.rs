@@ -6,8 +6,9 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-use crate::error::Result;
 use holdfast_pattern::Pattern;
+
+use crate::error::Result;
 
 /// A list of patterns, ready to be asked.
 #[derive(Debug, Clone, Default)]

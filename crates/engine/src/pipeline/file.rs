@@ -174,7 +174,8 @@ enum Link {
     /// Names of it have their content from the parent; none was read.
     TakenOver,
     Reading(Vec<Follower>),
-    Done(SharedContent),
+    /// Apart, for there may be a million files that only wait here.
+    Done(Box<SharedContent>),
 }
 
 /// A file with several names, by when it was made.
@@ -219,7 +220,7 @@ impl Links {
                 Met::Follows
             }
             Some(Linked { link: Link::Done(shared), .. }) if shared.is_of(key, &name.node, size) => {
-                Met::Known(name, shared.clone())
+                Met::Known(name, SharedContent::clone(shared))
             }
             Some(_) => Met::Alone(name),
         }
@@ -238,7 +239,7 @@ impl Links {
             content: node.content.clone().unwrap_or_default(),
             xattrs: node.xattrs.clone(),
         };
-        let done = Linked { born: key.born, link: Link::Done(shared.clone()) };
+        let done = Linked { born: key.born, link: Link::Done(Box::new(shared.clone())) };
         match locked(&self.0).insert(key.number(), done).map(|linked| linked.link) {
             Some(Link::Reading(followers)) => followers.into_iter().map(|f| (f, shared.clone())).collect(),
             _ => Vec::new(),

@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use futures::future::BoxFuture;
+use holdfast_pattern::lower_pattern;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -44,7 +45,6 @@ use crate::format::compress::Compression;
 use crate::id::Id;
 use crate::index::Index;
 use crate::repository::Repository;
-use holdfast_pattern::lower_pattern;
 
 use buffer::Pool;
 pub(crate) use exclude::Excludes;

@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use holdfast_pattern::fold;
+
 use super::exclude::Excludes;
 use super::source::{self, Stat};
 use super::state::join;
@@ -15,7 +17,6 @@ use crate::backup::Trust;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::node::NodeType;
 use crate::format::time::Time;
-use holdfast_pattern::fold;
 
 /// What the walk takes from the caller's wishes.
 pub(crate) struct Rules {

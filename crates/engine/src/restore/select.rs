@@ -5,10 +5,11 @@
 
 use std::path::Path;
 
+use holdfast_pattern::{Pattern, lower, lower_pattern};
+
 use super::RestoreSpec;
 use crate::error::Result;
 use crate::pipeline::exclude::Excludes;
-use holdfast_pattern::{Pattern, lower, lower_pattern};
 
 /// What the patterns say about one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

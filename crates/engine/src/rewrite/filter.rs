@@ -4,10 +4,11 @@
 
 use std::path::Path;
 
+use holdfast_pattern::{fold, lower_pattern, names};
+
 use crate::error::Result;
 use crate::pipeline::Excludes;
 use crate::restore::{RestoreSpec, Selection};
-use holdfast_pattern::{fold, lower_pattern, names};
 
 /// Patterns as restic has them, in two lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
