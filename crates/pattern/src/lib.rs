@@ -73,6 +73,18 @@ impl Pattern {
         Ok(Self { text: text.to_owned(), anchored, parts })
     }
 
+    /// Parses one of a list in which the last that matches decides; and whether it leaves out what it matches, or takes it
+    /// back in, as one with a `!` in front does.
+    ///
+    /// # Errors
+    /// For a malformed one.
+    pub fn parse_rule(text: &str) -> Result<(Self, bool), Malformed> {
+        match text.strip_prefix('!') {
+            Some(rest) => Ok((Self::parse(rest)?, false)),
+            None => Ok((Self::parse(text)?, true)),
+        }
+    }
+
     /// The pattern as it was written.
     pub fn text(&self) -> &str {
         &self.text

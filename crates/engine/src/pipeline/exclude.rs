@@ -20,11 +20,8 @@ pub(crate) struct Excludes {
 impl Excludes {
     /// Parses the patterns.
     pub(crate) fn new(patterns: &[String]) -> Result<Self> {
-        let parse = |text: &String| match text.strip_prefix('!') {
-            Some(rest) => Ok((Pattern::parse(rest)?, false)),
-            None => Ok((Pattern::parse(text)?, true)),
-        };
-        Ok(Self { patterns: patterns.iter().map(parse).collect::<Result<_>>()? })
+        let parsed = patterns.iter().map(|text| Ok(Pattern::parse_rule(text)?));
+        Ok(Self { patterns: parsed.collect::<Result<_>>()? })
     }
 
     /// Patterns that another program may have written: those that cannot be read are passed over.

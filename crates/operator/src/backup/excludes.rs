@@ -3,11 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use holdfast_api::Reason;
 use holdfast_api::backup::Backup;
 use holdfast_api::names::{self, ANNOTATION_EXCLUDE, ANNOTATION_RESTIC_ARGS_K8UP};
 use holdfast_api::wish::truth;
+use holdfast_pattern::Pattern;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
+
+use super::validate::Refusal;
 
 /// Which files of a claim are left out, and what is to be said of it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -42,6 +46,13 @@ pub(super) fn left_out(backup: &Backup, claim: &PersistentVolumeClaim) -> Exclud
         }
     }
     all
+}
+
+/// Why a Backup's own patterns cannot be used: nothing could be saved with them, so nothing is started. A claim's annotation
+/// is the affair of its own volume.
+pub(super) fn malformed(backup: &Backup) -> Option<Refusal> {
+    let malformed = backup.spec.volumes.exclude.iter().find_map(|text| Pattern::parse_rule(text).err())?;
+    Some(Refusal { reason: Reason::InvalidSpec, message: format!("spec.volumes.exclude: {malformed}") })
 }
 
 /// restic's arguments as K8up hands them on.
@@ -210,6 +221,26 @@ mod tests {
         ))
         .unwrap();
         left_out(&backup, &claim)
+    }
+
+    #[test]
+    fn a_pattern_of_the_backup_that_cannot_be_used_is_named() {
+        let refused = |exclude: &str| {
+            let backup = serde_saphyr::from_str(&format!(
+                "{{metadata: {{name: b, namespace: shop}}, spec: {{volumes: {{exclude: {exclude}}}}}}}"
+            ));
+            malformed(&backup.unwrap()).map(|refusal| refusal.message)
+        };
+        assert_eq!(refused("['*.tmp', '!keep.tmp', /, 'a[!b]', '\\\\!name']"), None);
+        for (bad, why) in
+            [("'*.[ch'", "ends inside"), ("'!../x'", ".."), ("'!!x'", "leading !"), ("''", "empty")]
+        {
+            let message = refused(&format!("['*.tmp', {bad}]")).unwrap();
+            assert!(
+                message.starts_with("spec.volumes.exclude: ") && message.contains(why),
+                "{bad}: {message}"
+            );
+        }
     }
 
     #[test]

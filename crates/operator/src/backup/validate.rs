@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeCl
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttachment};
 use kube::ResourceExt;
 
-use super::excludes::left_out;
+use super::excludes::{left_out, malformed};
 use super::overlap::{has_target, is_at_work};
 use super::select::Wish;
 use super::status::count;
@@ -134,6 +134,9 @@ pub fn validate(backup: &Backup, facts: &Facts) -> Result<Plan, Refusal> {
     let mut components = Vec::new();
     let mut skipped = Vec::new();
     let wish = Wish::of(backup, &facts.namespace, facts.claims_default)?;
+    if let Some(refusal) = malformed(backup) {
+        return Err(refusal);
+    }
     let mut warnings = Vec::new();
     let claims: BTreeMap<String, &PersistentVolumeClaim> =
         facts.claims.iter().map(|claim| (claim.name_any(), claim)).collect();
