@@ -84,6 +84,9 @@ pub struct ReleaseReport {
     pub unreadable: Vec<WorkloadId>,
     /// Not let go, because the change was refused, with the cause; to be tried again.
     pub refused: Vec<(WorkloadId, String)>,
+    /// There is a Deployment that its controller has not seen as it is. Until then it may copy a record that is gone to a
+    /// replica set.
+    pub is_unseen: bool,
 }
 
 impl ReleaseReport {
@@ -146,12 +149,14 @@ pub async fn release_run(client: &Client, namespace: &str, run: &str) -> Result<
     .map(|(deployments, sets, replica_sets)| {
         Inventory::new(Vec::new(), &deployments, &sets, &replica_sets)
     })?;
+    let is_unseen = inventory.workloads.iter().any(|w| w.id.kind == WorkloadKind::Deployment && !w.is_seen);
     let recorded = inventory
         .workloads
         .into_iter()
         .filter(|workload| workload.has_copy || !matches!(workload.record, Ok(None)));
     let ids: Vec<WorkloadId> = recorded.map(|workload| workload.id).collect();
-    Ok(release_each(client, namespace, &ids, &|holder| holder == run).await)
+    let report = release_each(client, namespace, &ids, &|holder| holder == run).await;
+    Ok(ReleaseReport { is_unseen, ..report })
 }
 
 /// A workload that carries a record, and its namespace.

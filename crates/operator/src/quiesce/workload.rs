@@ -58,6 +58,8 @@ pub struct Workload {
     pub resource_version: String,
     /// The count that is wanted of it.
     pub replicas: i32,
+    /// Its controller has seen it as it is. The generation of a Deployment counts its annotations, too.
+    pub is_seen: bool,
     /// Its controller has seen the count that is wanted, and counts no pod of it any more.
     pub is_down: bool,
     /// What stands in the annotation of the quiesce record; what is wrong with it when it cannot be read.
@@ -83,6 +85,7 @@ impl Workload {
             resource_version: metadata.resource_version.clone().unwrap_or_default(),
             // The API server defaults an absent count to one.
             replicas: replicas.unwrap_or(1),
+            is_seen: false,
             is_down: false,
             record: if is_below_deployment(metadata) { Ok(None) } else { read_record(metadata) },
             has_copy: is_below_deployment(metadata) && has_record(metadata),
@@ -96,8 +99,8 @@ impl Workload {
     /// Down are those that are wanted at zero, once their controller says so: `status` is its observed generation
     /// and count.
     fn with_status(mut self, metadata: &ObjectMeta, status: Option<(Option<i64>, i32)>) -> Self {
-        let seen = status.is_some_and(|(observed, pods)| observed >= metadata.generation && pods == 0);
-        self.is_down = self.replicas == 0 && seen;
+        self.is_seen = status.is_some_and(|(observed, _)| observed >= metadata.generation);
+        self.is_down = self.replicas == 0 && self.is_seen && status.is_some_and(|(_, pods)| pods == 0);
         self
     }
 
@@ -187,5 +190,24 @@ impl From<&StatefulSet> for Workload {
         };
         let status = object.status.as_ref().map(|s| (s.observed_generation, s.replicas));
         workload.with_status(&object.metadata, status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Until a controller has seen that the record is gone it may copy it once more.
+    #[test]
+    fn a_deployment_is_seen_once_its_controller_has_observed_its_generation() {
+        let is_seen = |status: &str| {
+            let text = format!(
+                "{{metadata: {{name: web, generation: 3}}, spec: {{replicas: 1, selector: {{}}, template: {{}}}}, status: {status}}}"
+            );
+            Workload::from(&serde_saphyr::from_str::<Deployment>(&text).unwrap()).is_seen
+        };
+        assert!(is_seen("{observedGeneration: 3, replicas: 0}"));
+        assert!(!is_seen("{observedGeneration: 2, replicas: 0}"));
+        assert!(!is_seen("{}"));
     }
 }

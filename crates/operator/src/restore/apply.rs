@@ -32,7 +32,7 @@ use crate::quiesce::apply::{explain, reason};
 use crate::quiesce::{HoldError, Inventory, PodWatch, WorkloadId, hold_all, read_inventory, release_run};
 use crate::runs::advance::{Order, retry_news};
 use crate::runs::bound;
-use crate::runs::settle::locks_left;
+use crate::runs::settle::{Waits, locks_left};
 use crate::runs::stop::stop;
 use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, Stopped, named, settle, stop_all, time_left};
 use crate::volumes::{active_pods, node_name};
@@ -45,6 +45,10 @@ const BLOCKED_PATIENCE: Duration = Duration::from_mins(10);
 pub(super) const WAITING_LOOK: Duration = Duration::from_secs(30);
 /// How often it tries again what it cannot do at the moment, while workloads are held.
 const BLOCKED_LOOK: Duration = Duration::from_secs(10);
+/// How long after its end it takes copies of records away that a slow Deployment controller still makes; a sweep takes the others.
+const COPY_PATIENCE: Duration = Duration::from_mins(1);
+/// How often it looks for them.
+const COPY_LOOK: Duration = Duration::from_secs(1);
 /// How long pods of workloads scaled to 0 get beyond their own grace period. A pod on a dead node never goes.
 const QUIESCE_PATIENCE: Duration = Duration::from_mins(10);
 
@@ -115,8 +119,8 @@ impl Look<'_> {
         let ns = &self.run.namespace;
         // No workload may start while a runner still writes to its claim.
         let (_, waits) = stop_all(self.ctx, ns, &self.run, &Stopped::with_run()).await?;
-        if waits.is_some() {
-            return Ok(Action::await_change());
+        if let Some(waits) = waits {
+            return self.wait_for_runners(self.restore.status.clone().unwrap_or_default(), waits).await;
         }
         let report = release_run(&self.ctx.client, ns, &self.run.uid).await?;
         let names = self
@@ -135,6 +139,11 @@ impl Look<'_> {
             let note = format!("not scaled back yet, and tried again: {}", report.refusals());
             self.ctx.events.warning(self.restore, Reason::QuiesceFailed, note).await;
             return Ok(Action::requeue(WAITING_LOOK));
+        }
+        let completed = self.restore.status.as_ref().and_then(|status| status.completion_time.as_ref());
+        if report.is_unseen && completed.is_some_and(|at| time_left(at.0, COPY_PATIENCE, self.now).is_some())
+        {
+            return Ok(Action::requeue(COPY_LOOK));
         }
         let recorded = self.restore.status.as_ref().and_then(|status| status.repository_ref.as_ref());
         let repository = self.recorded_repository(recorded).await?;
@@ -631,12 +640,26 @@ impl Look<'_> {
         self.unquiesce(status).await
     }
 
+    /// Its runners were told to stop and have not. Whoever waits for the end, or for the Restore to be gone, is told what for:
+    /// that of a runner on a dead node never comes by itself.
+    async fn wait_for_runners(&self, mut status: RestoreStatus, waits: Waits) -> Result<Action, RunError> {
+        if !status.phase.is_some_and(|phase| phase.is_terminal(self.restore.spec.dry_run)) {
+            if waits.is_late && status.message.as_deref() != Some(waits.message.as_str()) {
+                self.ctx.events.warning(self.restore, Reason::NoSignOfLife, &waits.message).await;
+            }
+            self.writer(&mut status).phase(RestorePhase::Unquiescing, Reason::Unquiescing, waits.message);
+            self.save(&mut status).await?;
+        }
+        // That a pod is late nobody tells us.
+        Ok(Action::requeue(WAITING_LOOK))
+    }
+
     /// Runners stop, workloads come back, locks go, and the result is told.
     async fn unquiesce(&self, mut status: RestoreStatus) -> Result<Action, RunError> {
         let (ns, client) = (&self.run.namespace, &self.ctx.client);
         let (views, waits) = stop_all(self.ctx, ns, &self.run, &Stopped::with_run()).await?;
-        if waits.is_some() {
-            return Ok(Action::requeue(WAITING_LOOK));
+        if let Some(waits) = waits {
+            return self.wait_for_runners(status, waits).await;
         }
         let report = release_run(&self.ctx.client, ns, &self.run.uid).await?;
         if !report.restored.is_empty() {

@@ -13,6 +13,9 @@ use crate::kubernetes::RequestError;
 use crate::volumes::NodeStates;
 use crate::volumes::consumers::{is_over, node_of};
 
+/// What tells Kubernetes that a node is off and stays so.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+
 /// Takes the lost pods of a Backup out of its stopped Jobs and out of the pods whose Job is gone. Asks for the nodes
 /// only when a pod should have ended by now and has not.
 pub async fn leave_behind(
@@ -40,12 +43,23 @@ fn forget_lost(views: &mut [JobView], orphans: &mut Vec<Pod>, nodes: &NodeStates
 
 /// What a stopped Job still waits for: its pod, the node of it, and what to do about a node that is gone.
 pub fn wait_for(view: &JobView) -> Option<String> {
-    let pod = view.pods.iter().find(|pod| !is_over(pod))?;
+    view.pods.iter().find(|pod| !is_over(pod)).map(wait_for_pod)
+}
+
+/// The same of the first of these pods that should have ended by now and has not.
+pub fn wait_for_late<'p>(mut pods: impl Iterator<Item = &'p Pod>, now: Timestamp) -> Option<String> {
+    pods.find(|pod| is_late(pod, now)).map(wait_for_pod)
+}
+
+/// The taint is Kubernetes' way to hear that a node is off: it then takes the node's pods away, and its volumes at once. Without
+/// it a volume is let go some minutes after the Node object.
+fn wait_for_pod(pod: &Pod) -> String {
     let node = node_of(pod).unwrap_or("(none)");
-    Some(format!(
-        "waits until the pod {} on the node {node} has stopped; if that node is gone for good, delete its Node object",
+    format!(
+        "waits until the pod {} on the node {node} has stopped; if that node is gone for good, tell Kubernetes so (kubectl \
+         taint node {node} {OUT_OF_SERVICE}) or delete its Node object",
         pod.name_any()
-    ))
+    )
 }
 
 fn is_stopped(view: &JobView) -> bool {
@@ -63,6 +77,13 @@ fn is_lost(pod: &Pod, nodes: &NodeStates, now: Timestamp) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+    use std::io::Error;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -149,5 +170,34 @@ status:
         assert!(left("", told, &nodes).0, "its Job was not given up: the node may come back");
         // Once the Node object is gone nobody can be at work there.
         assert_eq!(left(stopped, told, &NodeStates::default()), (false, 0, None));
+    }
+
+    /// The same node, as the API server tells of it: a Backup goes on, and a Restore waits, for its runner may still write
+    /// where nobody sees it; and says what to do.
+    #[tokio::test]
+    async fn a_restore_waits_for_a_pod_that_terminates_for_ever_on_a_dead_node() {
+        let server = tower::service_fn(|_: Request<Body>| {
+            let dead = json!({"metadata": {"name": "dead"}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}});
+            let nodes = json!({"kind": "NodeList", "apiVersion": "v1", "metadata": {}, "items": [dead]});
+            ready(Response::builder().body(Body::from(nodes.to_string().into_bytes())).map_err(Error::other))
+        });
+        let client = Client::new(server, "shop");
+        let now: Timestamp = "2026-11-20T02:30:00Z".parse().unwrap();
+        for (kind, alive) in [(RunKind::Backup, false), (RunKind::Restore, true)] {
+            let run = RunRef { kind, namespace: "shop".into(), name: "r".into(), uid: "u".into() };
+            let mut views = [on_dead_node(
+                r#"holdfast.dev/stopped: '{"reason":"NoSignOfLife","message":"silent"}'"#,
+                "deletionTimestamp: '2026-11-20T02:20:00Z'",
+            )];
+            let mut orphans = views[0].pods.clone();
+            leave_behind(&client, &run, &mut views, &mut orphans, now).await.unwrap();
+            assert_eq!((views[0].has_live_pod(), orphans.len() == 1), (alive, alive), "{kind:?}");
+            let waits = wait_for(&views[0]).unwrap_or_default();
+            assert_eq!(
+                waits.contains("kubectl taint node dead node.kubernetes.io/out-of-service="),
+                alive,
+                "{waits}"
+            );
+        }
     }
 }

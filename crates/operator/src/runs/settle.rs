@@ -7,7 +7,7 @@ use holdfast_protocol::Outcome;
 use kube::ResourceExt;
 
 use super::RunError;
-use super::lost::leave_behind;
+use super::lost::{leave_behind, wait_for_late};
 use super::stop::{Stopped, stop};
 use crate::context::Ctx;
 use crate::jobs::apply::{orphaned_pods, remove_secrets};
@@ -30,13 +30,22 @@ pub enum Settled {
     },
 }
 
+/// Runners that were told to stop and are at work still.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waits {
+    /// Which, and what to do about one that does not stop.
+    pub message: String,
+    /// One of them should have stopped by now.
+    pub is_late: bool,
+}
+
 /// Sees to it that no runner of a run is at work. Says what it waits for, if it does.
 pub async fn stop_all(
     ctx: &Ctx,
     namespace: &str,
     run: &RunRef,
     why: &Stopped,
-) -> Result<(Vec<JobView>, Option<String>), RunError> {
+) -> Result<(Vec<JobView>, Option<Waits>), RunError> {
     let client = &ctx.client;
     let all = observe(client, namespace, run).await?;
     // A storage in this namespace has the run's unlock Jobs here, too: they are no runners of the run.
@@ -57,8 +66,13 @@ pub async fn stop_all(
     }
     alive.extend(orphans.iter().filter(|pod| !is_over(pod)).map(ResourceExt::name_any));
     let waits = (!alive.is_empty()).then(|| {
+        let pods = views.iter().flat_map(|view| &view.pods).chain(&orphans);
+        let late = wait_for_late(pods, ctx.now());
         let names: Vec<String> = alive.into_iter().take(5).collect();
-        format!("waits for runners to stop: {}", names.join(", "))
+        Waits {
+            is_late: late.is_some(),
+            message: late.unwrap_or_else(|| format!("waits for runners to stop: {}", names.join(", "))),
+        }
     });
     Ok((views, waits))
 }
@@ -74,7 +88,7 @@ pub async fn settle(
 ) -> Result<Settled, RunError> {
     let client = &ctx.client;
     let (views, waits) = stop_all(ctx, namespace, run, &Stopped::with_run()).await?;
-    if let Some(message) = waits {
+    if let Some(Waits { message, .. }) = waits {
         return Ok(Settled::NotYet { message });
     }
     let dead = locks_left(&views);
