@@ -5,7 +5,7 @@ use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
-use crate::{anywhere, together};
+use crate::{alone, anywhere, together};
 
 /// Reason for which a claim was skipped.
 fn skipped<'a>(backup: &'a Value, claim: &str) -> Option<&'a str> {
@@ -210,6 +210,29 @@ fn claims_are_chosen_by_label_and_by_opting_in() {
     });
 }
 
+/// The operator leaves claims out that do not ask for it (`defaults.claims`): what asks is saved, the others are told with why,
+/// here and in `holdfast status`; and a namespace may say otherwise.
+#[test]
+fn an_operator_whose_default_leaves_claims_out_saves_those_that_ask() {
+    let Some(_world) = alone() else { return };
+    Story::tell("opted-in", Story::begin, |story| {
+        let own = story.namespace.clone();
+        for name in ["asks", "silent"] {
+            with_data(story, name, name)?;
+        }
+        story.kubectl.run(&["-n", &own, "annotate", "pvc/asks", "holdfast.dev/backup=true"])?;
+        story.bed.with_values("defaults.claims=OptIn", || {
+            let backup = story.backup("some", "{}", "Succeeded")?;
+            expect_saved(&backup, &["asks"])?;
+            expect_skip(&backup, "silent", "NotOptedIn")?;
+            story.bed.holdfast()?.expect(&["status", "-n", &own], 0, &["silent", "Excluded", "OptIn"])?;
+            story.kubectl.run(&["annotate", "namespace", &own, "holdfast.dev/claims=OptOut"])?;
+            expect_saved(&story.backup("all", "{}", "Succeeded")?, &["asks", "silent"])
+        })?;
+        story.nothing_left()
+    });
+}
+
 /// What the snapshot of a Backup's only claim, `data`, holds, as stock restic lists it.
 fn listed(story: &Story, backup: &Value) -> Result<Vec<String>> {
     let id = backup["status"]["components"][0]["snapshotId"].as_str().unwrap_or_default();
@@ -240,6 +263,12 @@ fn files_are_left_out_by_backup_and_claim_and_an_overlap_is_told() {
             found if found == names => Ok(()),
             found => Err(Failure(format!("the snapshot holds {found:?} and not {names:?}"))),
         };
+        // Before anything is begun.
+        let bad = story.backup("bad", "{volumes: {exclude: ['*.cast', '*.[ch']}}", "Failed")?;
+        let said = bad["status"]["message"].as_str().unwrap_or_default();
+        if !said.contains("spec.volumes.exclude") || !bad["status"]["components"].is_null() {
+            return Err(Failure(format!("it does not say what is wrong: {}", bad["status"])));
+        }
         // The claim's name, and where its runner mounts it, are nothing that a pattern could mean.
         let patterns = "{volumes: {exclude: ['*.cast', /tmp, data, /data/data]}}";
         let some = story.backup("some", patterns, "Succeeded")?;

@@ -67,7 +67,7 @@ fn an_operator_killed_in_the_middle_of_a_backup_finishes_it() {
     let Some(_world) = together() else { return };
     Story::tell("operator-backup", Story::begin, |story| {
         let pod = under_way(story, 400, "{}")?;
-        held_meanwhile(story, &pod, || {
+        held_meanwhile(story, ["backup", "run"], &pod, || {
             let killed = holder(story)?;
             story.kill_operator()?;
             story.kubectl.until_true("another operator leads", RUN, || {
@@ -329,13 +329,14 @@ fn a_replica_that_stands_by_takes_over() {
     });
 }
 
-/// The one Job that the Backup `run` has had for its volume.
-fn only_job(story: &Story) -> Result<Value> {
-    let selector = "holdfast.dev/run-name=run,holdfast.dev/task=Backup";
-    let jobs = story.kubectl.list(&story.namespace, &["jobs", "-l", selector])?;
+/// The one Job that a run (`backup`, `run`) has had for its volume.
+fn only_job(story: &Story, kind: &str, name: &str) -> Result<Value> {
+    let task = if kind == "backup" { "Backup" } else { "Restore" };
+    let selector = format!("holdfast.dev/run-name={name},holdfast.dev/task={task}");
+    let jobs = story.kubectl.list(&story.namespace, &["jobs", "-l", &selector])?;
     match jobs.as_slice() {
         [job] => Ok(job.clone()),
-        _ => Err(Failure(format!("the run has {} Jobs, not one", jobs.len()))),
+        _ => Err(Failure(format!("the {kind} {name} has {} Jobs, not one", jobs.len()))),
     }
 }
 
@@ -345,22 +346,27 @@ fn holder(story: &Story) -> Result<String> {
     Ok(lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned())
 }
 
-/// Does something while the Backup `run` is at work, whose runner is held where it is until that is done; the run then comes
-/// to its end with the same Job, in one attempt.
-pub(crate) fn held_meanwhile(story: &Story, pod: &Value, fault: impl FnOnce() -> Result<()>) -> Result<()> {
-    let job = only_job(story)?;
+/// Does something while a run is at work, whose runner is held where it is until that is done; the run then comes to its end
+/// with the same Job, in one attempt.
+pub(crate) fn held_meanwhile(
+    story: &Story,
+    [kind, name]: [&str; 2],
+    pod: &Value,
+    fault: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let job = only_job(story, kind, name)?;
     story.bed.signal_container(pod, "SIGSTOP")?;
     let done = fault().and_then(|()| {
-        let during = story.kubectl.get(&story.namespace, &["backup", "run"])?;
+        let during = story.kubectl.get(&story.namespace, &[kind, name])?;
         if phase(&during) == "Running" {
             return Ok(());
         }
         Err(Failure(format!("the run is not at work: {}", during["status"])))
     });
     // Whatever came of it.
-    story.bed.signal_container(pod, "SIGCONT")?;
-    done?;
-    let ended = story.expect_end("backup", "run", "Succeeded")?;
+    let held = story.bed.signal_container(pod, "SIGCONT");
+    done.and(held)?;
+    let ended = story.expect_end(kind, name, "Succeeded")?;
     let component = &ended["status"]["components"][0];
     if component["job"] != job["metadata"]["name"] || component["attempts"] != 1 {
         return Err(Failure(format!("it was begun anew: {component}")));
@@ -386,7 +392,7 @@ fn upgraded_meanwhile(story: &Story, held: &Value, job: &Value) -> Result<()> {
         story.bed.name_other_image()?;
         story.bed.change_image(OTHER_IMAGE)?;
         leads(story, OTHER_IMAGE)?;
-        let now = only_job(story)?;
+        let now = only_job(story, "backup", "run")?;
         let during = story.kubectl.get(&story.namespace, &["backup", "run"])?;
         if now["metadata"]["uid"] != job["metadata"]["uid"] || phase(&during) != "Running" {
             return Err(Failure(format!("the run is not at work as before: {}", during["status"])));
@@ -412,7 +418,7 @@ fn an_operator_upgraded_in_the_middle_of_a_backup_finishes_it() {
     Story::tell("upgraded", Story::begin, |story| {
         let pod = under_way(story, 600, "{}")?;
         story.bed.signal_container(&pod, "SIGSTOP")?;
-        let job = only_job(story)?;
+        let job = only_job(story, "backup", "run")?;
         let upgraded = upgraded_meanwhile(story, &pod, &job);
         let back = story.bed.change_image(HOLDFAST_IMAGE).and_then(|()| leads(story, HOLDFAST_IMAGE));
         // What went wrong first is what to look at.
@@ -434,7 +440,7 @@ fn a_job_of_another_release_is_started_again() {
         ))?;
         story.start_backup("run", "{podConfigRef: {name: later}}")?;
         story.until("backup", "run", |o| o["status"]["components"][0]["job"].is_string().then_some(()))?;
-        let job = only_job(story)?;
+        let job = only_job(story, "backup", "run")?;
         let name = job["metadata"]["name"].as_str().unwrap_or_default();
 
         let text = story.kubectl.run(&[

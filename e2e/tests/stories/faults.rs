@@ -301,20 +301,31 @@ fn a_restore_that_takes_longer_than_its_deadline_gives_the_replicas_back() {
 }
 
 /// The kubelet of the runner's node, and then the API server, die in the middle of a run and are started again: the
-/// runner goes on, and so does the operator.
+/// runner goes on, and so does the operator. In the middle of a Backup, and of a Restore, which holds the application at 0.
 #[test]
 fn kubelet_and_api_server_are_started_again_in_the_middle_of_a_run() {
     let Some(_world) = alone() else { return };
     Story::tell("restarts", Story::begin, |story| {
-        let pod = under_way(story, 400, "{}")?;
-        held_meanwhile(story, &pod, || {
+        let restarted = |pod: &Value| {
             let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
             story.bed.restart_daemon(&format!("{node}-kubelet"), Duration::from_secs(2))?;
             story.bed.restart_daemon("n1-apiserver", Duration::from_secs(2))?;
             story.kubectl.until_true("an answer of the API server", RUN, || {
                 Ok(story.kubectl.run(&["get", "--raw", "/readyz"]).is_ok())
             })
-        })?;
+        };
+        let pod = under_way(story, 400, "{}")?;
+        held_meanwhile(story, ["backup", "run"], &pod, || restarted(&pod))?;
+        sound(story)?;
+
+        let app = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&app, "rm /store/big1; printf spoiled > /store/big2")?;
+        // 200 MB of noise: there is time to hold it.
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":{"downloadBytesPerSecond":"10M"}}}"#)?;
+        story.start_restore("back", "{undo: false, from: {latestOf: {claim: data}}}")?;
+        let pod = runner(story, "back")?;
+        held_meanwhile(story, ["restore", "back"], &pod, || restarted(&pod))?;
+        sums(story)?;
         sound(story)
     });
 }

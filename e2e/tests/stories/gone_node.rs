@@ -1,5 +1,8 @@
 //! A node that is gone for good, with its Node object: what can be mounted elsewhere is saved there, what cannot is named.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use holdfast_e2e::kubectl::{Failure, Result, condition};
 use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
@@ -58,6 +61,97 @@ fn a_node_that_is_gone_for_good_is_named_and_what_can_move_is_saved_elsewhere() 
         story.backup("again", "{volumes: {claims: [disk, local]}}", "Succeeded")?;
         sound(story)
     });
+}
+
+/// How long a runner may be silent in the story of a Restore.
+const SILENCE: &str = "stuckAfter=1m";
+
+/// A node dies in the middle of a Restore, to a volume that the other node could have. The Restore writes, so no other runner
+/// begins beside one that nobody has seen the end of: it waits, with the application held at 0, and says what to do. When it is
+/// told that the node is off it goes on elsewhere, and the application comes back. One beside it, which somebody deletes
+/// meanwhile, says why it stays, and goes then.
+#[test]
+fn a_restore_whose_node_dies_waits_until_that_is_certain_and_goes_on() {
+    let Some(_world) = alone() else { return };
+    Story::tell("gone-restore", Story::begin, |story| {
+        let keeper = Keeper::deployment("app", "disk");
+        story.apply(&format!(
+            "{}{}",
+            workload::claim("disk", "csi-disk", "1Gi"),
+            workload::keeper(&keeper)
+        ))?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "cd /store; head -c 200000000 /dev/urandom > noise; sha256sum noise > sum")?;
+        let snapshot = Story::snapshot_of(&story.backup("first", "{}", "Succeeded")?)?;
+        story.shell(&pod, "rm /store/noise")?;
+        story.bed.with_values(SILENCE, || {
+            // 200 MB of noise at 1 MB a second.
+            story.patch(
+                "backupstorage",
+                "store",
+                r#"{"spec":{"limits":{"downloadBytesPerSecond":"1M"}}}"#,
+            )?;
+            story.kubectl.run(&["cordon", LEFT])?;
+            let from = format!("undo: false, from: {{snapshotRef: {{name: {snapshot}}}}}");
+            let aside = format!(
+                "{{{from}, volumes: [{{component: volume/disk, to: {{newClaim: {{name: copy}}}}}}]}}"
+            );
+            let pod = story
+                .start_restore("aside", &aside)
+                .and_then(|()| runner(story, "aside"))
+                .and_then(|_| story.start_restore("back", &format!("{{{from}}}")))
+                .and_then(|()| runner(story, "back"));
+            // Whatever came of it.
+            story.kubectl.run(&["uncordon", LEFT])?;
+            let pod = pod?;
+            if pod["spec"]["nodeName"] != GONE {
+                return Err(Failure(format!("the runner is not on {GONE}: {}", pod["spec"])));
+            }
+            story.patch("backupstorage", "store", r#"{"spec":{"limits":null}}"#)?;
+            story.bed.while_dead(GONE, || restored_elsewhere(story, &pod))
+        })?;
+        sound(story)
+    });
+}
+
+/// What a Restore says and does while the node of this runner is dead.
+fn restored_elsewhere(story: &Story, runner: &Value) -> Result<()> {
+    let own = story.namespace.as_str();
+    story.until("restore", "back", |o| {
+        let component = &o["status"]["components"][0];
+        let said = component["message"].as_str()?;
+        let is_told = said.contains(&format!("kubectl taint node {GONE} {OUT_OF_SERVICE}"));
+        (component["reason"] == "Stopping" && is_told).then_some(())
+    })?;
+    story.kubectl.run(&["-n", own, "delete", "restore", "aside", "--wait=false"])?;
+    story.until("restore", "aside", |o| {
+        let said = o["status"]["message"].as_str()?;
+        said.contains(OUT_OF_SERVICE).then_some(())
+    })?;
+    story.kubectl.until("default", "node", GONE, RUN, |o| {
+        condition(o, "Ready").is_some_and(|(status, ..)| status != "True").then_some(())
+    })?;
+    // Long enough for another runner to begin, if one would.
+    sleep(Duration::from_secs(40));
+    let pods = story.kubectl.list(own, &["pods", "-l", "holdfast.dev/run-name=back"])?;
+    let is_alone = pods.len() == 1 && pods[0]["metadata"]["uid"] == runner["metadata"]["uid"];
+    let app = story.kubectl.get(own, &["deployment", "app"])?;
+    let is_held = !app["metadata"]["annotations"]["holdfast.dev/quiesce"].is_null();
+    if !is_alone || app["spec"]["replicas"] != 0 || !is_held {
+        return Err(Failure(format!("it does not wait: {pods:?}, {app}")));
+    }
+
+    story.kubectl.run(&["taint", "node", GONE, OUT_OF_SERVICE])?;
+    let ended = story.expect_end("restore", "back", "Succeeded")?;
+    let component = &ended["status"]["components"][0];
+    if component["node"] != LEFT || component["attempts"].as_u64() < Some(2) {
+        return Err(Failure(format!("it did not go on elsewhere: {component}")));
+    }
+    let pod = workload::ready_pod(&story.kubectl, own, "app")?;
+    story.shell(&pod, "cd /store; sha256sum -c --quiet sum")?;
+    story.kubectl.until_true("the deleted Restore is gone", RUN, || {
+        Ok(story.kubectl.find(own, "restore", "aside")?.is_none())
+    })
 }
 
 /// Two applications on the node that goes, one with a volume that can move and one with a volume of that node; their pods.

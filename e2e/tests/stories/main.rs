@@ -11,6 +11,7 @@
 
 mod azure;
 mod backup;
+mod backup_faults;
 mod command_line;
 mod crashes;
 mod faults;

@@ -104,6 +104,14 @@ fn an_older_state_goes_into_a_new_claim_beside_the_one_in_use() {
         expect(&read(story, "look-2", "then", "etc/conf")?, "monday")?;
         let pod = workload::ready_pod(&story.kubectl, &story.namespace, "look-2")?;
         expect(story.shell(&pod, "ls -A /store | grep -v lost+found")?.trim(), "etc")?;
+        story.restore(
+            "without",
+            &format!("{{from: {{pointInTime: {{time: '{then}'}}}}, volumes: [{{component: volume/data, to: {{newClaim: {{name: without}}}}, paths: {{exclude: [/etc]}}}}]}}"),
+            "Succeeded",
+        )?;
+        expect(&read(story, "look-3", "without", "file")?, "monday")?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "look-3")?;
+        expect(story.shell(&pod, "ls -A /store | grep -v lost+found")?.trim(), "file")?;
         // The claim in use was left alone.
         let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
         expect(story.shell(&pod, "cat /store/file")?.trim(), "tuesday")?;
@@ -278,6 +286,45 @@ fn a_wrong_directory_leaves_nothing_and_another_password_is_told() {
             &["\"phase\":\"Failed\"", "DirectoryInUse", "without spec.from.repository.passwordSecretRef"],
         )?;
         expect(&repositories()?.len().to_string(), "1")?;
+        story.nothing_left()
+    });
+}
+
+/// Where no recovery password was set the repository's own one is enough, in a Secret that the Restore names. While it is the
+/// wrong one the Restore waits and says so, and it goes on by itself when that is mended.
+#[test]
+fn the_repositorys_own_password_is_enough() {
+    let Some(_world) = together() else { return };
+    Story::tell("own-password", Story::begin, |story| {
+        let (directory, new) = saved_and_a_namespace_that_knows_nothing(story)?;
+        let apply = |yaml: &str| {
+            let args = ["-n", &new, "apply", "--validate=strict", "-f", "-"];
+            story.kubectl.run_with(&args, yaml.as_bytes()).map(drop)
+        };
+        let password = |text: &str| {
+            apply(&format!(
+                "apiVersion: v1\nkind: Secret\nmetadata: {{name: own}}\nstringData: {{password: '{text}'}}\n"
+            ))
+        };
+        let storage = story
+            .storage_yaml("found")
+            .replace("default: true", "default: false")
+            .replace("  recoveryPasswordSecretRef: {name: found-recovery}\n", "");
+        apply(&storage)?;
+        password("a guess")?;
+        apply(&format!(
+            "apiVersion: holdfast.dev/v1alpha1\nkind: Restore\nmetadata: {{name: back}}\nspec:\n  from: {{repository: {{storageRef: {{name: found}}, directory: {directory}, passwordSecretRef: {{name: own}}}}}}\n  missingClaims: Create\n"
+        ))?;
+        story.kubectl.until(&new, "restore", "back", RUN, |o| {
+            let said = o["status"]["message"].as_str()?;
+            (o["status"]["completionTime"].is_null() && said.contains("WrongPassword")).then_some(())
+        })?;
+        password(&story.repository_password()?)?;
+        says(&over(story, &new, "back")?, &["\"phase\":\"Succeeded\""])?;
+        let look = workload::keeper(&Keeper::deployment("look", "data"));
+        story.kubectl.run_with(&["-n", &new, "apply", "-f", "-"], look.as_bytes())?;
+        let pod = workload::ready_pod(&story.kubectl, &new, "look")?;
+        expect(story.kubectl.shell(&new, &pod, "cat /store/file")?.trim(), "precious")?;
         story.nothing_left()
     });
 }

@@ -9,11 +9,12 @@ use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
 
-use crate::crashes::{locked, sound};
+use crate::backup_faults::drained;
+use crate::crashes::{locked, runner, sound};
 use crate::{alone, together};
 
 /// A claim with some hundred MiB, used by a Deployment, and its Snapshot.
-fn saved(story: &Story, mib: u32, node: &str) -> Result<String> {
+pub(crate) fn saved(story: &Story, mib: u32, node: &str) -> Result<String> {
     let keeper = Keeper { node, ..Keeper::deployment("app", "data") };
     story.apply(&format!("{}{}", workload::claim("data", "", "2Gi"), workload::keeper(&keeper)))?;
     let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
@@ -34,20 +35,6 @@ fn says(object: &Value, needles: &[&str]) -> Result<()> {
     }
 }
 
-/// The runner pod of a run, once it is placed and its container runs.
-fn runner(story: &Story, run: &str) -> Result<Value> {
-    let selector = format!("holdfast.dev/run-name={run}");
-    let mut found = None;
-    story.kubectl.until_true("a running runner pod", RUN, || {
-        let pods = story.kubectl.list(&story.namespace, &["pods", "-l", &selector])?;
-        found = pods.into_iter().find(|pod| {
-            phase(pod) == "Running" && !pod["status"]["containerStatuses"][0]["state"]["running"].is_null()
-        });
-        Ok(found.is_some())
-    })?;
-    found.ok_or_else(|| Failure("no runner".into()))
-}
-
 /// What is restored goes with its claim: the run ends, says so, and leaves nothing.
 #[test]
 fn a_claim_that_is_deleted_during_the_restore_ends_it() {
@@ -63,6 +50,36 @@ fn a_claim_that_is_deleted_during_the_restore_ends_it() {
         let ended = story.expect_end("restore", "back", "Failed")?;
         says(&ended, &["TargetNotFound", "was deleted while"])?;
         story.nothing_left()
+    });
+}
+
+/// The claim of an application is deleted while it is restored to: the run ends and says so, and the application has its
+/// count again, although no pod of it can start. Made again, the claim gets its data.
+#[test]
+fn the_claim_of_an_application_that_is_deleted_during_the_restore_ends_it() {
+    let Some(_world) = together() else { return };
+    Story::tell("own-claim-deleted", Story::begin, |story| {
+        let snapshot = saved(story, 200, "")?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "rm /store/big")?;
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":{"downloadBytesPerSecond":"3M"}}}"#)?;
+        let from = format!("undo: false, from: {{snapshotRef: {{name: {snapshot}}}}}");
+        story.start_restore("back", &format!("{{{from}}}"))?;
+        runner(story, "back")?;
+        story.kubectl.run(&["-n", &story.namespace, "delete", "pvc/data", "--wait=false"])?;
+        let ended = story.expect_end("restore", "back", "Failed")?;
+        says(&ended, &["TargetNotFound", "was deleted while"])?;
+        story.until("deployment", "app", |o| {
+            (o["spec"]["replicas"] == 1 && o["metadata"]["annotations"]["holdfast.dev/quiesce"].is_null())
+                .then_some(())
+        })?;
+        story.nothing_left()?;
+
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":null}}"#)?;
+        story.restore("again", &format!("{{{from}, missingClaims: Create}}"), "Succeeded")?;
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "cd /store; sha256sum -c --quiet sum")?;
+        sound(story)
     });
 }
 
@@ -303,30 +320,31 @@ fn a_controller_that_keeps_the_replicas_up_ends_the_restore() {
     });
 }
 
-/// A node is drained in the middle: the runner is evicted and tried again where the volume is, cordoned or not.
+/// A node is drained in the middle of a restore: its runner is evicted, and another one goes on where the volume is, which
+/// costs none of the retries, of which there are none; the application comes back.
 #[test]
-fn a_node_that_is_drained_during_a_backup_does_not_end_it() {
+fn a_node_that_is_drained_during_a_restore_does_not_end_it() {
     let Some(_world) = alone() else { return };
-    Story::tell("drained", Story::begin, |story| {
-        saved(story, 800, "n2")?;
+    Story::tell("drained-restore", Story::begin, |story| {
+        let snapshot = saved(story, 300, "n2")?;
         let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
-        story.shell(&pod, "dd if=/dev/urandom of=/store/big bs=1M count=800 2>/dev/null")?;
-        story.start_backup("run", "{}")?;
-        let evicted = runner(story, "run")?;
-        let selector = "--pod-selector=holdfast.dev/run-name=run";
-        let drained = story.kubectl.run(&["drain", "n2", "--force", "--ignore-daemonsets", selector]);
-        let ended = drained.and_then(|said| Ok((said, story.expect_end("backup", "run", "Succeeded")?)));
-        story.kubectl.run(&["uncordon", "n2"])?;
-        let (said, ended) = ended?;
-        let name = evicted["metadata"]["name"].as_str().unwrap_or_default();
-        if !said.contains(&format!("pod/{name} evicted")) {
-            return Err(Failure(format!("the runner was not evicted: {said}")));
-        }
+        story.shell(&pod, "rm /store/big")?;
+        // Half a minute, while a pod is evicted in a second.
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":{"downloadBytesPerSecond":"10M"}}}"#)?;
+        story.start_restore(
+            "back",
+            &format!("{{undo: false, retries: 0, from: {{snapshotRef: {{name: {snapshot}}}}}}}"),
+        )?;
+        let evicted = runner(story, "back")?;
+        story.patch("backupstorage", "store", r#"{"spec":{"limits":null}}"#)?;
+        let ended = drained(story, "n2", &evicted, || story.expect_end("restore", "back", "Succeeded"))?;
         let component = &ended["status"]["components"][0];
-        if component["node"] != "n2" {
-            return Err(Failure(format!("it ran elsewhere: {component}")));
+        if component["attempts"].as_u64() < Some(2) {
+            return Err(Failure(format!("the runner was done before it was evicted: {component}")));
         }
-        story.nothing_left()
+        let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
+        story.shell(&pod, "cd /store; sha256sum -c --quiet sum")?;
+        sound(story)
     });
 }
 
