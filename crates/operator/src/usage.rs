@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use holdfast_api::BackupStorage;
-use holdfast_api::backup_storage::NamespacesFrom;
+use holdfast_api::backup_storage::{NamespacesFrom, StoragePhase};
+use holdfast_api::conditions::{ConditionType, find_condition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
@@ -40,6 +41,25 @@ fn matches(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool 
     Selector::try_from(selector.clone()).is_ok_and(|selector| selector.matches(labels))
 }
 
+/// Why a storage cannot be used now, as somebody in this namespace may read it; none when it can. What a token service said of
+/// the storage's account is for the storage's own namespace.
+pub fn not_ready(storage: &BackupStorage, namespace: &str) -> Option<String> {
+    let status = storage.status.as_ref();
+    if status.and_then(|status| status.phase) == Some(StoragePhase::Ready) {
+        return None;
+    }
+    let home = storage.namespace().unwrap_or_default();
+    let ready = status.and_then(|status| find_condition(&status.conditions, ConditionType::Ready));
+    let why = match ready {
+        None => "it was not tried yet".to_owned(),
+        Some(ready) if storage.spec.backend.has_keys_for_each_run() && namespace != home => {
+            ready.reason.clone()
+        }
+        Some(ready) => format!("{}: {}", ready.reason, ready.message),
+    };
+    Some(format!("waits for BackupStorage {home}/{}: {why}", storage.name_any()))
+}
+
 /// Why nothing can be saved to a storage that is there for restores only.
 pub fn closed(storage: &BackupStorage) -> Option<String> {
     storage.spec.is_read_only().then(|| {
@@ -67,6 +87,28 @@ spec:
 "
         ))
         .unwrap()
+    }
+
+    #[test]
+    fn what_a_token_service_said_is_for_the_storages_own_namespace() {
+        let told = |backend: &str, namespace: &str| {
+            let storage = serde_saphyr::from_str(&format!(
+                "
+metadata: {{name: offsite, namespace: backup}}
+spec: {{backend: {{s3: {{bucket: b, endpoint: 'https://s3.example', credentialsSecretRef: {{name: keys}}{backend}}}}}}}
+status:
+  phase: Unavailable
+  conditions:
+  - {{type: Ready, status: 'False', reason: AssumeRoleFailed, message: account 123, lastTransitionTime: '2026-11-20T02:00:00Z'}}
+"
+            ));
+            not_ready(&storage.unwrap(), namespace).unwrap()
+        };
+        let whole = "waits for BackupStorage backup/offsite: AssumeRoleFailed: account 123";
+        assert_eq!(told("", "shop"), whole);
+        let role = ", assumeRole: {roleArn: 'arn:aws:iam::123:role/r'}";
+        assert_eq!(told(role, "backup"), whole);
+        assert_eq!(told(role, "shop"), "waits for BackupStorage backup/offsite: AssumeRoleFailed");
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use holdfast_api::backup_storage::StoragePhase;
 use holdfast_api::conditions::{ConditionType, Reason, find_condition};
 use holdfast_api::refs::NamespacedRef;
 use holdfast_api::repository::RepositoryPhase;
@@ -222,25 +221,8 @@ fn admit(facts: &Facts, directory: &str) -> Option<Step> {
     if let Some(Err(error)) = &facts.access {
         return Some(refuse(pending, error.reason().unwrap_or(Reason::StorageNotReady), error.to_string()));
     }
-    let phase = storage.status.as_ref().and_then(|status| status.phase).unwrap_or_default();
-    if phase != StoragePhase::Ready {
-        let why = storage
-            .status
-            .as_ref()
-            .and_then(|status| find_condition(&status.conditions, ConditionType::Ready))
-            .map_or_else(
-                || "it was not tried yet".to_owned(),
-                // What a token service said of its account is for the storage's own namespace.
-                |ready| {
-                    let is_own = facts.repository.namespace() == storage.namespace();
-                    if storage.spec.backend.has_keys_for_each_run() && !is_own {
-                        ready.reason.clone()
-                    } else {
-                        format!("{}: {}", ready.reason, ready.message)
-                    }
-                },
-            );
-        let message = format!("waits for BackupStorage {storage_namespace}/{storage_name}: {why}");
+    let own = facts.repository.namespace().unwrap_or_default();
+    if let Some(message) = usage::not_ready(storage, &own) {
         return Some(refuse(pending, Reason::StorageNotReady, message));
     }
     None

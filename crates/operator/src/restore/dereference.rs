@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use holdfast_api::backup_storage::{FoundRepository, StoragePhase};
-use holdfast_api::conditions::{ConditionType, find_condition};
 use holdfast_api::restore::FromRepository;
 use holdfast_api::{BackupStorage, Reason, Repository, Restore, Snapshot, names};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
@@ -110,17 +109,14 @@ async fn found_repository(
         let message = format!("BackupStorage {place}/{} does not exist: create it", reference.name);
         return not_yet(Reason::StorageNotFound, message);
     };
-    let status = storage.status.as_ref();
-    if status.and_then(|status| status.phase) != Some(StoragePhase::Ready) {
-        let ready = status.and_then(|status| find_condition(&status.conditions, ConditionType::Ready));
-        let said = ready.map_or("it is tried first", |ready| ready.message.as_str());
-        let failed = status.and_then(|status| status.phase) == Some(StoragePhase::Unavailable);
-        let reason = if failed { Reason::StorageNotReady } else { Reason::Initializing };
-        return not_yet(reason, format!("waits for BackupStorage {place}/{}: {said}", reference.name));
-    }
     let labels = namespace(client, &own).await?;
     if let Some(message) = usage::refusal(&storage, &own, labels.labels()) {
         return Ok(Err(Found::Refused(Refusal::plain(Reason::StorageNotAllowed, message))));
+    }
+    let status = storage.status.as_ref();
+    if let Some(message) = usage::not_ready(&storage, &own) {
+        let failed = status.and_then(|status| status.phase) == Some(StoragePhase::Unavailable);
+        return not_yet(if failed { Reason::StorageNotReady } else { Reason::Initializing }, message);
     }
     let directory = match source::directory(from, &storage, &own) {
         Ok(directory) => directory,

@@ -583,9 +583,6 @@ pub(super) fn newer_ones(repository: &Repository) -> Vec<String> {
 pub(super) fn not_listed(repository: &Repository, found: &[FoundRepository]) -> Option<(Reason, String)> {
     let name = repository.name_any();
     let status = repository.status.as_ref();
-    let told = |condition: ConditionType| {
-        status.and_then(|status| find_condition(&status.conditions, condition)).map(|c| c.message.clone())
-    };
     match status.and_then(|status| status.phase) {
         Some(RepositoryPhase::Ready) if status.is_some_and(|status| status.last_sync_time.is_some()) => None,
         Some(RepositoryPhase::Ready) => {
@@ -598,7 +595,8 @@ pub(super) fn not_listed(repository: &Repository, found: &[FoundRepository]) -> 
             })
         }
         Some(RepositoryPhase::Failed | RepositoryPhase::Pending) => {
-            let said = told(ConditionType::Ready).unwrap_or_default();
+            let ready = status.and_then(|status| find_condition(&status.conditions, ConditionType::Ready));
+            let said = ready.map_or_else(String::new, |ready| format!("{}: {}", ready.reason, ready.message));
             let text = format!("Repository {name} is not ready: {said}{}", what_to_do(repository, found));
             Some((Reason::RepositoryNotReady, text))
         }

@@ -294,7 +294,7 @@ status: {{phase: Failed, conditions: [{{type: Ready, status: 'False', reason: {r
     let mut there = found.clone();
     there.push(FoundRepository { directory: "old/shop/main-typo".into(), ..found[0].clone() });
     for text in [told("InitFailed", &there), told("InitFailed", &[]), told("EndpointUnreachable", &found)] {
-        assert_eq!(text, "Repository main-1234 is not ready: it is not");
+        assert_eq!(text, "Repository main-1234 is not ready: InitFailed: it is not");
     }
 }
 
