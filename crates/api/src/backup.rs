@@ -61,8 +61,7 @@ pub struct BackupSpec {
     /// The run is ended as Failed after this time, e.g. `12h`.
     #[serde(default = "BackupSpec::default_active_deadline")]
     pub active_deadline: Duration,
-    /// Who reads the files. `Auto` takes the identity of the workload, or Root where that cannot read everything
-    /// and the namespace allows it.
+    /// Who reads the files. `Auto` is Root where the namespace allows it, and else the identity of the workload.
     #[serde(default)]
     pub run_as: RunAs,
     /// Settings of the runners' pods: resources, where they run, priority. A PodConfig of this namespace.

@@ -207,8 +207,6 @@ text_enum! {
         SnapshotNotFound,
         /// The Snapshot cannot be read any more.
         SnapshotDamaged,
-        /// The Snapshot lacks components that its Backup had.
-        SnapshotIncomplete,
         /// The Snapshot has no such component.
         ComponentNotFound,
         /// The selection matches nothing.
@@ -248,8 +246,8 @@ text_enum! {
         Reverted,
         /// No workload had to be scaled.
         NothingToQuiesce,
-        /// The volume is full.
-        NoSpaceLeft,
+        /// The volume is full, or what is restored has no room on it.
+        TargetFull,
         /// Restored files differ from the repository.
         VerificationFailed,
         /// Owners, modes, times or attributes of some files could not be set.

@@ -97,13 +97,13 @@ pub struct NamespacedRef {
 }
 
 text_enum! {
-    /// Who the runner is when it reads or writes a volume. `Auto`: Workload where it can read everything, else
-    /// Root where the namespace allows it, else what could not be read is reported. `Workload`: the uid, gid,
+    /// Who the runner is when it reads or writes a volume. `Auto`: Root where the namespace allows it, else Workload, and
+    /// what could not be read or restored is reported. `Workload`: the uid, gid,
     /// supplemental groups and SELinux level of the pod that uses the claim. `Root`: uid 0 with only the
     /// capabilities the task needs; the namespace must carry `holdfast.dev/allow-root-runner: "true"`.
     #[derive(Default)]
     pub enum RunAs {
-        /// Chosen by what is needed and allowed.
+        /// Root where the namespace allows it, else Workload.
         #[default]
         Auto,
         /// The identity of the pod that uses the claim.

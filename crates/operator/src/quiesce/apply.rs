@@ -84,9 +84,9 @@ pub struct ReleaseReport {
     pub unreadable: Vec<WorkloadId>,
     /// Not let go, because the change was refused, with the cause; to be tried again.
     pub refused: Vec<(WorkloadId, String)>,
-    /// There is a Deployment that its controller has not seen as it is. Until then it may copy a record that is gone to a
-    /// replica set.
-    pub is_unseen: bool,
+    /// Deployments that their controller has not seen as they are. Until then it may copy a record that is gone to a replica
+    /// set.
+    pub unseen: Vec<WorkloadId>,
 }
 
 impl ReleaseReport {
@@ -141,22 +141,22 @@ pub async fn hold_all(
 /// Lets go of everything in a namespace that a run holds. All workloads are tried, also when one is refused; then
 /// this has to be called again.
 pub async fn release_run(client: &Client, namespace: &str, run: &str) -> Result<ReleaseReport, RequestError> {
-    let inventory = futures::try_join!(
-        kubernetes::list::<Deployment>(client, namespace, ""),
+    // First, so that what its controller still copied after that is in the other list.
+    let deployments = kubernetes::list::<Deployment>(client, namespace, "").await?;
+    let (sets, replica_sets) = futures::try_join!(
         kubernetes::list::<StatefulSet>(client, namespace, ""),
         kubernetes::list::<ReplicaSet>(client, namespace, ""),
-    )
-    .map(|(deployments, sets, replica_sets)| {
-        Inventory::new(Vec::new(), &deployments, &sets, &replica_sets)
-    })?;
-    let is_unseen = inventory.workloads.iter().any(|w| w.id.kind == WorkloadKind::Deployment && !w.is_seen);
+    )?;
+    let inventory = Inventory::new(Vec::new(), &deployments, &sets, &replica_sets);
+    let unseen = inventory.workloads.iter().filter(|w| w.id.kind == WorkloadKind::Deployment && !w.is_seen);
+    let unseen: Vec<WorkloadId> = unseen.map(|workload| workload.id.clone()).collect();
     let recorded = inventory
         .workloads
         .into_iter()
         .filter(|workload| workload.has_copy || !matches!(workload.record, Ok(None)));
     let ids: Vec<WorkloadId> = recorded.map(|workload| workload.id).collect();
     let report = release_each(client, namespace, &ids, &|holder| holder == run).await;
-    Ok(ReleaseReport { is_unseen, ..report })
+    Ok(ReleaseReport { unseen, ..report })
 }
 
 /// A workload that carries a record, and its namespace.

@@ -25,15 +25,18 @@ use crate::backup::dereference::{pod_config, ready};
 use crate::backup::status::{count, with_progress};
 use crate::context::Ctx;
 use crate::errors::Chain;
-use crate::jobs::{self, JobPlan, JobState, JobTask, JobView, RunKind, RunRef, observe};
+use crate::jobs::{self, JobPlan, JobTask, JobView, RunKind, RunRef, observe};
 use crate::kubernetes;
 use crate::queue::Demand;
 use crate::quiesce::apply::{explain, reason};
-use crate::quiesce::{HoldError, Inventory, PodWatch, WorkloadId, hold_all, read_inventory, release_run};
+use crate::quiesce::{
+    HoldError, Inventory, PodWatch, ReleaseReport, WorkloadId, hold_all, read_inventory, release_run,
+};
 use crate::runs::advance::{Order, retry_news};
 use crate::runs::bound;
-use crate::runs::settle::{Waits, locks_left};
-use crate::runs::stop::stop;
+use crate::runs::lost::Wait;
+use crate::runs::settle::locks_left;
+use crate::runs::stop::{is_idle, stop};
 use crate::runs::{Crew, Fields, LookAgain, RunError, Settled, Stopped, named, settle, stop_all, time_left};
 use crate::volumes::{active_pods, node_name};
 
@@ -44,8 +47,9 @@ const BLOCKED_PATIENCE: Duration = Duration::from_mins(10);
 /// How often it looks anew while it waits; watches tell of most changes before.
 pub(super) const WAITING_LOOK: Duration = Duration::from_secs(30);
 /// How often it tries again what it cannot do at the moment, while workloads are held.
-const BLOCKED_LOOK: Duration = Duration::from_secs(10);
-/// How long after its end it takes copies of records away that a slow Deployment controller still makes; a sweep takes the others.
+pub(super) const BLOCKED_LOOK: Duration = Duration::from_secs(10);
+/// How long after its end it takes copies of records away that a slow Deployment controller still makes. A sweep takes the others,
+/// within the hour; nobody acts on one.
 const COPY_PATIENCE: Duration = Duration::from_mins(1);
 /// How often it looks for them.
 const COPY_LOOK: Duration = Duration::from_secs(1);
@@ -140,9 +144,7 @@ impl Look<'_> {
             self.ctx.events.warning(self.restore, Reason::QuiesceFailed, note).await;
             return Ok(Action::requeue(WAITING_LOOK));
         }
-        let completed = self.restore.status.as_ref().and_then(|status| status.completion_time.as_ref());
-        if report.is_unseen && completed.is_some_and(|at| time_left(at.0, COPY_PATIENCE, self.now).is_some())
-        {
+        if self.may_be_copied(&report) {
             return Ok(Action::requeue(COPY_LOOK));
         }
         let recorded = self.restore.status.as_ref().and_then(|status| status.repository_ref.as_ref());
@@ -157,6 +159,14 @@ impl Look<'_> {
         made::forget_repositories(&self.ctx.client, self.restore).await?;
         kubernetes::set_finalizer(&self.ctx.client, self.restore, FINALIZER_CLEANUP, false).await?;
         Ok(Action::await_change())
+    }
+
+    /// Whether a Deployment controller that is behind may still copy the record of a workload that was let go.
+    fn may_be_copied(&self, report: &ReleaseReport) -> bool {
+        let Some(status) = &self.restore.status else { return false };
+        let over = status.completion_time.as_ref().or(self.restore.metadata.deletion_timestamp.as_ref());
+        over.is_some_and(|at| time_left(at.0, COPY_PATIENCE, self.now).is_some())
+            && !status::of_consumers(status, &report.unseen).is_empty()
     }
 
     pub(super) async fn recorded_repository(
@@ -351,7 +361,7 @@ impl Look<'_> {
             let order = |name: String, left: Duration| {
                 let Ready { facts, access, pod_config } = ready.as_ref()?;
                 let owner = jobs::owner_reference(self.restore)?;
-                let placement = placement(facts, claim_of(component))?;
+                let placement = placement(facts, claim_of(component)).ok()?;
                 let seat = access.seat(node_name(&placement));
                 let identity = self.run.identity(&self.ctx.settings.cluster_name, &self.ctx.cluster_uid);
                 let plan = build::job(self.restore, &self.run, owner, component, placement, name, left);
@@ -363,12 +373,11 @@ impl Look<'_> {
             };
             if let Some(Ready { facts, .. }) = &ready
                 && crew.needs_job(&component.name)
-                && placement(facts, claim_of(component)).is_none()
+                && let Err(unplaced) = placement(facts, claim_of(component))
             {
-                let claim = component.claim.clone().unwrap_or_default();
-                let message =
-                    format!("the claim {claim} is gone, or its volume is held by a node that is not ready");
-                component.common().fail(Reason::TargetNotFound.as_str(), message, self.now);
+                if unplaced.tell(component.common(), self.now) {
+                    crew.look_again.after(BLOCKED_LOOK);
+                }
                 continue;
             }
             let mut changed = component.clone();
@@ -533,7 +542,7 @@ impl Look<'_> {
         }
         let all_over = status.components.iter().all(|component| component.phase.is_terminal());
         let looked = looked.map(|done| done || all_over);
-        let idle = crew.views.iter().all(|view| matches!(view.state, JobState::Ended(_)));
+        let idle = crew.views.iter().all(is_idle);
         if let Some(cause) = contested {
             let message = format!(
                 "{cause}. The restore was ended: what it had written is there, the rest is as it was. Stop what scales \
@@ -642,12 +651,15 @@ impl Look<'_> {
 
     /// Its runners were told to stop and have not. Whoever waits for the end, or for the Restore to be gone, is told what for:
     /// that of a runner on a dead node never comes by itself.
-    async fn wait_for_runners(&self, mut status: RestoreStatus, waits: Waits) -> Result<Action, RunError> {
-        if !status.phase.is_some_and(|phase| phase.is_terminal(self.restore.spec.dry_run)) {
-            if waits.is_late && status.message.as_deref() != Some(waits.message.as_str()) {
+    async fn wait_for_runners(&self, mut status: RestoreStatus, waits: Wait) -> Result<Action, RunError> {
+        let phase = status.phase.unwrap_or_default();
+        // One that is deleted is gone in a moment, but for a runner that does not go.
+        let is_told = waits.is_on_dead_node || phase == RestorePhase::Unquiescing;
+        if is_told && !phase.is_terminal(self.restore.spec.dry_run) {
+            if waits.is_on_dead_node && status.message.as_deref() != Some(waits.message.as_str()) {
                 self.ctx.events.warning(self.restore, Reason::NoSignOfLife, &waits.message).await;
             }
-            self.writer(&mut status).phase(RestorePhase::Unquiescing, Reason::Unquiescing, waits.message);
+            self.writer(&mut status).phase(phase, Reason::Unquiescing, waits.message);
             self.save(&mut status).await?;
         }
         // That a pod is late nobody tells us.

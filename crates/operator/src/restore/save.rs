@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
-use super::apply::{Look, claims_of, is_namespace_terminating};
+use super::apply::{BLOCKED_LOOK, Look, claims_of, is_namespace_terminating};
 use super::start::{Ready, is_our_pause, nodes_taken, placement};
 use super::{dereference, made, undo};
 use crate::backup::apply::write_snapshot;
@@ -22,10 +22,11 @@ use crate::backup::build::Cluster;
 use crate::backup::status::{count, with_progress};
 use crate::backup::validate::volume_tags;
 use crate::errors::Chain;
-use crate::jobs::{self, JobPlan, JobState, JobTask, observe};
+use crate::jobs::{self, JobPlan, JobTask, observe};
 use crate::queue::Demand;
 use crate::quiesce::read_inventory;
 use crate::runs::advance::{Order, retry_news};
+use crate::runs::stop::is_idle;
 use crate::runs::{Crew, Fields, RunError};
 use crate::volumes::node_name;
 
@@ -66,7 +67,7 @@ impl Look<'_> {
         let views = observe(client, ns, &self.run).await?;
         let mut crew = self.crew(views, started, JobTask::Backup);
         let looked = Box::pin(self.advance_saving(&mut crew, &mut status, started)).await;
-        let idle = crew.views.iter().all(|view| matches!(view.state, JobState::Ended(_)));
+        let idle = crew.views.iter().all(is_idle);
         if let Some(message) = status.undo.as_ref().and_then(undo::failure) {
             return self.give_up(status, Reason::UndoNotSaved, &message).await;
         }
@@ -130,18 +131,18 @@ impl Look<'_> {
             let claim = component.source.claim.clone().unwrap_or_default();
             if let Some(Ready { facts, .. }) = &ready
                 && crew.needs_job(&component.name)
-                && placement(facts, &claim).is_none()
+                && let Err(unplaced) = placement(facts, &claim)
             {
-                let message =
-                    format!("the claim {claim} is gone, or its volume is held by a node that is not ready");
-                component.common().fail(Reason::TargetNotFound.as_str(), message, self.now);
+                if unplaced.tell(component.common(), self.now) {
+                    crew.look_again.after(BLOCKED_LOOK);
+                }
                 continue;
             }
             let mut changed = component.clone();
             let order = |name: String, left: Duration| {
                 let Ready { facts, access, pod_config } = ready.as_ref()?;
                 let owner = jobs::owner_reference(self.restore)?;
-                let placement = placement(facts, &claim)?;
+                let placement = placement(facts, &claim).ok()?;
                 let volume =
                     facts.claims.iter().find(|object| object.name_any() == claim).map(volume_tags)?;
                 let cluster = Cluster { name: &self.ctx.settings.cluster_name, uid: &self.ctx.cluster_uid };

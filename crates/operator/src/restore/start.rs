@@ -20,7 +20,9 @@ use crate::backup::validate as backup;
 use crate::jobs::denial::Denial;
 use crate::jobs::{self, JobPlan, JobTask, Placement};
 use crate::queue::{Answer, Asker, Demand};
+use crate::runs::Common;
 use crate::runs::{RunError, named};
+use crate::volumes::placement::NoPlace;
 use crate::volumes::{ClaimView, active_pods, node_name, place_writer, stay};
 
 /// What it takes to start Jobs.
@@ -73,9 +75,10 @@ impl Look<'_> {
         for component in components {
             // Where the pod of a claim that is yet to be made will run makes no difference to who admits it.
             let to_be_made = component.new_claim.map(|_| Placement::Anywhere);
-            let (Some(placement), Some(owner)) =
-                (placement(facts, claim_of(component)).or(to_be_made), jobs::owner_reference(self.restore))
-            else {
+            let (Some(placement), Some(owner)) = (
+                placement(facts, claim_of(component)).ok().or(to_be_made),
+                jobs::owner_reference(self.restore),
+            ) else {
                 continue;
             };
             if asked.contains(&&component.run_as) {
@@ -138,7 +141,7 @@ pub(super) fn is_our_pause(reason: Reason) -> bool {
 
 /// What the Job of a component on a claim takes a place of.
 pub(super) fn demand(facts: &Facts, access: &RepositoryAccess, claim: &str, component: &str) -> Demand {
-    let placement = placement(facts, claim);
+    let placement = placement(facts, claim).ok();
     Demand {
         component: component.to_owned(),
         seat: access.seat(placement.as_ref().and_then(node_name)),
@@ -152,14 +155,42 @@ pub(super) fn claim_of(component: &RestoreComponent) -> &str {
 }
 
 /// Where a runner of a claim has to run; none when the claim is gone or held by a dead node.
-pub(super) fn placement(facts: &Facts, claim: &str) -> Option<Placement> {
-    let claim = facts.claims.iter().find(|object| object.name_any() == claim)?;
+pub(super) fn placement(facts: &Facts, claim: &str) -> Result<Placement, Unplaced> {
+    let gone = || Unplaced::Gone { claim: claim.to_owned() };
+    let claim = facts.claims.iter().find(|object| object.name_any() == claim).ok_or_else(gone)?;
     let view = ClaimView::new(claim, &facts.classes);
     let consumers = active_pods(&facts.inventory.pods, &view.name());
     let model = facts.inventory.model_pod(&view.name());
-    let placement = place_writer(&view, &consumers, model.as_ref(), facts.around()).ok()?;
+    let placement = place_writer(&view, &consumers, model.as_ref(), facts.around())?;
     let taken = facts.nodes_taken.get(&view.name()).map(String::as_str);
-    Some(stay(placement, taken, &view, facts.around()))
+    Ok(stay(placement, taken, &view, facts.around()))
+}
+
+/// Why the next Job of a claim can be put nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unplaced {
+    /// Somebody deleted it.
+    #[error("the claim {claim} is gone")]
+    Gone {
+        /// Its name.
+        claim: String,
+    },
+    /// No node can mount its volume now. That may pass: the volume of a dead node comes free some minutes after Kubernetes knows
+    /// that the node is off.
+    #[error(transparent)]
+    NoNode(#[from] NoPlace),
+}
+
+impl Unplaced {
+    /// Writes it down: for a claim that is gone this is the end, and else the component waits. Whether it waits.
+    pub(super) fn tell(&self, mut component: Common<'_>, now: Timestamp) -> bool {
+        match self {
+            Self::Gone { .. } => component.fail(Reason::TargetNotFound.as_str(), self.to_string(), now),
+            Self::NoNode(_) => component
+                .wait(Reason::Unschedulable.as_str(), format!("{self}; waits until it can be mounted")),
+        }
+        matches!(self, Self::NoNode(_))
+    }
 }
 
 /// On which node the Jobs of each claim run or ran, or have to: those that write follow the one that saved what was there.
@@ -173,7 +204,10 @@ pub(super) fn nodes_taken(status: &RestoreStatus) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_api::backup::ComponentPhase;
+
     use super::*;
+    use crate::runs::Fields as _;
 
     #[test]
     fn what_is_written_is_written_where_it_was_saved() {
@@ -190,5 +224,27 @@ undo: {state: Saved, components: [{name: volume/data, source: {claim: data}, nod
         let taken = nodes_taken(&status);
         let all: Vec<_> = taken.iter().map(|(claim, node)| (claim.as_str(), node.as_str())).collect();
         assert_eq!(all, [("data", "saved"), ("logs", "began")]);
+    }
+
+    /// The volume of a dead node comes free minutes after the node is given up: a Restore that failed by then would leave its
+    /// application with half of its data.
+    #[test]
+    fn a_volume_that_no_node_can_mount_now_is_waited_for_and_a_claim_that_is_gone_is_not() {
+        let mut component: RestoreComponent =
+            serde_saphyr::from_str("{name: volume/data, kind: Volume, phase: Pending}").unwrap();
+        let now = Timestamp::UNIX_EPOCH;
+        let held = Unplaced::from(NoPlace::HeldByDeadNode { node: "n2".into() });
+        assert!(held.tell(component.common(), now));
+        assert_eq!(
+            (component.phase, component.reason.as_deref()),
+            (ComponentPhase::Pending, Some("Unschedulable"))
+        );
+        assert!(component.message.as_deref().unwrap().contains("node n2, which is not ready"));
+        let gone = Unplaced::Gone { claim: "data".into() };
+        assert!(!gone.tell(component.common(), now));
+        assert_eq!(
+            (component.phase, component.reason.as_deref()),
+            (ComponentPhase::Failed, Some("TargetNotFound"))
+        );
     }
 }

@@ -19,7 +19,7 @@ use super::build::wish;
 use super::validate::{Plan, Refusal};
 use crate::backup::status::{bytes, count, loss_reason, samples};
 use crate::jobs::{End, Ended};
-use crate::quiesce::ReleaseReport;
+use crate::quiesce::{ReleaseReport, WorkloadId};
 use crate::runs::{Fields, waits};
 use crate::volumes::identity::advice;
 
@@ -143,9 +143,7 @@ impl Writer<'_> {
     pub fn released(&mut self, report: &ReleaseReport) {
         let consumers =
             self.status.plan.iter().flat_map(|plan| plan.volumes.iter().flat_map(|v| &v.consumers)).count();
-        let list = |ids: &[crate::quiesce::WorkloadId]| {
-            ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
+        let list = |ids: &[WorkloadId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let mut parts = Vec::new();
         if !report.restored.is_empty() {
             let back: Vec<String> =
@@ -249,9 +247,14 @@ impl Writer<'_> {
 
 /// The workloads of the plan whose record cannot be read any more. Others of the namespace are not this run's.
 pub fn unreadable_consumers(status: &RestoreStatus, report: &ReleaseReport) -> Vec<String> {
+    of_consumers(status, &report.unreadable)
+}
+
+/// Those that used the claims.
+pub fn of_consumers(status: &RestoreStatus, workloads: &[WorkloadId]) -> Vec<String> {
     let volumes = status.plan.as_ref().map(|plan| plan.volumes.as_slice()).unwrap_or_default();
     let ours = |name: &String| volumes.iter().any(|volume| volume.consumers.contains(name));
-    report.unreadable.iter().map(ToString::to_string).filter(ours).collect()
+    workloads.iter().map(ToString::to_string).filter(ours).collect()
 }
 
 /// Since when a run that has begun could not go on.

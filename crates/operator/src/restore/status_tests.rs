@@ -50,7 +50,7 @@ fn good() -> RestoreComponent {
 }
 
 fn bad() -> RestoreComponent {
-    judge("bad", &Verdict::failed("NoSpaceLeft", "the volume is full", false))
+    judge("bad", &Verdict::failed("TargetFull", "the volume is full", false))
 }
 
 fn concluded(components: Vec<RestoreComponent>) -> Conclusion {
@@ -136,10 +136,10 @@ fn the_phase_follows_from_the_components_and_nothing_is_never_success() {
         "restored 1 volume: 3 files and 2.0 KiB written, 4 already as they should be, verified"
     );
     let some = concluded(vec![good(), bad()]);
-    assert_eq!((some.phase, some.reason.as_str()), (RestorePhase::PartiallyFailed, "NoSpaceLeft"));
+    assert_eq!((some.phase, some.reason.as_str()), (RestorePhase::PartiallyFailed, "TargetFull"));
     assert!(some.message.contains("the volume is full"), "{}", some.message);
     let none = concluded(vec![bad()]);
-    assert_eq!((none.phase, none.reason.as_str()), (RestorePhase::Failed, "NoSpaceLeft"));
+    assert_eq!((none.phase, none.reason.as_str()), (RestorePhase::Failed, "TargetFull"));
     assert_eq!(concluded(vec![]).phase, RestorePhase::Failed);
 }
 
@@ -358,7 +358,7 @@ fn a_claim_that_is_deleted_meanwhile_takes_its_success_with_it() {
     let mut components =
         vec![good(), done("going"), RestoreComponent { phase: ComponentPhase::Running, ..component("gone") }];
     components.push(RestoreComponent {
-        reason: Some("NoSpaceLeft".into()),
+        reason: Some("TargetFull".into()),
         phase: ComponentPhase::Failed,
         ..component("full")
     });
@@ -367,7 +367,7 @@ fn a_claim_that_is_deleted_meanwhile_takes_its_success_with_it() {
     let failed = ComponentPhase::Failed;
     assert_eq!(phases, [ComponentPhase::Succeeded, failed, failed, failed]);
     assert_eq!(components[1].reason.as_deref(), Some("TargetNotFound"));
-    assert_eq!(components[3].reason.as_deref(), Some("NoSpaceLeft"), "the first reason stands");
+    assert_eq!(components[3].reason.as_deref(), Some("TargetFull"), "the first reason stands");
     assert!(deleted(&mut components, &claims, Timestamp::UNIX_EPOCH).is_empty(), "told once");
 }
 

@@ -272,7 +272,7 @@ impl Crew<'_> {
                 return Ok(None);
             }
             Current::Stopping => {
-                self.stopping(component);
+                self.stopping(component).await?;
                 return Ok(None);
             }
             Current::Job(view) => {
@@ -292,7 +292,7 @@ impl Crew<'_> {
                         return Ok(None);
                     }
                     Turn::Now if failed.has_live_pod() => {
-                        self.stopping(component);
+                        self.stopping(component).await?;
                         return Ok(None);
                     }
                     Turn::Now => number,
@@ -366,8 +366,9 @@ impl Crew<'_> {
     }
 
     /// A Job before it still has a pod that may be at work.
-    fn stopping(&mut self, component: &mut Common<'_>) {
-        let waits = self.views_of(component.name).find_map(lost::wait_for);
+    async fn stopping(&mut self, component: &mut Common<'_>) -> Result<(), JobError> {
+        let pods = self.views_of(component.name).flat_map(|view| &view.pods);
+        let waits = lost::waits_for(&self.ctx.client, pods, self.now).await?.map(|wait| wait.message);
         // A Restore never goes on beside a runner that may still write.
         if self.is_overdue() && self.task == names::Task::Backup {
             let held_up = waits.unwrap_or_else(|| "a Job of it was still being stopped".to_owned());
@@ -376,12 +377,13 @@ impl Crew<'_> {
                 format!("the time of the run was up before it could be tried again: {held_up}"),
                 self.now,
             );
-            return;
+            return Ok(());
         }
         let message = waits.unwrap_or_else(|| "an earlier Job of this component is being stopped".to_owned());
         component.wait("Stopping", message);
         // The state of a node changes without a word to us.
         self.look_again.after(Duration::from_secs(30));
+        Ok(())
     }
 
     async fn follow(

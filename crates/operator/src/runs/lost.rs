@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Client, ResourceExt};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::stop::abandoned;
 use crate::backup::dereference::list_cluster;
@@ -13,8 +13,21 @@ use crate::kubernetes::RequestError;
 use crate::volumes::NodeStates;
 use crate::volumes::consumers::{is_over, node_of};
 
-/// What tells Kubernetes that a node is off and stays so.
+/// What tells Kubernetes that a node is off and stays so: it then takes the node's pods away, and its volumes at once. Without it
+/// a volume is let go some minutes after the Node object.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+
+/// How long after its grace period a pod may still be there: a busy kubelet is no dead one.
+const SLACK: SignedDuration = SignedDuration::from_secs(30);
+
+/// What is waited for before a run goes on or ends: a pod that was told to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    /// Which, where, and what to do about a node that is dead.
+    pub message: String,
+    /// Its node is not ready, so it may never end by itself.
+    pub is_on_dead_node: bool,
+}
 
 /// Takes the lost pods of a Backup out of its stopped Jobs and out of the pods whose Job is gone. Asks for the nodes
 /// only when a pod should have ended by now and has not.
@@ -41,25 +54,36 @@ fn forget_lost(views: &mut [JobView], orphans: &mut Vec<Pod>, nodes: &NodeStates
     orphans.retain(|pod| !is_lost(pod, nodes, now));
 }
 
-/// What a stopped Job still waits for: its pod, the node of it, and what to do about a node that is gone.
-pub fn wait_for(view: &JobView) -> Option<String> {
-    view.pods.iter().find(|pod| !is_over(pod)).map(wait_for_pod)
+/// What is waited for of these pods, if one of them has not ended. Asks for the nodes only when it should have by now.
+pub async fn waits_for(
+    client: &Client,
+    pods: impl IntoIterator<Item = &Pod>,
+    now: Timestamp,
+) -> Result<Option<Wait>, RequestError> {
+    let open: Vec<&Pod> = pods.into_iter().filter(|pod| !is_over(pod)).collect();
+    let limit = now.checked_sub(SLACK).unwrap_or(now);
+    let Some(late) = open.iter().find(|pod| is_late(pod, limit)) else {
+        return Ok(open.first().map(|pod| wait(pod, None)));
+    };
+    let nodes = NodeStates::new(&list_cluster::<Node>(client).await?);
+    Ok(Some(wait(late, Some(&nodes))))
 }
 
-/// The same of the first of these pods that should have ended by now and has not.
-pub fn wait_for_late<'p>(mut pods: impl Iterator<Item = &'p Pod>, now: Timestamp) -> Option<String> {
-    pods.find(|pod| is_late(pod, now)).map(wait_for_pod)
-}
-
-/// The taint is Kubernetes' way to hear that a node is off: it then takes the node's pods away, and its volumes at once. Without
-/// it a volume is let go some minutes after the Node object.
-fn wait_for_pod(pod: &Pod) -> String {
-    let node = node_of(pod).unwrap_or("(none)");
-    format!(
-        "waits until the pod {} on the node {node} has stopped; if that node is gone for good, tell Kubernetes so (kubectl \
-         taint node {node} {OUT_OF_SERVICE}) or delete its Node object",
-        pod.name_any()
-    )
+/// What to do about a node is said only where it is not ready: what it takes would end all that runs on one that is.
+fn wait(pod: &Pod, nodes: Option<&NodeStates>) -> Wait {
+    let name = pod.name_any();
+    let Some(node) = node_of(pod) else {
+        return Wait { message: format!("waits until the pod {name} is gone"), is_on_dead_node: false };
+    };
+    let waits = format!("waits until the pod {name} on the node {node} has stopped");
+    if nodes.is_none_or(|nodes| nodes.is_ready(node)) {
+        return Wait { message: waits, is_on_dead_node: false };
+    }
+    let message = format!(
+        "{waits}; that node is not ready: when it is switched off and stays so, and only then, tell Kubernetes (kubectl taint \
+         node {node} {OUT_OF_SERVICE}) or delete its Node object"
+    );
+    Wait { message, is_on_dead_node: true }
 }
 
 fn is_stopped(view: &JobView) -> bool {
@@ -84,6 +108,7 @@ mod tests {
     use kube::client::Body;
     use serde_json::json;
 
+    use super::super::stop::is_idle;
     use super::*;
 
     #[test]
@@ -157,7 +182,9 @@ status:
             let mut views = [on_dead_node(annotations, told)];
             let mut orphans = views[0].pods.clone();
             forget_lost(&mut views, &mut orphans, nodes, now);
-            (views[0].has_live_pod(), orphans.len(), wait_for(&views[0]))
+            let waits =
+                views[0].pods.iter().find(|pod| !is_over(pod)).map(|pod| wait(pod, Some(nodes)).message);
+            (views[0].has_live_pod(), orphans.len(), waits)
         };
         assert_eq!(left(stopped, told, &nodes), (false, 0, None));
         let (alive, _, waits) = left(stopped, "", &nodes);
@@ -168,6 +195,14 @@ status:
             "{waits}"
         );
         assert!(left("", told, &nodes).0, "its Job was not given up: the node may come back");
+        let good = "[{metadata: {name: dead}, status: {conditions: [{type: Ready, status: 'True'}]}}]";
+        let good = NodeStates::new(&serde_saphyr::from_str::<Vec<Node>>(good).unwrap());
+        let (_, _, waits) = left(stopped, told, &good);
+        assert_eq!(
+            waits.unwrap(),
+            "waits until the pod j-x on the node dead has stopped",
+            "its kubelet will end it"
+        );
         // Once the Node object is gone nobody can be at work there.
         assert_eq!(left(stopped, told, &NodeStates::default()), (false, 0, None));
     }
@@ -192,12 +227,15 @@ status:
             let mut orphans = views[0].pods.clone();
             leave_behind(&client, &run, &mut views, &mut orphans, now).await.unwrap();
             assert_eq!((views[0].has_live_pod(), orphans.len() == 1), (alive, alive), "{kind:?}");
-            let waits = wait_for(&views[0]).unwrap_or_default();
-            assert_eq!(
-                waits.contains("kubectl taint node dead node.kubernetes.io/out-of-service="),
-                alive,
-                "{waits}"
-            );
+            assert_eq!(is_idle(&views[0]), !alive, "{kind:?}");
+            let waits = waits_for(&client, &orphans, now).await.unwrap();
+            let taint = "kubectl taint node dead node.kubernetes.io/out-of-service=";
+            assert_eq!(waits.as_ref().is_some_and(|wait| wait.message.contains(taint)), alive, "{waits:?}");
+            assert_eq!(waits.is_some_and(|wait| wait.is_on_dead_node), alive);
+            // A moment after its time nobody is told to give a node up.
+            let soon = waits_for(&client, &orphans, "2026-11-20T02:20:20Z".parse().unwrap()).await.unwrap();
+            let soon = soon.map(|wait| (wait.message.contains("taint"), wait.is_on_dead_node));
+            assert_eq!(soon, alive.then_some((false, false)));
         }
     }
 }

@@ -1,19 +1,17 @@
 //! The end of a run: its runners have stopped, their locks are gone, and nothing of it is left in the cluster.
 
-use std::collections::BTreeSet;
-
 use holdfast_api::Repository;
 use holdfast_protocol::Outcome;
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use super::RunError;
-use super::lost::{leave_behind, wait_for_late};
+use super::lost::{Wait, leave_behind, waits_for};
 use super::stop::{Stopped, stop};
 use crate::context::Ctx;
 use crate::jobs::apply::{orphaned_pods, remove_secrets};
 use crate::jobs::unlock::{Remains, Unlock, clean_up, unlock};
 use crate::jobs::{ANNOTATION_DEAD_JOBS, JobState, JobTask, JobView, RunRef, observe, remove};
-use crate::volumes::consumers::is_over;
 
 /// Where the end of a run is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,22 +28,13 @@ pub enum Settled {
     },
 }
 
-/// Runners that were told to stop and are at work still.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waits {
-    /// Which, and what to do about one that does not stop.
-    pub message: String,
-    /// One of them should have stopped by now.
-    pub is_late: bool,
-}
-
 /// Sees to it that no runner of a run is at work. Says what it waits for, if it does.
 pub async fn stop_all(
     ctx: &Ctx,
     namespace: &str,
     run: &RunRef,
     why: &Stopped,
-) -> Result<(Vec<JobView>, Option<Waits>), RunError> {
+) -> Result<(Vec<JobView>, Option<Wait>), RunError> {
     let client = &ctx.client;
     let all = observe(client, namespace, run).await?;
     // A storage in this namespace has the run's unlock Jobs here, too: they are no runners of the run.
@@ -53,27 +42,15 @@ pub async fn stop_all(
         all.into_iter().filter(|view| view.task() != Some(JobTask::Unlock.as_str())).collect();
     let mut orphans = orphaned_pods(client, namespace, run).await?;
     leave_behind(client, run, &mut views, &mut orphans, ctx.now()).await?;
-    let mut alive = BTreeSet::new();
+    let mut left: Vec<&Pod> = orphans.iter().collect();
     for view in &views {
         // A runner whose container has ended is over, also while its pod is still being tidied up.
-        if matches!(view.state, JobState::Ended(_)) {
-            continue;
-        }
-        stop(client, view, why).await?;
-        if view.has_live_pod() {
-            alive.insert(view.name().to_owned());
+        if !matches!(view.state, JobState::Ended(_)) {
+            stop(client, view, why).await?;
+            left.extend(&view.pods);
         }
     }
-    alive.extend(orphans.iter().filter(|pod| !is_over(pod)).map(ResourceExt::name_any));
-    let waits = (!alive.is_empty()).then(|| {
-        let pods = views.iter().flat_map(|view| &view.pods).chain(&orphans);
-        let late = wait_for_late(pods, ctx.now());
-        let names: Vec<String> = alive.into_iter().take(5).collect();
-        Waits {
-            is_late: late.is_some(),
-            message: late.unwrap_or_else(|| format!("waits for runners to stop: {}", names.join(", "))),
-        }
-    });
+    let waits = waits_for(client, left, ctx.now()).await?;
     Ok((views, waits))
 }
 
@@ -88,7 +65,7 @@ pub async fn settle(
 ) -> Result<Settled, RunError> {
     let client = &ctx.client;
     let (views, waits) = stop_all(ctx, namespace, run, &Stopped::with_run()).await?;
-    if let Some(Waits { message, .. }) = waits {
+    if let Some(Wait { message, .. }) = waits {
         return Ok(Settled::NotYet { message });
     }
     let dead = locks_left(&views);

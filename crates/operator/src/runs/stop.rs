@@ -80,6 +80,11 @@ pub fn why_stopped(job: &Job) -> Option<Stopped> {
     Some(serde_json::from_str(text).unwrap_or_else(|_| unreadable()))
 }
 
+/// Whether nothing of a Job is at work: it has ended, or was stopped and its pods are gone.
+pub fn is_idle(view: &JobView) -> bool {
+    matches!(view.state, JobState::Ended(_)) || (abandoned(view).is_some() && !view.has_live_pod())
+}
+
 /// Why a Job does not count: it was stopped, or what it did is not known. The next Job of the component finds out.
 pub fn abandoned(view: &JobView) -> Option<Stopped> {
     if let Some(stopped) = why_stopped(&view.job) {
