@@ -53,7 +53,7 @@ impl Pattern {
         let bad = |why| Malformed { text: text.to_owned(), why };
         if text.starts_with('!') {
             return Err(bad(
-                "a leading ! (take back an earlier match) is not supported; write \\! for a name",
+                "a leading ! (take back an earlier match) is not supported here; write \\! for a name",
             ));
         }
         let anchored = text.starts_with('/');
@@ -80,7 +80,10 @@ impl Pattern {
     /// For a malformed one.
     pub fn parse_rule(text: &str) -> Result<(Self, bool), Malformed> {
         match text.strip_prefix('!') {
-            Some(rest) => Ok((Self::parse(rest)?, false)),
+            Some(rest) => match Self::parse(rest) {
+                Ok(pattern) => Ok((pattern, false)),
+                Err(Malformed { why, .. }) => Err(Malformed { text: text.to_owned(), why }),
+            },
             None => Ok((Self::parse(text)?, true)),
         }
     }
