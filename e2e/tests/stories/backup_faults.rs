@@ -1,6 +1,6 @@
 //! Faults around a backup: its claim is deleted, its node is drained.
 
-use holdfast_e2e::kubectl::{Failure, Result};
+use holdfast_e2e::kubectl::{Failure, Result, phase};
 use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
@@ -20,6 +20,11 @@ fn deleted_meanwhile(story: &Story, name: &str) -> Result<Value> {
     let pod = runner(story, name)?;
     locked(story)?;
     story.kubectl.run(&["-n", own, "delete", "pvc/data", "--wait=false"])?;
+    let claim = story.kubectl.get(own, &["pvc", "data"])?;
+    let run = story.kubectl.get(own, &["backup", name])?;
+    if claim["metadata"]["deletionTimestamp"].is_null() || phase(&run) != "Running" {
+        return Err(Failure(format!("the claim is not deleted under way: {}", run["status"])));
+    }
     Ok(pod)
 }
 
@@ -54,7 +59,10 @@ fn a_claim_that_is_deleted_during_a_backup_is_saved_or_told_as_lost() {
         gone()?;
         let component = &ended["status"]["components"][0];
         let said = component["message"].as_str().unwrap_or_default();
-        if !said.contains("claim") || !ended["status"]["snapshotRef"].is_null() {
+        let is_told =
+            ["ClaimNotFound", "ClaimTerminating"].iter().any(|reason| component["reason"] == *reason)
+                && said.contains("claim");
+        if !is_told || !ended["status"]["snapshotRef"].is_null() {
             return Err(Failure(format!("it does not say that the claim is gone: {}", ended["status"])));
         }
         sound(story)

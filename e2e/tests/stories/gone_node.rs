@@ -63,8 +63,8 @@ fn a_node_that_is_gone_for_good_is_named_and_what_can_move_is_saved_elsewhere() 
     });
 }
 
-/// How long a runner may be silent in the story of a Restore.
-const SILENCE: &str = "stuckAfter=1m";
+/// How long a runner may be silent in the story of a Restore, in which the operator is on the node that stays.
+const SILENCE: &str = "stuckAfter=1m,nodeSelector.kubernetes\\.io/hostname=n1";
 
 /// A node dies in the middle of a Restore, to a volume that the other node could have. The Restore writes, so no other runner
 /// begins beside one that nobody has seen the end of: it waits, with the application held at 0, and says what to do. When it is
@@ -128,8 +128,10 @@ fn restored_elsewhere(story: &Story, runner: &Value) -> Result<()> {
         let said = o["status"]["message"].as_str()?;
         said.contains(OUT_OF_SERVICE).then_some(())
     })?;
-    story.kubectl.until("default", "node", GONE, RUN, |o| {
-        condition(o, "Ready").is_some_and(|(status, ..)| status != "True").then_some(())
+    story.kubectl.until_true("an Event of the deleted Restore", RUN, || {
+        let events = story.kubectl.list(own, &["events"])?;
+        let is_it = |e: &Value| e["reason"] == "NoSignOfLife" && e["involvedObject"]["name"] == "aside";
+        Ok(events.iter().any(is_it))
     })?;
     // Long enough for another runner to begin, if one would.
     sleep(Duration::from_secs(40));

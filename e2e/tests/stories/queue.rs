@@ -395,6 +395,11 @@ fn at_the_same_minute(name: &str, count: usize) {
 }
 
 #[test]
+fn a_dozen_namespaces_at_the_same_minute() {
+    at_the_same_minute("dozen", 12);
+}
+
+#[test]
 #[ignore = "takes a quarter of an hour on two cores; make scale runs it"]
 fn a_hundred_namespaces_at_the_same_minute() {
     at_the_same_minute("same-minute", 100);

@@ -1,7 +1,7 @@
 //! Restores to where the data did not come from: new claims, another namespace, an older state, and a cluster that knows
 //! nothing but bucket and password.
 
-use holdfast_e2e::kubectl::{Failure, Result};
+use holdfast_e2e::kubectl::{Failure, Result, phase};
 use holdfast_e2e::story::{RUN, Story};
 use holdfast_e2e::workload::{self, Keeper};
 use serde_json::Value;
@@ -317,7 +317,7 @@ fn the_repositorys_own_password_is_enough() {
         ))?;
         story.kubectl.until(&new, "restore", "back", RUN, |o| {
             let said = o["status"]["message"].as_str()?;
-            (o["status"]["completionTime"].is_null() && said.contains("WrongPassword")).then_some(())
+            (phase(o) == "Pending" && said.contains("WrongPassword")).then_some(())
         })?;
         password(&story.repository_password()?)?;
         says(&over(story, &new, "back")?, &["\"phase\":\"Succeeded\""])?;
