@@ -80,7 +80,9 @@ async fn suspicious(repo: &Repository, known: &HashSet<Id>, listed: &HashSet<Id>
     Ok(false)
 }
 
-/// The index as it is now, and the files it was read from, which were all there at one moment.
+/// The index as it is now, and the files it was read from, which were all there at one moment. The whole one: the walk
+/// needs positions, and what is saved from marked packs its places. So a writer that comes here needs the memory of that,
+/// about twice what a backup goes by until then.
 async fn fresh(repo: &Repository, ctx: &Ctx) -> Result<(Arc<Index>, HashSet<Id>)> {
     for _ in 0..LOOKS {
         let index = repo.load_index(ctx).await?;

@@ -27,7 +27,7 @@ use crate::format::snapshot::{Snapshot, SnapshotSummary};
 use crate::format::time::{OffsetTime, Time};
 use crate::format::tree::TreeWriter;
 use crate::id::Id;
-use crate::index::Index;
+use crate::index::DedupIndex;
 use crate::lock::LockGuard;
 use crate::pipeline::{self, Escape, Input, Named, Plan, Proved, Roots, State, path_text};
 use crate::repository::Repository;
@@ -398,7 +398,7 @@ async fn prepare(
     checkpoints: Checkpoints,
     state: &Arc<State>,
     ctx: &Ctx,
-) -> Result<(Begun, Arc<Index>, Plan)> {
+) -> Result<(Begun, Arc<DedupIndex>, Plan)> {
     let clock = Instant::now();
     let start = Timestamp::now();
     state.phase("prepare");
@@ -409,7 +409,7 @@ async fn prepare(
     };
     let (parent, index) = tokio::try_join!(
         ctx.run(find_parent(repository, spec, paths, listed, ctx)),
-        repository.load_index(ctx),
+        repository.load_dedup_index(ctx),
     )?;
     let known = index.files().to_vec();
 
@@ -417,7 +417,7 @@ async fn prepare(
         Source::Roots(roots, named) => (Input::Walk(roots), named),
         Source::Stream(source) => {
             let tree = parent.as_ref().map(|(_, snapshot)| snapshot.tree);
-            let feed = stream::feed(repository, &index, spec, source, tree);
+            let feed = stream::feed(repository, index.trees(), spec, source, tree);
             (Input::Stream(Box::new(ctx.run(feed).await?)), Named::default())
         }
     };

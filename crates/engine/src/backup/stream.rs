@@ -70,7 +70,8 @@ fn names(path: &str) -> Result<Vec<Vec<u8>>> {
     Ok(names)
 }
 
-/// What the pipeline needs to know of the stream. `tree` is the root of the snapshot before.
+/// What the pipeline needs to know of the stream. `tree` is the root of the snapshot before; of blobs, `index` needs to
+/// know trees alone.
 pub(super) async fn feed(
     repository: &Repository,
     index: &Index,

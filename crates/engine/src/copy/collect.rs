@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::node::NodeType;
 use crate::format::pack::BlobKind;
 use crate::id::Id;
-use crate::index::Index;
+use crate::index::{DedupIndex, Index};
 use crate::read::TreeReader;
 use crate::read::fetch::Place;
 
@@ -24,7 +24,7 @@ pub(super) struct Wanted {
 
 /// Remembers what was copied before.
 pub(super) struct Collector {
-    target: Arc<Index>,
+    target: Arc<DedupIndex>,
     /// Blobs that this run has handed to the writer.
     stored: HashSet<(BlobKind, Id)>,
     /// Directories below which all is in the target or in `stored`.
@@ -34,7 +34,7 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    pub(super) fn new(target: Arc<Index>) -> Self {
+    pub(super) fn new(target: Arc<DedupIndex>) -> Self {
         Self { target, stored: HashSet::new(), whole: HashSet::new(), seen: HashSet::new() }
     }
 

@@ -94,7 +94,7 @@ pub fn copy<'a>(
         // One that cannot be read is at worst copied once more.
         let there = ctx.run(target.list_snapshots()).await?.readable_only(ctx);
         let source_index = source.load_index(ctx).await?;
-        let target_index = target.load_index(ctx).await?;
+        let target_index = target.load_dedup_index(ctx).await?;
         let mut run = Run {
             source,
             target,

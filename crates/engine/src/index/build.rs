@@ -1,30 +1,30 @@
 //! From index files to the index.
-//!
-//! A pack is often listed by several index files, mostly with the same blobs (a client was interrupted while it
-//! rewrote its index), rarely with others: every blob of it counts once, and none is lost.
 
-use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher as _, RandomState};
+use std::collections::HashSet;
 
+use super::listings::{Listing, Listings, order};
 use super::places::Places;
-use super::shard::{self, Entry, Loading, Shard};
+use super::shard::{self, Loading, Numbered};
 use super::{Index, PackInfo, SHARDS, shard_of};
-use crate::format::index_file::IndexFile;
+use crate::format::index_file::{IndexFile, IndexedPack};
 use crate::format::pack::{self, BlobKind, PackedBlob};
 use crate::id::Id;
 
 /// Fewer entries than this are sorted by one thread.
 const WORTH_THREADS: usize = 200_000;
 
+/// A blob while the index is read: 31 bytes of its id, and its number.
+type Entry = [u8; 35];
+
 /// Collects index files into an [`Index`].
 #[derive(Debug)]
 pub struct IndexBuilder {
-    shards: Vec<Loading>,
+    shards: Vec<Loading<{ size_of::<Entry>() }>>,
     places: Places,
     packs: Vec<PackInfo>,
-    /// Number of each pack, and a digest of its first listing.
-    known: HashMap<Id, (u32, u64)>,
-    digests: RandomState,
+    listings: Listings,
+    /// Data blobs are left out, and packs that hold nothing else.
+    trees_only: bool,
     /// Further listings of packs that differ from the first.
     others: Vec<(u32, Vec<PackedBlob>)>,
     marks: HashSet<Id>,
@@ -37,10 +37,6 @@ impl Default for IndexBuilder {
     }
 }
 
-fn order(blob: &PackedBlob) -> (u32, BlobKind, Id, u32, u32) {
-    (blob.offset, blob.kind, blob.id, blob.length, blob.uncompressed.unwrap_or(0))
-}
-
 impl IndexBuilder {
     /// Nothing yet.
     pub fn new() -> Self {
@@ -48,52 +44,62 @@ impl IndexBuilder {
             shards: vec![Loading::default(); 2 * SHARDS],
             places: Places::default(),
             packs: Vec::new(),
-            known: HashMap::new(),
-            digests: RandomState::new(),
+            listings: Listings::default(),
+            trees_only: false,
             others: Vec::new(),
             marks: HashSet::new(),
             files: Vec::new(),
         }
     }
 
+    /// The same for an index of tree blobs alone, and of the packs that hold some.
+    pub(super) fn of_trees() -> Self {
+        Self { trees_only: true, ..Self::new() }
+    }
+
     /// Adds one index file.
     pub fn add(&mut self, id: Id, file: IndexFile) {
         self.files.push(id);
         self.marks.extend(file.marks);
-        for mut pack in file.packs {
+        for pack in file.packs {
             if pack.marked {
                 self.marks.insert(pack.id);
             }
-            pack.blobs.sort_unstable_by_key(order);
-            pack.blobs.dedup();
-            let digest = self.digests.hash_one(pack.blobs.iter().map(order).collect::<Vec<_>>());
-            if let Some((number, first)) = self.known.get(&pack.id) {
-                if *first != digest {
-                    self.others.push((*number, pack.blobs));
-                }
-                continue;
-            }
-            // More than 2^32 packs would be 2^56 bytes of them.
-            let Ok(number) = u32::try_from(self.packs.len()) else { return };
-            self.known.insert(pack.id, (number, digest));
-            self.packs.push(PackInfo {
-                id: pack.id,
-                size: pack::FRAME_OVERHEAD,
-                blobs: 0,
-                has_data: false,
-                has_trees: false,
-                marked: false,
-            });
-            for blob in &pack.blobs {
-                self.push(number, blob);
+            if !self.trees_only || pack.blobs.iter().any(|blob| self.takes(blob)) {
+                self.add_pack(pack);
             }
         }
     }
 
+    fn add_pack(&mut self, mut pack: IndexedPack) {
+        let number = match self.listings.note(&mut pack) {
+            Listing::First(number) => number,
+            Listing::Same => return,
+            Listing::Other(number) => return self.others.push((number, pack.blobs)),
+        };
+        self.packs.push(PackInfo {
+            id: pack.id,
+            size: pack::FRAME_OVERHEAD,
+            blobs: 0,
+            has_data: false,
+            has_trees: false,
+            marked: false,
+        });
+        for blob in &pack.blobs {
+            self.push(number, blob);
+        }
+    }
+
+    fn takes(&self, blob: &PackedBlob) -> bool {
+        !self.trees_only || blob.kind == BlobKind::Tree
+    }
+
     fn push(&mut self, pack: u32, blob: &PackedBlob) {
-        let Some(number) = self.places.push(pack, blob) else { return };
-        if let Some(shard) = self.shards.get_mut(shard_of(blob.kind, &blob.id)) {
-            shard.push(&shard::entry(&blob.id, number));
+        if self.takes(blob) {
+            let Some(number) = self.places.push(pack, blob) else { return };
+            if let Some(shard) = self.shards.get_mut(shard_of(blob.kind, &blob.id)) {
+                shard.push(&shard::entry(&blob.id, number));
+            }
         }
         if let Some(pack) = self.packs.get_mut(pack as usize) {
             let entry = blob.entry_length() as u64;
@@ -106,14 +112,19 @@ impl IndexBuilder {
         }
     }
 
+    /// Packs that wait to be deleted, as far as the files that were added say so.
+    pub(super) fn marks(&self) -> &HashSet<Id> {
+        &self.marks
+    }
+
     /// Sorts everything.
     pub fn finish(mut self) -> Index {
-        self.known = HashMap::new();
+        self.listings = Listings::default();
         sort(&mut self.shards);
         self.add_others();
         let Self { shards, mut places, mut packs, marks, mut files, .. } = self;
         // One after the other, so that there are never two of all.
-        let shards: Vec<Shard> = shards.into_iter().map(Shard::new).collect();
+        let shards: Vec<Numbered> = shards.into_iter().map(|s| Numbered::new(s, |_| true)).collect();
         files.sort_unstable();
         packs.shrink_to_fit();
         places.shrink();
@@ -142,7 +153,7 @@ impl IndexBuilder {
             .collect();
         all.sort_unstable_by_key(|(pack, blob)| (*pack, order(blob)));
         all.dedup();
-        all.retain(|(pack, blob)| !self.has(*pack, blob));
+        all.retain(|(pack, blob)| self.takes(blob) && !self.has(*pack, blob));
         for (pack, blob) in &all {
             self.push(*pack, blob);
         }
@@ -153,7 +164,7 @@ impl IndexBuilder {
     fn has(&self, pack: u32, blob: &PackedBlob) -> bool {
         let Some(shard) = self.shards.get(shard_of(blob.kind, &blob.id)) else { return false };
         let shard = shard.entries();
-        let wanted = shard::entry(&blob.id, 0);
+        let wanted: Entry = shard::entry(&blob.id, 0);
         let same_id = |entry: &Entry| entry.get(..31) == wanted.get(..31);
         let start = shard.partition_point(|entry| *entry < wanted);
         let copies = shard.get(start..).unwrap_or_default().iter().take_while(|e| same_id(e));
@@ -164,7 +175,8 @@ impl IndexBuilder {
     }
 }
 
-fn sort(shards: &mut [Loading]) {
+/// Sorts each shard, with several threads where that is worth it.
+pub(super) fn sort<const N: usize>(shards: &mut [Loading<N>]) {
     let entries: usize = shards.iter().map(Loading::len).sum();
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
     if entries < WORTH_THREADS || threads < 2 {

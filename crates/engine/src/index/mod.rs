@@ -13,9 +13,12 @@
 //! Ids are kept whole: prune and check write and compare them. Every copy of a blob is kept. [`Index::iter`] goes in
 //! the order of kinds and ids; [`Index::ordinal`] is a blob's position in it, for sets of a bit a blob.
 //! [`Index::by_pack`] lists packs with their blobs; [`PackInfo`] has the size a pack must have and whether it is marked.
+//! A backup needs none of that for data blobs and has a smaller form, [`DedupIndex`].
 //! Not here: the files' form (`format::index_file`) and loading (`repository`).
 
 mod build;
+mod dedup;
+mod listings;
 mod places;
 mod shard;
 #[cfg(test)]
@@ -25,8 +28,9 @@ use crate::format::pack::{self, BlobKind, PackedBlob};
 use crate::id::Id;
 
 pub use build::IndexBuilder;
+pub use dedup::{DedupBuilder, DedupIndex};
 use places::Places;
-use shard::Shard;
+use shard::Numbered;
 
 /// One copy of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +77,7 @@ const SHARDS: usize = 256;
 #[derive(Debug)]
 pub struct Index {
     /// 256 shards of data blobs, then 256 of trees.
-    shards: Vec<Shard>,
+    shards: Vec<Numbered>,
     /// How many blobs lie in the shards before each.
     bases: Vec<usize>,
     places: Places,
@@ -203,7 +207,7 @@ impl Index {
 
     /// Bytes of memory it takes.
     pub fn bytes(&self) -> usize {
-        let shards = self.shards.iter().map(|s| size_of::<Shard>().saturating_add(s.bytes()));
+        let shards = self.shards.iter().map(|s| size_of::<Numbered>().saturating_add(s.bytes()));
         shards
             .chain([
                 self.places.bytes(),

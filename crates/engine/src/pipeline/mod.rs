@@ -43,7 +43,7 @@ use crate::chunk::Chunker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::compress::Compression;
 use crate::id::Id;
-use crate::index::Index;
+use crate::index::DedupIndex;
 use crate::repository::Repository;
 
 use buffer::Pool;
@@ -116,7 +116,7 @@ pub(crate) struct Plan {
 struct Shared {
     state: Arc<State>,
     repository: Repository,
-    index: Arc<Index>,
+    index: Arc<DedupIndex>,
     chunker: Chunker,
     claims: Claims,
     packs: OpenPacks,
@@ -193,7 +193,7 @@ fn cpus() -> usize {
 /// ends the run.
 pub(crate) async fn run(
     repository: &Repository,
-    index: Arc<Index>,
+    index: Arc<DedupIndex>,
     plan: Plan,
     state: &Arc<State>,
     gate: BoxFuture<'_, Result<()>>,

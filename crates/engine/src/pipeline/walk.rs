@@ -134,7 +134,7 @@ impl Walk {
             Roots::Here(root) => Place::All(root.disk),
         };
         let first = DirTask { dir, place, before, device: None, is_root };
-        let trees = TreeReader::for_one_walk(shared.repository.clone(), Arc::clone(&shared.index))?;
+        let trees = TreeReader::for_one_walk(shared.repository.clone(), Arc::clone(shared.index.trees()))?;
         Ok(Self {
             shared,
             rules,

@@ -326,14 +326,14 @@ mod tests {
     use super::*;
     use crate::chunk::Chunker;
     use crate::event::Ctx;
-    use crate::index::Index;
+    use crate::index::DedupBuilder;
 
     fn shared(repository: crate::Repository, verify: Verify) -> Arc<Shared> {
         Arc::new(Shared {
             state: Arc::new(State::new(&Ctx::default(), u64::MAX)),
             chunker: Chunker::new(repository.config().chunker_polynomial),
             repository,
-            index: Arc::new(Index::empty()),
+            index: Arc::new(DedupBuilder::new().finish()),
             claims: Claims::default(),
             packs: OpenPacks::new(2, tokio::runtime::Handle::current()),
             links: super::super::Links::default(),

@@ -27,7 +27,7 @@ use crate::format::config::Config;
 use crate::format::index_file::IndexFile;
 use crate::format::records::Records;
 use crate::id::Id;
-use crate::index::{Index, IndexBuilder};
+use crate::index::{DedupBuilder, DedupIndex, Index, IndexBuilder};
 use crate::read::BlobOpener;
 #[cfg(test)]
 use crate::store::PutMode;
@@ -271,28 +271,40 @@ impl Repository {
     /// Reads all index files. List snapshots before this, never after: then every snapshot seen is covered.
     pub fn load_index<'a>(&'a self, ctx: &'a Ctx) -> BoxFuture<'a, Result<Arc<Index>>> {
         Box::pin(async move {
-            // A file that vanishes after it was listed was replaced by another client's prune: look again.
-            for _ in 0..3 {
-                match ctx.run(self.load_listed_index()).await {
-                    Err(e) if e.kind() == ErrorKind::Missing => {}
-                    other => return other,
-                }
-            }
-            ctx.run(self.load_listed_index()).await
+            let builder = self.read_index_files(IndexBuilder::add, ctx).await?;
+            self.inner.pool.run(move || Arc::new(builder.finish())).await
         })
     }
 
-    async fn load_listed_index(&self) -> Result<Arc<Index>> {
+    /// The same for who only has to know what need not be stored again: it takes little more than half the memory.
+    pub fn load_dedup_index<'a>(&'a self, ctx: &'a Ctx) -> BoxFuture<'a, Result<Arc<DedupIndex>>> {
+        Box::pin(async move {
+            let builder = self.read_index_files(DedupBuilder::add, ctx).await?;
+            self.inner.pool.run(move || Arc::new(builder.finish())).await
+        })
+    }
+
+    async fn read_index_files<B: Default>(&self, add: fn(&mut B, Id, IndexFile), ctx: &Ctx) -> Result<B> {
+        // A file that vanishes after it was listed was replaced by another client's prune: look again.
+        for _ in 0..3 {
+            match ctx.run(self.read_listed_index_files(add)).await {
+                Err(e) if e.kind() == ErrorKind::Missing => {}
+                other => return other,
+            }
+        }
+        ctx.run(self.read_listed_index_files(add)).await
+    }
+
+    async fn read_listed_index_files<B: Default>(&self, add: fn(&mut B, Id, IndexFile)) -> Result<B> {
         let listed = self.inner.store.list(FileKind::Index).await?;
-        let builder = stream::iter(listed)
+        stream::iter(listed)
             .map(|entry| async move { Ok::<_, Error>((entry.id, self.load_index_file(&entry.id).await?)) })
             .buffer_unordered(PARALLEL)
-            .try_fold(IndexBuilder::new(), |mut builder, (id, file)| async move {
-                builder.add(id, file);
+            .try_fold(B::default(), |mut builder, (id, file)| async move {
+                add(&mut builder, id, file);
                 Ok(builder)
             })
-            .await?;
-        self.inner.pool.run(move || Arc::new(builder.finish())).await
+            .await
     }
 }
 
