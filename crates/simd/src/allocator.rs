@@ -17,6 +17,16 @@ pub fn give_back_early() {
     let _ = LARGE;
 }
 
+/// Returns to the system what is free between pieces of memory that are in use. To be called after much was freed of
+/// what was taken in small pieces: as long as a single later piece is in use, glibc keeps it all (`malloc_trim(3)`).
+/// Elsewhere than with glibc this does nothing.
+pub fn give_back_now() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[allow(unsafe_code, reason = "a call of the C library")]
+    // SAFETY: malloc_trim touches no memory that was handed out, and may be called by any thread.
+    let _ = unsafe { libc::malloc_trim(0) };
+}
+
 #[cfg(test)]
 mod tests {
     /// Resident bytes of this process.

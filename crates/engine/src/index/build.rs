@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use holdfast_simd::allocator::give_back_now;
+
 use super::listings::{Listing, Listings, order};
 use super::places::Places;
 use super::shard::{self, Loading, Numbered};
@@ -12,6 +14,9 @@ use crate::id::Id;
 
 /// Fewer entries than this are sorted by one thread.
 const WORTH_THREADS: usize = 200_000;
+/// After so many files what lies free between the shards, which grow piece by piece, goes back to the system: with ten
+/// million blobs it would be half of what they take.
+const GIVE_BACK_FILES: usize = 16;
 
 /// A blob while the index is read: 31 bytes of its id, and its number.
 type Entry = [u8; 35];
@@ -61,6 +66,9 @@ impl IndexBuilder {
     pub fn add(&mut self, id: Id, file: IndexFile) {
         self.files.push(id);
         self.marks.extend(file.marks);
+        if self.files.len().is_multiple_of(GIVE_BACK_FILES) {
+            give_back_now();
+        }
         for pack in file.packs {
             if pack.marked {
                 self.marks.insert(pack.id);
@@ -124,6 +132,7 @@ impl IndexBuilder {
         self.add_others();
         let Self { shards, mut places, mut packs, marks, mut files, .. } = self;
         // One after the other, so that there are never two of all.
+        let entries = shards.iter().map(Loading::len).sum();
         let shards: Vec<Numbered> = shards.into_iter().map(|s| Numbered::new(s, |_| true)).collect();
         files.sort_unstable();
         packs.shrink_to_fit();
@@ -139,6 +148,7 @@ impl IndexBuilder {
                 Some(base)
             })
             .collect();
+        give_back(entries);
         Index { shards, bases, places, packs, files }
     }
 
@@ -172,6 +182,13 @@ impl IndexBuilder {
             (place.pack, place.offset, place.length, place.plain)
                 == (pack, blob.offset, blob.length, blob.uncompressed.unwrap_or(0))
         })
+    }
+}
+
+/// To be called when so many entries were packed: returns to the system what is left free of their memory.
+pub(super) fn give_back(entries: usize) {
+    if entries >= WORTH_THREADS {
+        give_back_now();
     }
 }
 

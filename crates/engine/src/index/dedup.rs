@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::build::{IndexBuilder, sort};
+use super::build::{IndexBuilder, give_back, sort};
 use super::listings::{Listing, Listings};
 use super::shard::{self, Bare, Loading};
 use super::{Index, SHARDS, shard_of};
@@ -126,8 +126,10 @@ impl DedupBuilder {
                 !marked.contains(&shard::number(entry)) && last.replace(id) != Some(id)
             })
         };
+        let entries = data.iter().map(Loading::len).sum();
         // One after the other, so that there are never two of all.
         let data = data.into_iter().map(pack).collect();
+        give_back(entries);
         DedupIndex { data, trees }
     }
 }

@@ -398,5 +398,6 @@ fn ten_million_blobs() {
     // As the program does; what the first index leaves to the allocator would not be counted with the second.
     holdfast_simd::allocator::give_back_early();
     drop(measure_dedup(10_000_000));
+    holdfast_simd::allocator::give_back_now();
     measure_whole(10_000_000);
 }
