@@ -53,5 +53,17 @@ mod tests {
         drop(pieces);
         assert!(resident() < before + (16 << 20), "{} of {}", resident(), before);
         drop(last);
+        // Small pieces stay because of those between them, until they are asked back.
+        let mut small: Vec<_> = (0..400).map(|_| Some(piece(100 << 10))).collect();
+        let before = resident();
+        for (number, piece) in small.iter_mut().enumerate() {
+            if number % 20 != 0 {
+                *piece = None;
+            }
+        }
+        let held = resident();
+        super::give_back_now();
+        assert!(resident() + (30 << 20) < before, "{} of {held} of {before}", resident());
+        drop(small);
     }
 }
