@@ -144,7 +144,7 @@ impl Look<'_> {
             self.ctx.events.warning(self.restore, Reason::QuiesceFailed, note).await;
             return Ok(Action::requeue(WAITING_LOOK));
         }
-        if self.may_be_copied(&report) {
+        if !report.restored.is_empty() || self.may_be_copied(&report) {
             return Ok(Action::requeue(COPY_LOOK));
         }
         let recorded = self.restore.status.as_ref().and_then(|status| status.repository_ref.as_ref());
@@ -350,7 +350,11 @@ impl Look<'_> {
                 crew.answers = answers;
             } else {
                 let found = Box::pin(self.ready(repository_ref.as_ref(), taken)).await?;
-                let wanted = components.iter().filter(|component| needing.contains(&component.name.as_str()));
+                // What can be put nowhere takes no place from what can.
+                let wanted = components.iter().filter(|component| {
+                    needing.contains(&component.name.as_str())
+                        && placement(&found.facts, claim_of(component)).is_ok()
+                });
                 let demands: Vec<Demand> =
                     wanted.map(|component| found.demand(&component.name, claim_of(component))).collect();
                 crew.ask(self.since(), &demands);
@@ -375,7 +379,9 @@ impl Look<'_> {
                 && crew.needs_job(&component.name)
                 && let Err(unplaced) = placement(facts, claim_of(component))
             {
-                if unplaced.tell(component.common(), self.now) {
+                // Nobody waits for what a dry run would say.
+                let may_wait = !self.restore.spec.dry_run;
+                if unplaced.tell(component.common(), may_wait, self.now) {
                     crew.look_again.after(BLOCKED_LOOK);
                 }
                 continue;

@@ -120,8 +120,11 @@ impl Look<'_> {
                 crew.answers = answers;
             } else {
                 let found = Box::pin(self.ready(repository_ref.as_ref(), taken)).await?;
-                let wanted = undo.components.iter().filter(|one| needing.contains(&one.name.as_str()));
                 let claim = |one: &BackupComponent| one.source.claim.clone().unwrap_or_default();
+                // What can be put nowhere takes no place from what can.
+                let wanted = undo.components.iter().filter(|one| {
+                    needing.contains(&one.name.as_str()) && placement(&found.facts, &claim(one)).is_ok()
+                });
                 let demands: Vec<Demand> = wanted.map(|one| found.demand(&one.name, &claim(one))).collect();
                 crew.ask(self.since(), &demands);
                 ready = Some(found);
@@ -133,7 +136,7 @@ impl Look<'_> {
                 && crew.needs_job(&component.name)
                 && let Err(unplaced) = placement(facts, &claim)
             {
-                if unplaced.tell(component.common(), self.now) {
+                if unplaced.tell(component.common(), true, self.now) {
                     crew.look_again.after(BLOCKED_LOOK);
                 }
                 continue;

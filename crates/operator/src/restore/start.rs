@@ -154,7 +154,7 @@ pub(super) fn claim_of(component: &RestoreComponent) -> &str {
     component.claim.as_deref().unwrap_or_default()
 }
 
-/// Where a runner of a claim has to run; none when the claim is gone or held by a dead node.
+/// Where a runner of a claim has to run, or why it can run nowhere.
 pub(super) fn placement(facts: &Facts, claim: &str) -> Result<Placement, Unplaced> {
     let gone = || Unplaced::Gone { claim: claim.to_owned() };
     let claim = facts.claims.iter().find(|object| object.name_any() == claim).ok_or_else(gone)?;
@@ -182,14 +182,17 @@ pub(super) enum Unplaced {
 }
 
 impl Unplaced {
-    /// Writes it down: for a claim that is gone this is the end, and else the component waits. Whether it waits.
-    pub(super) fn tell(&self, mut component: Common<'_>, now: Timestamp) -> bool {
+    /// Writes it down: for a claim that is gone this is the end, and else the component waits, if it may. Whether it waits.
+    pub(super) fn tell(&self, mut component: Common<'_>, may_wait: bool, now: Timestamp) -> bool {
         match self {
             Self::Gone { .. } => component.fail(Reason::TargetNotFound.as_str(), self.to_string(), now),
+            Self::NoNode(_) if !may_wait => {
+                component.fail(Reason::Unschedulable.as_str(), self.to_string(), now);
+            }
             Self::NoNode(_) => component
                 .wait(Reason::Unschedulable.as_str(), format!("{self}; waits until it can be mounted")),
         }
-        matches!(self, Self::NoNode(_))
+        may_wait && matches!(self, Self::NoNode(_))
     }
 }
 
@@ -234,14 +237,14 @@ undo: {state: Saved, components: [{name: volume/data, source: {claim: data}, nod
             serde_saphyr::from_str("{name: volume/data, kind: Volume, phase: Pending}").unwrap();
         let now = Timestamp::UNIX_EPOCH;
         let held = Unplaced::from(NoPlace::HeldByDeadNode { node: "n2".into() });
-        assert!(held.tell(component.common(), now));
+        assert!(held.tell(component.common(), true, now));
         assert_eq!(
             (component.phase, component.reason.as_deref()),
             (ComponentPhase::Pending, Some("Unschedulable"))
         );
         assert!(component.message.as_deref().unwrap().contains("node n2, which is not ready"));
         let gone = Unplaced::Gone { claim: "data".into() };
-        assert!(!gone.tell(component.common(), now));
+        assert!(!gone.tell(component.common(), true, now));
         assert_eq!(
             (component.phase, component.reason.as_deref()),
             (ComponentPhase::Failed, Some("TargetNotFound"))

@@ -16,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::build::wish;
+use super::start::is_our_pause;
 use super::validate::{Plan, Refusal};
 use crate::backup::status::{bytes, count, loss_reason, samples};
 use crate::jobs::{End, Ended};
@@ -264,12 +265,25 @@ pub fn blocked_since(status: &RestoreStatus) -> Option<Timestamp> {
         .map(|condition| condition.last_transition_time.0)
 }
 
-/// What the first component that has not ended waits for.
+/// What the components that have not ended wait for.
 pub fn waits(status: &RestoreStatus) -> Option<(Reason, String)> {
-    let component = status.components.iter().find(|component| !component.phase.is_terminal())?;
-    let reason = component.reason.as_deref().map_or(Reason::Failed, known_reason);
-    let what = component.message.as_deref().unwrap_or("its Job is not started yet");
-    Some((reason, format!("{}: {what}", component.name)))
+    let open = status.components.iter().filter(|component| !component.phase.is_terminal());
+    first_wait(open.map(|component| (component.name.as_str(), &component.reason, &component.message)))
+}
+
+/// Of these components (name, reason, message) the first that waits for nothing that is in the way, if there is one: what the
+/// others wait for must not be the end of it. Else the first.
+pub fn first_wait<'c>(
+    open: impl Iterator<Item = (&'c str, &'c Option<String>, &'c Option<String>)>,
+) -> Option<(Reason, String)> {
+    let waits = open.map(|(name, reason, message)| {
+        let reason = reason.as_deref().map_or(Reason::Failed, known_reason);
+        let what = message.as_deref().unwrap_or("its Job is not started yet");
+        (reason, format!("{name}: {what}"))
+    });
+    let mut waits: Vec<_> = waits.collect();
+    let place = waits.iter().position(|(reason, _)| is_our_pause(*reason)).unwrap_or(0);
+    (place < waits.len()).then(|| waits.swap_remove(place))
 }
 
 /// Fails every component whose claim was deleted meanwhile, also one that was restored before: its data is not there. Their

@@ -385,3 +385,22 @@ spec: {repositoryRef: {name: r}, time: 2026-11-20T02:00:00Z, backup: {name: b, u
     assert_eq!((made.cluster.as_str(), made.namespace.as_str()), ("old", "theirs"));
     assert_eq!(status.snapshot_ref.unwrap().name, "s");
 }
+
+/// A volume that stands in line may not fail because another one can be mounted nowhere, whichever comes first.
+#[test]
+fn what_is_in_the_way_of_one_is_no_end_of_another_that_stands_in_line() {
+    let status = |components: &str| -> RestoreStatus {
+        serde_saphyr::from_str(&format!("{{components: [{components}]}}")).unwrap()
+    };
+    let queued = "{name: volume/a, kind: Volume, phase: Pending, reason: Queued, message: in line}";
+    let held = "{name: volume/b, kind: Volume, phase: Pending, reason: Unschedulable, message: held}";
+    let over = "{name: volume/c, kind: Volume, phase: Succeeded}";
+    for components in [format!("{queued}, {held}, {over}"), format!("{over}, {held}, {queued}")] {
+        assert_eq!(waits(&status(&components)), Some((Reason::Queued, "volume/a: in line".into())));
+    }
+    assert_eq!(
+        waits(&status(&format!("{over}, {held}"))),
+        Some((Reason::Unschedulable, "volume/b: held".into()))
+    );
+    assert_eq!(waits(&status(over)), None);
+}

@@ -198,13 +198,12 @@ pub(super) fn failure(undo: &Undo) -> Option<String> {
     ))
 }
 
-/// What a component that has not ended waits for.
+/// What the components that have not ended wait for, as [`super::status::waits`] says it of those that write.
 pub(super) fn waits(status: &RestoreStatus) -> Option<(Reason, String)> {
-    let mut components = status.undo.iter().flat_map(|undo| &undo.components);
-    let component = components.find(|component| !component.phase.is_terminal())?;
-    let reason = component.reason.as_deref().map_or(Reason::Failed, super::status::known_reason);
-    let what = component.message.as_deref().unwrap_or("its Job is not started yet");
-    Some((reason, format!("saving {}: {what}", component.name)))
+    let components = status.undo.iter().flat_map(|undo| &undo.components);
+    let open = components.filter(|component| !component.phase.is_terminal());
+    let said = open.map(|component| (component.name.as_str(), &component.reason, &component.message));
+    super::status::first_wait(said).map(|(reason, said)| (reason, format!("saving {said}")))
 }
 
 /// The Snapshot of what was saved; none when every claim was empty. `place` is the repository's namespace.

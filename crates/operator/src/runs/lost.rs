@@ -62,11 +62,12 @@ pub async fn waits_for(
 ) -> Result<Option<Wait>, RequestError> {
     let open: Vec<&Pod> = pods.into_iter().filter(|pod| !is_over(pod)).collect();
     let limit = now.checked_sub(SLACK).unwrap_or(now);
-    let Some(late) = open.iter().find(|pod| is_late(pod, limit)) else {
-        return Ok(open.first().map(|pod| wait(pod, None)));
-    };
+    let late: Vec<&Pod> = open.iter().copied().filter(|pod| is_late(pod, limit)).collect();
+    let Some(first) = late.first() else { return Ok(open.first().map(|pod| wait(pod, None))) };
     let nodes = NodeStates::new(&list_cluster::<Node>(client).await?);
-    Ok(Some(wait(late, Some(&nodes))))
+    // The others may still end by themselves.
+    let lost = late.iter().find(|pod| is_lost(pod, &nodes, limit));
+    Ok(Some(wait(lost.unwrap_or(first), Some(&nodes))))
 }
 
 /// What to do about a node is said only where it is not ready: what it takes would end all that runs on one that is.
@@ -78,6 +79,11 @@ fn wait(pod: &Pod, nodes: Option<&NodeStates>) -> Wait {
     let waits = format!("waits until the pod {name} on the node {node} has stopped");
     if nodes.is_none_or(|nodes| nodes.is_ready(node)) {
         return Wait { message: waits, is_on_dead_node: false };
+    }
+    if nodes.is_some_and(|nodes| !nodes.is_known(node)) {
+        let message =
+            format!("{waits}; the Node object is gone, so Kubernetes takes the pod away in a minute");
+        return Wait { message, is_on_dead_node: false };
     }
     let message = format!(
         "{waits}; that node is not ready: when it is switched off and stays so, and only then, tell Kubernetes (kubectl taint \
@@ -232,6 +238,9 @@ status:
             let taint = "kubectl taint node dead node.kubernetes.io/out-of-service=";
             assert_eq!(waits.as_ref().is_some_and(|wait| wait.message.contains(taint)), alive, "{waits:?}");
             assert_eq!(waits.is_some_and(|wait| wait.is_on_dead_node), alive);
+            let gone =
+                wait(&views[0].pods.first().cloned().unwrap_or_default(), Some(&NodeStates::default()));
+            assert!(!gone.message.contains("taint"), "{gone:?}");
             // A moment after its time nobody is told to give a node up.
             let soon = waits_for(&client, &orphans, "2026-11-20T02:20:20Z".parse().unwrap()).await.unwrap();
             let soon = soon.map(|wait| (wait.message.contains("taint"), wait.is_on_dead_node));

@@ -87,6 +87,11 @@ impl NodeStates {
         u32::try_from(self.0.values().filter(|state| state.ready).count()).unwrap_or(u32::MAX)
     }
 
+    /// Whether there is such a node.
+    pub fn is_known(&self, node: &str) -> bool {
+        self.0.contains_key(node)
+    }
+
     /// Whether the node is there and ready.
     pub fn is_ready(&self, node: &str) -> bool {
         self.0.get(node).is_some_and(|state| state.ready)
