@@ -293,8 +293,11 @@ status: {{phase: Failed, conditions: [{{type: Ready, status: 'False', reason: {r
     // What is there, or cannot be known, is not told to be elsewhere; nor is a store that does not answer.
     let mut there = found.clone();
     there.push(FoundRepository { directory: "old/shop/main-typo".into(), ..found[0].clone() });
-    for text in [told("InitFailed", &there), told("InitFailed", &[]), told("EndpointUnreachable", &found)] {
-        assert_eq!(text, "Repository main-1234 is not ready: InitFailed: it is not");
+    for (reason, found) in
+        [("InitFailed", there.as_slice()), ("InitFailed", &[]), ("EndpointUnreachable", &found)]
+    {
+        let whole = format!("Repository main-1234 is not ready: {reason}: it is not");
+        assert_eq!(told(reason, found), whole);
     }
 }
 
