@@ -189,8 +189,13 @@ impl Story {
 
     /// Applies YAML in the story's namespace.
     pub fn apply(&self, yaml: &str) -> Result<()> {
+        self.apply_in(&self.namespace, yaml)
+    }
+
+    /// Applies YAML in a namespace.
+    pub fn apply_in(&self, namespace: &str, yaml: &str) -> Result<()> {
         self.kubectl
-            .run_with(&["-n", &self.namespace, "apply", "--validate=strict", "-f", "-"], yaml.as_bytes())
+            .run_with(&["-n", namespace, "apply", "--validate=strict", "-f", "-"], yaml.as_bytes())
             .map(drop)
             .map_err(|e| Failure(format!("{e}\nof:\n{yaml}")))
     }
@@ -204,6 +209,14 @@ impl Story {
     /// Waits for something about an object of the story's namespace.
     pub fn until<T>(&self, kind: &str, name: &str, done: impl Fn(&Value) -> Option<T>) -> Result<T> {
         self.kubectl.until(&self.namespace, kind, name, RUN, done)
+    }
+
+    /// Waits until a Deployment of one replica has it again, and no run holds it.
+    pub fn scaled_back(&self, deployment: &str) -> Result<()> {
+        self.until("deployment", deployment, |o| {
+            (o["spec"]["replicas"] == 1 && o["metadata"]["annotations"]["holdfast.dev/quiesce"].is_null())
+                .then_some(())
+        })
     }
 
     /// Creates a Backup with this spec (YAML flow, `{}` for the default) without waiting.

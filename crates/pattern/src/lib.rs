@@ -80,11 +80,11 @@ impl Pattern {
     /// For a malformed one.
     pub fn parse_rule(text: &str) -> Result<(Self, bool), Malformed> {
         match text.strip_prefix('!') {
-            Some(rest) => match Self::parse(rest) {
-                Ok(pattern) => Ok((pattern, false)),
-                Err(Malformed { why, .. }) => Err(Malformed { text: text.to_owned(), why }),
-            },
-            None => Ok((Self::parse(text)?, true)),
+            Some(rest) => Self::parse(rest)
+                .map(|pattern| (pattern, false))
+                // As it was written.
+                .map_err(|malformed| Malformed { text: text.to_owned(), ..malformed }),
+            None => Self::parse(text).map(|pattern| (pattern, true)),
         }
     }
 

@@ -128,10 +128,7 @@ fn an_operator_killed_at_any_stage_of_a_restore_gives_the_replicas_back() {
             }
             story.kill_operator()?;
             story.expect_end("restore", name, "Succeeded")?;
-            story.until("deployment", "app", |o| {
-                (o["spec"]["replicas"] == 1 && o["metadata"]["annotations"]["holdfast.dev/quiesce"].is_null())
-                    .then_some(())
-            })?;
+            story.scaled_back("app")?;
             sums(story)?;
         }
         sound(story)
@@ -257,10 +254,7 @@ fn a_deleted_restore_gives_the_replicas_back() {
             "--wait=true",
             "--timeout=90s",
         ])?;
-        story.until("deployment", "app", |o| {
-            (o["spec"]["replicas"] == 1 && o["metadata"]["annotations"]["holdfast.dev/quiesce"].is_null())
-                .then_some(())
-        })?;
+        story.scaled_back("app")?;
         sound(story)
     });
 }

@@ -282,10 +282,7 @@ fn a_restore_that_takes_longer_than_its_deadline_gives_the_replicas_back() {
         }
         gate.set(Mode::Closed);
         // While the store is still away.
-        story.until("deployment", "app", |o| {
-            (o["spec"]["replicas"] == 1 && o["metadata"]["annotations"]["holdfast.dev/quiesce"].is_null())
-                .then_some(())
-        })?;
+        story.scaled_back("app")?;
         gate.set(Mode::Open);
         let ended = story.expect_end("restore", "back", "Failed")?;
         if !ended["status"].to_string().contains("DeadlineExceeded") {

@@ -28,6 +28,13 @@ fn read(story: &Story, app: &str, claim: &str, file: &str) -> Result<String> {
     Ok(story.shell(&pod, &format!("cat /store/{file}"))?.trim().to_owned())
 }
 
+/// Whether the file of the claim `data` of another namespace holds this, read by a workload made for it.
+fn holds(story: &Story, namespace: &str, wanted: &str) -> Result<()> {
+    story.apply_in(namespace, &workload::keeper(&Keeper::deployment("look", "data")))?;
+    let pod = workload::ready_pod(&story.kubectl, namespace, "look")?;
+    expect(story.kubectl.shell(namespace, &pod, "cat /store/file")?.trim(), wanted)
+}
+
 #[track_caller]
 fn expect(found: &str, wanted: &str) -> Result<()> {
     if found == wanted { Ok(()) } else { Err(Failure(format!("found {found:?} instead of {wanted:?}"))) }
@@ -193,10 +200,7 @@ fn another_namespace_restores_only_where_it_was_let() {
         apply("let")?;
         let done = ended("let")?;
         says(&done, &["\"phase\":\"Succeeded\"", &format!("\"namespace\":\"{source}\"")])?;
-        let look = workload::keeper(&Keeper::deployment("look", "data"));
-        story.kubectl.run_with(&["-n", &other, "apply", "-f", "-"], look.as_bytes())?;
-        let pod = workload::ready_pod(&story.kubectl, &other, "look")?;
-        expect(story.kubectl.shell(&other, &pod, "cat /store/file")?.trim(), "shared")?;
+        holds(story, &other, "shared")?;
         story.nothing_left()
     });
 }
@@ -211,7 +215,7 @@ fn bucket_and_recovery_password_are_enough() {
         let yaml = format!(
             "{storage}---\napiVersion: holdfast.dev/v1alpha1\nkind: Restore\nmetadata: {{name: back}}\nspec:\n  from: {{repository: {{storageRef: {{name: found}}}}}}\n  missingClaims: Create\n"
         );
-        story.kubectl.run_with(&["-n", &new, "apply", "--validate=strict", "-f", "-"], yaml.as_bytes())?;
+        story.apply_in(&new, &yaml)?;
         let done = over(story, &new, "back")?;
         says(&done, &["\"phase\":\"Succeeded\"", "\"verified\":true", "\"newClaim\":\"Created\""])?;
         let claim = story.kubectl.get(&new, &["pvc", "data"])?;
@@ -221,10 +225,7 @@ fn bucket_and_recovery_password_are_enough() {
         if !annotations["example.com/x"].is_null() || !claim["metadata"]["labels"]["tier"].is_null() {
             return Err(Failure(format!("the new claim has what is not for it: {}", claim["metadata"])));
         }
-        let look = workload::keeper(&Keeper::deployment("look", "data"));
-        story.kubectl.run_with(&["-n", &new, "apply", "-f", "-"], look.as_bytes())?;
-        let pod = workload::ready_pod(&story.kubectl, &new, "look")?;
-        expect(story.kubectl.shell(&new, &pod, "cat /store/file")?.trim(), "precious")?;
+        holds(story, &new, "precious")?;
         story.kubectl.until(&new, "backupstorage", "found", workload::START, |o| {
             let all = o["status"]["repositories"].as_array()?;
             all.iter()
@@ -243,13 +244,10 @@ fn the_command_of_the_recovery_page_restores_where_nothing_is_known() {
     Story::tell("by-command", Story::begin, |story| {
         let (_, new) = saved_and_a_namespace_that_knows_nothing(story)?;
         let storage = story.storage_yaml("found").replace("default: true", "default: false");
-        story.kubectl.run_with(&["-n", &new, "apply", "--validate=strict", "-f", "-"], storage.as_bytes())?;
+        story.apply_in(&new, &storage)?;
         let command = ["restore", "--from-storage", "found", "--create-missing", "-n", &new, "--yes"];
         story.bed.holdfast()?.expect(&command, 0, &[])?;
-        let look = workload::keeper(&Keeper::deployment("look", "data"));
-        story.kubectl.run_with(&["-n", &new, "apply", "-f", "-"], look.as_bytes())?;
-        let pod = workload::ready_pod(&story.kubectl, &new, "look")?;
-        expect(story.kubectl.shell(&new, &pod, "cat /store/file")?.trim(), "precious")?;
+        holds(story, &new, "precious")?;
         story.nothing_left()
     });
 }
@@ -261,10 +259,7 @@ fn a_wrong_directory_leaves_nothing_and_another_password_is_told() {
     let Some(_world) = together() else { return };
     Story::tell("misspelt", Story::begin, |story| {
         let (directory, new) = saved_and_a_namespace_that_knows_nothing(story)?;
-        let apply = |yaml: &str| {
-            let args = ["-n", &new, "apply", "--validate=strict", "-f", "-"];
-            story.kubectl.run_with(&args, yaml.as_bytes()).map(drop)
-        };
+        let apply = |yaml: &str| story.apply_in(&new, yaml);
         apply(&story.storage_yaml("found").replace("default: true", "default: false"))?;
         let restore = |name: &str, repository: &str| -> Result<Value> {
             apply(&format!(
@@ -297,10 +292,7 @@ fn the_repositorys_own_password_is_enough() {
     let Some(_world) = together() else { return };
     Story::tell("own-password", Story::begin, |story| {
         let (directory, new) = saved_and_a_namespace_that_knows_nothing(story)?;
-        let apply = |yaml: &str| {
-            let args = ["-n", &new, "apply", "--validate=strict", "-f", "-"];
-            story.kubectl.run_with(&args, yaml.as_bytes()).map(drop)
-        };
+        let apply = |yaml: &str| story.apply_in(&new, yaml);
         let password = |text: &str| {
             apply(&format!(
                 "apiVersion: v1\nkind: Secret\nmetadata: {{name: own}}\nstringData: {{password: '{text}'}}\n"
@@ -321,10 +313,7 @@ fn the_repositorys_own_password_is_enough() {
         })?;
         password(&story.repository_password()?)?;
         says(&over(story, &new, "back")?, &["\"phase\":\"Succeeded\""])?;
-        let look = workload::keeper(&Keeper::deployment("look", "data"));
-        story.kubectl.run_with(&["-n", &new, "apply", "-f", "-"], look.as_bytes())?;
-        let pod = workload::ready_pod(&story.kubectl, &new, "look")?;
-        expect(story.kubectl.shell(&new, &pod, "cat /store/file")?.trim(), "precious")?;
+        holds(story, &new, "precious")?;
         story.nothing_left()
     });
 }

@@ -69,10 +69,7 @@ fn the_claim_of_an_application_that_is_deleted_during_the_restore_ends_it() {
         story.kubectl.run(&["-n", &story.namespace, "delete", "pvc/data", "--wait=false"])?;
         let ended = story.expect_end("restore", "back", "Failed")?;
         says(&ended, &["TargetNotFound", "was deleted while"])?;
-        story.until("deployment", "app", |o| {
-            (o["spec"]["replicas"] == 1 && o["metadata"]["annotations"]["holdfast.dev/quiesce"].is_null())
-                .then_some(())
-        })?;
+        story.scaled_back("app")?;
         story.nothing_left()?;
         story.kubectl.until_true("the claim is gone", RUN, || {
             Ok(story.kubectl.find(&story.namespace, "pvc", "data")?.is_none())
@@ -313,10 +310,7 @@ fn a_controller_that_keeps_the_replicas_up_ends_the_restore() {
             ended
         })?;
         says(&ended, &["QuiesceContested", "GitOps"])?;
-        story.until("deployment", "app", |o| {
-            (o["spec"]["replicas"] == 1 && o["metadata"]["annotations"]["holdfast.dev/quiesce"].is_null())
-                .then_some(())
-        })?;
+        story.scaled_back("app")?;
         let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
         story.shell(&pod, "cd /store; sha256sum -c --quiet sum")?;
         story.nothing_left()

@@ -77,19 +77,22 @@ fn wait(pod: &Pod, nodes: Option<&NodeStates>) -> Wait {
         return Wait { message: format!("waits until the pod {name} is gone"), is_on_dead_node: false };
     };
     let waits = format!("waits until the pod {name} on the node {node} has stopped");
-    if nodes.is_none_or(|nodes| nodes.is_ready(node)) {
-        return Wait { message: waits, is_on_dead_node: false };
+    match nodes {
+        Some(nodes) if !nodes.is_known(node) => Wait {
+            message: format!(
+                "{waits}; the Node object is gone, so Kubernetes takes the pod away in a minute"
+            ),
+            is_on_dead_node: false,
+        },
+        Some(nodes) if !nodes.is_ready(node) => Wait {
+            message: format!(
+                "{waits}; that node is not ready: when it is switched off and stays so, and only then, tell Kubernetes \
+                 (kubectl taint node {node} {OUT_OF_SERVICE}) or delete its Node object"
+            ),
+            is_on_dead_node: true,
+        },
+        Some(_) | None => Wait { message: waits, is_on_dead_node: false },
     }
-    if nodes.is_some_and(|nodes| !nodes.is_known(node)) {
-        let message =
-            format!("{waits}; the Node object is gone, so Kubernetes takes the pod away in a minute");
-        return Wait { message, is_on_dead_node: false };
-    }
-    let message = format!(
-        "{waits}; that node is not ready: when it is switched off and stays so, and only then, tell Kubernetes (kubectl taint \
-         node {node} {OUT_OF_SERVICE}) or delete its Node object"
-    );
-    Wait { message, is_on_dead_node: true }
 }
 
 fn is_stopped(view: &JobView) -> bool {
