@@ -14,11 +14,13 @@ use crate::{alone, together};
 
 /// A volume that takes some seconds to copy.
 pub(crate) fn heavy(story: &Story, mib: u32) -> Result<String> {
-    story.apply(&format!(
-        "{}{}",
-        workload::claim("data", "", "4Gi"),
-        workload::keeper(&Keeper::deployment("app", "data"))
-    ))?;
+    heavy_on(story, mib, "")
+}
+
+/// The same on this node; on any when it is empty.
+pub(crate) fn heavy_on(story: &Story, mib: u32, node: &str) -> Result<String> {
+    let keeper = Keeper { node, ..Keeper::deployment("app", "data") };
+    story.apply(&format!("{}{}", workload::claim("data", "", "4Gi"), workload::keeper(&keeper)))?;
     let pod = workload::ready_pod(&story.kubectl, &story.namespace, "app")?;
     story.shell(&pod, &format!("cd /store; for i in 1 2 3 4; do dd if=/dev/urandom of=big$i bs=1M count={} 2>/dev/null; done; sha256sum big* > sums", mib / 4))?;
     Ok(pod)
@@ -42,13 +44,18 @@ pub(crate) fn locked(story: &Story) -> Result<()> {
     story.kubectl.until_true("a lock in the repository", RUN, || Ok(!story.locks()?.is_empty()))
 }
 
-/// A Backup `run` in its middle: of a volume that takes some seconds to copy, with the lock written. Its runner's pod.
-pub(crate) fn under_way(story: &Story, mib: u32, spec: &str) -> Result<Value> {
-    heavy(story, mib)?;
+/// A Backup `run` in its middle, with the lock written. Its runner's pod.
+pub(crate) fn begun(story: &Story, spec: &str) -> Result<Value> {
     story.start_backup("run", spec)?;
     let pod = runner(story, "run")?;
     locked(story)?;
     Ok(pod)
+}
+
+/// The same, of a volume that takes some seconds to copy.
+pub(crate) fn under_way(story: &Story, mib: u32, spec: &str) -> Result<Value> {
+    heavy(story, mib)?;
+    begun(story, spec)
 }
 
 pub(crate) fn sound(story: &Story) -> Result<()> {
