@@ -1,9 +1,10 @@
 //! A story: a namespace, a bucket and a storage of its own, and what is printed when it fails.
 
+use std::io::{Write as _, stderr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -512,9 +513,14 @@ impl Story {
         begin: impl FnOnce(&str) -> Result<Self>,
         body: impl FnOnce(&mut Self) -> Result<()>,
     ) {
+        let begun = Instant::now();
         let mut story = begin(name).unwrap_or_else(|e| panic!("{name} could not begin: {e}"));
         match body(&mut story) {
-            Ok(()) => story.end(),
+            Ok(()) => {
+                story.end();
+                // Not by a macro, whose output the test runner keeps to itself: the long ones are to be seen.
+                let _ = writeln!(stderr(), "story {name}: {} s", begun.elapsed().as_secs());
+            }
             Err(e) => {
                 eprintln!("==== story {name} failed in namespace {}: {e}", story.namespace);
                 story.dump();
