@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Ctx;
 use crate::format::node::{Node, NodeType};
 use crate::format::pack::BlobKind;
-use crate::format::tree::{MAX_DEPTH, too_deep};
+use crate::format::tree::{MAX_DEPTH, MAX_PATH, too_deep};
 use crate::id::Id;
 use crate::index::Index;
 use crate::read::TreeReader;
@@ -106,7 +106,7 @@ pub async fn diff(
             continue;
         }
         if left.is_some() || right.is_some() {
-            if stack.len() > MAX_DEPTH {
+            if stack.len() > MAX_DEPTH || path.as_os_str().len() > MAX_PATH {
                 return Err(too_deep(&path));
             }
             stack.push(Frame {

@@ -27,8 +27,10 @@ use holdfast_engine::format::index_file::{IndexFile, IndexedPack};
 use holdfast_engine::format::key_file::KeyFile;
 use holdfast_engine::format::node::{Node, NodeType, go_mode};
 use holdfast_engine::format::pack::{self, BlobKind, PackedBlob};
+use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::format::time::Time;
 use holdfast_engine::lock::{Holder, LockMode};
+use holdfast_engine::repair::{Mended, RepairSnapshots, RepairedSnapshot, repair_snapshots};
 use holdfast_engine::restore::{Ownership, RestoreReport, RestoreSpec};
 use holdfast_engine::store::{FileKind, FileName, PutMode, Store};
 use holdfast_engine::{Ctx, ErrorKind, Id, Repository, browse};
@@ -119,6 +121,16 @@ impl Forger {
         let mut spec = RestoreSpec { subpath: None, verify: false, ..spec(snapshot, Path::new("/"), target) };
         change(&mut spec);
         run(&self.repo, &spec).await.unwrap_or_else(|e| panic!("{}", e.chain()))
+    }
+
+    async fn mend(&self, snapshots: &[(Id, Snapshot)]) -> Vec<RepairedSnapshot> {
+        let (holder, ctx) = (Holder::this_process("test", "test"), Ctx::default());
+        let lock =
+            self.repo.lock(LockMode::Exclusive, &holder, Duration::from_secs(20), &[], &ctx).await.unwrap();
+        let mended =
+            repair_snapshots(&self.repo, &lock, snapshots, RepairSnapshots::default(), &ctx).await.unwrap();
+        lock.release().await.unwrap();
+        mended
     }
 }
 
@@ -373,6 +385,39 @@ async fn depth_is_bounded_and_needs_no_stack() {
     assert_eq!(report.faults.first, []);
     assert_eq!(fs::read_dir(&target).unwrap().count(), 1);
     assert_eq!(check_all(&forger.repo).await.errors, 0, "depth alone damages nothing");
+
+    // Mending leaves out what no restore goes into, and goes on with the other snapshots.
+    let damaged = forger.tree(&[file(b"lost", &[(Id::from_bytes([9; 32]), 5)])]);
+    let damaged = forger.snapshot(damaged).await;
+    let all = forger.repo.snapshots().await.unwrap();
+    let mended = forger.mend(&all).await;
+    let total = |id| mended.iter().find(|one| one.id == id).map(|one| one.losses.total);
+    assert_eq!((total(snapshot), total(empty), total(damaged)), (Some(1), None, Some(1)));
+    let Some(Mended::Rewritten(Some(new))) =
+        mended.iter().find(|one| one.id == snapshot).map(|one| one.mended)
+    else {
+        panic!("{mended:?}")
+    };
+    let report = forger.restore(new, &scratch.path().join("mended")).await;
+    assert_eq!(report.faults.first, []);
+}
+
+/// A path of few but long names is as bad: every walk keeps the path of each directory on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_length_of_paths_is_bounded_as_their_depth_is() {
+    let scratch = scratch();
+    let mut forger = Forger::new(&scratch.path().join("repo")).await;
+    let mut tree = forger.tree(&[]);
+    for _ in 0..3 {
+        tree = forger.tree(&[dir(&[b'n'; 30_000], tree)]);
+    }
+    let snapshot = forger.snapshot(tree).await;
+    let loaded = forger.repo.load_snapshot(&snapshot).await.unwrap();
+    let index = forger.repo.load_index(&Ctx::default()).await.unwrap();
+    let error = browse::ls(&forger.repo, &index, &loaded, "/", true, |_, _| Ok(())).await.unwrap_err();
+    assert!(error.chain().contains("bytes of names"), "{}", error.chain());
+    let mended = forger.mend(&[(snapshot, loaded)]).await;
+    assert_eq!(mended[0].losses.total, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -567,8 +567,8 @@ async fn a_damaged_snapshot_is_written_anew_with_what_is_left() {
 
     let done = repair_snapshots(&repo, &exclusive, &all, RepairSnapshots::default(), &ctx).await.unwrap();
     let Mended::Rewritten(Some(new)) = done[0].mended else { panic!("{done:?}") };
-    assert_eq!((done.len(), done[0].id, done[0].losses.len()), (1, ids[1], 1));
-    assert_eq!((&done[0].losses[0].path, done[0].losses[0].bytes), (&source.join("second"), 300_000));
+    assert_eq!((done.len(), done[0].id, done[0].losses.total), (1, ids[1], 1));
+    assert_eq!((&done[0].losses.first[0].path, done[0].losses.bytes), (&source.join("second"), 300_000));
     let written = repo.load_snapshot(&new).await.unwrap();
     assert_eq!((written.original, &written.tags[..]), (Some(ids[1]), &["repaired".to_owned()][..]));
     let told: fn(&mut Vec<String>, u64) = |tags, losses| tags.push(format!("lost={losses}"));
@@ -644,7 +644,7 @@ async fn what_no_snapshot_reaches_is_recovered_as_restic_does_and_what_is_lost_o
     exclusive.release().await.unwrap();
     assert_eq!(found.roots.len(), 2);
     let first: Vec<_> =
-        found.roots.iter().flat_map(|r| &r.losses).filter(|l| l.path.ends_with("first")).collect();
+        found.roots.iter().flat_map(|r| &r.losses.first).filter(|l| l.path.ends_with("first")).collect();
     assert_eq!(
         (first.len(), first[0].path.as_path(), first[0].bytes),
         (2, source.join("first").as_path(), 300_000)

@@ -218,7 +218,16 @@ async fn originals_go_only_when_they_are_to_be_forgotten_and_a_dry_run_writes_no
     let would = rewrite(&repo, &Rewrite { dry_run: true, ..how.clone() }, id).await;
     let excluded = vec![source.join("secret"), source.join("sub/deeper/secret")];
     let dropped_tags = own(&["whole=yes"]);
-    assert_eq!(would, NewSnapshot { id: None, lacks_files: true, excluded, dropped_tags });
+    assert_eq!(
+        would,
+        NewSnapshot {
+            id: None,
+            lacks_files: true,
+            excluded_total: excluded.len() as u64,
+            excluded,
+            dropped_tags
+        }
+    );
     assert_eq!((files(&at), ids(&repo).await), (before, BTreeSet::from([id])));
 
     // Only what changed its content loses the tag.

@@ -377,6 +377,15 @@ async fn a_listing_that_begins_anew_is_an_error() {
 }
 
 #[tokio::test]
+async fn what_lies_below_a_directory_is_taken_from_all_pages() {
+    let player = Player::start(vec![page(&["a/config"], Some("more")), listing(&["a/note"])]);
+    assert_eq!(player.store("http").list_extra("a", 10).await.unwrap(), ["config", "note"]);
+    let asked = player.heard.lock().unwrap().clone();
+    let all = asked.iter().all(|asked| asked.contains("prefix=a%2F") && asked.contains("delimiter=%2F"));
+    assert!(all && asked.len() == 2 && asked[1].contains("continuation-token=more"), "{asked:?}");
+}
+
+#[tokio::test]
 async fn a_server_without_conditional_writes_is_looked_at_first() {
     let player = Player::start(vec![
         refusal("404 Not Found", "NoSuchKey"),

@@ -1,9 +1,13 @@
 //! `repo find`: in which snapshots a file is.
 
+use std::path::Path;
+
 use holdfast_engine::browse::{FindSpec, Finder};
 use holdfast_engine::format::node::Node;
+use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::format::time::Time;
 use holdfast_engine::repository::Repository;
+use holdfast_engine::{Error, ErrorKind, Id};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -68,40 +72,70 @@ async fn read(session: &Session<'_>, repository: &Repository, args: &Args) -> Re
         newest: args.newest,
     };
     let finder = Finder::new(repository, &index, &spec)?;
-    let mut rows = Vec::new();
-    let mut first = true;
+    let mut printed = Printed { session, long: args.long, snapshots: 0 };
     for (id, snapshot) in &snapshots {
-        let found = session.bound(finder.find(snapshot, &session.ctx)).await?;
-        if found.is_empty() {
-            continue;
-        }
-        if session.ui.json() {
-            let matches = found
-                .iter()
-                .map(|(path, node)| to_json(&path.to_string_lossy(), node))
-                .collect::<Result<Vec<_>>>()?;
-            rows.push(json!({"matches": matches, "hits": found.len(), "snapshot": id}));
-            continue;
-        }
-        let gap = if first { "" } else { "\n" };
-        first = false;
-        session.ui.print(&format!(
-            "{gap}Found matching entries in snapshot {} from {}",
-            id.short(),
-            local_time(snapshot.time.timestamp)
-        ))?;
-        for (path, node) in &found {
-            let line = if args.long { long(path, node) } else { safe(&path.to_string_lossy()) };
-            session.ui.print(&line)?;
-        }
+        printed.snapshot(&finder, id, snapshot).await?;
     }
     session.ui.close();
     if session.ui.json() {
-        session.ui.print(&Value::from(rows).to_string())?;
-    } else if first {
+        session.ui.print(if printed.snapshots == 0 { "[]" } else { "]" })?;
+    } else if printed.snapshots == 0 {
         session.ui.say(format!("nothing found in {} snapshots", snapshots.len()));
     }
     Ok(exit::OK)
+}
+
+/// What is printed of the finds, one after the other: a snapshot may have more of them than any memory holds.
+struct Printed<'s> {
+    session: &'s Session<'s>,
+    long: bool,
+    /// In how many snapshots something was found.
+    snapshots: usize,
+}
+
+impl Printed<'_> {
+    async fn snapshot(&mut self, finder: &Finder, id: &Id, snapshot: &Snapshot) -> Result<()> {
+        let (session, long_form, before) = (self.session, self.long, self.snapshots);
+        let mut hits = 0_u64;
+        // The engine takes its own errors only; one of the output's travels beside them.
+        let mut broken: Option<Failure> = None;
+        let mut each = |path: &Path, node: &Node| {
+            hits += 1;
+            let told = if session.ui.json() {
+                to_json(&path.to_string_lossy(), node).map(|row| match (hits, before) {
+                    (1, 0) => format!("[{{\"matches\":[{row}"),
+                    (1, _) => format!(",{{\"matches\":[{row}"),
+                    _ => format!(",{row}"),
+                })
+            } else {
+                let line = if long_form { long(path, node) } else { safe(&path.to_string_lossy()) };
+                Ok(if hits == 1 { format!("{}\n{line}", head(id, snapshot, before > 0)) } else { line })
+            };
+            told.and_then(|told| session.ui.print(&told)).map_err(|failure| {
+                broken = Some(failure);
+                Error::new(ErrorKind::Cancelled, "the output was closed")
+            })
+        };
+        let result = session.bound(finder.find(snapshot, &session.ctx, &mut each)).await;
+        if let Some(failure) = broken {
+            return Err(failure);
+        }
+        result?;
+        if hits > 0 {
+            self.snapshots += 1;
+            if session.ui.json() {
+                session.ui.print(&format!("],\"hits\":{hits},\"snapshot\":{}}}", json!(id)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The line above what was found in a snapshot.
+fn head(id: &Id, snapshot: &Snapshot, after_another: bool) -> String {
+    let gap = if after_another { "\n" } else { "" };
+    let time = local_time(snapshot.time.timestamp);
+    format!("{gap}Found matching entries in snapshot {} from {time}", id.short())
 }
 
 /// An entry as restic's `find --json` writes it: the node without name and content.

@@ -49,7 +49,8 @@ fn to_json(report: &RecoverReport) -> String {
         "roots": roots.iter().map(|root| json!({
             "name": root.name,
             "tree": root.tree,
-            "losses": root.losses.iter().map(|l| json!({
+            "losses_total": root.losses.total,
+            "losses": root.losses.first.iter().map(|l| json!({
                 "path": l.path.to_string_lossy(), "bytes": l.bytes, "what": l.what,
             })).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
@@ -66,9 +67,14 @@ fn describe(report: &RecoverReport) -> Vec<String> {
     for root in roots {
         lines.extend(
             root.losses
+                .first
                 .iter()
                 .map(|loss| format!("/{}{}: {}", root.name, safe(&loss.path.to_string_lossy()), loss.what)),
         );
+        if root.losses.more() > 0 {
+            let more = counted(root.losses.more(), "more entry lacks", "more entries lack");
+            lines.push(format!("/{}: {more} something", root.name));
+        }
     }
     lines.push(snapshot.map_or_else(
         || "no snapshot to write".to_owned(),

@@ -279,16 +279,17 @@ fn to_json(one: &RepairedSnapshot) -> String {
         "old_snapshot_id": one.id,
         "new_snapshot_id": new,
         "lost": lost,
-        "losses": one.losses.iter().map(|l| json!({
+        "losses": one.losses.first.iter().map(|l| json!({
             "path": l.path.to_string_lossy(), "bytes": l.bytes, "what": l.what,
         })).collect::<Vec<_>>(),
+        "losses_total": one.losses.total,
     })
     .to_string()
 }
 
 fn describe(one: &RepairedSnapshot, how: RepairSnapshots) -> String {
-    let bytes: u64 = one.losses.iter().map(|l| l.bytes).sum();
-    let losses = counted(u64::try_from(one.losses.len()).unwrap_or(u64::MAX), "entry", "entries");
+    let bytes = one.losses.bytes;
+    let losses = counted(one.losses.total, "entry", "entries");
     let id = one.id.short();
     match (one.mended, how.forget) {
         (Mended::Rewritten(Some(new)), true) => {

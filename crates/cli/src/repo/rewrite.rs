@@ -169,6 +169,7 @@ fn tell(session: &Session<'_>, id: &Id, snapshot: &Snapshot, new: &NewSnapshot, 
             "old_snapshot_id": id,
             "new_snapshot_id": new.id,
             "excluded": new.excluded.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>(),
+            "excluded_total": new.excluded_total,
             "dropped_tags": new.dropped_tags,
         });
         return session.ui.print(&line.to_string());
@@ -190,6 +191,10 @@ fn describe(id: &Id, snapshot: &Snapshot, new: &NewSnapshot, how: &Rewrite) -> V
         safe(&snapshot.hostname)
     )];
     lines.extend(new.excluded.iter().map(|path| format!("excluding {}", safe(&path.to_string_lossy()))));
+    let told = u64::try_from(new.excluded.len()).unwrap_or(u64::MAX);
+    if let more @ 1.. = new.excluded_total.saturating_sub(told) {
+        lines.push(format!("excluding {more} more"));
+    }
     if !new.dropped_tags.is_empty() {
         lines.push(
             "it was made by a run of a cluster; without these files the operator does not take it for a backup of \

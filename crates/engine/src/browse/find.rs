@@ -2,7 +2,7 @@
 
 use futures::future::BoxFuture;
 use holdfast_pattern::{Pattern, fold, lower_pattern, names};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::walk::Walk;
@@ -52,14 +52,15 @@ impl Finder {
         })
     }
 
-    /// All that is found in one snapshot, in the order of a listing.
+    /// Gives what is found in one snapshot to `each`, with its path, in the order of a listing. Ends with the first error of
+    /// `each`.
     pub fn find<'a>(
         &'a self,
         snapshot: &'a Snapshot,
         ctx: &'a Ctx,
-    ) -> BoxFuture<'a, Result<Vec<(PathBuf, Node)>>> {
+        each: &'a mut (dyn FnMut(&Path, &Node) -> Result<()> + Send),
+    ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let mut found = Vec::new();
             let mut walk = Walk::new(Arc::clone(&self.trees), PathBuf::from("/"), snapshot.tree);
             while let Some((path, node)) = ctx.run(walk.next()).await? {
                 let folded;
@@ -73,10 +74,10 @@ impl Finder {
                     walk.skip();
                 }
                 if self.patterns.iter().any(|p| p.matches(&names)) && self.in_time(&node) {
-                    found.push((path, node));
+                    each(&path, &node)?;
                 }
             }
-            Ok(found)
+            Ok(())
         })
     }
 

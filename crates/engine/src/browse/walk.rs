@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::node::{Node, NodeType};
-use crate::format::tree::{MAX_DEPTH, too_deep};
+use crate::format::tree::{MAX_DEPTH, MAX_PATH, too_deep};
 use crate::id::Id;
 use crate::read::TreeReader;
 
@@ -29,7 +29,7 @@ impl Walk {
     /// The next entry and its path.
     pub(crate) async fn next(&mut self) -> Result<Option<(PathBuf, Node)>> {
         if let Some((path, id)) = self.below.take() {
-            if self.stack.len() > MAX_DEPTH {
+            if self.stack.len() > MAX_DEPTH || path.as_os_str().len() > MAX_PATH {
                 return Err(too_deep(&path));
             }
             let mut nodes = self.trees.load(&id).await?.nodes.clone();

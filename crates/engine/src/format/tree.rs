@@ -31,11 +31,19 @@ fn too_large() -> Error {
     )
 }
 
-/// The error for a directory that lies deeper.
+/// Most bytes of a directory's path, of which a walk keeps one for each level. The kernel takes 4,096 at once.
+pub(crate) const MAX_PATH: usize = 64 << 10;
+
+/// The error for a directory that lies deeper, or has a longer path.
 pub(crate) fn too_deep(path: &std::path::Path) -> Error {
     // The path itself has thousands of names.
     let begin: String = path.to_string_lossy().chars().take(100).collect();
-    Error::new(ErrorKind::Corrupt, format!("directories are nested more than {MAX_DEPTH} deep at {begin}…"))
+    Error::new(
+        ErrorKind::Corrupt,
+        format!(
+            "directories are nested more than {MAX_DEPTH} deep, or {MAX_PATH} bytes of names, at {begin}…"
+        ),
+    )
 }
 
 /// A directory's entries.

@@ -31,7 +31,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::node::{Node, NodeType};
 use crate::format::pack::BlobKind;
 use crate::format::time::Time;
-use crate::format::tree::{MAX_DEPTH, Tree};
+use crate::format::tree::{MAX_DEPTH, MAX_PATH, Tree};
 use crate::id::Id;
 use crate::read::TreeReader;
 
@@ -533,9 +533,10 @@ impl Walker<'_> {
             return None;
         }
         match stat.kind {
-            NodeType::Dir if path.components().count() >= MAX_DEPTH => {
+            NodeType::Dir if path.as_os_str().len() > MAX_PATH || path.components().count() >= MAX_DEPTH => {
                 let error = format!(
-                    "directories are nested {MAX_DEPTH} deep here; what is below could not be restored"
+                    "directories are nested {MAX_DEPTH} deep here, or {MAX_PATH} bytes of names; what is below could \
+                     not be restored"
                 );
                 self.walk.shared.state.fault(path, "open", &error);
                 self.close(slot.fill(None));

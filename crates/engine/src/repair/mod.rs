@@ -14,4 +14,4 @@ pub use index::{RepairIndex, RepairIndexReport, UnreadablePack, repair_index};
 pub use packs::{RepairPacks, RepairPacksReport, RepairedPack, repair_packs};
 pub use recover::{Recover, RecoverReport, RecoveredRoot, recover};
 pub use salvage::LostBlob;
-pub use snapshots::{Loss, Mended, RepairSnapshots, RepairedSnapshot, repair_snapshots};
+pub use snapshots::{Loss, Losses, Mended, RepairSnapshots, RepairedSnapshot, repair_snapshots};

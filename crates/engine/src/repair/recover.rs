@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::index::{RepairIndex, repair_index};
-use super::snapshots::{Loss, Mending};
+use super::snapshots::{Losses, Mending};
 use crate::error::Result;
 use crate::event::{Ctx, Event, Progress};
 use crate::format::node::{Node, NodeType, go_mode};
@@ -58,7 +58,7 @@ pub struct RecoveredRoot {
     /// Its name in the root of the new snapshot.
     pub name: String,
     /// What is missing of it, with paths from this directory.
-    pub losses: Vec<Loss>,
+    pub losses: Losses,
 }
 
 /// What was found.
@@ -91,9 +91,11 @@ pub fn recover<'a>(
         let mut report = RecoverReport { unreadable, ..RecoverReport::default() };
         let mut trees = TreeRewriter::new(repo, index, false, ctx)?;
         let mut nodes = Vec::with_capacity(found.len());
+        let mut mending = Mending::new(Arc::clone(trees.index()));
         for (name, tree) in named(found) {
-            let mut mending = Mending::new(Arc::clone(trees.index()));
-            let Some(mended) = trees.rewrite(tree, &mut mending).await? else { continue };
+            let mended = trees.rewrite(tree, &mut mending).await?;
+            let losses = mending.take_losses();
+            let Some(mended) = mended else { continue };
             let now = Time::from(how.time);
             nodes.push(Node {
                 name: name.clone().into_bytes(),
@@ -105,7 +107,7 @@ pub fn recover<'a>(
                 subtree: Some(mended),
                 ..Node::default()
             });
-            report.roots.push(RecoveredRoot { tree, name, losses: mending.into_losses() });
+            report.roots.push(RecoveredRoot { tree, name, losses });
         }
         if nodes.is_empty() {
             return Ok(report);

@@ -3,6 +3,7 @@
 //! Not here: which packs, and what becomes of the old ones.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -15,6 +16,9 @@ use crate::read::{BlobOpener, is_damage};
 use crate::repository::Repository;
 use crate::store::{FileKind, FileName};
 use crate::write::{NewBlob, PackWriter};
+
+/// Bytes of a pack that are read at once: all of a usual one. An index file may say that one has 4 GiB.
+const STRETCH: u64 = 64 << 20;
 
 /// A blob that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -34,6 +38,26 @@ pub(super) struct Left {
     pub(super) readable: Vec<(BlobKind, Id)>,
     /// Blobs that cannot.
     pub(super) lost: Vec<(PackedBlob, String)>,
+}
+
+/// A stretch of a pack that was asked for, and its bytes, if it could be read.
+#[derive(Debug, Default)]
+struct Stretch {
+    range: Range<u64>,
+    bytes: Bytes,
+}
+
+impl Stretch {
+    fn was_asked_for(&self, start: u64, end: u64) -> bool {
+        self.range.start <= start && end <= self.range.end
+    }
+
+    /// The bytes at these places of the pack; none where they were not read.
+    fn get(&self, start: u64, end: u64) -> &[u8] {
+        let within = |place: u64| usize::try_from(place.checked_sub(self.range.start)?).ok();
+        let range = within(start).zip(within(end));
+        range.and_then(|(from, to)| self.bytes.get(from..to)).unwrap_or_default()
+    }
 }
 
 /// Takes what is readable out of packs, one after the other.
@@ -69,19 +93,17 @@ impl<'a> Salvage<'a> {
         ctx: &Ctx,
     ) -> Result<Left> {
         let name = FileName { kind: FileKind::Pack, id: pack };
-        let end = blobs.iter().map(end_of).max().unwrap_or(0).min(size);
-        // One request where that works; a disk that cannot read one place of the file may read all others.
-        let whole = match ctx.run(self.repo.store().get(name, Some(0..end))).await {
-            Ok(bytes) => bytes,
-            Err(e) if may_be_here(&e) => Bytes::new(),
-            Err(e) => return Err(e),
-        };
+        let last = blobs.iter().map(end_of).max().unwrap_or(0).min(size);
+        let mut stretch = Stretch::default();
         let mut left = Left::default();
         for blob in blobs {
             ctx.check()?;
             let (start, end) = (u64::from(blob.offset), end_of(blob));
-            let range = usize::try_from(start).ok().zip(usize::try_from(end).ok());
-            let sealed = range.and_then(|(from, to)| whole.get(from..to)).unwrap_or_default();
+            if end <= size && !stretch.was_asked_for(start, end) {
+                stretch =
+                    self.read(name, start..end.max(start.saturating_add(STRETCH)).min(last), ctx).await?;
+            }
+            let sealed = stretch.get(start, end);
             let mut opened = self.open(blob, sealed);
             let again;
             let sealed = if opened.is_ok() {
@@ -114,6 +136,16 @@ impl<'a> Salvage<'a> {
             }
         }
         Ok(left)
+    }
+
+    /// One request where that works; a disk that cannot read one place of the file may read all others.
+    async fn read(&self, name: FileName, range: Range<u64>, ctx: &Ctx) -> Result<Stretch> {
+        let bytes = match ctx.run(self.repo.store().get(name, Some(range.clone()))).await {
+            Ok(bytes) => bytes,
+            Err(e) if may_be_here(&e) => Bytes::new(),
+            Err(e) => return Err(e),
+        };
+        Ok(Stretch { range, bytes })
     }
 
     fn open(&mut self, blob: &PackedBlob, sealed: &[u8]) -> Result<()> {

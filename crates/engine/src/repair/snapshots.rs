@@ -2,6 +2,7 @@
 //! empty ones, and the snapshot says so.
 
 use futures::future::BoxFuture;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::id::Id;
 use crate::index::Index;
 use crate::lock::LockGuard;
 use crate::repository::Repository;
-use crate::rewrite::{Edit, Fate, TreeRewriter};
+use crate::rewrite::{Edit, Fate, Room, TreeRewriter};
 use crate::store::{FileKind, FileName};
 use crate::tag::replace;
 use crate::write::commit_snapshot;
@@ -54,7 +55,30 @@ pub struct RepairedSnapshot {
     /// What became of it.
     pub mended: Mended,
     /// Files of which something is missing, and directories that are empty now.
-    pub losses: Vec<Loss>,
+    pub losses: Losses,
+}
+
+/// What a mended snapshot lacks: all of it is counted, the first 100,000 (64 MiB of paths) of a run are told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Losses {
+    /// Entries that lack something.
+    pub total: u64,
+    /// Bytes of files that are gone, by their recorded sizes.
+    pub bytes: u64,
+    /// The first of them.
+    pub first: Vec<Loss>,
+}
+
+impl Losses {
+    /// Nothing was lost.
+    pub fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+
+    /// How many are not told.
+    pub fn more(&self) -> u64 {
+        self.total.saturating_sub(u64::try_from(self.first.len()).unwrap_or(u64::MAX))
+    }
 }
 
 /// What a mended snapshot lacks.
@@ -84,11 +108,11 @@ pub fn repair_snapshots<'a>(
         ctx.events.event(Event::Phase("mend"));
         let mut trees = TreeRewriter::new(repo, index, how.dry_run, ctx)?;
         let mut report = Vec::new();
+        let mut mending = Mending::new(Arc::clone(trees.index()));
         for (id, snapshot) in snapshots {
             ctx.check()?;
-            let mut mending = Mending::new(Arc::clone(trees.index()));
             let tree = trees.rewrite(snapshot.tree, &mut mending).await?;
-            let losses = mending.into_losses();
+            let losses = mending.take_losses();
             let mended = match tree {
                 Some(tree) if tree == snapshot.tree => continue,
                 Some(_) if how.dry_run => Mended::Rewritten(None),
@@ -97,7 +121,7 @@ pub fn repair_snapshots<'a>(
                     let original = Some(snapshot.original.unwrap_or(*id));
                     let mut new = Snapshot { tree, original, ..snapshot.clone() };
                     if let Some(tell) = how.tell_losses {
-                        tell(&mut new.tags, u64::try_from(losses.len()).unwrap_or(u64::MAX));
+                        tell(&mut new.tags, losses.total);
                     }
                     let outcome = if how.forget {
                         replace(repo, lock, *id, new, &known, &there, ctx).await
@@ -117,7 +141,7 @@ pub fn repair_snapshots<'a>(
                     Mended::Lost
                 }
             };
-            for loss in &losses {
+            for loss in &losses.first {
                 ctx.events.event(Event::Fault(Fault {
                     path: loss.path.clone(),
                     action: "mend",
@@ -133,18 +157,52 @@ pub fn repair_snapshots<'a>(
 /// Takes out what is lost, and notes it.
 pub(super) struct Mending {
     index: Arc<Index>,
-    losses: Vec<Loss>,
+    losses: Losses,
+    room: Room,
 }
 
 impl Mending {
     /// By the index, which must be right.
     pub(super) fn new(index: Arc<Index>) -> Self {
-        Self { index, losses: Vec::new() }
+        Self { index, losses: Losses::default(), room: Room::default() }
     }
 
-    /// What was lost.
-    pub(super) fn into_losses(self) -> Vec<Loss> {
-        self.losses
+    /// What was lost since the last time. The room for what is told is that of all.
+    pub(super) fn take_losses(&mut self) -> Losses {
+        mem::take(&mut self.losses)
+    }
+
+    fn lost(&mut self, path: &Path, bytes: u64, what: &'static str) {
+        self.losses.total = self.losses.total.saturating_add(1);
+        self.losses.bytes = self.losses.bytes.saturating_add(bytes);
+        if self.room.take(path) {
+            self.losses.first.push(Loss { path: path.to_owned(), bytes, what });
+        }
+    }
+
+    /// Takes out the chunks that are in no index; whether anything changed.
+    fn mend_file(&mut self, path: &Path, node: &mut Node) -> bool {
+        let before = node.content.take().unwrap_or_default();
+        let mut size = 0_u64;
+        let mut left = Vec::with_capacity(before.len());
+        for id in &before {
+            if let Some(length) = self.index.plain_length(BlobKind::Data, id) {
+                size = size.saturating_add(u64::from(length));
+                left.push(*id);
+            }
+        }
+        let changed = left.len() != before.len() || size != node.size;
+        if changed {
+            let what = if left.len() == before.len() {
+                "the recorded size was wrong"
+            } else {
+                "parts of the content are gone"
+            };
+            self.lost(path, node.size.saturating_sub(size), what);
+            node.size = size;
+        }
+        node.content = Some(left);
+        changed
     }
 }
 
@@ -155,10 +213,9 @@ impl Edit for Mending {
     fn entry(&mut self, path: &Path, node: &mut Node) -> Fate {
         let kind = node.kind;
         match kind {
-            NodeType::File if mend_file(&self.index, path, node, &mut self.losses) => Fate::Changed,
+            NodeType::File if self.mend_file(path, node) => Fate::Changed,
             NodeType::Irregular => {
-                let what = "an entry of no known type was left out";
-                self.losses.push(Loss { path: path.to_owned(), bytes: 0, what });
+                self.lost(path, 0, "an entry of no known type was left out");
                 Fate::LeftOut
             }
             _ => Fate::Kept,
@@ -171,36 +228,16 @@ impl Edit for Mending {
         } else {
             "the directory cannot be read and is empty now"
         };
-        self.losses.push(Loss { path: path.to_owned(), bytes: 0, what });
+        self.lost(path, 0, what);
+        Ok(())
+    }
+
+    fn too_deep(&mut self, path: &Path) -> Result<()> {
+        self.lost(path, 0, "the directory lies too deep for any restore and was left out");
         Ok(())
     }
 
     fn keeps_empty(&self, _: &Path) -> bool {
         true
     }
-}
-
-/// Takes out the chunks that are in no index; whether anything changed.
-fn mend_file(index: &Index, path: &Path, node: &mut Node, losses: &mut Vec<Loss>) -> bool {
-    let before = node.content.take().unwrap_or_default();
-    let mut size = 0_u64;
-    let mut left = Vec::with_capacity(before.len());
-    for id in &before {
-        if let Some(length) = index.plain_length(BlobKind::Data, id) {
-            size = size.saturating_add(u64::from(length));
-            left.push(*id);
-        }
-    }
-    let changed = left.len() != before.len() || size != node.size;
-    if changed {
-        let what = if left.len() == before.len() {
-            "the recorded size was wrong"
-        } else {
-            "parts of the content are gone"
-        };
-        losses.push(Loss { path: path.to_owned(), bytes: node.size.saturating_sub(size), what });
-        node.size = size;
-    }
-    node.content = Some(left);
-    changed
 }

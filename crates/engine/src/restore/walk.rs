@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Fault;
 use crate::format::node::{Node, NodeType};
 use crate::format::pack::BlobKind;
-use crate::format::tree::{MAX_DEPTH, Tree};
+use crate::format::tree::{MAX_DEPTH, MAX_PATH, Tree};
 use crate::id::Id;
 use crate::index::Index;
 use crate::read::{TreeReader, is_damage};
@@ -180,8 +180,11 @@ impl<'a> Walk<'a> {
                 return Ok(self.stack.pop().map(|f| Step::Leave(Box::new(f.left))));
             };
             let path = join(&frame.left.path, &node.name);
-            if self.stack.len() >= MAX_DEPTH {
-                fault(damaged(&path, format!("directories are nested more than {MAX_DEPTH} deep")));
+            if self.stack.len() >= MAX_DEPTH || path.len() > MAX_PATH {
+                let why = format!(
+                    "directories are nested more than {MAX_DEPTH} deep, or {MAX_PATH} bytes of names"
+                );
+                fault(damaged(&path, why));
                 continue;
             }
             let Some(id) = node.subtree else {

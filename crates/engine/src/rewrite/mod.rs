@@ -3,6 +3,7 @@
 //! The packs stay as they are until a prune. Not here: snapshots that lost content (`repair`), tags (`tag`).
 
 mod filter;
+mod room;
 mod trees;
 
 use futures::future::BoxFuture;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 pub use filter::{Files, Patterns};
+pub(crate) use room::Room;
 pub(crate) use trees::{Edit, Fate, TreeRewriter};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -67,8 +69,11 @@ pub struct NewSnapshot {
     pub id: Option<Id>,
     /// Whether files were left out.
     pub lacks_files: bool,
-    /// What was excluded: files, and directories with all that is in them. Not told of [`Files::Only`].
+    /// What was excluded: files, and directories with all that is in them; the first 100,000 (64 MiB). Not told of
+    /// [`Files::Only`].
     pub excluded: Vec<PathBuf>,
+    /// How many there were.
+    pub excluded_total: u64,
     /// Tags of the original that it does not have.
     pub dropped_tags: Vec<String>,
 }
@@ -118,14 +123,14 @@ impl<'a> Rewriter<'a> {
         snapshot: &'b Snapshot,
     ) -> BoxFuture<'b, Result<Rewritten>> {
         Box::pin(async move {
-            let mut edit = Filtering { filter: &self.filter, files: 0, bytes: 0, excluded: Vec::new() };
+            let mut edit = Filtering::new(&self.filter);
             let looked = self.how.summary || !matches!(self.filter, Filter::All);
             let tree = if looked {
                 self.trees.rewrite(snapshot.tree, &mut edit).await?
             } else {
                 Some(snapshot.tree)
             };
-            let Filtering { files, bytes, excluded, .. } = edit;
+            let Filtering { files, bytes, excluded, excluded_total, .. } = edit;
             let Some(tree) = tree else { return Ok(Rewritten::NothingStays) };
             let mut new = Snapshot { tree, ..snapshot.clone() };
             let lacks_files = tree != snapshot.tree;
@@ -164,7 +169,7 @@ impl<'a> Rewriter<'a> {
                     Some(self.trees.settle(lock, outcome).await?)
                 }
             };
-            Ok(Rewritten::Written(NewSnapshot { id, lacks_files, excluded, dropped_tags }))
+            Ok(Rewritten::Written(NewSnapshot { id, lacks_files, excluded, excluded_total, dropped_tags }))
         })
     }
 }
@@ -205,6 +210,15 @@ struct Filtering<'a> {
     files: u64,
     bytes: u64,
     excluded: Vec<PathBuf>,
+    excluded_total: u64,
+    room: Room,
+}
+
+impl<'a> Filtering<'a> {
+    fn new(filter: &'a Filter) -> Self {
+        let room = Room::default();
+        Self { filter, files: 0, bytes: 0, excluded: Vec::new(), excluded_total: 0, room }
+    }
 }
 
 impl Edit for Filtering<'_> {
@@ -213,7 +227,10 @@ impl Edit for Filtering<'_> {
     fn entry(&mut self, path: &Path, node: &mut Node) -> Fate {
         if !self.filter.verdict(path, node.kind == NodeType::Dir).stays {
             if matches!(self.filter, Filter::Without { .. }) {
-                self.excluded.push(path.to_owned());
+                self.excluded_total = self.excluded_total.saturating_add(1);
+                if self.room.take(path) {
+                    self.excluded.push(path.to_owned());
+                }
             }
             return Fate::LeftOut;
         }

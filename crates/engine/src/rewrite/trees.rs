@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Ctx;
 use crate::format::node::{Node, NodeType};
 use crate::format::pack::BlobKind;
-use crate::format::tree::{MAX_DEPTH, Tree, TreeWriter, too_deep};
+use crate::format::tree::{MAX_DEPTH, MAX_PATH, Tree, TreeWriter, too_deep};
 use crate::id::Id;
 use crate::index::Index;
 use crate::lock::LockGuard;
@@ -44,6 +44,11 @@ pub(crate) trait Edit {
     /// Told of a directory that is damaged or gone. When this is borne, an empty one takes its place; the root has
     /// none.
     fn unreadable(&mut self, path: &Path, error: Error) -> Result<()>;
+
+    /// Told of a directory that no restore would go into, so deep does it lie. When this is borne, it is left out.
+    fn too_deep(&mut self, path: &Path) -> Result<()> {
+        Err(too_deep(path))
+    }
 
     /// Whether a directory without entries stays. The root, `/`, is asked for too.
     fn keeps_empty(&self, path: &Path) -> bool;
@@ -110,13 +115,10 @@ impl<'a> TreeRewriter<'a> {
         let Some(tree) = self.load(Path::new("/"), Some(root), edit).await? else { return Ok(None) };
         let mut stack = vec![Frame::new(PathBuf::from("/"), root, None, tree)];
         loop {
-            let depth = stack.len();
+            let is_deepest = stack.len() >= MAX_DEPTH;
             let Some(top) = stack.last_mut() else {
                 return Err(Error::new(ErrorKind::Internal, "a walk ended without its root"));
             };
-            if depth > MAX_DEPTH {
-                return Err(too_deep(&top.path));
-            }
             if let Some(mut node) = top.tree.nodes.get(top.seen).cloned() {
                 top.seen += 1;
                 let path = top.path.join(OsStr::from_bytes(&node.name));
@@ -130,6 +132,11 @@ impl<'a> TreeRewriter<'a> {
                     continue;
                 }
                 self.ctx.check()?;
+                if is_deepest || path.as_os_str().len() > MAX_PATH {
+                    edit.too_deep(&path)?;
+                    top.changed = true;
+                    continue;
+                }
                 if let Some(tree) = self.load(&path, node.subtree, edit).await? {
                     let id = node.subtree.unwrap_or_default();
                     stack.push(Frame::new(path, id, Some(node), tree));

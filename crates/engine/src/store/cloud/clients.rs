@@ -7,6 +7,7 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::list::PaginatedListStore;
 use object_store::{Certificate, ClientOptions, HeaderValue, ObjectStore, RetryConfig};
 use secrecy::ExposeSecret as _;
 
@@ -19,6 +20,8 @@ use crate::store::{AzureOptions, GcsOptions, Location, S3Identity, S3Options};
 /// A client and what is particular about its cloud.
 pub(super) struct Client {
     pub(super) store: Arc<dyn ObjectStore>,
+    /// The same, for listings that may end early.
+    pub(super) pages: Arc<dyn PaginatedListStore>,
     /// The same, for buckets that demand a checksum with what is written.
     pub(super) checked: Option<Checked>,
     pub(super) prefix: String,
@@ -108,8 +111,10 @@ pub(super) fn s3(
     ca_pem: Option<&[u8]>,
 ) -> Result<Client> {
     let made = s3_client(location, (endpoint, bucket), options, ca_pem)?;
+    let store = Arc::new(made.store);
     Ok(Client {
-        store: Arc::new(made.store),
+        pages: Arc::clone(&store) as _,
+        store,
         checked: Some(made.checked),
         prefix: prefix.to_owned(),
         keys: made.keys,
@@ -213,9 +218,10 @@ pub(super) fn gcs(
     if let Some(endpoint) = &options.endpoint {
         builder = builder.with_base_url(endpoint);
     }
-    let store = builder.build().map_err(|e| not_made(location, e))?;
+    let store = Arc::new(builder.build().map_err(|e| not_made(location, e))?);
     Ok(Client {
-        store: Arc::new(store),
+        pages: Arc::clone(&store) as _,
+        store,
         prefix: prefix.to_owned(),
         keys: None,
         checked: None,
@@ -270,10 +276,11 @@ pub(super) fn azure(
             }
         }
     }
-    let store = builder.build().map_err(|e| not_made(location, e))?;
+    let store = Arc::new(builder.build().map_err(|e| not_made(location, e))?);
     // Azure's Get Blob knows no suffix ranges.
     Ok(Client {
-        store: Arc::new(store),
+        pages: Arc::clone(&store) as _,
+        store,
         prefix: prefix.to_owned(),
         keys: None,
         checked: None,

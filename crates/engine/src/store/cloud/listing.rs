@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use object_store::path::Path;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -48,6 +49,49 @@ impl Watch {
             self.until = self.seen.saturating_mul(2);
         }
         Ok(())
+    }
+}
+
+/// How many names are looked at for what lies directly below a directory: at a thousand a page some minutes of asking.
+const MOST_BELOW: usize = 1_000_000;
+
+/// What lies directly below a directory, taken from a listing page by page. However many objects lie there, no more is kept than is
+/// asked for.
+#[derive(Debug)]
+pub(super) struct Below<'p> {
+    own: &'p Path,
+    limit: usize,
+    seen: usize,
+    directories: Vec<String>,
+    files: Vec<String>,
+}
+
+impl<'p> Below<'p> {
+    pub(super) fn new(own: &'p Path, limit: usize) -> Self {
+        Self { own, limit, seen: 0, directories: Vec::new(), files: Vec::new() }
+    }
+
+    /// Takes a page. Whether no other is needed: directories go before files, and are all there.
+    pub(super) fn has_enough<'f>(
+        &mut self,
+        directories: &[Path],
+        files: impl ExactSizeIterator<Item = &'f Path>,
+    ) -> bool {
+        self.seen = self.seen.saturating_add(directories.len()).saturating_add(files.len());
+        let directories = directories.iter().filter_map(|path| Some(format!("{}/", path.filename()?)));
+        self.directories.extend(directories.take(self.limit.saturating_sub(self.directories.len())));
+        // An object named like the directory itself stands for it with some programs.
+        let files = files.filter(|path| *path != self.own).filter_map(|path| path.filename());
+        self.files.extend(files.map(str::to_owned).take(self.limit.saturating_sub(self.files.len())));
+        self.directories.len() >= self.limit || self.seen >= MOST_BELOW
+    }
+
+    /// Names, of directories with a `/` at their end, in order.
+    pub(super) fn names(self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.directories.into_iter().chain(self.files).take(self.limit).collect();
+        names.sort_unstable();
+        names
     }
 }
 
@@ -202,5 +246,33 @@ mod tests {
         let never = within(Duration::from_millis(5), "listing data", std::future::pending::<()>());
         assert_eq!(never.await.unwrap_err().kind(), ErrorKind::Listing);
         assert_eq!(in_time("listing data", async { 7 }).await.unwrap(), 7);
+    }
+
+    #[test]
+    fn of_what_lies_below_no_more_is_kept_than_is_asked_for() {
+        let own = Path::from("a/b");
+        let paths = |names: &[String]| -> Vec<Path> {
+            names.iter().map(|name| Path::from(format!("a/b/{name}"))).collect()
+        };
+        let thousand = paths(&(0..1000).map(|n| format!("f{n:04}")).collect::<Vec<_>>());
+        let directories = |names: &[&str]| paths(&names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let mut below = Below::new(&own, 3);
+        let pages = (0..).find(|_| below.has_enough(&[], thousand.iter())).unwrap();
+        assert_eq!((pages + 1) * 1000, MOST_BELOW, "it ends though there is more");
+        assert_eq!(below.files.len(), 3);
+        assert_eq!(below.names(), ["f0000", "f0001", "f0002"]);
+
+        // Of directories one that comes late is not passed over for files.
+        let mut below = Below::new(&own, 3);
+        assert!(!below.has_enough(&directories(&["x"]), thousand.iter()));
+        assert!(!below.has_enough(&directories(&["y"]), thousand.iter()));
+        assert_eq!(below.names(), ["f0000", "x/", "y/"]);
+        let mut below = Below::new(&own, 3);
+        assert!(below.has_enough(&directories(&["v", "w", "x", "y"]), [].iter()));
+        assert_eq!(below.names(), ["v/", "w/", "x/"]);
+
+        let mut below = Below::new(&own, 3);
+        assert!(!below.has_enough(&[], [own.clone()].iter()));
+        assert_eq!(below.names(), Vec::<String>::new());
     }
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::client::HttpError;
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutOptions, WriteMultipart};
 
@@ -38,6 +39,7 @@ const PART: usize = 16 << 20;
 
 pub(super) struct CloudStore {
     client: Arc<dyn ObjectStore>,
+    pages: Arc<dyn PaginatedListStore>,
     checked: Option<Checked>,
     keys: Option<Arc<Keys>>,
     /// Where the cloud knows object lock.
@@ -85,6 +87,7 @@ impl CloudStore {
         };
         Ok(Self {
             client: client.store,
+            pages: client.pages,
             checked: client.checked,
             keys: client.keys,
             bucket: client.bucket,
@@ -400,16 +403,27 @@ impl Store for CloudStore {
     }
 
     async fn list_extra(&self, directory: &str, limit: usize) -> Result<Vec<String>> {
-        let prefix = self.path(directory)?;
+        let path = self.path(directory)?;
+        // A page's prefix is of letters and not of parts: without the slash, `a` lists what is in `ab`, too.
+        let prefix = Some(path.as_ref()).filter(|path| !path.is_empty()).map(|path| format!("{path}/"));
         let what = format!("listing {directory:?}");
-        let listed = listing::in_time(&what, self.client.list_with_delimiter(Some(&prefix)))
-            .await?
-            .map_err(|e| self.error(&what, e))?;
-        let directories = listed.common_prefixes.iter().filter_map(|p| Some(format!("{}/", p.filename()?)));
-        let files = listed.objects.iter().filter_map(|o| o.location.filename().map(str::to_owned));
-        let mut names: Vec<String> = directories.chain(files).take(limit).collect();
-        names.sort_unstable();
-        Ok(names)
+        let mut below = listing::Below::new(&path, limit);
+        let mut page_token = None;
+        let whole = async {
+            loop {
+                let options =
+                    PaginatedListOptions { delimiter: Some("/".into()), page_token, ..Default::default() };
+                let page = self.pages.list_paginated(prefix.as_deref(), options).await;
+                let page = page.map_err(|e| self.error(&what, e))?;
+                page_token = page.page_token;
+                let files = page.result.objects.iter().map(|object| &object.location);
+                if below.has_enough(&page.result.common_prefixes, files) || page_token.is_none() {
+                    return Ok::<_, Error>(());
+                }
+            }
+        };
+        listing::in_time(&what, whole).await??;
+        Ok(below.names())
     }
 
     async fn object_lock(&self) -> Result<Option<ObjectLock>> {
