@@ -513,13 +513,13 @@ impl Story {
         begin: impl FnOnce(&str) -> Result<Self>,
         body: impl FnOnce(&mut Self) -> Result<()>,
     ) {
-        let begun = Instant::now();
+        let clock = Instant::now();
         let mut story = begin(name).unwrap_or_else(|e| panic!("{name} could not begin: {e}"));
         match body(&mut story) {
             Ok(()) => {
                 story.end();
                 // Not by a macro, whose output the test runner keeps to itself: the long ones are to be seen.
-                let _ = writeln!(stderr(), "story {name}: {} s", begun.elapsed().as_secs());
+                let _ = writeln!(stderr(), "story {name}: {} s", clock.elapsed().as_secs());
             }
             Err(e) => {
                 eprintln!("==== story {name} failed in namespace {}: {e}", story.namespace);

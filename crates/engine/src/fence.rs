@@ -85,7 +85,11 @@ async fn suspicious(repo: &Repository, known: &HashSet<Id>, listed: &HashSet<Id>
 /// about twice what a backup goes by until then.
 async fn fresh(repo: &Repository, ctx: &Ctx) -> Result<(Arc<Index>, HashSet<Id>)> {
     for _ in 0..LOOKS {
-        let index = repo.load_index(ctx).await?;
+        let index = repo.load_index(ctx).await.map_err(|e| match e.kind() {
+            // Of index files that vanish with every look, which says nothing about the data.
+            ErrorKind::Missing => Error::with_source(ErrorKind::Listing, "the index cannot be read", e),
+            _ => e,
+        })?;
         let loaded: HashSet<Id> = index.files().iter().copied().collect();
         if ctx.run(settled(repo)).await? == loaded {
             return Ok((index, loaded));
@@ -126,7 +130,7 @@ pub fn confirm<'a>(
 ) -> BoxFuture<'a, Result<Confirmed>> {
     Box::pin(async move {
         let looked = look(repo, ctx).await;
-        confirm_looked(repo, tree, known, looked, ctx).await
+        confirm_looked(repo, tree, known, looked, &mut Vec::new(), ctx).await
     })
 }
 
@@ -135,11 +139,13 @@ pub(crate) async fn look(repo: &Repository, ctx: &Ctx) -> Result<HashSet<Id>> {
     ctx.run(settled(repo)).await
 }
 
+/// As [`confirm`], after that look. `written` are the index files of what was copied out of marked packs.
 async fn confirm_looked(
     repo: &Repository,
     tree: Id,
     known: &[Id],
     looked: Result<HashSet<Id>>,
+    written: &mut Vec<Id>,
     ctx: &Ctx,
 ) -> Result<Confirmed> {
     let mut looked = Some(looked);
@@ -168,6 +174,7 @@ async fn confirm_looked(
             repack::copy(&repo, &index, at_risk, UPLOADS, false, &runtime, ctx)
         })
         .await?;
+        written.extend(&moved.index_files);
         if let Some(why) = moved.damaged.into_values().next() {
             return Err(Error::new(ErrorKind::Missing, why));
         }
@@ -204,7 +211,8 @@ fn safe(index: &Index, copy: &crate::index::BlobLocation, listed: &HashMap<Id, E
     !marked && listed.contains_key(&copy.pack)
 }
 
-/// The fence of a writer that has just written `snapshot` and had a [`look`] after that. When data of it are gone, the snapshot is taken back.
+/// The fence of a writer that has just written `snapshot` and had a [`look`] after that. When data of it are gone, or the lock
+/// is, the snapshot is taken back.
 ///
 /// # Errors
 /// `LockLost` when it was taken back: nothing was committed, and it can be tried again. `SnapshotInvalid` when it
@@ -219,38 +227,47 @@ pub(crate) async fn hold(
     looked: Result<HashSet<Id>>,
     ctx: &Ctx,
 ) -> Result<Confirmed> {
-    let gone = match confirm_looked(repo, tree, known, looked, ctx).await {
+    let mut written = Vec::new();
+    let why = match confirm_looked(repo, tree, known, looked, &mut written, ctx).await {
         Ok(confirmed) => return Ok(confirmed),
-        Err(e) if e.kind() == ErrorKind::Missing => e,
-        Err(e) => {
-            // A lost lock cancels the run; that is the reason to name then.
-            lock.check()?;
-            return Err(Error::with_source(
-                e.kind(),
-                format!(
-                    "snapshot {snapshot} is written, but whether all it relies on will stay could not be looked up; \
-                     do not count on it, and back up again"
-                ),
-                e,
-            ));
-        }
-    };
-    let name = FileName { kind: FileKind::Snapshot, id: snapshot };
-    match repo.store().delete(name).await {
-        Ok(()) => Err(Error::with_source(
+        Err(gone) if gone.kind() == ErrorKind::Missing => Error::with_source(
             ErrorKind::LockLost,
-            "data that the new snapshot relies on were deleted while it was made, so the snapshot was taken back; \
-             back up again",
+            "data that the new snapshot relies on were deleted while it was made; back up again",
             gone,
-        )),
-        Err(e) => Err(Error::with_source(
+        ),
+        Err(e) => match lock.check() {
+            // A lost lock cancels the run; that is the reason to name then.
+            Err(lost) => lost,
+            Ok(()) => {
+                return Err(Error::with_source(
+                    e.kind(),
+                    format!(
+                        "snapshot {snapshot} is written, but whether all it relies on will stay could not be looked up; \
+                         do not count on it, and back up again"
+                    ),
+                    e,
+                ));
+            }
+        },
+    };
+    let why = take_back(repo, snapshot, why).await;
+    Err(withdraw(repo, &written, why).await)
+}
+
+/// Removes a snapshot that must not stand, for a reason of the kind `LockLost`. That is returned; `SnapshotInvalid` where the
+/// snapshot stands all the same.
+pub(crate) async fn take_back(repo: &Repository, snapshot: Id, why: Error) -> Error {
+    match repo.store().delete(FileName { kind: FileKind::Snapshot, id: snapshot }).await {
+        Ok(()) => why,
+        Err(e) if e.kind() == ErrorKind::Missing => why,
+        Err(e) => Error::with_source(
             ErrorKind::SnapshotInvalid,
             format!(
-                "snapshot {snapshot} cannot be restored, since data it relies on were deleted while it was made, and \
-                 it could not be taken back ({}); forget it and back up again",
+                "snapshot {snapshot} was written, must not be relied on, and could not be taken back ({}); forget it and \
+                 back up again",
                 e.chain()
             ),
-            gone,
-        )),
+            why,
+        ),
     }
 }

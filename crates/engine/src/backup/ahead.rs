@@ -196,8 +196,7 @@ impl Reading<'_> {
                     tracing::debug!(why = e.chain(), "what was read ahead of the lock does not count");
                     return None;
                 }
-                // A lost lock cancels the run; that is the reason to name then.
-                Err(lock.check().err().unwrap_or(e))
+                Err(lock.blame(e).await)
             }
         };
         Some(match done {

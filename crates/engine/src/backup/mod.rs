@@ -373,9 +373,10 @@ async fn save(
     let tree = match pipeline::run(repository, index, plan, state, gate).await {
         Ok(tree) => tree,
         Err(e) => {
-            // A lost lock cancels the run; that is the reason to name then.
-            held()?;
-            return Err(e);
+            return Err(match lock {
+                Some(lock) => lock.blame(e).await,
+                None => e,
+            });
         }
     };
     conclude(repository, lock, spec, paths, begun, tree, state, ctx).await
@@ -501,8 +502,9 @@ async fn conclude(
         check_committed(repository, lock, report.snapshot),
         fence::look(repository, ctx),
     );
-    whole?;
+    // A lost lock first: to whoever took it away, what was written was remains.
     committed?;
+    whole?;
     known.extend(state.index_files());
     fence::hold(repository, lock, report.snapshot, report.tree, &known, looked, ctx).await?;
     report.duration = clock.elapsed();
@@ -510,22 +512,12 @@ async fn conclude(
 }
 
 /// A lock that went away while the snapshot was written: packs may be missing, so the snapshot must not stand.
+///
+/// # Errors
+/// As of [`fence::take_back`].
 pub(crate) async fn check_committed(repository: &Repository, lock: &LockGuard, id: Id) -> Result<()> {
     match lock.confirm().await {
-        Err(lost) if lost.kind() == ErrorKind::LockLost => {
-            let name = FileName { kind: FileKind::Snapshot, id };
-            repository.store().delete(name).await.map_err(|e| {
-                Error::with_source(
-                    ErrorKind::LockLost,
-                    format!(
-                        "our lock was lost while snapshot {id} was written, and the snapshot could not be taken back; \
-                         run a check before relying on it"
-                    ),
-                    e,
-                )
-            })?;
-            Err(lost)
-        }
+        Err(lost) if lost.kind() == ErrorKind::LockLost => Err(fence::take_back(repository, id, lost).await),
         // That the store cannot be asked now says nothing against a snapshot that it has accepted.
         _ => Ok(()),
     }

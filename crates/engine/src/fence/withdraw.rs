@@ -3,12 +3,19 @@
 //! Whoever took the lock away may have deleted packs of the writer that no index file named yet: to a prune they are
 //! remains of a killed run. An index file that names them all the same is worse than none, since the next writer relies
 //! on it: it stores nothing again, and its snapshot cannot be restored.
+//!
+//! Packs that are there stay in the index: others may have read it meanwhile, and committed what relies on them.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::index_file::IndexFile;
+use crate::format::records::{Mark, Records};
 use crate::id::Id;
+use crate::pipeline;
 use crate::repository::Repository;
 use crate::store::{FileKind, FileName};
 use crate::write::save_index;
@@ -16,25 +23,26 @@ use crate::write::save_index;
 /// How long all of it may take: the loss may have come of a store that does not answer.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Replaces the index files that a writer has written, and on which no snapshot of its relies, by ones that name only
-/// packs that are there. `lost` is why; it is returned, with what to do when that did not work.
-pub(crate) async fn withdraw(repo: &Repository, files: &[Id], lost: Error) -> Error {
-    if files.is_empty() || lost.kind() != ErrorKind::LockLost {
-        return lost;
+/// Replaces the index files that a writer has written by ones that name only packs that are there. `why` the run ended; it
+/// is returned, with what to do when that did not work. For other reasons than a lost lock and what came of it, all is as it
+/// should be.
+pub(crate) async fn withdraw(repo: &Repository, files: &[Id], why: Error) -> Error {
+    if files.is_empty() || !matches!(why.kind(), ErrorKind::LockLost | ErrorKind::SnapshotInvalid) {
+        return why;
     }
     // The run's own cancellation, which the loss has caused, must not keep it from this.
-    let why = match tokio::time::timeout(PATIENCE, replace(repo, files)).await {
-        Ok(Ok(())) => return lost,
+    let cause = match tokio::time::timeout(PATIENCE, replace(repo, files)).await {
+        Ok(Ok(())) => return why,
         Ok(Err(e)) => e.chain(),
         Err(_) => "the store did not answer in time".to_owned(),
     };
     Error::with_source(
-        ErrorKind::LockLost,
+        why.kind(),
         format!(
-            "nothing was committed, but the index may name packs that are gone, and could not be mended ({why}): repair \
-             the index before the next backup (`holdfast repo repair index`)"
+            "the index may name packs that are gone, and could not be mended ({cause}): repair the index before the next \
+             backup (`holdfast repo repair index`)"
         ),
-        lost,
+        why,
     )
 }
 
@@ -47,17 +55,13 @@ async fn replace(repo: &Repository, files: &[Id]) -> Result<()> {
     };
     let listed: HashSet<Id> =
         repo.store().list(FileKind::Pack).await?.into_iter().map(|entry| entry.id).collect();
+    if !settled {
+        mark(repo, files, &listed).await?;
+    }
     for id in files {
-        let file = match repo.load_index_file(id).await {
-            Ok(file) => file,
-            // A prune has replaced it by its own.
-            Err(e) if e.kind() == ErrorKind::Missing => continue,
-            Err(e) => return Err(e),
-        };
+        let Some(file) = load(repo, id).await? else { continue };
         let all = file.packs.len();
-        // What a prune that is still at work will delete, nobody knows. What it leaves is stored once more.
-        let kept: Vec<_> =
-            file.packs.into_iter().filter(|pack| settled && listed.contains(&pack.id)).collect();
+        let kept: Vec<_> = file.packs.into_iter().filter(|pack| listed.contains(&pack.id)).collect();
         if kept.len() == all {
             continue;
         }
@@ -68,4 +72,29 @@ async fn replace(repo: &Repository, files: &[Id]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Sees to it that nothing new relies on packs of these files. What a prune that is still at work will delete, nobody knows:
+/// what is needed of them and stays loses its mark at the next prune.
+async fn mark(repo: &Repository, files: &[Id], listed: &HashSet<Id>) -> Result<()> {
+    let mut marks = Vec::new();
+    for id in files {
+        let Some(file) = load(repo, id).await? else { continue };
+        let packs = file.packs.into_iter().map(|pack| pack.id).filter(|pack| listed.contains(pack));
+        marks.extend(packs.map(|pack| Mark { pack, since: Timestamp::MIN, by: "holdfast".to_owned() }));
+    }
+    let records = Records { marks, ..Records::default() };
+    if !records.is_empty() {
+        pipeline::save(repo, FileKind::Index, &records.to_json()?).await?;
+    }
+    Ok(())
+}
+
+/// None where a prune has replaced the file by its own.
+async fn load(repo: &Repository, id: &Id) -> Result<Option<IndexFile>> {
+    match repo.load_index_file(id).await {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == ErrorKind::Missing => Ok(None),
+        Err(e) => Err(e),
+    }
 }

@@ -17,18 +17,23 @@ use crate::id::Id;
 pub struct Mark {
     /// The pack.
     pub pack: Id,
-    /// Since when, by the store's clock where it has one.
-    #[serde(default = "distant_past")]
+    /// Since when, by the store's clock where it has one; [`Timestamp::MIN`] where who marked it did not know.
+    #[serde(default = "distant_past", skip_serializing_if = "is_distant_past")]
     pub since: Timestamp,
     /// Which program marked it, for people.
     #[serde(default)]
     pub by: String,
 }
 
-/// A mark without a time is of some other writer: old enough for any grace would be a guess, so the reader of
-/// marks treats this value as "just now".
+/// A mark without a time is of some other writer, or of one that lost its lock: old enough for any grace would be a guess, so
+/// the reader of marks treats this value as "just now".
 fn distant_past() -> Timestamp {
     Timestamp::MIN
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's way to ask")]
+fn is_distant_past(since: &Timestamp) -> bool {
+    *since == Timestamp::MIN
 }
 
 /// A snapshot that was forgotten and can be brought back until its data are swept.
@@ -136,5 +141,7 @@ mod tests {
         let bare =
             Records::parse(format!(r#"{{"holdfast_marks":[{{"pack":"{one}"}}]}}"#).as_bytes()).unwrap();
         assert_eq!(bare.marks[0].since, Timestamp::MIN);
+        let again = Records::parse(&bare.to_json().unwrap()).unwrap();
+        assert_eq!((again.marks[0].pack, again.marks[0].since), (bare.marks[0].pack, Timestamp::MIN));
     }
 }

@@ -219,6 +219,21 @@ impl LockGuard {
         Ok(())
     }
 
+    /// What to tell of work that ended with `why`: that the lock was lost, when it was. The loss cancels the work; and what was
+    /// written before it was noticed may be gone by then, as if the store had lost it.
+    pub(crate) async fn blame(&self, why: Error) -> Error {
+        if let Err(lost) = self.check() {
+            return lost;
+        }
+        if why.kind() == ErrorKind::Corrupt
+            && let Err(lost) = self.confirm().await
+            && lost.kind() == ErrorKind::LockLost
+        {
+            return lost;
+        }
+        why
+    }
+
     /// Looks into the store whether the lock is still there. Called right before and after a commit.
     pub async fn confirm(&self) -> Result<()> {
         self.check()?;

@@ -58,7 +58,7 @@ pub(crate) use state::State;
 pub(crate) use state::locked;
 pub(crate) use stream::Feed;
 use tree::Dir;
-pub(crate) use upload::{Proved, check_size, put_pack, save};
+pub(crate) use upload::{Proved, check_size, is_due, put_pack, save};
 use walk::Walk;
 use worker::Claims;
 

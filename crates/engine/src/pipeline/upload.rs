@@ -235,8 +235,7 @@ impl PendingIndex {
     }
 
     fn is_due(&self) -> bool {
-        !self.packs.is_empty()
-            && (self.blobs >= MAX_BLOBS || self.bytes >= FLUSH_BYTES || self.since.elapsed() >= FLUSH_AFTER)
+        !self.packs.is_empty() && is_due(self.blobs, self.bytes, self.since)
     }
 
     /// Writes index files of what is pending, all of it durable.
@@ -302,6 +301,12 @@ pub(crate) async fn put_pack(
 /// in the store after.
 pub(crate) async fn save(repository: &Repository, kind: FileKind, json: &[u8]) -> Result<Id> {
     Proved::seal(repository, kind, json)?.put(repository).await
+}
+
+/// Whether durable packs with so many blobs and bytes, which wait to be listed since then, are to be listed now: a run that is
+/// killed leaves to the next what the index names.
+pub(crate) fn is_due(blobs: usize, bytes: u64, since: Instant) -> bool {
+    blobs >= MAX_BLOBS || bytes >= FLUSH_BYTES || since.elapsed() >= FLUSH_AFTER
 }
 
 /// A sealed index or snapshot of which it is known that it can be opened again.

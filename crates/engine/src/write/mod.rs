@@ -5,6 +5,7 @@
 mod seal;
 
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 pub(crate) use seal::{NewBlob, Sealer, seal_stored};
 
@@ -18,7 +19,7 @@ use crate::format::pack::{BlobKind, LENGTH_FIELD, PackedBlob, encode_header};
 use crate::format::snapshot::Snapshot;
 use crate::id::Id;
 use crate::lock::LockGuard;
-use crate::pipeline::{self, check_size};
+use crate::pipeline::{self, check_size, is_due};
 use crate::repository::Repository;
 use crate::store::{FileKind, FileName, PutMode};
 
@@ -46,6 +47,9 @@ pub(crate) struct PackWriter {
     /// Durable packs that no index file lists yet.
     arrived: Vec<IndexedPack>,
     arrived_blobs: usize,
+    arrived_bytes: u64,
+    /// Since when the oldest of them waits.
+    arrived_since: Instant,
     index_files: Vec<Id>,
     /// How many of these, the first ones, are needed by snapshots that were committed.
     relied_on: usize,
@@ -94,6 +98,8 @@ impl PackWriter {
             flying: JoinSet::new(),
             arrived: Vec::new(),
             arrived_blobs: 0,
+            arrived_bytes: 0,
+            arrived_since: Instant::now(),
             index_files: Vec::new(),
             relied_on: 0,
             written: Written::default(),
@@ -118,8 +124,10 @@ impl PackWriter {
     /// Why a run ended before it committed what it wrote. When it lost its lock, what the index says of that is taken back.
     pub(crate) async fn withdraw(&self, lock: &LockGuard, why: Error) -> Error {
         let open = self.index_files.get(self.relied_on..).unwrap_or_default();
-        // A lost lock cancels the run; that is the reason to name then.
-        fence::withdraw(&self.repo, open, lock.check().err().unwrap_or(why)).await
+        // A lost lock cancels the run; that is the reason to name then, unless there is a snapshot to be warned of.
+        let why =
+            if why.kind() == ErrorKind::SnapshotInvalid { why } else { lock.check().err().unwrap_or(why) };
+        fence::withdraw(&self.repo, open, why).await
     }
 
     /// Takes a blob. Waits while too many packs are on their way.
@@ -192,14 +200,23 @@ impl PackWriter {
                 return Err(error);
             }
         };
+        if self.arrived.is_empty() {
+            self.arrived_since = Instant::now();
+        }
+        let bytes = pack.blobs.iter().map(|blob| u64::from(blob.length)).sum();
         self.arrived_blobs += pack.blobs.len();
+        self.arrived_bytes = self.arrived_bytes.saturating_add(bytes);
         self.arrived.push(pack);
-        // A run that is killed leaves its work to the next.
-        if self.arrived_blobs >= MAX_BLOBS { self.write_index().await } else { Ok(()) }
+        // A run that is killed leaves its work to the next, and to a prune beside it a pack that waits is of a dead one.
+        if is_due(self.arrived_blobs, self.arrived_bytes, self.arrived_since) {
+            self.write_index().await
+        } else {
+            Ok(())
+        }
     }
 
     async fn write_index(&mut self) -> Result<()> {
-        self.arrived_blobs = 0;
+        (self.arrived_blobs, self.arrived_bytes) = (0, 0);
         let packs = std::mem::take(&mut self.arrived);
         self.index_files.extend(save_index(&self.repo, packs).await?);
         Ok(())
