@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::exit;
 use crate::failure::{Failure, Result};
-use crate::text::{count, safe, size};
+use crate::text::{count, counted, safe, size};
 
 /// Most lines waiting to be written; what comes on top is counted.
 const QUEUE: usize = 1000;
@@ -67,6 +67,7 @@ struct Board {
 }
 
 struct State {
+    style: Style,
     work: Work,
     phase: &'static str,
     progress: Progress,
@@ -76,12 +77,17 @@ struct State {
     last_retry: Option<Instant>,
     waiting_for: Option<String>,
     begun: Instant,
+    /// No bar is wanted any more, and what is left is to be written.
     closed: bool,
+    /// Nothing draws or writes any more; who has something to say writes it.
+    silent: bool,
 }
 
 enum Line {
     Fault(Work, Fault),
     Note(String),
+    /// So many lines were too many to keep.
+    LeftOut(Work, u64),
 }
 
 impl Ui {
@@ -94,6 +100,7 @@ impl Ui {
         };
         let board = Arc::new(Board {
             state: Mutex::new(State {
+                style,
                 work: Work::Other,
                 phase: "",
                 progress: Progress::default(),
@@ -104,6 +111,7 @@ impl Ui {
                 waiting_for: None,
                 begun: Instant::now(),
                 closed: false,
+                silent: false,
             }),
             changed: Condvar::new(),
         });
@@ -146,13 +154,12 @@ impl Ui {
 
     /// Says something to a person; JSON output leaves it out.
     pub fn say(&self, text: impl Into<String>) {
-        if self.style != Style::Json {
-            self.board.lock().push(Line::Note(text.into()));
-            self.board.changed.notify_all();
-        }
+        self.board.lock().push(Line::Note(text.into()));
+        self.board.changed.notify_all();
     }
 
-    /// Takes the bar away and writes what is left. Results and errors come after it.
+    /// Takes the bar away and writes what is left. Results and errors come after it; what is said later is written at
+    /// once.
     pub fn close(&self) {
         self.board.lock().closed = true;
         self.board.changed.notify_all();
@@ -160,11 +167,20 @@ impl Ui {
         if let Some(thread) = thread {
             let _ = thread.join();
         }
+        let mut state = self.board.lock();
+        state.silent = true;
+        // What came after the thread's last look, or all when there was no thread.
+        state.take_lines().iter().for_each(|line| say(self.style, line));
     }
 
-    /// Prints a part of the result to standard output, with a line feed at its end.
+    /// Prints a part of a listing to standard output, with a line feed at its end; see [`print`].
     pub fn print(&self, text: &str) -> Result<()> {
         print(text)
+    }
+
+    /// Prints a part of what was done or found to standard output, with a line feed at its end; see [`report`].
+    pub fn report(&self, text: &str) -> Result<()> {
+        report(text)
     }
 
     /// Tells about the failure of the command, on standard error.
@@ -195,9 +211,19 @@ fn in_words(failure: &Failure) -> String {
     format!("error: {}{advice}", safe(&failure.cause))
 }
 
-/// Writes to standard output. A reader that has gone away (`… | head`) ends the command without a word.
+/// Writes a part of a listing to standard output. A reader that has gone away (`… | head`) has seen enough, and ends
+/// the command without a word. Not for a command whose exit code says what came of it: that one uses [`report`].
 pub fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
+    write_line(&mut std::io::stdout().lock(), text)
+}
+
+/// Writes to standard output what was done or found. That nobody reads it changes nothing in what is still to be done,
+/// nor in the exit code.
+pub fn report(text: &str) -> Result<()> {
+    though_closed(print(text))
+}
+
+fn write_line(out: &mut impl Write, text: &str) -> Result<()> {
     writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| Failure {
         cause: format!("write the result to standard output: {e}"),
         advice: None,
@@ -206,7 +232,14 @@ pub fn print(text: &str) -> Result<()> {
     })
 }
 
-/// Kind of the failure that is none: nobody reads the result any more.
+fn though_closed(written: Result<()>) -> Result<()> {
+    match written {
+        Err(Failure { kind: OUTPUT_CLOSED, .. }) => Ok(()),
+        other => other,
+    }
+}
+
+/// Kind of the failure that is told to nobody: the result is not read any more. Its code is that of the command.
 pub const OUTPUT_CLOSED: &str = "OutputClosed";
 
 impl EventSink for Board {
@@ -246,11 +279,27 @@ impl EventSink for Board {
 
 impl State {
     fn push(&mut self, line: Line) {
-        if self.lines.len() < QUEUE {
+        // What JSON leaves out must not take the place of what it tells.
+        if self.style == Style::Json && matches!(line, Line::Note(_)) {
+            return;
+        }
+        if self.silent {
+            say(self.style, &line);
+        } else if self.lines.len() < QUEUE {
             self.lines.push_back(line);
         } else {
             self.left_out = self.left_out.saturating_add(1);
         }
+    }
+
+    /// What waits to be written, the number of those that were too many at its end.
+    fn take_lines(&mut self) -> Vec<Line> {
+        let mut lines: Vec<Line> = self.lines.drain(..).collect();
+        match std::mem::take(&mut self.left_out) {
+            0 => {}
+            more => lines.push(Line::LeftOut(self.work, more)),
+        }
+        lines
     }
 }
 
@@ -270,20 +319,12 @@ impl Board {
         loop {
             let mut state = self.lock();
             let over = state.closed;
-            let lines: Vec<Line> = state.lines.drain(..).collect();
-            let left_out = std::mem::take(&mut state.left_out);
+            let lines = state.take_lines();
             let (work, phase, progress) = (state.work, state.phase, state.progress);
             let (faults, begun) = (state.faults, state.begun);
             drop(state);
 
-            let write = || {
-                for line in &lines {
-                    say(style, line);
-                }
-                if left_out > 0 {
-                    say(style, &Line::Note(format!("{left_out} more lines were left out here")));
-                }
-            };
+            let write = || lines.iter().for_each(|line| say(style, line));
             match &bar {
                 Some(bar) if !lines.is_empty() => bar.line.suspend(write),
                 _ => write(),
@@ -315,32 +356,46 @@ impl Board {
 }
 
 fn say(style: Style, line: &Line) {
-    let mut err = std::io::stderr().lock();
-    let _ = match (style, line) {
-        (Style::Json, Line::Fault(Work::Check, Fault { path, error, .. })) => {
-            let message = format!("{}: {error}", path.display());
-            writeln!(err, "{}", json!({"message_type": "error", "message": message}))
+    if let Some(text) = worded(style, line) {
+        // When even standard error is gone there is nobody left to tell.
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+}
+
+/// A line as it is written; nothing when it is for people and programs listen.
+fn worded(style: Style, line: &Line) -> Option<String> {
+    let error = |work: Work, message: &str, during: &str, item: &str| match work {
+        Work::Check if item.is_empty() => json!({"message_type": "error", "message": message}).to_string(),
+        Work::Check => json!({"message_type": "error", "message": format!("{item}: {message}")}).to_string(),
+        Work::Other | Work::Backup | Work::Restore => json!({
+            "message_type": "error",
+            "error": {"message": message},
+            "during": during,
+            "item": item,
+        })
+        .to_string(),
+    };
+    Some(match (style, line) {
+        (Style::Json, Line::Note(_)) => return None,
+        (Style::Json, Line::Fault(work, fault)) => {
+            error(*work, &fault.error, fault.action, &fault.path.to_string_lossy())
         }
-        (Style::Json, Line::Fault(_, fault)) => writeln!(
-            err,
-            "{}",
-            json!({
-                "message_type": "error",
-                "error": {"message": fault.error},
-                "during": fault.action,
-                "item": fault.path.to_string_lossy(),
-            })
+        (Style::Json, Line::LeftOut(work, more)) => error(
+            *work,
+            &format!("{} were left out here", counted(*more, "more error", "more errors")),
+            "report",
+            "",
         ),
-        (Style::Json, Line::Note(_)) => Ok(()),
         (_, Line::Fault(Work::Check, Fault { path, error, .. })) => {
-            writeln!(err, "damaged: {}: {}", safe(&path.to_string_lossy()), safe(error))
+            format!("damaged: {}: {}", safe(&path.to_string_lossy()), safe(error))
         }
         (_, Line::Fault(_, fault)) => {
             let path = fault.path.to_string_lossy();
-            writeln!(err, "warning: {} {}: {}", fault.action, safe(&path), safe(&fault.error))
+            format!("warning: {} {}: {}", fault.action, safe(&path), safe(&fault.error))
         }
-        (_, Line::Note(text)) => writeln!(err, "{}", safe(text)),
-    };
+        (_, Line::Note(text)) => safe(text),
+        (_, Line::LeftOut(_, more)) => format!("{more} more lines were left out here"),
+    })
 }
 
 /// A status line with the fields of restic's.
@@ -472,6 +527,65 @@ mod tests {
     use super::*;
 
     const HALF: Progress = Progress { files_done: 5, bytes_done: 512, files_total: 10, bytes_total: 1024 };
+
+    /// An output whose reader has gone away.
+    struct Closed;
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(IoErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_away_ends_a_listing_and_changes_no_verdict() {
+        let listed = write_line(&mut Closed, "a").unwrap_err();
+        assert_eq!((listed.kind, listed.code), (OUTPUT_CLOSED, exit::OK));
+        assert!(though_closed(write_line(&mut Closed, "a")).is_ok());
+        let full = Failure { kind: "Output", code: exit::FATAL, ..listed };
+        assert_eq!(
+            though_closed(Err(full)).unwrap_err().code,
+            exit::FATAL,
+            "a full disk is not a reader gone"
+        );
+    }
+
+    #[test]
+    fn nothing_waits_for_a_thread_that_has_gone() {
+        let ui = Ui::new(false, true);
+        ui.say("before");
+        ui.close();
+        ui.say("after");
+        let state = ui.board.lock();
+        assert!(state.silent && state.lines.is_empty(), "what is said now is written now");
+    }
+
+    #[test]
+    fn what_is_too_much_is_counted_in_json_too() {
+        let ui = Ui::new(true, true);
+        ui.close();
+        let mut state = ui.board.lock();
+        state.silent = false;
+        state.work = Work::Restore;
+        state.push(Line::Note("for people".to_owned()));
+        assert!(state.lines.is_empty());
+        for _ in 0..QUEUE + 7 {
+            let fault = Fault { path: "/a".into(), action: "open", error: "no".to_owned() };
+            state.push(Line::Fault(Work::Restore, fault));
+        }
+        let lines = state.take_lines();
+        assert_eq!(lines.len(), QUEUE + 1);
+        let last: serde_json::Value =
+            serde_json::from_str(&worded(Style::Json, lines.last().unwrap()).unwrap()).unwrap();
+        assert_eq!(last["message_type"], "error");
+        assert!(last["error"]["message"].as_str().unwrap().starts_with("7 more errors"), "{last}");
+        let last = worded(Style::Plain, lines.last().unwrap()).unwrap();
+        assert!(last.starts_with("7 more lines"), "{last}");
+    }
 
     #[test]
     fn status_lines_have_restics_fields() {

@@ -312,6 +312,24 @@ fn a_reader_that_has_enough_ends_the_listing_without_a_word() {
 }
 
 #[test]
+fn a_reader_that_has_gone_away_changes_no_verdict() {
+    let (place, _, second) = two_snapshots();
+    let unread = |args: &[&str]| {
+        let mut child = place.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let target = place.text("out");
+    let (code, said) = unread(&["restore", &second, "--target", &target, "--include", "/in/none"]);
+    assert_eq!(code, 3, "{said}");
+    assert_eq!(unread(&["dump", &second, "/"]), (1, String::new()), "what came is not whole");
+    assert_eq!(unread(&["tag", "--add", "held-by-a-test", &second]).0, 0);
+    assert_eq!(unread(&["forget", "--keep-tag", "held-by-a-test", "--group-by", "", "--prune"]).0, 0);
+    assert_eq!(place.snapshots(), 1);
+}
+
+#[test]
 fn a_password_has_to_come_from_somewhere() {
     let place = Place::initialized();
     // A session of its own has no terminal to ask on.

@@ -19,7 +19,7 @@ use super::run_view::Run as _;
 use super::summary;
 use crate::exit;
 use crate::failure::Result;
-use crate::ui::print;
+use crate::ui::report;
 
 /// Command line of `backup`.
 #[derive(Debug, clap::Args)]
@@ -100,7 +100,7 @@ pub(super) async fn run(args: Args) -> Result<u8> {
         }
         End::Ended(backup) => {
             if args.output.for_people() {
-                print(summary::backup(&backup, Timestamp::now()).trim_end())?;
+                report(summary::backup(&backup, Timestamp::now()).trim_end())?;
             } else {
                 output::object(&*backup, args.output)?;
             }

@@ -6,7 +6,6 @@
 
 use std::pin::Pin;
 
-use crate::exit;
 use crate::failure::Failure;
 use crate::ui::{self, OUTPUT_CLOSED};
 
@@ -71,7 +70,7 @@ async fn perform(command: Command) -> u8 {
     };
     match result {
         Ok(code) => code,
-        Err(Failure { kind: OUTPUT_CLOSED, .. }) => exit::OK,
+        Err(Failure { kind: OUTPUT_CLOSED, code, .. }) => code,
         Err(failure) => {
             ui::complain(&failure);
             failure.code

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::exit;
 use crate::failure::{Failure, Result};
-use crate::ui::print;
+use crate::ui::{print, report};
 
 /// A form of output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -72,9 +72,9 @@ where
     K: Resource<DynamicType = ()> + Serialize,
 {
     match format {
-        Format::Json => print(&to_json(object)?),
-        Format::Yaml => print(&to_yaml(object)?),
-        Format::Name | Format::Table | Format::Wide => print(&full_name(object)),
+        Format::Json => report(&to_json(object)?),
+        Format::Yaml => report(&to_yaml(object)?),
+        Format::Name | Format::Table | Format::Wide => report(&full_name(object)),
     }
 }
 

@@ -119,9 +119,9 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     };
     session.ui.close();
     if session.ui.json() {
-        session.ui.print(&summary(&report, begin, args.dry_run).to_string())?;
+        session.ui.report(&summary(&report, begin, args.dry_run).to_string())?;
     } else if !session.ui.quiet() {
-        session.ui.print(&describe(&report, args.dry_run))?;
+        session.ui.report(&describe(&report, args.dry_run))?;
     }
     let whole = report.faults.is_empty() && sources.missing.is_empty();
     Ok(if whole { exit::OK } else { exit::PARTIAL })

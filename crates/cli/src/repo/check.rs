@@ -76,7 +76,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         .await?;
     session.ui.close();
     let text = if session.ui.json() { summary(&report).to_string() } else { describe(&report) };
-    session.ui.print(&text)?;
+    session.ui.report(&text)?;
     if report.is_sound() {
         return Ok(exit::OK);
     }

@@ -58,7 +58,7 @@ fn tell(session: &Session<'_>, report: &CopyReport) -> Result<()> {
                 "source_snapshot_id": one.source,
                 "target_snapshot_id": one.target,
             });
-            session.ui.print(&line.to_string())?;
+            session.ui.report(&line.to_string())?;
         }
         let summary = json!({
             "message_type": "summary",
@@ -68,23 +68,25 @@ fn tell(session: &Session<'_>, report: &CopyReport) -> Result<()> {
             "blobs_added": blobs,
             "data_added_packed": bytes,
         });
-        return session.ui.print(&summary.to_string());
+        return session.ui.report(&summary.to_string());
     }
     for one in present {
-        session.ui.print(&format!(
+        session.ui.report(&format!(
             "snapshot {} is there already as {}",
             one.source.short(),
             one.target.short()
         ))?;
     }
     for one in copied {
-        session.ui.print(&format!("snapshot {} copied as {}", one.source.short(), one.target.short()))?;
+        session.ui.report(&format!("snapshot {} copied as {}", one.source.short(), one.target.short()))?;
     }
     let total = |n: usize| counted(u64::try_from(n).unwrap_or(u64::MAX), "snapshot", "snapshots");
-    session.ui.print(&format!("copied {}, {} added", total(copied.len()), size(*bytes)))?;
+    session.ui.report(&format!("copied {}, {} added", total(copied.len()), size(*bytes)))?;
     if !failed.is_empty() {
         let names: Vec<String> = failed.iter().map(|f| f.source.short()).collect();
-        session.ui.print(&format!("not copied, for they are damaged in the source: {}", names.join(", ")))?;
+        session
+            .ui
+            .report(&format!("not copied, for they are damaged in the source: {}", names.join(", ")))?;
     }
     Ok(())
 }

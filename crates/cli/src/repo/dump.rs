@@ -107,7 +107,7 @@ fn tell(session: &Session<'_>, args: &Args, report: &ArchiveReport) -> Result<()
             "left_out": report.left_out,
             "target": args.target.as_ref().map(|t| t.to_string_lossy()),
         });
-        return session.ui.print(&summary.to_string());
+        return session.ui.report(&summary.to_string());
     }
     if let Some(target) = &args.target {
         let files = counted(report.files, "file", "files");
@@ -120,11 +120,11 @@ fn tell(session: &Session<'_>, args: &Args, report: &ArchiveReport) -> Result<()
     Ok(())
 }
 
-/// A reader that has gone away ends the command without a word.
+/// A reader that has gone away ends the command without a word, but not well: what it got is not whole.
 fn closed_output(failure: Failure) -> Failure {
     let target = ErrorKind::Target.as_str();
     if failure.kind == target && failure.cause.contains("Broken pipe") {
-        return Failure { kind: OUTPUT_CLOSED, code: exit::OK, ..failure };
+        return Failure { kind: OUTPUT_CLOSED, code: exit::FATAL, ..failure };
     }
     failure
 }

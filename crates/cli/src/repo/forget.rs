@@ -185,16 +185,16 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     if session.ui.json() {
         if !report.groups.is_empty() {
             let groups = report.groups.iter().map(group_json).collect::<Result<Vec<_>>>()?;
-            session.ui.print(&Value::from(groups).to_string())?;
+            session.ui.report(&Value::from(groups).to_string())?;
         }
     } else {
         if !policy.is_empty() {
-            session.ui.print(&format!("policy: {}", safe(&policy.to_string())))?;
+            session.ui.report(&format!("policy: {}", safe(&policy.to_string())))?;
         }
         for group in &report.groups {
-            session.ui.print(&group_text(group))?;
+            session.ui.report(&group_text(group))?;
         }
-        session.ui.print(&describe(&report, args.dry_run))?;
+        session.ui.report(&describe(&report, args.dry_run))?;
     }
     let mut code = if report.retained.is_empty() { exit::OK } else { exit::PARTIAL };
     if args.prune && gone {
@@ -403,10 +403,10 @@ pub(super) async fn unforget(session: &Session<'_>, args: &UnforgetArgs) -> Resu
     session.ui.close();
     if session.ui.json() {
         let ids: Vec<String> = chosen.iter().map(|f| f.id.to_hex()).collect();
-        session.ui.print(&json!({"message_type": "summary", "restored": ids}).to_string())?;
+        session.ui.report(&json!({"message_type": "summary", "restored": ids}).to_string())?;
     } else {
         let ids: Vec<String> = chosen.iter().map(|f| f.id.short()).collect();
-        session.ui.print(&format!(
+        session.ui.report(&format!(
             "brought back {}: {}",
             counted(ids.len() as u64, "snapshot", "snapshots"),
             ids.join(" ")

@@ -39,10 +39,10 @@ pub(super) async fn run(session: &Session<'_>, access: &Access, args: &Args) -> 
     session.ui.close();
     if session.ui.json() {
         let message = json!({"message_type": "initialized", "id": repository.id(), "repository": session.location.to_string()});
-        session.ui.print(&message.to_string())?;
+        session.ui.report(&message.to_string())?;
     } else if !session.ui.quiet() {
-        session.ui.print(&format!("made repository {} at {}", short(repository.id()), session.location))?;
-        session.ui.print("Keep its password safe: without it nobody can read what will be stored there.")?;
+        session.ui.report(&format!("made repository {} at {}", short(repository.id()), session.location))?;
+        session.ui.report("Keep its password safe: without it nobody can read what will be stored there.")?;
     }
     Ok(exit::OK)
 }

@@ -111,9 +111,9 @@ async fn add(session: &Session<'_>, repository: &Repository, new: &NewKey) -> Re
         .await?;
     session.ui.close();
     if session.ui.json() {
-        return session.ui.print(&json!({"message_type": "added", "id": id}).to_string());
+        return session.ui.report(&json!({"message_type": "added", "id": id}).to_string());
     }
-    session.ui.print(&format!("saved new key with ID {id}"))
+    session.ui.report(&format!("saved new key with ID {id}"))
 }
 
 async fn remove(session: &Session<'_>, repository: &Repository, id: &str) -> Result<()> {
@@ -124,9 +124,9 @@ async fn remove(session: &Session<'_>, repository: &Repository, id: &str) -> Res
         .await?;
     session.ui.close();
     if session.ui.json() {
-        return session.ui.print(&json!({"message_type": "removed", "id": removed}).to_string());
+        return session.ui.report(&json!({"message_type": "removed", "id": removed}).to_string());
     }
-    session.ui.print(&format!("removed key {removed}"))
+    session.ui.report(&format!("removed key {removed}"))
 }
 
 async fn passwd(session: &Session<'_>, repository: &Repository, new: &NewKey) -> Result<()> {
@@ -140,9 +140,9 @@ async fn passwd(session: &Session<'_>, repository: &Repository, new: &NewKey) ->
     session.ui.close();
     if session.ui.json() {
         let message = json!({"message_type": "changed", "id": opened.key_id(), "removed": removed});
-        return session.ui.print(&message.to_string());
+        return session.ui.report(&message.to_string());
     }
-    session.ui.print(&format!("saved new key as {}", opened.key_id()))?;
+    session.ui.report(&format!("saved new key as {}", opened.key_id()))?;
     session.ui.say(
         "who kept the old password and a copy of the repository's keys can still read it: if the old password leaked, \
          copy into a new repository",

@@ -39,7 +39,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         .await?;
     session.ui.close();
     let text = if session.ui.json() { summary(&report).to_string() } else { describe(&report, args.dry_run) };
-    session.ui.print(&text)?;
+    session.ui.report(&text)?;
     Ok(if report.failed.is_empty() { exit::OK } else { exit::PARTIAL })
 }
 

@@ -135,9 +135,9 @@ pub(super) async fn perform(session: &Session<'_>, repository: &Repository, spec
     let report = session.bound(work).await?;
     session.ui.close();
     if session.ui.json() {
-        session.ui.print(&summary(&report).to_string())?;
+        session.ui.report(&summary(&report).to_string())?;
     } else {
-        session.ui.print(&describe(&report, spec))?;
+        session.ui.report(&describe(&report, spec))?;
     }
     let whole = report.postponed.is_none() && report.damaged.is_empty() && report.no_room.is_none();
     Ok(if whole { exit::OK } else { exit::PARTIAL })

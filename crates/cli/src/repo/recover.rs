@@ -31,10 +31,10 @@ pub(super) async fn run(session: &Session<'_>, _: &Args) -> Result<u8> {
         .await?;
     session.ui.close();
     if session.ui.json() {
-        session.ui.print(&to_json(&report))?;
+        session.ui.report(&to_json(&report))?;
     } else {
         for line in describe(&report) {
-            session.ui.print(&line)?;
+            session.ui.report(&line)?;
         }
     }
     let whole = report.unreadable.is_empty() && report.roots.iter().all(|root| root.losses.is_empty());

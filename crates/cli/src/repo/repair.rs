@@ -112,11 +112,11 @@ async fn index(session: &Session<'_>, args: &IndexArgs) -> Result<u8> {
             "removed_index_files": removed_index_files,
             "unreadable_packs": unreadable,
         });
-        session.ui.print(&summary.to_string())?;
+        session.ui.report(&summary.to_string())?;
     } else if report == (RepairIndexReport { packs: *packs, ..RepairIndexReport::default() }) {
-        session.ui.print(&format!("the index is right: {} listed", counted(*packs, "pack", "packs")))?;
+        session.ui.report(&format!("the index is right: {} listed", counted(*packs, "pack", "packs")))?;
     } else {
-        session.ui.print(&format!(
+        session.ui.report(&format!(
             "{} added to the index, {} dropped from it, {} index files replaced",
             counted(*added, "pack", "packs"),
             count(*dropped),
@@ -129,7 +129,7 @@ async fn index(session: &Session<'_>, args: &IndexArgs) -> Result<u8> {
                     format!("{saved} of its {} were saved", counted(saved + lost, "blob", "blobs"))
                 }
             };
-            session.ui.print(&format!("not readable: pack {}: {}; {saved}", pack.id, safe(&pack.reason)))?;
+            session.ui.report(&format!("not readable: pack {}: {}; {saved}", pack.id, safe(&pack.reason)))?;
         }
         session.ui.say("`holdfast repo check` tells whether any snapshot lacks something now");
     }
@@ -158,7 +158,7 @@ async fn packs(session: &Session<'_>, args: &PacksArgs) -> Result<u8> {
         .await?;
     session.ui.close();
     for line in if session.ui.json() { packs_json(&report, how) } else { packs_text(&report, how) } {
-        session.ui.print(&line)?;
+        session.ui.report(&line)?;
     }
     let whole = report.lost().next().is_none() && report.packs.iter().all(|p| p.left.is_none());
     Ok(if whole { exit::OK } else { exit::PARTIAL })
@@ -247,13 +247,13 @@ async fn snapshots(session: &Session<'_>, args: &Which) -> Result<u8> {
         .await?;
     session.ui.close();
     for one in &mended {
-        session.ui.print(&if session.ui.json() { to_json(one) } else { describe(one, how) })?;
+        session.ui.report(&if session.ui.json() { to_json(one) } else { describe(one, how) })?;
     }
     if session.ui.json() {
         let summary = json!({"message_type": "summary", "changed_snapshots": mended.len()});
-        session.ui.print(&summary.to_string())?;
+        session.ui.report(&summary.to_string())?;
     } else if mended.is_empty() {
-        session.ui.print("no snapshot needs mending")?;
+        session.ui.report("no snapshot needs mending")?;
     }
     Ok(exit::OK)
 }

@@ -101,7 +101,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         (false, true) => plan(&report.plan, args.delete),
         (false, false) => describe(&report, &spec),
     };
-    session.ui.print(&text)?;
+    session.ui.report(&text)?;
     Ok(if complete(&report) { exit::OK } else { exit::PARTIAL })
 }
 

@@ -63,10 +63,10 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     if session.ui.json() {
         let summary =
             json!({"message_type": "summary", "changed_snapshots": changed, "failed_snapshots": failed});
-        session.ui.print(&summary.to_string())?;
+        session.ui.report(&summary.to_string())?;
     } else {
         let would = if how.dry_run { "would modify" } else { "modified" };
-        session.ui.print(&match changed {
+        session.ui.report(&match changed {
             0 if how.dry_run => "no snapshots would be modified".to_owned(),
             0 => "no snapshots were modified".to_owned(),
             n => format!("{would} {}", counted(n, "snapshot", "snapshots")),
@@ -154,7 +154,7 @@ async fn rewrite(
                 "during": "rewrite",
                 "item": id,
             });
-            session.ui.print(&line.to_string())?;
+            session.ui.report(&line.to_string())?;
         } else {
             session.ui.say(format!("snapshot {} is left as it is: {}", id.short(), safe(&failure.cause)));
         }
@@ -172,10 +172,10 @@ fn tell(session: &Session<'_>, id: &Id, snapshot: &Snapshot, new: &NewSnapshot, 
             "excluded_total": new.excluded_total,
             "dropped_tags": new.dropped_tags,
         });
-        return session.ui.print(&line.to_string());
+        return session.ui.report(&line.to_string());
     }
     for line in describe(id, snapshot, new, how) {
-        session.ui.print(&line)?;
+        session.ui.report(&line)?;
     }
     Ok(())
 }

@@ -53,16 +53,16 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     if session.ui.json() {
         for (old, new) in &changed {
             let line = json!({"message_type": "changed", "old_snapshot_id": old, "new_snapshot_id": new});
-            session.ui.print(&line.to_string())?;
+            session.ui.report(&line.to_string())?;
         }
         let summary = json!({"message_type": "summary", "changed_snapshots": changed.len()});
-        session.ui.print(&summary.to_string())?;
+        session.ui.report(&summary.to_string())?;
     } else {
         for (old, new) in &changed {
-            session.ui.print(&format!("snapshot {} is now {}", old.short(), new.short()))?;
+            session.ui.report(&format!("snapshot {} is now {}", old.short(), new.short()))?;
         }
         let total = u64::try_from(changed.len()).unwrap_or(u64::MAX);
-        session.ui.print(&format!("modified {}", counted(total, "snapshot", "snapshots")))?;
+        session.ui.report(&format!("modified {}", counted(total, "snapshot", "snapshots")))?;
     }
     Ok(exit::OK)
 }

@@ -28,11 +28,11 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
     if session.ui.json() {
         return session
             .ui
-            .print(&json!({"message_type": "summary", "removed": gone, "left": kept}).to_string())
+            .report(&json!({"message_type": "summary", "removed": gone, "left": kept}).to_string())
             .map(|()| exit::OK);
     }
     for (id, lock) in &removed {
-        session.ui.print(&format!(
+        session.ui.report(&format!(
             "removed lock {} of {}@{} (process {}) from {}",
             id.short(),
             safe(&lock.username),
@@ -42,7 +42,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         ))?;
     }
     if gone == 0 {
-        session.ui.print("no lock to remove")?;
+        session.ui.report("no lock to remove")?;
     }
     if kept > 0 {
         session.ui.say(format!(

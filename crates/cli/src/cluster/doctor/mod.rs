@@ -9,7 +9,7 @@ use super::connect::Connection;
 use super::output::{ReportFormat, to_json, to_yaml};
 use crate::exit;
 use crate::failure::Result;
-use crate::ui::print;
+use crate::ui::report;
 
 mod finding;
 mod gather;
@@ -39,9 +39,9 @@ pub(super) async fn run(args: Args) -> Result<u8> {
     let findings = examine(&facts, Timestamp::now());
     let shown: Vec<&Finding> = findings.iter().filter(|f| args.all || f.severity != Severity::Ok).collect();
     match args.output {
-        ReportFormat::Json => print(&to_json(&shown)?)?,
-        ReportFormat::Yaml => print(&to_yaml(&shown)?)?,
-        ReportFormat::Table => print(finding::page(&findings, args.all).trim_end())?,
+        ReportFormat::Json => report(&to_json(&shown)?)?,
+        ReportFormat::Yaml => report(&to_yaml(&shown)?)?,
+        ReportFormat::Table => report(finding::page(&findings, args.all).trim_end())?,
     }
     let wrong = findings.iter().any(|f| f.severity == Severity::Error);
     Ok(if wrong { exit::FOUND } else { exit::OK })

@@ -18,7 +18,7 @@ use super::snapshots::newest_first;
 use super::{names, question, summary};
 use crate::exit;
 use crate::failure::Result;
-use crate::ui::print;
+use crate::ui::report;
 
 mod args;
 mod request;
@@ -94,7 +94,7 @@ pub(super) async fn plan_and_do(cluster: &Cluster, mut wanted: Restore, choice: 
     }
     // The plan is the result only where nothing follows; where an object does, it is talk.
     if choice.output.for_people() {
-        print(page.trim_end())?;
+        report(page.trim_end())?;
     } else {
         tell(page.trim_end());
     }
@@ -126,7 +126,7 @@ pub(super) async fn plan_and_do(cluster: &Cluster, mut wanted: Restore, choice: 
         }
         End::Ended(restore) => {
             if choice.output.for_people() {
-                print(summary::restore(&restore, Timestamp::now()).trim_end())?;
+                report(summary::restore(&restore, Timestamp::now()).trim_end())?;
             } else {
                 output::object(&*restore, choice.output)?;
             }

@@ -14,7 +14,7 @@ use super::operator;
 use super::output::{ReportFormat, to_json, to_yaml};
 use crate::exit;
 use crate::failure::Result;
-use crate::ui::print;
+use crate::ui;
 use defaults::Defaults;
 
 pub(super) mod claims;
@@ -61,13 +61,13 @@ pub(super) async fn run(args: Args) -> Result<u8> {
     let now = Timestamp::now();
     let report = report::report(&facts, args.max_age.map(Duration::to_std), now);
     match args.output {
-        ReportFormat::Json => print(&to_json(&report)?)?,
-        ReportFormat::Yaml => print(&to_yaml(&report)?)?,
+        ReportFormat::Json => ui::report(&to_json(&report)?)?,
+        ReportFormat::Yaml => ui::report(&to_yaml(&report)?)?,
         ReportFormat::Table => {
             if facts.claims.is_empty() && !args.all_namespaces {
                 cluster.check_namespace().await?;
             }
-            print(page::page(&report, args.all_namespaces, now).trim_end())?;
+            ui::report(page::page(&report, args.all_namespaces, now).trim_end())?;
         }
     }
     if args.check && !report.is_protected() {
