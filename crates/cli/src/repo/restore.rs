@@ -1,13 +1,14 @@
 //! `repo restore`: a snapshot, or a directory of it, goes to a target directory.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use holdfast_engine::lock::LockGuard;
 use holdfast_engine::repository::Repository;
 use holdfast_engine::restore::{
     self, Counts, Overwrite, Ownership, Reach, RestorePlan, RestoreReport, RestoreSpec,
 };
+use holdfast_engine::rewrite::Patterns;
 use holdfast_engine::store::Location;
 use serde_json::json;
 
@@ -82,13 +83,12 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
             "name a directory with --target",
         )
     })?;
-    if args.delete && !args.dry_run && patterns == Given::default() {
-        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if args.delete && !args.dry_run {
         let repository = match &session.location {
             Location::Local(path) => Some(real(path)),
             _ => None,
         };
-        may_delete(&real(&target), repository.as_deref())?;
+        may_delete(&real(&target), repository.as_deref(), &patterns)?;
     }
     let repository = session.open().await?;
     let work = async |guard: Option<&LockGuard>| {
@@ -179,26 +179,53 @@ fn summary(report: &RestoreReport, dry_run: bool) -> serde_json::Value {
     })
 }
 
-/// What would be done.
+/// The path without symbolic links, of which the end may not be there yet.
+fn real(path: &Path) -> PathBuf {
+    for there in path.ancestors() {
+        let Ok(mut real) = std::fs::canonicalize(there) else { continue };
+        // What is not there will be made as directories, so `..` leads to the one above.
+        for part in path.strip_prefix(there).into_iter().flat_map(Path::components) {
+            match part {
+                Component::Normal(name) => real.push(name),
+                Component::ParentDir => {
+                    real.pop();
+                }
+                Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
+            }
+        }
+        return real;
+    }
+    path.to_owned()
+}
+
 /// Refuses what can only be a mistake: to remove from this machine whatever one snapshot does not hold, or the repository
 /// that is restored from.
-fn may_delete(target: &Path, repository: Option<&Path>) -> Result<()> {
-    if target == Path::new("/") {
+///
+/// Patterns to include say what may be touched on the machine. None makes the repository safe: one that is meant for
+/// something else may match it too, and those to exclude only spare what they name.
+fn may_delete(target: &Path, repository: Option<&Path>, patterns: &Given) -> Result<()> {
+    if target == Path::new("/") && patterns.include == Patterns::default() {
         return Err(Failure::usage(
             "--delete with the target / would remove everything on this machine that the snapshot does not hold",
             "restore to the directory that is meant (--target), with SNAPSHOT:PATH for a part of the snapshot, or say \
              with --include what may be touched",
         ));
     }
-    if repository.is_some_and(|repository| repository.starts_with(target)) {
-        return Err(Failure::usage(
-            format!("the repository lies in {}, and --delete would remove it", target.display()),
-            "restore to another directory, or leave --delete out",
-        ));
+    let advice = "restore to another directory, or leave --delete out";
+    match repository {
+        Some(repository) if repository.starts_with(target) => Err(Failure::usage(
+            format!("the repository lies in {}, and --delete could remove it", target.display()),
+            advice,
+        )),
+        Some(repository) if target.starts_with(repository) => Err(Failure::usage(
+            format!("{} lies in the repository, of which --delete could remove a part", target.display()),
+            advice,
+        )),
+        Some(_) | None => Ok(()),
     }
-    Ok(())
 }
 
+/// What would be done.
 fn plan(plan: &RestorePlan, delete: bool) -> String {
     let mut out = String::from("plan (nothing was written):\n");
     let mut line = |what: &str, counts: Counts| {
@@ -300,7 +327,8 @@ mod tests {
     #[test]
     fn neither_the_machine_nor_the_repository_is_what_the_snapshot_does_not_hold() {
         let refused = |target: &str, repository: Option<&str>| {
-            may_delete(Path::new(target), repository.map(Path::new)).map_err(|failure| failure.cause)
+            let repository = repository.map(Path::new);
+            may_delete(Path::new(target), repository, &Given::default()).map_err(|failure| failure.cause)
         };
         assert!(refused("/", None).unwrap_err().contains("this machine"));
         assert!(refused("/srv", Some("/srv/repo")).unwrap_err().contains("the repository lies in /srv"));
@@ -308,6 +336,36 @@ mod tests {
         assert_eq!(refused("/srv/data", Some("/srv/repo")), Ok(()));
         assert_eq!(refused("/srv/re", Some("/srv/repo")), Ok(()), "by whole names");
         assert_eq!(refused("/srv", None), Ok(()));
+        assert!(refused("/srv/repo/data", Some("/srv/repo")).unwrap_err().contains("lies in the repository"));
+    }
+
+    #[test]
+    fn no_pattern_makes_the_repository_safe_from_delete() {
+        let some = || Patterns { exact: vec!["*".into()], any_case: Vec::new() };
+        let include = Given { include: some(), ..Given::default() };
+        let exclude = Given { exclude: some(), ..Given::default() };
+        let allowed = |target: &str, repository: Option<&str>, patterns: &Given| {
+            may_delete(Path::new(target), repository.map(Path::new), patterns).is_ok()
+        };
+        for patterns in [&include, &exclude] {
+            assert!(!allowed("/srv", Some("/srv/repo"), patterns));
+            assert!(!allowed("/srv/repo/data", Some("/srv/repo"), patterns));
+            assert!(!allowed("/", Some("/srv/repo"), patterns));
+            assert!(allowed("/srv/data", Some("/srv/repo"), patterns));
+        }
+        assert!(allowed("/", None, &include));
+        assert!(!allowed("/", None, &exclude), "what is excluded is spared, and all else would go");
+    }
+
+    #[test]
+    fn a_target_is_where_its_links_lead_even_before_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = std::fs::canonicalize(dir.path()).unwrap();
+        std::fs::create_dir(top.join("repo")).unwrap();
+        std::os::unix::fs::symlink("repo", top.join("link")).unwrap();
+        assert_eq!(real(&top.join("link")), top.join("repo"));
+        assert_eq!(real(&top.join("link/new/er")), top.join("repo/new/er"));
+        assert_eq!(real(&top.join("new/../repo")), top.join("repo"));
     }
 
     #[test]
