@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use holdfast_engine::archive::{self, ArchiveReport, ArchiveSpec, Format};
 use holdfast_engine::browse;
-use holdfast_engine::error::ErrorKind;
+use holdfast_engine::error::{Error, ErrorKind};
 use holdfast_engine::repository::Repository;
 use serde_json::json;
 
@@ -30,7 +30,8 @@ pub(super) struct Args {
     /// Form of a directory's archive
     #[arg(short, long, value_enum, default_value_t)]
     archive: Form,
-    /// Write into this file instead of standard output; it is there only when all of it is
+    /// Write into this file instead of standard output; it is there only when all of it is. Into a pipe or a device the
+    /// data goes as it comes
     #[arg(short, long, value_name = "FILE")]
     target: Option<PathBuf>,
     #[command(flatten)]
@@ -71,11 +72,11 @@ async fn read(session: &Session<'_>, repository: &Repository, args: &Args) -> Re
     let path = if path.as_os_str().is_empty() { PathBuf::from("/") } else { path };
     let spec = ArchiveSpec { snapshot, path, base: PathBuf::from("/"), format };
     let report = if let Some(target) = &args.target {
-        let unfinished = Unfinished::create(target)?;
-        let out = unfinished.file.try_clone().map_err(|e| cannot(target, &e))?;
+        let output = session.bound(Output::at(target)).await?;
+        let out = output.file().try_clone().map_err(|e| cannot(target, e))?;
         let out = io::BufWriter::with_capacity(1 << 20, out);
         let report = session.bound(archive::write(repository, &index, spec, out, &session.ctx)).await?;
-        unfinished.keep()?;
+        output.keep()?;
         report
     } else {
         // A file may be text; an archive would fill the screen with bytes.
@@ -95,7 +96,12 @@ async fn read(session: &Session<'_>, repository: &Repository, args: &Args) -> Re
     };
     session.ui.close();
     tell(session, args, &report)?;
-    Ok(exit::OK)
+    Ok(code(&report))
+}
+
+/// What the archive's form cannot hold is missing from it.
+fn code(report: &ArchiveReport) -> u8 {
+    if report.left_out == 0 { exit::OK } else { exit::PARTIAL }
 }
 
 fn tell(session: &Session<'_>, args: &Args, report: &ArchiveReport) -> Result<()> {
@@ -129,13 +135,84 @@ fn closed_output(failure: Failure) -> Failure {
     failure
 }
 
-fn cannot(target: &Path, error: &io::Error) -> Failure {
-    Failure {
-        cause: format!("write {}: {error}", target.display()),
-        advice: Some("choose a target that can be written to".to_owned()),
-        kind: "Target",
-        code: exit::FATAL,
+fn cannot(target: &Path, error: io::Error) -> Error {
+    Error::with_source(ErrorKind::Target, format!("cannot write {}", target.display()), error)
+}
+
+/// Where the data goes.
+enum Output {
+    /// A plain file, which is replaced once all is there.
+    Beside(Unfinished),
+    /// A pipe, a device or the like that is there already: what reads it waits under this name, and a file that took the
+    /// name would go nowhere.
+    Into(File),
+}
+
+impl Output {
+    /// Symbolic links lead to what is meant and stay.
+    async fn at(target: &Path) -> holdfast_engine::Result<Self> {
+        match fs::metadata(target) {
+            Ok(found) if found.is_dir() => Err(Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "{} is a directory; name a file for the archive (`holdfast repo restore` fills a directory)",
+                    target.display()
+                ),
+            )),
+            Ok(found) if !found.is_file() => open_waiting(target).await.map(Self::Into),
+            Ok(_) => {
+                let real = fs::canonicalize(target).map_err(|e| cannot(target, e))?;
+                Unfinished::create(&real).map(Self::Beside)
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let real = behind_links(target).map_err(|e| cannot(target, e))?;
+                Unfinished::create(&real).map(Self::Beside)
+            }
+            Err(e) => Err(cannot(target, e)),
+        }
     }
+
+    fn file(&self) -> &File {
+        match self {
+            Self::Beside(unfinished) => &unfinished.file,
+            Self::Into(file) => file,
+        }
+    }
+
+    fn keep(self) -> Result<()> {
+        match self {
+            Self::Beside(unfinished) => Ok(unfinished.keep()?),
+            Self::Into(_) => Ok(()),
+        }
+    }
+}
+
+/// Opens what is there. A pipe is open when somebody reads it, for which a thread of its own waits, so that the command
+/// can be interrupted meanwhile.
+async fn open_waiting(target: &Path) -> holdfast_engine::Result<File> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let path = target.to_owned();
+    std::thread::Builder::new()
+        .name("open".to_owned())
+        .spawn(move || {
+            // Nobody listens any more when the command was interrupted.
+            let _ = tell.send(File::options().write(true).open(path));
+        })
+        .map_err(|e| cannot(target, e))?;
+    let opened = told.await.unwrap_or_else(|_| Err(io::Error::other("the thread that opens it is gone")));
+    opened.map_err(|e| cannot(target, e))
+}
+
+/// Where a name leads at which nothing is yet.
+fn behind_links(target: &Path) -> io::Result<PathBuf> {
+    /// As many as the kernel follows (`path_resolution(7)`).
+    const MOST: usize = 40;
+    let mut at = target.to_owned();
+    for _ in 0..MOST {
+        let Ok(to) = fs::read_link(&at) else { return Ok(at) };
+        at = at.parent().unwrap_or(Path::new("")).join(to);
+    }
+    Err(io::Error::other("too many symbolic links"))
 }
 
 /// A file beside the target that takes its name when it is whole, and is removed otherwise.
@@ -147,26 +224,20 @@ struct Unfinished {
 }
 
 impl Unfinished {
-    fn create(target: &Path) -> Result<Self> {
-        if target.is_dir() {
-            return Err(Failure::usage(
-                format!("{} is a directory", target.display()),
-                "name a file for the archive; `holdfast repo restore` fills a directory",
-            ));
-        }
+    fn create(target: &Path) -> holdfast_engine::Result<Self> {
         let mut name = target.as_os_str().to_owned();
         name.push(format!(".{}.part", std::process::id()));
         let path = PathBuf::from(name);
         // Not readable by others: it may hold what nobody else may read.
         let mut options = File::options();
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.write(true).create_new(true).open(&path).map_err(|e| cannot(target, &e))?;
+        let file = options.write(true).create_new(true).open(&path).map_err(|e| cannot(target, e))?;
         Ok(Self { file, path, target: target.to_owned(), kept: false })
     }
 
-    fn keep(mut self) -> Result<()> {
+    fn keep(mut self) -> holdfast_engine::Result<()> {
         let done = self.file.flush().and_then(|()| self.file.sync_all());
-        done.and_then(|()| fs::rename(&self.path, &self.target)).map_err(|e| cannot(&self.target, &e))?;
+        done.and_then(|()| fs::rename(&self.path, &self.target)).map_err(|e| cannot(&self.target, e))?;
         self.kept = true;
         Ok(())
     }
@@ -178,5 +249,83 @@ impl Drop for Unfinished {
             // Whatever prevents it, a name that ends in .part says what it is.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::fs::{FileTypeExt as _, symlink};
+
+    use super::*;
+
+    async fn write_to(target: &Path, content: &[u8]) {
+        let output = Output::at(target).await.unwrap();
+        let mut file = output.file();
+        file.write_all(content).unwrap();
+        output.keep().unwrap();
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn what_is_no_plain_file_is_written_into_and_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&at).status().unwrap().success());
+        let read = std::thread::spawn({
+            let at = at.clone();
+            move || {
+                let mut content = Vec::new();
+                File::open(at).unwrap().read_to_end(&mut content).unwrap();
+                content
+            }
+        });
+        write_to(&at, b"content").await;
+        assert_eq!(read.join().unwrap(), b"content");
+        assert!(fs::symlink_metadata(&at).unwrap().file_type().is_fifo());
+        assert_eq!(names(directory.path()), ["pipe"]);
+        symlink("/dev/null", directory.path().join("null")).unwrap();
+        write_to(&directory.path().join("null"), b"content").await;
+        assert_eq!(fs::read_link(directory.path().join("null")).unwrap(), Path::new("/dev/null"));
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+    }
+
+    #[tokio::test]
+    async fn a_link_leads_to_the_file_that_is_written_and_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir(path("sub")).unwrap();
+        fs::write(path("sub/old"), "old").unwrap();
+        symlink("sub/old", path("a")).unwrap();
+        symlink("sub/new", path("b")).unwrap();
+        symlink("b", path("c")).unwrap();
+        for (link, file) in [("a", "sub/old"), ("c", "sub/new")] {
+            write_to(&path(link), b"new").await;
+            assert!(fs::symlink_metadata(path(link)).unwrap().is_symlink());
+            assert_eq!(fs::read(path(file)).unwrap(), b"new");
+        }
+        assert_eq!(names(&path("sub")), ["new", "old"]);
+        symlink("round", path("round")).unwrap();
+        assert!(Output::at(&path("round")).await.is_err());
+        assert!(Output::at(&path("sub")).await.is_err());
+    }
+
+    #[test]
+    fn a_dump_that_broke_off_or_lacks_something_is_no_whole_success() {
+        let broken = Failure::from(Error::with_source(
+            ErrorKind::Target,
+            "the output takes no more",
+            io::Error::from_raw_os_error(32),
+        ));
+        let failure = closed_output(broken);
+        assert_eq!((failure.kind, failure.code), (OUTPUT_CLOSED, exit::FATAL));
+        assert_eq!(code(&ArchiveReport::default()), exit::OK);
+        assert_eq!(code(&ArchiveReport { left_out: 1, ..ArchiveReport::default() }), exit::PARTIAL);
     }
 }
