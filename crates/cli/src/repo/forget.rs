@@ -187,6 +187,9 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
             let groups = report.groups.iter().map(group_json).collect::<Result<Vec<_>>>()?;
             session.ui.report(&Value::from(groups).to_string())?;
         }
+        if !args.snapshots.is_empty() {
+            session.ui.report(&summary(&report, args.dry_run).to_string())?;
+        }
     } else {
         if !policy.is_empty() {
             session.ui.report(&format!("policy: {}", safe(&policy.to_string())))?;
@@ -196,7 +199,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         }
         session.ui.report(&describe(&report, args.dry_run))?;
     }
-    let mut code = if report.retained.is_empty() { exit::OK } else { exit::PARTIAL };
+    let mut code = code(&report, !args.snapshots.is_empty());
     if args.prune && gone {
         let mut spec = args.prune_options.spec(args.dry_run);
         if args.dry_run {
@@ -207,6 +210,26 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
         code = code.max(prune::perform(session, &repository, &PruneSpec { no_lock, ..spec }).await?);
     }
     Ok(code)
+}
+
+/// What was to go and stays makes it a part. A policy keeps what is held, as it keeps others; a name asks for it.
+fn code(report: &ForgetReport, named: bool) -> u8 {
+    let whole = report.retained.is_empty() && !(named && !report.held.is_empty());
+    if whole { exit::OK } else { exit::PARTIAL }
+}
+
+/// What became of snapshots that were named, for which restic has no message.
+fn summary(report: &ForgetReport, dry_run: bool) -> Value {
+    let retained: Vec<Value> =
+        report.retained.iter().map(|(id, why)| json!({"id": id.to_hex(), "reason": why})).collect();
+    json!({
+        "message_type": "summary",
+        "dry_run": dry_run,
+        "forgotten": report.forgotten.iter().map(|(id, _)| id.to_hex()).collect::<Vec<_>>(),
+        "damaged": report.damaged.iter().map(|damaged| damaged.id.to_hex()).collect::<Vec<_>>(),
+        "held": report.held.iter().map(Id::to_hex).collect::<Vec<_>>(),
+        "retained": retained,
+    })
 }
 
 async fn selection(
@@ -418,6 +441,22 @@ pub(super) async fn unforget(session: &Session<'_>, args: &UnforgetArgs) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_named_snapshot_that_is_held_is_told_and_no_whole_success() {
+        let held = Id::hash(b"held");
+        let report = ForgetReport { held: vec![held], ..ForgetReport::default() };
+        assert_eq!(code(&report, true), exit::PARTIAL);
+        assert_eq!(code(&report, false), exit::OK, "a policy keeps what is held");
+        assert_eq!(code(&ForgetReport::default(), true), exit::OK);
+        let said = summary(&report, false);
+        assert_eq!(said["held"], json!([held.to_hex()]));
+        assert_eq!(said["forgotten"], json!([]));
+        let snapshot = json!({"time": "2026-01-01T00:00:00Z", "tree": held.to_hex(), "paths": ["/x"]});
+        let forgotten = vec![(held, serde_json::from_value(snapshot).unwrap())];
+        let gone = ForgetReport { forgotten, ..ForgetReport::default() };
+        assert_eq!(summary(&gone, true)["forgotten"], json!([held.to_hex()]));
+    }
 
     #[test]
     fn counts_are_numbers_or_unlimited() {
