@@ -1,4 +1,9 @@
-//! Zip (PKWARE APPNOTE 6.3.10): entries stored, sizes and checksums behind the data, zip64 where a field is too small.
+//! Zip (PKWARE APPNOTE 6.3.10): entries not compressed, sizes and checksums behind the data, zip64 where a field is too
+//! small.
+//!
+//! What is not compressed is written as deflate's stored blocks (RFC 1951, 3.2.4) and not by the method `stored`: that
+//! has no end of its own, so that a reader of a stream has to look for the descriptor behind it, which a file can contain
+//! (and Java refuses it). Deflate says where it ends.
 //!
 //! Written here rather than by a crate for names that are not text, and because an archive that broke off must stay
 //! without its directory, which the crate writes when it is dropped.
@@ -12,7 +17,13 @@ use crate::format::node::{Node, NodeType, go_mode};
 const FLAG_DESCRIPTOR: u16 = 1 << 3;
 /// The name is UTF-8.
 const FLAG_UTF8: u16 = 1 << 11;
-/// Version needed to extract: directories; zip64.
+/// Methods: nothing to unpack, for what has no data; deflate.
+const STORED: u16 = 0;
+const DEFLATED: u16 = 8;
+/// Most bytes of one stored block of deflate, and of the head of one.
+const BLOCK: usize = 65_535;
+const BLOCK_HEAD: u64 = 5;
+/// Version needed to extract: directories, deflate; zip64.
 const VERSION: u16 = 20;
 const VERSION_64: u16 = 45;
 /// Made on Unix, where the upper half of the external attributes is the mode.
@@ -22,6 +33,8 @@ const MADE_ON_UNIX: u16 = 3 << 8;
 pub(super) struct ZipWriter<W> {
     out: W,
     offset: u64,
+    /// Of the current entry's data, what does not yet fill a block.
+    block: Vec<u8>,
     /// The archive's directory so far.
     directory: Vec<u8>,
     entries: u64,
@@ -46,11 +59,24 @@ struct Current {
     seconds: i64,
 }
 
+impl Current {
+    fn method(&self) -> u16 {
+        if self.flags & FLAG_DESCRIPTOR == 0 { STORED } else { DEFLATED }
+    }
+}
+
+/// Bytes that so many take in stored blocks: full ones, and a last one with what is left, be it nothing.
+fn packed(size: u64) -> u64 {
+    let blocks = (size / BLOCK as u64).saturating_add(1);
+    size.saturating_add(blocks.saturating_mul(BLOCK_HEAD))
+}
+
 impl<W: Write> ZipWriter<W> {
     pub(super) fn new(out: W) -> Self {
         Self {
             out,
             offset: 0,
+            block: Vec::with_capacity(BLOCK),
             directory: Vec::new(),
             entries: 0,
             current: None,
@@ -62,6 +88,14 @@ impl<W: Write> ZipWriter<W> {
         self.out.write_all(bytes)?;
         self.offset += bytes.len() as u64;
         Ok(())
+    }
+
+    /// One stored block of deflate.
+    fn put_block(&mut self, bytes: &[u8], last: bool) -> Result<()> {
+        let length = u16::try_from(bytes.len()).map_err(std::io::Error::other)?;
+        let [low, high] = length.to_le_bytes();
+        self.put(&[u8::from(last), low, high, !low, !high])?;
+        self.put(bytes)
     }
 
     /// The value, or the mark that says it is in the zip64 field.
@@ -93,7 +127,7 @@ impl<W: Write> Writer for ZipWriter<W> {
         };
         let target: &[u8] = if node.kind == NodeType::Symlink { &node.link_target } else { b"" };
         let size = entry.size.max(target.len() as u64);
-        let large = size >= self.limit.0;
+        let large = packed(size) >= self.limit.0;
         let utf8 = if std::str::from_utf8(&name).is_ok() { FLAG_UTF8 } else { 0 };
         let current = Current {
             flags: utf8 | if directory { 0 } else { FLAG_DESCRIPTOR },
@@ -111,7 +145,8 @@ impl<W: Write> Writer for ZipWriter<W> {
         let mut header = Vec::new();
         header.extend_from_slice(b"PK\x03\x04");
         let (time, date) = current.dos;
-        for field in [if large { VERSION_64 } else { VERSION }, current.flags, 0, time, date] {
+        let version = if large { VERSION_64 } else { VERSION };
+        for field in [version, current.flags, current.method(), time, date] {
             header.extend_from_slice(&field.to_le_bytes());
         }
         // Checksum and sizes: unknown yet. With large files their places are in the zip64 field.
@@ -140,31 +175,51 @@ impl<W: Write> Writer for ZipWriter<W> {
             current.crc.update(bytes);
             current.size += bytes.len() as u64;
         }
-        self.put(bytes)
+        let mut rest = bytes;
+        while self.block.len() + rest.len() >= BLOCK {
+            let (now, later) = rest.split_at(BLOCK - self.block.len());
+            rest = later;
+            if self.block.is_empty() {
+                self.put_block(now, false)?;
+            } else {
+                self.block.extend_from_slice(now);
+                let mut block = std::mem::take(&mut self.block);
+                self.put_block(&block, false)?;
+                block.clear();
+                self.block = block;
+            }
+        }
+        self.block.extend_from_slice(rest);
+        Ok(())
     }
 
     fn end(&mut self) -> Result<()> {
         let Some(current) = self.current.take() else { return Ok(()) };
         let crc = current.crc.clone().finalize();
-        if current.flags & FLAG_DESCRIPTOR != 0 {
+        let method = current.method();
+        let packed = if method == DEFLATED { packed(current.size) } else { current.size };
+        if method == DEFLATED {
+            let mut block = std::mem::take(&mut self.block);
+            self.put_block(&block, true)?;
+            block.clear();
+            self.block = block;
             let mut descriptor = b"PK\x07\x08".to_vec();
             descriptor.extend_from_slice(&crc.to_le_bytes());
-            for _ in 0..2 {
+            for size in [packed, current.size] {
                 if current.large {
-                    descriptor.extend_from_slice(&current.size.to_le_bytes());
+                    descriptor.extend_from_slice(&size.to_le_bytes());
                 } else {
-                    descriptor.extend_from_slice(&u32::try_from(current.size).unwrap_or(0).to_le_bytes());
+                    descriptor.extend_from_slice(&u32::try_from(size).unwrap_or(0).to_le_bytes());
                 }
             }
             self.put(&descriptor)?;
         }
         let mut wide = Vec::new();
-        if current.size >= self.limit.0 {
-            wide.extend_from_slice(&current.size.to_le_bytes());
-            wide.extend_from_slice(&current.size.to_le_bytes());
-        }
-        if current.offset >= self.limit.0 {
-            wide.extend_from_slice(&current.offset.to_le_bytes());
+        // Each of those alone that its own field cannot hold, in this order.
+        for value in [current.size, packed, current.offset] {
+            if value >= self.limit.0 {
+                wide.extend_from_slice(&value.to_le_bytes());
+            }
         }
         let version = if wide.is_empty() { VERSION } else { VERSION_64 };
         let mut extra = timestamp(current.seconds);
@@ -176,12 +231,13 @@ impl<W: Write> Writer for ZipWriter<W> {
         }
         let (time, date) = current.dos;
         let (size, offset) = (self.small(current.size), self.small(current.offset));
+        let packed = self.small(packed);
         let entry = &mut self.directory;
         entry.extend_from_slice(b"PK\x01\x02");
-        for field in [MADE_ON_UNIX | version, version, current.flags, 0, time, date] {
+        for field in [MADE_ON_UNIX | version, version, current.flags, method, time, date] {
             entry.extend_from_slice(&field.to_le_bytes());
         }
-        for field in [crc, size, size] {
+        for field in [crc, packed, size] {
             entry.extend_from_slice(&field.to_le_bytes());
         }
         let lengths = [current.name.len(), extra.len(), 0, 0, 0];
@@ -287,6 +343,92 @@ mod tests {
         let output = Command::new("python3").args(["-c", script]).arg(archive).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A reader of a stream that trusts nothing but what it meets: the header says deflate, and that says where it ends.
+    const STREAM: &str = r#"
+import struct, sys, zlib
+data = open(sys.argv[1], "rb").read()
+names = []
+while data[:4] == b"PK\x03\x04":
+    flags, method = struct.unpack("<HH", data[6:10])
+    name, extra = struct.unpack("<HH", data[26:30])
+    names.append(data[30:30 + name].decode())
+    data = data[30 + name + extra:]
+    assert (flags & 8 != 0) == (method == 8), (flags, method)
+    if method == 8:
+        inflate = zlib.decompressobj(-15)
+        content = inflate.decompress(data) + inflate.flush()
+        assert inflate.eof
+        packed = len(data) - len(inflate.unused_data)
+        data = inflate.unused_data
+        said = struct.unpack("<IIII", data[:16])
+        assert said == (0x08074b50, zlib.crc32(content), packed, len(content)), said
+        data = data[16:]
+assert data[:4] == b"PK\x01\x02", data[:4]
+print(*names)
+"#;
+
+    #[test]
+    fn content_that_looks_like_entries_stays_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let entry = |kind, size| Entry {
+            path: "/x".into(),
+            node: Node { kind, link_target: b"to".to_vec(), ..Node::default() },
+            size,
+            link_to: None,
+        };
+        // An archive with one entry, as content of another.
+        let inner = directory.path().join("inner.zip");
+        let mut writer = ZipWriter::new(std::fs::File::create(&inner).unwrap());
+        assert!(writer.begin(b"smuggled", &entry(NodeType::File, 3), None).unwrap());
+        writer.data(b"bad").unwrap();
+        writer.end().unwrap();
+        writer.finish().unwrap();
+        let mut hostile = b"PK\x07\x08\0\0\0\0\0\0\0\0\0\0\0\0".to_vec();
+        hostile.extend(std::fs::read(&inner).unwrap());
+
+        let at = directory.path().join("a.zip");
+        let mut writer = ZipWriter::new(std::fs::File::create(&at).unwrap());
+        let all = BLOCK as u64;
+        for (name, size) in
+            [("empty", 0), ("one", 1), ("full", all), ("more", all + 1), ("much", 5 * all + 7)]
+        {
+            assert!(writer.begin(name.as_bytes(), &entry(NodeType::File, size), None).unwrap());
+            let content = vec![b'x'; usize::try_from(size).unwrap()];
+            content.chunks(100_000).for_each(|part| writer.data(part).unwrap());
+            writer.end().unwrap();
+        }
+        assert!(writer.begin(b"hostile", &entry(NodeType::File, hostile.len() as u64), None).unwrap());
+        hostile.chunks(7).for_each(|part| writer.data(part).unwrap());
+        writer.end().unwrap();
+        for (name, kind) in [("dir", NodeType::Dir), ("link", NodeType::Symlink)] {
+            assert!(writer.begin(name.as_bytes(), &entry(kind, 0), None).unwrap());
+            writer.end().unwrap();
+        }
+        writer.finish().unwrap();
+        let streamed = Command::new("python3").args(["-c", STREAM]).arg(&at).output().unwrap();
+        assert!(streamed.status.success(), "{}", String::from_utf8_lossy(&streamed.stderr));
+        let names = String::from_utf8(streamed.stdout).unwrap();
+        assert_eq!(names.trim(), "empty one full more much hostile dir/ link");
+        let bytes = 1 + all + all + 1 + 5 * all + 7 + hostile.len() as u64 + 2;
+        assert_eq!(python(&at).trim(), format!("8 {bytes}"));
+    }
+
+    #[test]
+    fn a_size_that_only_its_blocks_make_too_long_is_in_zip64() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().join("a.zip");
+        let mut writer = ZipWriter::new(std::fs::File::create(&at).unwrap());
+        writer.limit = (3000, 50);
+        for size in [2994, 2995, 2996, 2999, 3000] {
+            let entry = Entry { path: "/x".into(), node: Node::default(), size, link_to: None };
+            assert!(writer.begin(format!("name {size}").as_bytes(), &entry, None).unwrap());
+            writer.data(&vec![b'x'; usize::try_from(size).unwrap()]).unwrap();
+            writer.end().unwrap();
+        }
+        writer.finish().unwrap();
+        assert_eq!(python(&at).trim(), format!("5 {}", 2994 + 2995 + 2996 + 2999 + 3000));
     }
 
     #[test]
