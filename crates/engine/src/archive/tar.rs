@@ -159,7 +159,21 @@ fn records(name: &[u8], link: &[u8], entry: &Entry) -> Vec<u8> {
         record(&mut out, b"mtime", decimal(*mtime).as_bytes());
     }
     for xattr in xattrs {
-        record(&mut out, &[b"SCHILY.xattr.", xattr.name.as_bytes()].concat(), &xattr.value);
+        record(&mut out, &[b"SCHILY.xattr.", &keyword(xattr.name.as_bytes())[..]].concat(), &xattr.value);
+    }
+    out
+}
+
+/// A name as it may stand in a record's key, which ends at the first equals sign. GNU tar writes and reads it so
+/// (`xattr_encode_keyword`).
+fn keyword(name: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(name.len());
+    for byte in name {
+        match byte {
+            b'%' => out.extend_from_slice(b"%25"),
+            b'=' => out.extend_from_slice(b"%3D"),
+            other => out.push(*other),
+        }
     }
     out
 }
@@ -194,6 +208,7 @@ fn decimal(time: Time) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::node::Xattr;
 
     #[test]
     fn a_record_counts_its_own_length() {
@@ -203,6 +218,16 @@ mod tests {
             let said: usize = std::str::from_utf8(&out).unwrap().split(' ').next().unwrap().parse().unwrap();
             assert_eq!(said, out.len(), "{value}, {begin}");
         }
+    }
+
+    #[test]
+    fn a_name_in_a_key_keeps_its_equals_signs() {
+        let xattr = Xattr { name: "user.a=b%c".into(), value: b"d=e%f".to_vec() };
+        let node = Node { xattrs: vec![xattr], ..Node::default() };
+        let entry = Entry { path: "/a".into(), node, size: 0, link_to: None };
+        let records = records(b"a", b"", &entry);
+        let text = String::from_utf8(records).unwrap();
+        assert!(text.ends_with(" SCHILY.xattr.user.a%3Db%25c=d=e%f\n"), "{text}");
     }
 
     #[test]
