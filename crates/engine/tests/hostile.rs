@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use holdfast_engine::archive::{self, ArchiveSpec, Format};
 use holdfast_engine::copy::copy;
 use holdfast_engine::crypto::Key;
 use holdfast_engine::diff::diff;
@@ -350,6 +351,40 @@ async fn lengths_that_lie_cost_their_file_and_no_memory() {
     match run(&forger.repo, &spec).await {
         Ok(report) => assert_eq!(report.faults.total, 1),
         Err(e) => assert_eq!(e.kind(), ErrorKind::TargetFull),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_takes_no_file_whose_length_lies() {
+    let scratch = scratch();
+    let mut forger = Forger::new(&scratch.path().join("repo")).await;
+    let good = forger.blob(BlobKind::Data, b"good");
+    let first = Node { inode: 7, device_id: 3, links: 2, ..file(b"a", &[(good, 4)]) };
+    let lies = [
+        Node { size: 4, content: None, ..file(b"f", &[]) },
+        Node { size: 5, ..file(b"f", &[(good, 4)]) },
+        Node { size: 3, ..file(b"f", &[(good, 4)]) },
+        // As a further name of one that is right.
+        Node { size: 5, name: b"f".to_vec(), ..first.clone() },
+    ];
+    for lie in lies {
+        let root = forger.tree(&[first.clone(), lie]);
+        let snapshot = forger.snapshot(root).await;
+        let snapshot = forger.repo.load_snapshot(&snapshot).await.unwrap();
+        let index = forger.repo.load_index(&Ctx::default()).await.unwrap();
+        let write = async |path: &str, format| {
+            let (path, base) = (PathBuf::from(path), PathBuf::from("/"));
+            let spec = ArchiveSpec { snapshot: snapshot.clone(), path, base, format };
+            let out = fs::File::create(scratch.path().join("out")).unwrap();
+            archive::write(&forger.repo, &index, spec, out, &Ctx::default()).await
+        };
+        assert_eq!(write("/a", Format::Tar).await.unwrap().bytes, 4);
+        let error = write("/f", Format::Tar).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.chain());
+        assert_eq!(fs::metadata(scratch.path().join("out")).unwrap().len(), 0);
+        for format in [Format::Tar, Format::Zip] {
+            assert_eq!(write("/", format).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        }
     }
 }
 

@@ -31,7 +31,7 @@ pub enum Format {
     /// POSIX tar with PAX records: long names, nanoseconds, extended attributes, hard links, devices.
     #[default]
     Tar,
-    /// zip, stored; zip64 where needed. Files, directories and symbolic links.
+    /// zip, not compressed; zip64 where needed. Files, directories and symbolic links.
     Zip,
 }
 
@@ -75,8 +75,10 @@ pub async fn write(
     let root = match &node {
         None => spec.snapshot.tree,
         Some(Node { kind: NodeType::Dir, subtree: Some(tree), .. }) => *tree,
-        Some(Node { kind: NodeType::File, content, .. }) => {
+        Some(Node { kind: NodeType::File, content, size, .. }) => {
             let content = content.clone().unwrap_or_default();
+            let length = content_length(index, &content)?;
+            same_size(&spec.path, *size, length)?;
             let pieces = ReadAhead::of_file(repo, index, content, ctx);
             return own_thread("dump", ctx, move |ctx| copy_file(pieces, out, ctx)).await;
         }
@@ -165,6 +167,7 @@ fn run(pieces: ReadAhead, base: &Path, mut writer: impl Writer, ctx: &Ctx) -> Re
                 report.bytes = report.bytes.saturating_add(bytes.len() as u64);
                 tell(ctx, &report);
             }
+            Piece::End => break,
         }
     }
     ctx.check()?;
@@ -244,7 +247,7 @@ enum Step {
 impl Steps {
     async fn next(&mut self) -> Result<Option<Step>> {
         if let Some(id) = self.content.next() {
-            let length = self.length(&id)?;
+            let length = blob_length(&self.index, &id)?;
             return Ok(Some(Step::Blob(id, length)));
         }
         let found = match self.first.take() {
@@ -264,22 +267,16 @@ impl Steps {
         let mut entry = Entry { path, size: 0, link_to: None, node: Node::default() };
         if node.kind == NodeType::File {
             let content = node.content.take().unwrap_or_default();
+            let length = content_length(&self.index, &content)?;
+            same_size(&entry.path, node.size, length)?;
             entry.link_to = self.link(&node, &entry.path, &content);
             if entry.link_to.is_none() {
-                for id in &content {
-                    entry.size = entry.size.saturating_add(u64::from(self.length(id)?));
-                }
+                entry.size = length;
                 self.content = content.into_iter();
             }
         }
         entry.node = node;
         Ok(Some(Step::Entry(Box::new(entry))))
-    }
-
-    fn length(&self, id: &Id) -> Result<u32> {
-        self.index.plain_length(BlobKind::Data, id).ok_or_else(|| {
-            Error::new(ErrorKind::Missing, format!("the data blob {id} is in no index; run a check"))
-        })
     }
 
     /// The entry before of which this is another name. Zip knows no such thing.
@@ -299,6 +296,29 @@ impl Steps {
     }
 }
 
+/// Plain bytes of a blob of content.
+fn blob_length(index: &Index, id: &Id) -> Result<u32> {
+    index.plain_length(BlobKind::Data, id).ok_or_else(|| {
+        Error::new(ErrorKind::Missing, format!("the data blob {id} is in no index; run a check"))
+    })
+}
+
+fn content_length(index: &Index, content: &[Id]) -> Result<u64> {
+    content.iter().try_fold(0, |sum: u64, id| Ok(sum.saturating_add(blob_length(index, id)?.into())))
+}
+
+/// A file whose chunks are not as long as it is said to be has lost some, or got others, and is no more whole for being
+/// well-formed.
+fn same_size(path: &Path, said: u64, length: u64) -> Result<()> {
+    if said == length {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Corrupt,
+        format!("the snapshot says {said} bytes of {}, the chunks it names have {length}", path.display()),
+    ))
+}
+
 fn is_single_name(name: &[u8]) -> bool {
     !matches!(name, b"" | b"." | b"..") && !name.iter().any(|b| matches!(b, b'/' | 0))
 }
@@ -306,6 +326,15 @@ fn is_single_name(name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_as_long_as_its_chunks() {
+        let error = |said, length| same_size(Path::new("/a"), said, length).map_err(|e| e.kind());
+        assert_eq!(error(0, 0), Ok(()));
+        assert_eq!(error(5, 5), Ok(()));
+        assert_eq!(error(5, 0), Err(ErrorKind::Corrupt), "no content at all");
+        assert_eq!(error(5, 6), Err(ErrorKind::Corrupt));
+    }
 
     #[test]
     fn names_stay_below_where_they_are_extracted() {

@@ -25,11 +25,16 @@ pub(super) enum Piece {
     Entry(Box<Entry>),
     /// Content; the memory counts until the permit is dropped.
     Data(Bytes, OwnedSemaphorePermit),
+    /// All has come. Without it something broke off, however quietly.
+    End,
 }
 
 /// Gives pieces to a thread that may block. Ends fetching when dropped.
 pub(super) struct ReadAhead {
     pieces: mpsc::Receiver<Result<Piece>>,
+    /// The caller's wish to stop, of which `_stop` is a child.
+    cancel: CancellationToken,
+    ended: bool,
     _stop: DropGuard,
 }
 
@@ -37,7 +42,18 @@ impl Iterator for ReadAhead {
     type Item = Result<Piece>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.pieces.blocking_recv()
+        if self.ended {
+            return None;
+        }
+        let next = self.pieces.blocking_recv().unwrap_or_else(|| {
+            Err(if self.cancel.is_cancelled() {
+                Error::new(ErrorKind::Cancelled, "the operation was cancelled")
+            } else {
+                Error::new(ErrorKind::Internal, "reading ahead ended before the end of what is read: a bug")
+            })
+        });
+        self.ended = matches!(next, Err(_) | Ok(Piece::End));
+        Some(next)
     }
 }
 
@@ -112,13 +128,37 @@ impl ReadAhead {
                     () = stopped.cancelled() => return,
                     next = fetched.next() => next,
                 };
-                let Some(piece) = next else { return };
-                let over = piece.is_err();
+                let piece = next.unwrap_or(Ok(Piece::End));
+                let over = matches!(piece, Err(_) | Ok(Piece::End));
                 if send.send(piece).await.is_err() || over {
                     return;
                 }
             }
         });
-        Self { pieces, _stop: stop.drop_guard() }
+        Self { pieces, cancel: ctx.cancel.clone(), ended: false, _stop: stop.drop_guard() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ahead(sent: Vec<Result<Piece>>, cancel: &CancellationToken) -> ReadAhead {
+        let (send, pieces) = mpsc::channel(sent.len().max(1));
+        sent.into_iter().for_each(|piece| send.try_send(piece).unwrap());
+        let stop = cancel.child_token().drop_guard();
+        ReadAhead { pieces, cancel: cancel.clone(), ended: false, _stop: stop }
+    }
+
+    #[test]
+    fn what_ends_without_saying_so_broke_off() {
+        let cancel = CancellationToken::new();
+        let kinds = |ahead: ReadAhead| -> Vec<Option<ErrorKind>> {
+            ahead.map(|piece| piece.err().map(|e| e.kind())).collect()
+        };
+        assert_eq!(kinds(ahead(vec![Ok(Piece::End)], &cancel)), [None]);
+        assert_eq!(kinds(ahead(Vec::new(), &cancel)), [Some(ErrorKind::Internal)]);
+        cancel.cancel();
+        assert_eq!(kinds(ahead(Vec::new(), &cancel)), [Some(ErrorKind::Cancelled)]);
     }
 }
