@@ -389,6 +389,23 @@ async fn an_archive_takes_no_file_whose_length_lies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_other_names_is_not_cut_short_for_them() {
+    let scratch = scratch();
+    let mut forger = Forger::new(&scratch.path().join("repo")).await;
+    let good = forger.blob(BlobKind::Data, b"good");
+    let (outside, target) = (scratch.path().join("outside"), scratch.path().join("target"));
+    fs::create_dir(&target).unwrap();
+    fs::write(&outside, "good, and more").unwrap();
+    fs::hard_link(&outside, target.join("a")).unwrap();
+    let root = forger.tree(&[file(b"a", &[(good, 4)])]);
+    let snapshot = forger.snapshot(root).await;
+    let report = forger.restore(snapshot, &target).await;
+    assert_eq!((report.faults.total, report.files_restored), (0, 1), "{:?}", report.faults.first);
+    assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "good");
+    assert_eq!(fs::read_to_string(&outside).unwrap(), "good, and more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn depth_is_bounded_and_needs_no_stack() {
     let scratch = scratch();
     let mut forger = Forger::new(&scratch.path().join("repo")).await;

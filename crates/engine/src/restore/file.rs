@@ -242,7 +242,8 @@ impl FileJob {
                     self.attributes.apply(run, &self.path, Handle::Special(dir, name));
                 }
             }
-            Err(e) => run.metadata_fault(&self.path, "open", e.to_string()),
+            // It was believed to be there as the snapshot has it, and is not.
+            Err(e) => return self.fail_writing(run, "open", &e),
         }
         self.state().stage = Stage::Done;
         count(&run.tally.unchanged, 1);
@@ -297,11 +298,13 @@ impl FileJob {
             }
         };
         let stat = rustix::fs::fstat(&fd)?;
-        // Its further names may be none of the snapshot's. Those that are will be linked to what replaces it.
-        if !needed.is_empty() && stat.st_nlink > 1 {
+        let same_size = u64::try_from(stat.st_size) == Ok(self.size);
+        // Its further names may be none of the snapshot's. Those that are will be linked to what replaces it. To cut it
+        // to another size changes them all, too.
+        if stat.st_nlink > 1 && !(needed.is_empty() && same_size) {
             return Ok((0..expected.len()).collect());
         }
-        if needed.is_empty() && u64::try_from(stat.st_size) == Ok(self.size) {
+        if needed.is_empty() && same_size {
             // Only attributes are left to do, and they need no right to write.
             stays();
             *self.state() = State { stage: Stage::InPlace, fd: Some(Arc::new(fd)) };
@@ -611,6 +614,21 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+    use crate::event::Ctx;
+    use crate::restore::select::Selection;
+    use crate::restore::{RestorePlan, RestoreSpec};
+
+    #[test]
+    fn what_vanishes_before_it_is_left_as_it_was_is_a_failure_of_the_file() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let target = Target::create(dir.path()).expect("target");
+        let (spec, selection, ctx) = (RestoreSpec::default(), Selection::default(), Ctx::default());
+        let run = Run::new(&spec, &selection, &target, &ctx, &RestorePlan::default());
+        let job = FileJob::new(b"gone".to_vec(), &Node::default(), 0, 0..0, Action::Leave, None);
+        job.prepare(&run, &mut Near::default(), &[], &mut |_| {});
+        assert!(job.failed() && !job.is_done() && run.has_faults());
+        assert_eq!(run.tally.unchanged.load(Ordering::Relaxed), 0);
+    }
 
     fn content() -> Vec<u8> {
         let mut bytes = vec![0_u8; 1 << 20];

@@ -304,7 +304,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl<'a> Run<'a> {
-    fn new(
+    pub(super) fn new(
         spec: &'a RestoreSpec,
         selection: &'a Selection,
         target: &'a Target,
