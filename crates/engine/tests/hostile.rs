@@ -506,6 +506,32 @@ async fn one_inode_with_two_contents_becomes_two_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_inode_with_two_targets_becomes_two_links() {
+    let scratch = scratch();
+    let mut forger = Forger::new(&scratch.path().join("repo")).await;
+    let linked = |name: &[u8], to: &[u8]| Node { inode: 7, device_id: 3, links: 3, ..link(name, to) };
+    let root = forger.tree(&[linked(b"a", b"one"), linked(b"b", b"two"), linked(b"c", b"one")]);
+    let snapshot = forger.snapshot(root).await;
+    let target = scratch.path().join("target");
+    let report = forger.restore(snapshot, &target).await;
+    assert_eq!(report.faults.first, []);
+    for (name, to) in [("a", "one"), ("b", "two"), ("c", "one")] {
+        assert_eq!(fs::read_link(target.join(name)).unwrap(), Path::new(to), "{name}");
+    }
+    let inode = |at: &Path, name: &str| at.join(name).symlink_metadata().unwrap().ino();
+    assert!(inode(&target, "a") == inode(&target, "c") && inode(&target, "a") != inode(&target, "b"));
+
+    // The first one cannot be made: the others are, all the same.
+    let second = scratch.path().join("second");
+    fs::create_dir_all(second.join("a/full")).unwrap();
+    let report = forger.restore(snapshot, &second).await;
+    let told: Vec<_> = report.faults.first.iter().map(|f| f.path.as_path()).collect();
+    assert_eq!(told, [Path::new("/a")], "{:?}", report.faults.first);
+    assert!(second.join("a/full").is_dir());
+    assert_eq!(fs::read_link(second.join("c")).unwrap(), Path::new("one"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_copy_stands_in_for_a_damaged_one() {
     let scratch = scratch();
     let mut forger = Forger::new(&scratch.path().join("repo")).await;

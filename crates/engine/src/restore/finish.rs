@@ -3,7 +3,7 @@
 //!
 //! Not here: plain files.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::AsFd;
 
@@ -175,13 +175,7 @@ fn make_rest(
                     }
                     Some(first) => Some(first.path.clone()),
                 },
-                _ if linked => match others.entry((node.kind.as_str(), key)) {
-                    std::collections::hash_map::Entry::Occupied(first) => Some(first.get().clone()),
-                    std::collections::hash_map::Entry::Vacant(free) => {
-                        free.insert(path.clone());
-                        None
-                    }
-                },
+                _ if linked => others.get(&Same::of(node)).cloned(),
                 _ => None,
             };
             let Some(dir) = opened(&mut here, run, &visit.path) else { break };
@@ -190,7 +184,13 @@ fn make_rest(
                 None => make_other(run, dir, node, &path),
             };
             match outcome {
-                Ok(()) => run.tell(),
+                Ok(()) => {
+                    // Only what is there can get further names.
+                    if linked && node.kind != NodeType::File && link_to.is_none() {
+                        others.insert(Same::of(node), path);
+                    }
+                    run.tell();
+                }
                 Err((action, e)) => run.write_failed(&path, action, &e),
             }
         }
@@ -214,7 +214,30 @@ fn not_opened(path: &[u8], error: &io::Error) -> Fault {
 }
 
 /// First names of special files and links with several names.
-type OtherLinks = std::collections::HashMap<(&'static str, (u64, u64)), Vec<u8>>;
+type OtherLinks = HashMap<Same, Vec<u8>>;
+
+/// What makes two names those of one link or special file. A number alone proves nothing: it may have been used again
+/// while the backup ran.
+#[derive(PartialEq, Eq, Hash)]
+struct Same {
+    kind: &'static str,
+    device_id: u64,
+    inode: u64,
+    link_target: Vec<u8>,
+    device: u64,
+}
+
+impl Same {
+    fn of(node: &Node) -> Self {
+        Self {
+            kind: node.kind.as_str(),
+            device_id: node.device_id,
+            inode: node.inode,
+            link_target: node.link_target.clone(),
+            device: node.device,
+        }
+    }
+}
 
 type Outcome = Result<(), (&'static str, io::Error)>;
 
