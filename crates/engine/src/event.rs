@@ -1,6 +1,8 @@
 //! What a running operation tells its caller while it runs: counters (latest value wins), faults (none is lost).
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -93,12 +95,24 @@ impl FaultList {
     /// How many faults are kept in full.
     pub const KEPT: usize = 200;
 
-    /// Counts one, and keeps it while there is room.
-    pub fn push(&mut self, fault: Fault) {
+    /// Bytes of a kept fault's path, and of its reason. The kernel takes no longer path; a snapshot may name one.
+    pub const KEPT_BYTES: usize = 4096;
+
+    /// Counts one, and keeps it while there is room, its path and reason cut to [`FaultList::KEPT_BYTES`].
+    pub fn push(&mut self, mut fault: Fault) {
         self.total = self.total.saturating_add(1);
         let count = self.by_action.entry(fault.action).or_default();
         *count = count.saturating_add(1);
         if self.first.len() < Self::KEPT {
+            let path = fault.path.as_os_str().as_bytes();
+            if path.len() > Self::KEPT_BYTES {
+                fault.path = PathBuf::from(OsString::from_vec(cut(path, Self::KEPT_BYTES)));
+            }
+            if fault.error.len() > Self::KEPT_BYTES {
+                // It was text, and is cut between two characters.
+                fault.error =
+                    String::from_utf8_lossy(&cut(fault.error.as_bytes(), Self::KEPT_BYTES)).into_owned();
+            }
             self.first.push(fault);
         }
     }
@@ -107,6 +121,15 @@ impl FaultList {
     pub fn is_empty(&self) -> bool {
         self.total == 0
     }
+}
+
+/// The first `most` bytes, fewer when these would end within a character, and a sign that there were more.
+fn cut(bytes: &[u8], most: usize) -> Vec<u8> {
+    let within = |at: &usize| bytes.get(*at).is_some_and(|byte| byte & 0xc0 == 0x80);
+    let end = (most.saturating_sub(3)..=most).rev().find(|at| !within(at)).unwrap_or(most);
+    let mut kept = bytes.get(..end).unwrap_or(bytes).to_vec();
+    kept.extend_from_slice("…".as_bytes());
+    kept
 }
 
 /// Receives events. Must not block: it is called from the threads that do the work.
@@ -156,4 +179,25 @@ impl Ctx {
 
 fn cancelled() -> Error {
     Error::new(ErrorKind::Cancelled, "the operation was cancelled")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_fault_is_bounded_and_stays_text() {
+        let mut list = FaultList::default();
+        for long in ["x".repeat(1 << 20), "ä".repeat(1 << 20), format!("x{}", "€".repeat(1 << 20))] {
+            list.push(Fault { path: PathBuf::from(&long), action: "open", error: long });
+        }
+        list.push(Fault { path: "/a".into(), action: "open", error: "no".to_owned() });
+        assert_eq!(list.total, 4);
+        for fault in &list.first[..3] {
+            let path = fault.path.to_str().expect("whole characters");
+            assert!(path.ends_with('…') && fault.error.ends_with('…') && !path.contains('\u{fffd}'));
+            assert!((4090..=4100).contains(&path.len()) && fault.error.len() == path.len());
+        }
+        assert_eq!(list.first[3].path, PathBuf::from("/a"));
+    }
 }

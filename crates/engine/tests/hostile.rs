@@ -406,6 +406,20 @@ async fn a_file_with_other_names_is_not_cut_short_for_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_no_file_system_takes_is_told_in_short() {
+    let scratch = scratch();
+    let mut forger = Forger::new(&scratch.path().join("repo")).await;
+    let root = forger.tree(&[file(&[b'n'; 1 << 20], &[]), file(b"z", &[])]);
+    let snapshot = forger.snapshot(root).await;
+    let target = scratch.path().join("target");
+    let report = forger.restore(snapshot, &target).await;
+    assert_eq!(report.faults.total, 1);
+    let fault = &report.faults.first[0];
+    assert!(fault.error.contains("longer") && fault.path.as_os_str().len() < 4096, "{}", fault.error);
+    assert!(target.join("z").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn depth_is_bounded_and_needs_no_stack() {
     let scratch = scratch();
     let mut forger = Forger::new(&scratch.path().join("repo")).await;

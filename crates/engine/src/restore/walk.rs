@@ -22,6 +22,9 @@ use crate::index::Index;
 use crate::read::{TreeReader, is_damage};
 use crate::repository::Repository;
 
+/// Bytes of a name. File systems take 255; the rest is for those that take as many characters.
+const MAX_NAME: usize = 1024;
+
 /// Reads directories for code that runs on a thread of its own.
 pub(crate) struct TreeSource {
     reader: TreeReader,
@@ -225,7 +228,9 @@ impl<'a> Walk<'a> {
         for node in &tree.nodes {
             let mut verdict = Verdict { selected: false, descend: false };
             if let Some(why) = bad_name(&node.name) {
-                fault(damaged(&join(&path, &node.name), why.to_owned()));
+                // Of what may be as long as the tree, enough to know it by.
+                let name = node.name.get(..MAX_NAME).unwrap_or(&node.name);
+                fault(damaged(&join(&path, name), why.to_owned()));
                 whole = false;
             } else {
                 names.push(&node.name);
@@ -250,6 +255,7 @@ fn bad_name(name: &[u8]) -> Option<&'static str> {
         b"." | b".." => Some("the entry is named like the directory itself or the one above"),
         _ if name.contains(&b'/') => Some("the entry's name contains a slash"),
         _ if name.contains(&0) => Some("the entry's name contains a zero byte"),
+        _ if name.len() > MAX_NAME => Some("the entry's name is longer than any file system takes"),
         _ => None,
     }
 }
@@ -293,6 +299,7 @@ mod tests {
         for bad in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0b"] {
             assert!(bad_name(bad).is_some(), "{bad:?}");
         }
+        assert!(bad_name(&[b'a'; MAX_NAME + 1]).is_some() && bad_name(&[b'a'; MAX_NAME]).is_none());
         for good in [&b"a"[..], b"...", b"a\nb", b"\xff", b" "] {
             assert!(bad_name(good).is_none(), "{good:?}");
         }

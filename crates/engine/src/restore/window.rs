@@ -33,6 +33,8 @@ const MAX_FILES: usize = 8_000;
 /// Chunks of a window, each 17 bytes, and some 50 more while it is fetched. Packs are read once a window, so more is
 /// better.
 const MAX_CHUNKS: usize = 125_000;
+/// Bytes of their paths and extended attributes. Those of common files take a tenth of it.
+const MAX_BYTES: usize = 16 << 20;
 /// Files that wait, half written, with an open descriptor.
 const MAX_OPEN: usize = 64;
 
@@ -72,6 +74,8 @@ struct Chunk {
 pub(crate) struct Window {
     files: Vec<FileJob>,
     chunks: Vec<Chunk>,
+    /// Of their paths and extended attributes.
+    bytes: usize,
 }
 
 impl Window {
@@ -80,7 +84,7 @@ impl Window {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.files.len() >= MAX_FILES || self.chunks.len() >= MAX_CHUNKS
+        self.files.len() >= MAX_FILES || self.chunks.len() >= MAX_CHUNKS || self.bytes >= MAX_BYTES
     }
 
     /// Takes a file in. False, with a fault, when the repository does not have its content.
@@ -135,6 +139,7 @@ impl Window {
             run.fault(&path, "read snapshot", error);
         }
         let chunks = from..self.chunks.len();
+        self.bytes = self.bytes.saturating_add(kept_bytes(&path, node));
         self.files.push(FileJob::new(path, node, size, chunks, action, link));
         true
     }
@@ -355,6 +360,14 @@ impl Work<'_> {
     }
 }
 
+/// Bytes of a file's path and extended attributes, which the snapshot chooses freely.
+fn kept_bytes(path: &[u8], node: &Node) -> usize {
+    node.xattrs
+        .iter()
+        .map(|xattr| xattr.name.as_bytes().len().saturating_add(xattr.value.len()))
+        .fold(path.len(), usize::saturating_add)
+}
+
 /// Threads that read back: they wait for the disk more than they work.
 fn readers() -> usize {
     read::threads().saturating_mul(4).min(MAX_READERS)
@@ -403,4 +416,19 @@ fn parallel(
             work(number, near);
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::node::Xattr;
+
+    #[test]
+    fn what_a_snapshot_says_of_a_file_fills_a_window_too() {
+        let xattr = |bytes: usize| Xattr { name: "user.a".into(), value: vec![0; bytes] };
+        let node = Node { xattrs: vec![xattr(1000), xattr(2000)], ..Node::default() };
+        assert_eq!(kept_bytes(b"some/path", &node), 9 + 6 + 1000 + 6 + 2000);
+        assert!(Window { bytes: MAX_BYTES, ..Window::default() }.is_full());
+        assert!(!Window { bytes: MAX_BYTES - 1, ..Window::default() }.is_full());
+    }
 }
