@@ -6,13 +6,9 @@
 //! marks after its snapshot is there. So one of the two sees the other, without a clock and without locks. Usually it
 //! costs two listings; only when they show marks or losses the snapshot is walked. Not here: marking (`prune`).
 
-mod withdraw;
-
 use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-
-pub(crate) use withdraw::withdraw;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, Event};
@@ -25,6 +21,7 @@ use crate::reach::{BlobSet, place};
 use crate::read::own_thread;
 use crate::repository::Repository;
 use crate::store::{Entry, FileKind, FileName};
+use crate::write::withdraw;
 
 /// Rounds of looking and saving before it is given up: each needs another prune to come in between.
 const ROUNDS: usize = 4;

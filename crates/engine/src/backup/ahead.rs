@@ -20,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 use super::{BackupReport, BackupSpec, Begun, Source, conclude, from_files, perform, prepare};
 use crate::error::{Class, Error, ErrorKind, Result};
 use crate::event::{Ctx, Event, EventSink, FaultList};
-use crate::fence;
 use crate::id::Id;
 use crate::lock::{Attempt, LockGuard, LockMode, LockTimes, Locking};
 use crate::pipeline::{self, State};
 use crate::repository::Repository;
 use crate::store::FileKind;
+use crate::write::withdraw;
 
 /// Faults that are kept until it is known whether they count. More end the reading ahead; they are told at one go, so
 /// that they are no more than those who listen have room for.
@@ -200,7 +200,7 @@ impl Reading<'_> {
             }
         };
         Some(match done {
-            Err(e) => Err(fence::withdraw(repository, &state.index_files(), e).await),
+            Err(e) => Err(withdraw(repository, &state.index_files(), e).await),
             done => done,
         })
     }

@@ -34,6 +34,7 @@ use crate::repository::Repository;
 use crate::store::{Entry, FileKind, FileName};
 use crate::stream::StreamSource;
 use crate::unreadable;
+use crate::write::withdraw;
 pub use ahead::{Ahead, lock_reading_ahead};
 pub use relative::{RelativeRoot, absolute};
 pub use stream::{backup_stream, rehearse_stream};
@@ -350,7 +351,7 @@ async fn perform(
     match Box::pin(save(repository, lock, spec, paths, source, &state, ctx)).await {
         // A rehearsal has written nothing.
         Err(e) if lock.is_none() => Err(e),
-        Err(e) => Err(fence::withdraw(repository, &state.index_files(), e).await),
+        Err(e) => Err(withdraw(repository, &state.index_files(), e).await),
         saved => saved,
     }
 }

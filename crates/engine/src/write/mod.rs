@@ -3,11 +3,13 @@
 //! Not here: a backup's own path, which is made for speed (`pipeline`), and which blobs are needed.
 
 mod seal;
+mod withdraw;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 pub(crate) use seal::{NewBlob, Sealer, seal_stored};
+pub(crate) use withdraw::withdraw;
 
 use crate::backup::check_committed;
 use crate::crypto::OVERHEAD;
@@ -127,7 +129,7 @@ impl PackWriter {
         // A lost lock cancels the run; that is the reason to name then, unless there is a snapshot to be warned of.
         let why =
             if why.kind() == ErrorKind::SnapshotInvalid { why } else { lock.check().err().unwrap_or(why) };
-        fence::withdraw(&self.repo, open, why).await
+        withdraw(&self.repo, open, why).await
     }
 
     /// Takes a blob. Waits while too many packs are on their way.

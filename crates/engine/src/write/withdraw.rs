@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::save_index;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::index_file::IndexFile;
 use crate::format::records::{Mark, Records};
@@ -18,7 +19,6 @@ use crate::id::Id;
 use crate::pipeline;
 use crate::repository::Repository;
 use crate::store::{FileKind, FileName};
-use crate::write::save_index;
 
 /// How long all of it may take: the loss may have come of a store that does not answer.
 const PATIENCE: Duration = Duration::from_mins(2);
