@@ -269,6 +269,26 @@ async fn a_clock_that_jumps_back_deletes_nothing_early_and_nothing_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_marked_pack_that_is_gone_is_an_error_where_a_snapshot_needs_it() {
+    let (memory, _) = prunable().await;
+    let repo = open(Actor::plain(&memory)).await;
+    try_prune(&repo, &thorough()).await.unwrap();
+    let index = repo.load_index(&Ctx::default()).await.unwrap();
+    let marked: Vec<Id> = index.packs().iter().filter(|p| p.marked && p.has_data).map(|p| p.id).collect();
+    for again in [false, true] {
+        let memory = memory.copy();
+        let repo = open(Actor::plain(&memory)).await;
+        if again {
+            try_unforget(&repo).await.unwrap();
+        }
+        marked.iter().for_each(|id| memory.remove(FileKind::Pack, *id));
+        let report = read_all(&repo).await;
+        assert!(report.notes >= marked.len() as u64, "{:?}", report.findings);
+        assert_eq!(report.errors > 0, again, "{:?}", report.findings);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lists_of_unreadable_files_go_when_their_snapshots_cannot_come_back() {
     let template = template().await;
     let [first, second, third] = template.snapshots;

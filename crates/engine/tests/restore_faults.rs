@@ -95,6 +95,32 @@ async fn a_flipped_bit_costs_one_file_and_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pack_has_one_finding_for_all_its_lost_blobs() {
+    let dir = scratch();
+    prepared(dir.path()).await;
+    let at = dir.path().join("repo");
+    let pack = packs(&at).remove(0);
+    for place in (1000..pack.metadata().unwrap().len() - 1000).step_by(100_000) {
+        flip(&pack, place);
+    }
+    let found = check_all(&open(&at).await).await;
+    assert_eq!(found.errors, 2, "the pack's own digest, and its blobs: {:?}", found.findings);
+    assert!(found.findings.iter().any(|f| f.text.contains(" more of its ")), "{:?}", found.findings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_of_another_size_is_told_and_not_read() {
+    let dir = scratch();
+    prepared(dir.path()).await;
+    let at = dir.path().join("repo");
+    let all = packs(&at);
+    // No memory holds it.
+    File::options().write(true).open(make_writable(&all[0])).unwrap().set_len(200 << 30).unwrap();
+    let found = check_all(&open(&at).await).await;
+    assert_eq!((found.errors, found.packs_read), (1, all.len() as u64 - 1), "{:?}", found.findings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_parts_of_a_check_together_read_everything() {
     let dir = scratch();
     prepared(dir.path()).await;

@@ -2,6 +2,7 @@
 //!
 //! Not here: whether anything needs those blobs (`structure`).
 
+use std::cmp::Ordering as Order;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,8 +33,10 @@ struct Chosen {
 pub(super) fn check(tools: &Tools, known: &Known, how: ReadData, findings: &Findings<'_>) -> Result<()> {
     let mut chosen: Vec<Chosen> = (0_u32..)
         .zip(known.index.packs())
-        // Those that are missing were told with the structure.
-        .filter_map(|(number, pack)| Some(Chosen { id: pack.id, number, size: *known.packs.get(&pack.id)? }))
+        // Those that are missing, or of another size than the index says, were told with the structure. No bytes are asked
+        // for because a listing claims them.
+        .filter(|(_, pack)| known.packs.get(&pack.id) == Some(&pack.size))
+        .map(|(number, pack)| Chosen { id: pack.id, number, size: pack.size })
         .collect();
     choose(&mut chosen, how)?;
     let requests = chosen
@@ -56,7 +59,7 @@ pub(super) fn check(tools: &Tools, known: &Known, how: ReadData, findings: &Find
         &tools.runtime,
     );
     let done = AtomicU64::new(0);
-    let bytes_total = chosen.iter().map(|c| c.size).sum();
+    let bytes_total = chosen.iter().fold(0_u64, |sum, c| sum.saturating_add(c.size));
     on_threads(|| {
         let mut opener = BlobOpener::new()?;
         for got in &fetched {
@@ -153,7 +156,10 @@ fn check_pack(
     findings: &Findings<'_>,
 ) -> Result<()> {
     let object = format!("pack {}", pack.id);
-    let seen = fetched.as_ref().map(|bytes| (bytes, look_through(tools, blobs, bytes, opener)));
+    let seen = match fetched {
+        Ok(bytes) => Ok((bytes, look_through(tools, blobs, bytes, opener, findings)?)),
+        Err(e) => Err(e),
+    };
     let again;
     let (bytes, lost) = match seen {
         Ok((bytes, seen)) if seen.id == pack.id => (bytes, seen.lost),
@@ -163,7 +169,8 @@ fn check_pack(
         // Damaged on the way, maybe: only what is wrong twice is wrong in the store.
         first => {
             let name = FileName { kind: FileKind::Pack, id: pack.id };
-            let second = tools.runtime.block_on(findings.ctx.run(tools.repo.store().get(name, None)));
+            let whole = tools.repo.store().get(name, Some(0..pack.size));
+            let second = tools.runtime.block_on(findings.ctx.run(whole));
             let bytes = match second {
                 Ok(bytes) => bytes,
                 Err(e) if is_damage(&e) => {
@@ -172,7 +179,7 @@ fn check_pack(
                 }
                 Err(e) => return Err(e),
             };
-            let seen = look_through(tools, blobs, &bytes, opener);
+            let seen = look_through(tools, blobs, &bytes, opener, findings)?;
             if seen.id == pack.id {
                 let why = first.err().map_or_else(|| "damaged on the way".to_owned(), Error::chain);
                 findings.note(object.clone(), format!("came whole only when it was read again ({why})"));
@@ -189,8 +196,13 @@ fn check_pack(
     if let Err(e) = compare_header(tools, blobs, bytes) {
         findings.error(object.clone(), e.chain());
     }
-    for what in lost {
-        findings.error(object.clone(), what);
+    if let Some(first) = lost.first {
+        // One for all: a pack may hold hundreds of thousands.
+        let further = match lost.count.saturating_sub(1) {
+            0 => String::new(),
+            more => format!("; and {more} more of its {} blobs", blobs.len()),
+        };
+        findings.error(object, format!("{first}{further}"));
     }
     Ok(())
 }
@@ -199,24 +211,41 @@ fn check_pack(
 struct Seen {
     /// Their digest, which is the name that they should have.
     id: Id,
-    /// What cannot be read of the blobs, and why.
-    lost: Vec<String>,
+    lost: Lost,
 }
 
-/// Opens all blobs; the digest of the whole is found meanwhile, beside those of the blobs.
-fn look_through(tools: &Tools, blobs: &[PackedBlob], bytes: &[u8], opener: &mut BlobOpener) -> Seen {
+/// Blobs that cannot be read.
+#[derive(Default)]
+struct Lost {
+    count: u64,
+    /// Which one is the first, and why.
+    first: Option<String>,
+}
+
+/// Opens all blobs; the digest of the whole is found meanwhile, beside those of the blobs. `Cancelled` when the check is.
+fn look_through(
+    tools: &Tools,
+    blobs: &[PackedBlob],
+    bytes: &[u8],
+    opener: &mut BlobOpener,
+    findings: &Findings<'_>,
+) -> Result<Seen> {
     let mut whole = Beside::new(bytes);
-    let mut lost = Vec::new();
+    let mut lost = Lost::default();
     for blob in blobs {
+        findings.go_on()?;
         let start = blob.offset as usize;
         let sealed = bytes.get(start..start.saturating_add(blob.length as usize)).unwrap_or_default();
         let outcome =
             opener.open_beside(tools.repo.key(), sealed, blob.kind, &blob.id, blob.uncompressed, &mut whole);
         if let Err(e) = outcome {
-            lost.push(format!("its {} blob {} is lost: {}", blob.kind.as_str(), blob.id, e.chain()));
+            lost.count = lost.count.saturating_add(1);
+            lost.first.get_or_insert_with(|| {
+                format!("its {} blob {} is lost: {}", blob.kind.as_str(), blob.id, e.chain())
+            });
         }
     }
-    Seen { id: whole.finish(), lost }
+    Ok(Seen { id: whole.finish(), lost })
 }
 
 /// The header must list exactly the blobs that the index lists.
@@ -235,21 +264,64 @@ fn compare_header(tools: &Tools, indexed: &[PackedBlob], bytes: &Bytes) -> Resul
         .key()
         .open(sealed)
         .map_err(|e| Error::with_source(ErrorKind::Corrupt, "its header cannot be opened", e))?;
-    let mut listed = pack::decode_header(&header)?;
-    listed.sort_unstable_by_key(|b| b.offset);
-    if listed == indexed {
-        return Ok(());
+    match differences(pack::decode_header(&header)?, indexed.to_vec()) {
+        (0, 0) => Ok(()),
+        (missing, unknown) => Err(damaged(&format!(
+            "its header and the index disagree: {missing} blobs are only in the header, {unknown} only in the index"
+        ))),
     }
-    let missing = listed.iter().filter(|b| !indexed.contains(b)).count();
-    let unknown = indexed.iter().filter(|b| !listed.contains(b)).count();
-    Err(damaged(&format!(
-        "its header and the index disagree: {missing} blobs are only in the header, {unknown} only in the index"
-    )))
+}
+
+/// How many of these are only among the first, and how many only among the second. Either may be hundreds of thousands.
+fn differences(mut ones: Vec<PackedBlob>, mut others: Vec<PackedBlob>) -> (u64, u64) {
+    let key = |b: &PackedBlob| (b.offset, b.kind, b.id, b.length, b.uncompressed);
+    ones.sort_unstable_by_key(key);
+    others.sort_unstable_by_key(key);
+    let (mut ones, mut others) = (ones.iter().map(key).peekable(), others.iter().map(key).peekable());
+    let (mut only_first, mut only_second) = (0_u64, 0_u64);
+    loop {
+        let order = match (ones.peek(), others.peek()) {
+            (None, None) => return (only_first, only_second),
+            (Some(_), None) => Order::Less,
+            (None, Some(_)) => Order::Greater,
+            (Some(one), Some(other)) => one.cmp(other),
+        };
+        if order.is_le() {
+            ones.next();
+        }
+        if order.is_ge() {
+            others.next();
+        }
+        match order {
+            Order::Less => only_first = only_first.saturating_add(1),
+            Order::Greater => only_second = only_second.saturating_add(1),
+            Order::Equal => {}
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_header_and_index_do_not_share_is_counted_in_any_order_and_number() {
+        let blob = |offset: u32| PackedBlob {
+            kind: crate::format::pack::BlobKind::Data,
+            id: Id::hash(&offset.to_le_bytes()),
+            offset,
+            length: 40,
+            uncompressed: None,
+        };
+        assert_eq!(differences(vec![], vec![]), (0, 0));
+        assert_eq!(differences(vec![blob(2), blob(1)], vec![blob(1), blob(2)]), (0, 0));
+        assert_eq!(differences(vec![blob(1), blob(2)], vec![blob(3), blob(2), blob(0)]), (1, 2));
+        let other = PackedBlob { uncompressed: Some(9), ..blob(1) };
+        assert_eq!(differences(vec![blob(1)], vec![other]), (1, 1));
+        // As many as a header can list. Each compared with each, this would take minutes.
+        let all = |from: u32| (from..from + 240_000).map(blob).collect::<Vec<_>>();
+        assert_eq!(differences(all(0), all(120_000)), (120_000, 120_000));
+    }
 
     #[test]
     fn parts_cover_everything_once() {
