@@ -14,11 +14,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, Event, Progress};
+use crate::format::snapshot::Snapshot;
 use crate::id::Id;
 use crate::index::Index;
 use crate::lock::LockGuard;
 use crate::prune;
 use crate::reach::BlobSet;
+use crate::read::is_damage;
 use crate::repository::{Repository, SnapshotList, UnreadSnapshot};
 use crate::store::{Entry, FileKind, FileName, Retention, RetentionMode};
 
@@ -66,7 +68,8 @@ pub struct ProtectReport {
     pub again: Timestamp,
     /// By kind.
     pub kinds: BTreeMap<FileKind, Protected>,
-    /// Files that the store did not protect, and why.
+    /// Files that the store did not protect, snapshots that cannot be read, and those of which something is missing or damaged:
+    /// and why.
     pub failed: Vec<(FileName, String)>,
 }
 
@@ -86,8 +89,24 @@ impl ProtectReport {
 ///
 /// # Errors
 /// `Usage` where the store has no object lock, or the bucket was made without it; `Guard` for a time that cannot be
-/// meant; `Missing` when a snapshot needs what is not there. Files that the store refuses are in the report.
+/// meant; `LockLost` when the lock was. Files that the store refuses are in the report, and damage: where what the snapshots
+/// need cannot be told, all packs are protected.
 pub fn protect<'a>(
+    repo: &'a Repository,
+    lock: &'a LockGuard,
+    spec: &'a ProtectSpec,
+    ctx: &'a Ctx,
+) -> BoxFuture<'a, Result<ProtectReport>> {
+    Box::pin(async move {
+        match move_on(repo, lock, spec, ctx).await {
+            // What the loss of the lock has cancelled, not the caller.
+            Err(e) if e.kind() == ErrorKind::Cancelled => lock.check().and(Err(e)),
+            other => other,
+        }
+    })
+}
+
+fn move_on<'a>(
     repo: &'a Repository,
     lock: &'a LockGuard,
     spec: &'a ProtectSpec,
@@ -107,9 +126,9 @@ pub fn protect<'a>(
         let mode = spec.mode.or(bucket.default.map(|(mode, _)| mode)).unwrap_or(RetentionMode::Governance);
         let (until, again) = dates(spec, mode)?;
         ctx.events.event(Event::Phase("snapshots"));
-        let (files, unread) = needed_files(repo, ctx).await?;
+        let (files, damaged) = needed_files(repo, ctx).await?;
         ctx.events.event(Event::Phase("protect"));
-        let mut report = ProtectReport { mode, until, again, kinds: BTreeMap::new(), failed: unread };
+        let mut report = ProtectReport { mode, until, again, kinds: BTreeMap::new(), failed: damaged };
         let total = files.len() as u64;
         let mut all = stream::iter(files)
             .map(|(name, size)| async move {
@@ -119,15 +138,22 @@ pub fn protect<'a>(
         let mut done: u64 = 0;
         while let Some((name, size, outcome)) = ctx.run(async { Ok(all.next().await) }).await? {
             lock.check()?;
-            let kind = report.kinds.entry(name.kind).or_default();
             match outcome {
                 Ok(extended) => {
+                    let kind = report.kinds.entry(name.kind).or_default();
                     let count = if extended { &mut kind.extended } else { &mut kind.kept };
                     *count = count.saturating_add(1);
                     kind.bytes = kind.bytes.saturating_add(size);
                 }
-                // The store's decision about this file; the others are protected all the same.
-                Err(e) if matches!(e.kind(), ErrorKind::AccessDenied | ErrorKind::Retained) => {
+                // Forgotten by somebody since it was listed.
+                Err(e) if e.kind() == ErrorKind::Missing && name.kind == FileKind::Snapshot => {}
+                // Damage, or the store's decision about this file; the others are protected all the same.
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        ErrorKind::AccessDenied | ErrorKind::Retained | ErrorKind::Missing
+                    ) =>
+                {
                     report.failed.push((name, e.chain()));
                 }
                 Err(e) => return Err(e),
@@ -190,8 +216,9 @@ async fn one(
 }
 
 /// Everything that a restore of the snapshots needs, with its size: config and keys, packs, index files, and last the
-/// snapshots themselves. Beside it the snapshots that cannot be read: what they need is not known, and the protection of the
-/// others must not end for them.
+/// snapshots themselves. Beside it the snapshots that cannot be read, or not be followed to their end: what they need is not
+/// known, and the protection of the others must not end for them. All packs are among the files for one of the latter: it is
+/// not known which of them are needed, and one that is not costs its space for a while.
 async fn needed_files(
     repo: &Repository,
     ctx: &Ctx,
@@ -200,20 +227,32 @@ async fn needed_files(
     let unread = damaged.into_iter().chain(unknown).map(|UnreadSnapshot { id, reason }| {
         (FileName { kind: FileKind::Snapshot, id }, format!("{reason}; what it needs is not known"))
     });
+    let mut failed: Vec<(FileName, String)> = unread.collect();
     let index = repo.load_index(ctx).await?;
     let listed: HashMap<Id, Entry> =
         ctx.run(repo.store().list(FileKind::Pack)).await?.into_iter().map(|e| (e.id, e)).collect();
     let roots: Vec<Id> = snapshots.iter().map(|(_, s)| s.tree).collect();
     let needed = Arc::new(BlobSet::new(&index));
-    let needed = prune::walk(repo, &index, &listed, roots, needed, ctx).await?;
+    let needed = match prune::walk(repo, &index, &listed, roots, needed, ctx).await {
+        Ok(needed) => Some(needed),
+        Err(e) if is_damage(&e) => {
+            let (needed, mut broken) = walk_apart(repo, &index, &listed, &snapshots, ctx).await?;
+            let all = broken.is_empty().then_some(needed);
+            failed.append(&mut broken);
+            all
+        }
+        Err(e) => return Err(e),
+    };
     let config = FileName { kind: FileKind::Config, id: Id::default() };
     let mut files = vec![(config, ctx.run(repo.store().size(config)).await?)];
     let mut add = |kind, entries: Vec<Entry>| {
         files.extend(entries.iter().map(|e| (FileName { kind, id: e.id }, e.size)));
     };
     add(FileKind::Key, ctx.run(repo.store().list(FileKind::Key)).await?);
-    let packs = packs_of(&index, &needed);
-    let mut packs: Vec<Entry> = packs.iter().filter_map(|id| listed.get(id)).copied().collect();
+    let mut packs: Vec<Entry> = match needed {
+        Some(needed) => packs_of(&index, &needed).iter().filter_map(|id| listed.get(id)).copied().collect(),
+        None => listed.into_values().collect(),
+    };
     packs.sort_unstable_by_key(|e| e.id);
     add(FileKind::Pack, packs);
     add(FileKind::Index, ctx.run(repo.store().list(FileKind::Index)).await?);
@@ -222,7 +261,30 @@ async fn needed_files(
     let mut entries = ctx.run(repo.store().list(FileKind::Snapshot)).await?;
     entries.retain(|e| looked.contains(&e.id));
     add(FileKind::Snapshot, entries);
-    Ok((files, unread.collect()))
+    Ok((files, failed))
+}
+
+/// What the snapshots need, and those of which something is missing or damaged. Slower than all at once.
+async fn walk_apart(
+    repo: &Repository,
+    index: &Arc<Index>,
+    listed: &HashMap<Id, Entry>,
+    snapshots: &[(Id, Snapshot)],
+    ctx: &Ctx,
+) -> Result<(Arc<BlobSet>, Vec<(FileName, String)>)> {
+    let needed = Arc::new(BlobSet::new(index));
+    let mut broken = Vec::new();
+    for (id, snapshot) in snapshots {
+        match prune::walk(repo, index, listed, vec![snapshot.tree], Arc::clone(&needed), ctx).await {
+            Ok(_) => {}
+            Err(e) if is_damage(&e) => {
+                let why = format!("{}; what it needs is not known, so all packs are protected", e.chain());
+                broken.push((FileName { kind: FileKind::Snapshot, id: *id }, why));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((needed, broken))
 }
 
 /// The packs with a copy of a needed blob; all copies, since each may be the one that is whole.

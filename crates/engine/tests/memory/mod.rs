@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use holdfast_engine::error::{Error, ErrorKind, Result};
 use holdfast_engine::repository::InitOptions;
-use holdfast_engine::store::{Entry, FileKind, FileName, PutMode, PutPayload, Store};
+use holdfast_engine::store::{Entry, FileKind, FileName, ObjectLock, PutMode, PutPayload, Retention, Store};
 use holdfast_engine::{Ctx, Id, Repository};
 
 /// The files of a repository.
@@ -94,6 +94,7 @@ pub(crate) enum Call {
     Get,
     Put,
     Delete,
+    Retain,
 }
 
 /// Asked before each call (`false`) and after each change (`true`); an error is the call's result.
@@ -204,6 +205,21 @@ impl Store for Actor {
         let extras = self.memory.extras.lock().unwrap();
         let below = extras.keys().filter_map(|path| path.strip_prefix(directory)?.strip_prefix('/'));
         Ok(below.map(str::to_owned).take(limit).collect())
+    }
+
+    async fn object_lock(&self) -> Result<Option<ObjectLock>> {
+        Ok(Some(ObjectLock::default()))
+    }
+
+    async fn retention(&self, name: FileName) -> Result<Option<Retention>> {
+        (self.hook)(Call::Get, name.kind, false).await?;
+        self.body(name).map(|_| None)
+    }
+
+    /// Only the answer: deletions are not refused for it.
+    async fn retain(&self, name: FileName, _: Retention) -> Result<()> {
+        (self.hook)(Call::Retain, name.kind, false).await?;
+        self.body(name).map(drop)
     }
 
     fn describe(&self) -> String {
