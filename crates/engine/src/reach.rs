@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, Event, Progress};
+use crate::format::node::NodeType;
 use crate::format::pack::BlobKind;
 use crate::format::tree::Tree;
 use crate::id::Id;
@@ -187,7 +188,8 @@ impl Walk<'_> {
                     let sealed = got.slice(place(location)).unwrap_or_default();
                     let tree = self.open(&mut opener, id, location, sealed)?;
                     for node in &tree.nodes {
-                        if let Some(subtree) = &node.subtree {
+                        // As in a check, a copy and a restore: nothing else leads to a directory.
+                        if let (NodeType::Dir, Some(subtree)) = (node.kind, &node.subtree) {
                             self.need(BlobKind::Tree, subtree, needed, lost, &mut inner);
                         }
                         for content in node.content.iter().flatten() {

@@ -30,7 +30,8 @@ use holdfast_engine::format::node::{Node, NodeType, go_mode};
 use holdfast_engine::format::pack::{self, BlobKind, PackedBlob};
 use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::format::time::Time;
-use holdfast_engine::lock::{Holder, LockMode};
+use holdfast_engine::lock::{Holder, LockMode, Locking};
+use holdfast_engine::prune::{PruneSpec, prune};
 use holdfast_engine::repair::{Mended, RepairSnapshots, RepairedSnapshot, repair_snapshots};
 use holdfast_engine::restore::{Ownership, RestoreReport, RestoreSpec};
 use holdfast_engine::store::{FileKind, FileName, PutMode, Store};
@@ -171,6 +172,23 @@ fn surroundings(at: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         }
     }
     found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_directory_leads_to_none() {
+    let dir = scratch();
+    let mut forger = Forger::new(&dir.path().join("repo")).await;
+    let content = forger.blob(BlobKind::Data, b"content");
+    let odd = Node { subtree: Some(Id::hash(b"nowhere")), ..file(b"a", &[(content, 7)]) };
+    let tree = forger.tree(&[odd]);
+    forger.snapshot(tree).await;
+    assert!(check_all(&forger.repo).await.is_sound());
+    // What a check finds whole is nothing that ends a prune.
+    let locking =
+        Locking { holder: Holder::this_process("h", "u"), wait: Duration::ZERO, dead_holders: Vec::new() };
+    let spec = PruneSpec { dry_run: true, ..PruneSpec::default() };
+    let report = prune(&forger.repo, &locking, &spec, &Ctx::default()).await.unwrap();
+    assert_eq!((report.totals.used_blobs, report.totals.unused_blobs), (2, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
