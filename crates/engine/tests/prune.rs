@@ -269,6 +269,21 @@ async fn a_clock_that_jumps_back_deletes_nothing_early_and_nothing_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_mark_of_a_clock_that_was_far_ahead_is_made_anew() {
+    let (memory, _) = prunable().await;
+    let repo = open(Actor::plain(&memory)).await;
+    memory.pass(24 * 30);
+    let marked = try_prune(&repo, &thorough()).await.unwrap().marked_packs;
+    memory.pass(-24 * 30);
+    let again = try_prune(&repo, &thorough()).await.unwrap();
+    assert_eq!((again.marked_packs, again.deleted_packs), (marked, 0), "{again:?}");
+    assert_eq!(try_prune(&repo, &thorough()).await.unwrap().marked_packs, 0, "once is enough");
+    memory.pass(25);
+    assert_eq!(try_prune(&repo, &thorough()).await.unwrap().deleted_packs, marked);
+    assert_sound(&repo, "swept").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_marked_pack_that_is_gone_is_an_error_where_a_snapshot_needs_it() {
     let (memory, _) = prunable().await;
     let repo = open(Actor::plain(&memory)).await;
@@ -536,6 +551,20 @@ async fn guards_refuse() {
     let careful = PruneSpec { allow_large: false, ..instant.clone() };
     assert_eq!(kind(&memory, &careful).await, ErrorKind::Guard);
 
+    // So are all index files, and the packs are but packs that nobody lists.
+    for id in memory.ids(FileKind::Index) {
+        memory.remove(FileKind::Index, id);
+    }
+    memory.pass(2);
+    assert_eq!(kind(&memory, &careful).await, ErrorKind::Guard);
+    let later = PruneSpec { allow_large: false, ..thorough() };
+    let repo = open(Actor::plain(&memory)).await;
+    let marked = try_prune(&repo, &later).await.unwrap().marked_packs;
+    assert_eq!(marked, memory.count(FileKind::Pack) as u64);
+    memory.pass(25);
+    assert_eq!(kind(&memory, &later).await, ErrorKind::Guard);
+    assert_eq!(try_prune(&repo, &thorough()).await.unwrap().deleted_packs, marked);
+
     let memory = template.memory.copy();
     memory.remove(FileKind::Snapshot, template.snapshots[0]);
     // The largest pack has the first snapshot's files, half of which the second needs too.
@@ -550,6 +579,18 @@ async fn guards_refuse() {
     let index = memory.ids(FileKind::Index)[0];
     memory.damage(FileKind::Index, index, 40);
     assert_eq!(kind(&memory, &instant).await, ErrorKind::Corrupt);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_moves_is_no_loss() {
+    // Half of the largest pack, which has more than half of all, is needed.
+    let (memory, stay) = prunable().await;
+    let repo = open(Actor::plain(&memory)).await;
+    let careful = PruneSpec { instant: true, allow_large: false, ..thorough() };
+    let report = try_prune(&repo, &careful).await.unwrap();
+    assert!(report.moved_bytes > 0 && report.deleted_packs > 0, "{report:?}");
+    assert!(ids(&repo).await.iter().all(|id| stay.contains(id)));
+    assert_sound(&repo, "pruned").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

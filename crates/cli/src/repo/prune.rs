@@ -146,10 +146,10 @@ pub(super) async fn perform(session: &Session<'_>, repository: &Repository, spec
 /// restic's summary, and under `holdfast` what it has no words for.
 fn summary(report: &PruneReport) -> serde_json::Value {
     let t = &report.totals;
-    let total_blobs = t.used_blobs + t.duplicate_blobs + t.unused_blobs;
-    let total_bytes = t.used_bytes + t.duplicate_bytes + t.unused_bytes + t.unindexed_bytes;
-    let removed_blobs = t.remove_blobs + t.repack_removed_blobs;
-    let removed_bytes = t.remove_bytes + t.repack_removed_bytes + t.unindexed_bytes;
+    let total_blobs = sum(&[t.used_blobs, t.duplicate_blobs, t.unused_blobs]);
+    let total_bytes = sum(&[t.used_bytes, t.duplicate_bytes, t.unused_bytes, t.unindexed_bytes]);
+    let removed_blobs = sum(&[t.remove_blobs, t.repack_removed_blobs]);
+    let removed_bytes = sum(&[t.remove_bytes, t.repack_removed_bytes, t.unindexed_bytes]);
     let pairs = |list: &[(holdfast_engine::Id, String)]| -> serde_json::Value {
         list.iter().map(|(id, why)| json!({"pack": id.to_hex(), "reason": why})).collect()
     };
@@ -178,19 +178,19 @@ fn summary(report: &PruneReport) -> serde_json::Value {
             "remove": t.remove_bytes,
             "remove_total": removed_bytes,
             "remaining": total_bytes.saturating_sub(removed_bytes),
-            "remaining_unused": (t.duplicate_bytes + t.unused_bytes)
-                .saturating_sub(t.remove_bytes + t.repack_removed_bytes),
+            "remaining_unused": sum(&[t.duplicate_bytes, t.unused_bytes])
+                .saturating_sub(sum(&[t.remove_bytes, t.repack_removed_bytes])),
         },
         "packfiles": {
             "used": t.packs_used,
             "unused": t.packs_unused,
             "partly_used": t.packs_partly_used,
             "unreferenced": t.packs_unindexed,
-            "total": t.packs_used + t.packs_unused + t.packs_partly_used + t.packs_unindexed,
+            "total": sum(&[t.packs_used, t.packs_unused, t.packs_partly_used, t.packs_unindexed]),
             "keep": t.keep_packs,
             "repack": t.repack_packs,
             "remove": t.remove_packs,
-            "remove_total": t.remove_packs + t.packs_unindexed,
+            "remove_total": sum(&[t.remove_packs, t.packs_unindexed]),
         },
         "holdfast": {
             "moved_bytes": report.moved_bytes,
@@ -214,6 +214,11 @@ fn summary(report: &PruneReport) -> serde_json::Value {
     })
 }
 
+/// No more than can be said: the sizes are what a store claims.
+fn sum(counts: &[u64]) -> u64 {
+    counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
+}
+
 fn packs(n: u64) -> String {
     counted(n, "pack", "packs")
 }
@@ -222,8 +227,8 @@ fn describe(report: &PruneReport, spec: &PruneSpec) -> String {
     let t = &report.totals;
     let would = if spec.dry_run { "would be " } else { "" };
     let mut lines = vec![
-        format!("needed: {} in {}", size(t.used_bytes), packs(t.packs_used + t.packs_partly_used)),
-        format!("unneeded: {}", size(t.unused_bytes + t.duplicate_bytes + t.unindexed_bytes)),
+        format!("needed: {} in {}", size(t.used_bytes), packs(sum(&[t.packs_used, t.packs_partly_used]))),
+        format!("unneeded: {}", size(sum(&[t.unused_bytes, t.duplicate_bytes, t.unindexed_bytes]))),
     ];
     if t.repack_packs > 0 {
         lines.push(format!(
@@ -317,6 +322,16 @@ mod tests {
         for bad in ["", "100%", "-1%", "nan%", "5x", "G", "99999999T"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn sizes_that_a_store_makes_up_are_told() {
+        let mut report = PruneReport::default();
+        let huge = u64::MAX - 1;
+        (report.totals.unindexed_bytes, report.totals.unused_bytes, report.totals.used_bytes) =
+            (huge, huge, huge);
+        assert_eq!(summary(&report)["bytes"]["total"], json!(u64::MAX));
+        assert!(describe(&report, &PruneSpec::default()).contains("unneeded: "));
     }
 
     #[test]

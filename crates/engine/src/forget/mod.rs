@@ -216,7 +216,7 @@ pub fn forget<'a>(
 }
 
 /// Tells for each record after the first whether it goes into the same index file.
-fn files_of_records() -> impl FnMut(&ForgottenRecord, &ForgottenRecord) -> bool {
+pub(crate) fn files_of_records() -> impl FnMut(&ForgottenRecord, &ForgottenRecord) -> bool {
     let (mut count, mut bytes) = (1, 0_usize);
     move |before, next| {
         bytes = bytes.saturating_add(before.sealed.len());

@@ -17,6 +17,7 @@ mod sweep;
 mod tests;
 
 use futures::future::BoxFuture;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,6 @@ use crate::forget::check_known;
 use crate::format::records::{Mark, Records};
 use crate::id::Id;
 use crate::lock::{LockGuard, LockMode, Locking};
-use crate::pipeline;
 use crate::reach::BlobSet;
 use crate::read::own_thread;
 use crate::repository::Repository;
@@ -308,20 +308,20 @@ async fn first_half(
         next_sweep: sweep.next,
         ..PruneReport::default()
     };
-    if spec.dry_run || spec.instant {
-        let going = |number: u32| {
-            matches!(
-                planned.fates.get(number as usize),
-                Some(Fate::Mark | Fate::Repack | Fate::Waits | Fate::Absent)
-            )
+    if spec.instant {
+        let going = |number: u32, needed: bool| match planned.fates.get(number as usize) {
+            Some(Fate::Mark | Fate::Waits | Fate::Absent) => true,
+            // What is needed of it only moves.
+            Some(Fate::Repack) => !needed,
+            Some(Fate::Keep | Fate::NeededAgain) | None => false,
         };
-        if spec.instant {
-            // Before anything is moved, rather than after.
-            plan::check_loss(&view, going, spec.allow_large)?;
-        }
+        let found: HashSet<&Id> = orphans.iter().map(|orphan| &orphan.id).collect();
+        let unindexed_going = |id: &Id| facts.marks.contains_key(id) || found.contains(id);
+        // Before anything is moved, rather than after.
+        plan::check_loss(&view, going, unindexed_going, spec.allow_large)?;
     }
     if spec.dry_run {
-        let (packs, bytes) = to_mark(&facts, &planned)
+        let (packs, bytes) = to_mark(&facts, &planned, now.max(Timestamp::now()))
             .fold((0_u64, 0_u64), |(packs, bytes), (_, pack)| (packs + 1, bytes.saturating_add(pack.size)));
         (report.marked_packs, report.marked_bytes) = (packs, bytes);
         return Ok(First { report, facts, needed, due: false });
@@ -357,7 +357,7 @@ async fn first_half(
     // The time of the marks is read after all else, so that the grace is never too short.
     let since = store_now(repo, Some(lock)).await?.max(Timestamp::now());
     let mut marks = Vec::new();
-    for (number, pack) in to_mark(&facts, &planned) {
+    for (number, pack) in to_mark(&facts, &planned, since) {
         let moves = planned.fates.get(number as usize) == Some(&Fate::Repack);
         if damaged.contains_key(&number) || (moves && report.no_room.is_some()) {
             continue;
@@ -390,9 +390,8 @@ async fn save_marks(
     report: &mut PruneReport,
 ) -> Result<()> {
     let packs = marks.len();
-    let json = Records { marks, ..Records::default() }.to_json()?;
-    match pipeline::save(repo, FileKind::Index, &json).await {
-        Ok(_) => {
+    match sweep::save_records(repo, &Records { marks, ..Records::default() }).await {
+        Ok(()) => {
             let next = since.checked_add(grace).ok();
             report.next_sweep = [report.next_sweep, next].into_iter().flatten().min();
             Ok(())
@@ -408,17 +407,18 @@ async fn save_marks(
     }
 }
 
-/// Packs to give a mark, and those that another client's mark keeps waiting without a time.
+/// Packs to give a mark, and those that another client's mark keeps waiting without a time, or a mark of the far future.
 fn to_mark<'a>(
     facts: &'a Facts,
     plan: &'a Plan,
+    now: Timestamp,
 ) -> impl Iterator<Item = (u32, &'a crate::index::PackInfo)> + 'a {
     (0_u32..)
         .zip(facts.index.packs())
         .zip(&plan.fates)
-        .filter(|((_, pack), fate)| match fate {
+        .filter(move |((_, pack), fate)| match fate {
             Fate::Mark | Fate::Repack => true,
-            Fate::Waits => !facts.marks.contains_key(&pack.id),
+            Fate::Waits => !plan::has_mark(&facts.marks, &pack.id, now),
             Fate::Keep | Fate::NeededAgain | Fate::Absent => false,
         })
         .map(|(pack, _)| pack)
@@ -450,11 +450,12 @@ async fn second_half(
     let grace = if spec.instant { SignedDuration::ZERO } else { spec.grace };
     let view = facts.view(&needed);
     let sweep = plan_sweep(&view, grace, now)?;
-    let going: std::collections::HashSet<&Id> = sweep.delete.iter().chain(&sweep.absent).collect();
+    let going: HashSet<&Id> = sweep.delete.iter().chain(&sweep.absent).chain(&sweep.orphans).collect();
     let packs = facts.index.packs();
     plan::check_loss(
         &view,
-        |number| packs.get(number as usize).is_some_and(|p| going.contains(&p.id)),
+        |number, _| packs.get(number as usize).is_some_and(|p| going.contains(&p.id)),
+        |id| going.contains(id),
         spec.allow_large,
     )?;
     report.waiting_packs = sweep.waiting;

@@ -23,6 +23,8 @@ const MIN_SMALL: usize = 10;
 /// Unindexed packs younger than this are not marked: they may be those of a writer that has not come to its index
 /// yet. Index files are written a minute after the first pack, and an upload is tried for 15 minutes.
 const ORPHAN_AGE: SignedDuration = SignedDuration::from_hours(1);
+/// A mark that lies further in the future than this was made by a clock that was wrong.
+const FAR_AHEAD: SignedDuration = SignedDuration::from_hours(24);
 
 /// Everything a plan looks at.
 pub(super) struct View<'a> {
@@ -285,7 +287,8 @@ pub(super) fn plan(view: &View<'_>, spec: &PruneSpec) -> Result<Plan> {
     let mut small: Vec<Candidate> = Vec::new();
     for entry in unindexed(view) {
         totals.packs_unindexed += 1;
-        totals.unindexed_bytes += entry.size;
+        // A store may claim any size.
+        totals.unindexed_bytes = totals.unindexed_bytes.saturating_add(entry.size);
     }
     let target = small_limit(view, spec);
     for (number, (pack, share)) in view.index.packs().iter().zip(&shares).enumerate() {
@@ -427,9 +430,16 @@ fn unindexed<'a>(view: &View<'a>) -> impl Iterator<Item = &'a Entry> + use<'a> {
 pub(super) fn orphans_to_mark(view: &View<'_>, now: Timestamp, alone: bool) -> Vec<Entry> {
     let young = now.as_second().saturating_sub(ORPHAN_AGE.as_secs());
     unindexed(view)
-        .filter(|e| !view.marks.contains_key(&e.id) && e.modified.map_or(alone, |at| at <= young))
+        .filter(|e| !has_mark(view.marks, &e.id, now) && e.modified.map_or(alone, |at| at <= young))
         .copied()
         .collect()
+}
+
+/// Whether a pack has a mark to go by. One that lies far in the future would keep its pack until then: such a pack gets
+/// another mark, and the earlier one counts.
+pub(super) fn has_mark(marks: &HashMap<Id, Timestamp>, pack: &Id, now: Timestamp) -> bool {
+    let latest = now.checked_add(FAR_AHEAD).unwrap_or(Timestamp::MAX);
+    marks.get(pack).is_some_and(|since| *since <= latest)
 }
 
 /// The plan of a prune's second half.
@@ -528,7 +538,15 @@ pub(super) fn plan_sweep(view: &View<'_>, grace: SignedDuration, now: Timestamp)
 
 /// Refuses to delete more than half of all stored content: rather than that nobody needs it any more, somebody has
 /// lost the snapshots that do, or a listing lies. Content that another pack still holds is not counted.
-pub(super) fn check_loss(view: &View<'_>, going: impl Fn(u32) -> bool, allowed: bool) -> Result<()> {
+///
+/// `going` tells of a pack's number whether its needed (`true`) or its other blobs go with it, `unindexed_going` of a pack
+/// that no index file lists whether it goes: where index files were lost together with the snapshots, that is all there is.
+pub(super) fn check_loss(
+    view: &View<'_>,
+    going: impl Fn(u32, bool) -> bool,
+    unindexed_going: impl Fn(&Id) -> bool,
+    allowed: bool,
+) -> Result<()> {
     if allowed {
         return Ok(());
     }
@@ -536,18 +554,40 @@ pub(super) fn check_loss(view: &View<'_>, going: impl Fn(u32) -> bool, allowed: 
     for_each_blob(view.index, |blob| {
         let Some(first) = blob.all.first() else { return };
         let length = u64::from(first.length);
+        let needed = view.needed.contains(blob.position);
         all = all.saturating_add(length);
-        if blob.all.iter().all(|copy| going(copy.pack_number) || !view.whole(copy.pack_number)) {
+        if blob.all.iter().all(|copy| going(copy.pack_number, needed) || !view.whole(copy.pack_number)) {
             lost = lost.saturating_add(length);
         }
     });
+    // By itself first: packs of dead writers that stay must not make the share of what goes look small.
+    refuse_most(lost, all, 0)?;
+    let mut unindexed_lost = 0_u64;
+    for entry in unindexed(view) {
+        all = all.saturating_add(entry.size);
+        if unindexed_going(&entry.id) {
+            unindexed_lost = unindexed_lost.saturating_add(entry.size);
+        }
+    }
+    refuse_most(lost.saturating_add(unindexed_lost), all, unindexed_lost)
+}
+
+/// `Guard` when more than half of `all` would go; `unindexed` of what goes is in no index.
+fn refuse_most(lost: u64, all: u64, unindexed: u64) -> Result<()> {
     if lost <= all / 2 {
         return Ok(());
     }
+    let why = match unindexed {
+        0 => String::new(),
+        bytes => format!(
+            ". {bytes} of them are in packs that no index file lists: if index files were lost, bring them back or run \
+             `holdfast repo repair index`"
+        ),
+    };
     Err(Error::new(
         ErrorKind::Guard,
         format!(
-            "{lost} of the {all} bytes stored would be deleted, more than half; nothing was deleted. If that is \
+            "{lost} of the {all} bytes stored would be deleted, more than half; nothing was deleted{why}. If that is \
              meant, say so with --allow-large-removal"
         ),
     ))

@@ -4,13 +4,15 @@ use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
-use super::plan::{Fate, View, check_loss, orphans_to_mark, plan, plan_sweep};
+use super::plan::{Fate, Sweep, View, check_loss, orphans_to_mark, plan, plan_sweep};
 use super::*;
 use crate::format::index_file::{IndexFile, IndexedPack};
 use crate::format::pack::{BlobKind, PackedBlob};
+use crate::format::records::ForgottenRecord;
 use crate::index::{Index, IndexBuilder};
 use crate::lock::{Holder, Unlock};
-use crate::repository::testing::fixture;
+use crate::repository::testing::{Fixture, fixture};
+use crate::store::fault::{Fault, Operation, Trouble};
 use crate::store::{Entry, FileName, PutMode};
 
 const BLOB: u32 = 1000;
@@ -182,12 +184,43 @@ fn losing_more_than_half_needs_to_be_allowed() {
     let go = |list: &'static [usize]| {
         let gone: Vec<Id> = list.iter().map(|n| pack_id(*n)).collect();
         let packs = scene.index.packs().to_vec();
-        check_loss(&scene.view(), move |n| gone.contains(&packs[n as usize].id), false).is_ok()
+        check_loss(&scene.view(), move |n, _| gone.contains(&packs[n as usize].id), |_| true, false).is_ok()
     };
     // Different content: a b c x, of which a and b lie in all three.
     assert!(go(&[0, 1]), "another copy of a and b is left");
     assert!(!go(&[0, 1, 2]));
-    assert!(check_loss(&scene.view(), |_| true, true).is_ok());
+    assert!(check_loss(&scene.view(), |_, _| true, |_| true, true).is_ok());
+}
+
+#[test]
+fn what_no_index_lists_counts_as_well_and_hides_nothing() {
+    // Of 4000 bytes in the index 1000 go, or 3000.
+    for (needed, least) in [("ABCd", 1000), ("Abcd", 3000)] {
+        let mut scene = Scene::new(&[needed], &[]);
+        let check = |scene: &Scene, orphans: bool| {
+            check_loss(&scene.view(), |_, needed| !needed, |_| orphans, false).map_err(|e| e.to_string())
+        };
+        assert_eq!(check(&scene, true).is_ok(), least == 1000);
+        let orphan = pack_id(7);
+        scene.listed.insert(orphan, Entry { id: orphan, size: 7000, modified: None });
+        let lost = check(&scene, true).unwrap_err();
+        assert_eq!(lost.contains("repair index"), least == 1000, "{lost}");
+        assert_eq!(check(&scene, false).is_ok(), least == 1000, "what stays beside it makes it no smaller");
+    }
+}
+
+#[test]
+fn sizes_that_a_store_makes_up_overflow_nothing() {
+    let mut scene = Scene::new(&["AB", "c"], &[]);
+    for number in 7..10 {
+        let id = pack_id(number);
+        scene.listed.insert(id, Entry { id, size: u64::MAX - 1, modified: None });
+        scene.marks.insert(id, at(0));
+    }
+    assert_eq!(plan(&scene.view(), &all_of_it()).unwrap().totals.unindexed_bytes, u64::MAX);
+    let sweep = plan_sweep(&scene.view(), SignedDuration::ZERO, at(1)).unwrap();
+    assert_eq!((sweep.orphans.len(), sweep.orphan_bytes), (3, u64::MAX));
+    assert!(check_loss(&scene.view(), |_, _| false, |_| true, false).is_err());
 }
 
 #[test]
@@ -203,6 +236,9 @@ fn unindexed_packs_are_marked_when_they_are_old_and_go_by_their_mark() {
     assert!(sweep(&scene, 1000).is_empty(), "without a mark it stays, however old");
     scene.marks.insert(orphan, at(1));
     assert!(orphans_to_mark(&scene.view(), at(2), true).is_empty(), "marked already");
+    scene.marks.insert(orphan, at(2 + 25));
+    assert_eq!(orphans_to_mark(&scene.view(), at(2), true).len(), 1, "by a clock that was far ahead");
+    scene.marks.insert(orphan, at(1));
     assert!(sweep(&scene, 24).is_empty());
     assert_eq!(sweep(&scene, 25), [orphan]);
     // Where the store does not tell the age, it is only marked when nobody is at work.
@@ -424,4 +460,140 @@ async fn nothing_more_is_deleted_once_the_lock_is_lost() {
     assert_eq!(error.kind(), ErrorKind::LockLost);
     let left = repo.store().list(FileKind::Pack).await.unwrap();
     assert_eq!(left.into_iter().map(|entry| entry.id).collect::<Vec<_>>(), [names[1].id]);
+}
+
+async fn alone(repo: &Repository) -> LockGuard {
+    let holder = Holder::this_process("h", "u");
+    repo.lock(LockMode::Exclusive, &holder, Duration::ZERO, &[], &Ctx::default()).await.unwrap()
+}
+
+/// Writes an index file of these packs, by their numbers, with a blob for each letter.
+async fn index_file(repo: &Repository, packs: &[(usize, &str)]) -> Id {
+    let blob = |letter: char| PackedBlob {
+        kind: BlobKind::Data,
+        id: Id::hash(&[u8::try_from(letter).unwrap()]),
+        offset: u32::from(letter) * BLOB,
+        length: BLOB,
+        uncompressed: Some(5000),
+    };
+    let listed = packs.iter().map(|(number, letters)| IndexedPack {
+        id: pack_id(*number),
+        blobs: letters.chars().map(blob).collect(),
+        marked: false,
+    });
+    let json = IndexFile::to_json(&listed.collect::<Vec<_>>()).unwrap();
+    repo.save_unpacked(FileKind::Index, &json).await.unwrap()
+}
+
+/// What the index lists of each pack, as [`index_file`] takes it.
+async fn indexed(repo: &Repository) -> Vec<(usize, String)> {
+    let index = repo.load_index(&Ctx::default()).await.unwrap();
+    let by_pack = index.by_pack();
+    let letter = |id: Id| ('a'..='z').find(|l| Id::hash(&[u8::try_from(*l).unwrap()]) == id).unwrap();
+    let packs = (0_u32..).zip(index.packs()).map(|(number, pack)| {
+        let letters = by_pack.blobs(number).iter().map(|blob| letter(blob.id)).collect();
+        ((0..99).find(|n| pack_id(*n) == pack.id).unwrap(), letters)
+    });
+    let mut packs: Vec<(usize, String)> = packs.collect();
+    packs.sort_unstable();
+    packs
+}
+
+#[tokio::test]
+async fn of_a_pack_that_two_index_files_list_no_blob_is_lost() {
+    let fixture = fixture().await;
+    let (repo, ctx) = (&fixture.repo, Ctx::default());
+    // Whichever is read first, the other one has a blob more; so has the second listing in one file.
+    for files in [[(1, "ab"), (9, "x")], [(1, "ac"), (9, "x")]] {
+        index_file(repo, &files).await;
+    }
+    index_file(repo, &[(2, "d"), (2, "de"), (9, "x")]).await;
+    let lock = alone(repo).await;
+    let facts = facts::load(repo, &[], &ctx).await.unwrap();
+    let drop = HashSet::from([pack_id(9)]);
+    let left = sweep::rewrite_index(repo, &lock, &facts, &drop, &ctx).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(indexed(repo).await, [(1, "abc".to_owned()), (2, "de".to_owned())]);
+    assert_eq!(repo.store().list(FileKind::Index).await.unwrap().len(), 1);
+    lock.release().await.unwrap();
+}
+
+/// Sweeps what is left of the packs 8 and 9, while the store refuses so many deletions of index files; the numbers of the
+/// packs that stay, and how many index files there are.
+async fn sweep_beside_refusals(fixture: &Fixture, refused: u32) -> (Vec<usize>, usize) {
+    let (repo, ctx) = (&fixture.repo, Ctx::default());
+    let trouble = Trouble::Fail(ErrorKind::AccessDenied);
+    let fault = Fault::once(Operation::Delete, FileKind::Index, trouble);
+    fixture.faults.add(Fault { times: refused, ..fault });
+    let lock = alone(repo).await;
+    let facts = facts::load(repo, &[], &ctx).await.unwrap();
+    let due = [8, 9].map(pack_id).into_iter().filter(|id| facts.listed.contains_key(id));
+    let plan = Sweep { delete: due.collect(), ..Sweep::default() };
+    let swept = sweep::carry_out(repo, &lock, &facts, &plan, &HashSet::new(), false, &ctx).await.unwrap();
+    fixture.faults.heal();
+    lock.release().await.unwrap();
+    let listed = repo.store().list(FileKind::Pack).await.unwrap();
+    let mut left: Vec<usize> =
+        listed.iter().map(|e| (0..99).find(|n| pack_id(*n) == e.id).unwrap()).collect();
+    left.sort_unstable();
+    assert_eq!(swept.packs as usize + swept.retained.len(), plan.delete.len());
+    (left, repo.store().list(FileKind::Index).await.unwrap().len())
+}
+
+#[tokio::test]
+async fn an_index_file_that_has_to_stay_keeps_its_packs_alone_and_is_written_anew_once() {
+    let fixture = fixture().await;
+    let repo = &fixture.repo;
+    for number in [1, 2, 8, 9] {
+        let name = FileName { kind: FileKind::Pack, id: pack_id(number) };
+        let body = bytes::Bytes::from_static(b"a pack");
+        repo.store().put(name, body.into(), PutMode::ContentAddressed).await.unwrap();
+    }
+    index_file(repo, &[(1, "a"), (8, "x")]).await;
+    index_file(repo, &[(2, "b"), (9, "y")]).await;
+    let (left, files) = sweep_beside_refusals(&fixture, 1).await;
+    assert!(left == [1, 2, 8] || left == [1, 2, 9], "{left:?}");
+    assert_eq!(files, 2, "the one that stays, and the new one");
+    for _ in 0..2 {
+        assert_eq!(sweep_beside_refusals(&fixture, 1).await, (left.clone(), 2), "nothing changes");
+    }
+    assert_eq!(sweep_beside_refusals(&fixture, 0).await, (vec![1, 2], 1));
+    assert_eq!(indexed(repo).await, [(1, "a".to_owned()), (2, "b".to_owned())]);
+}
+
+#[tokio::test]
+async fn records_are_spread_over_files_that_can_be_read_and_no_other_is_written() {
+    let since = at(0);
+    let mark = |number: usize| Mark { pack: pack_id(number), since, by: String::new() };
+    let record = |number: usize, bytes: usize| ForgottenRecord {
+        snapshot: pack_id(number),
+        at: since,
+        sealed: vec![0; bytes],
+    };
+    let count = |records: &Records| -> Vec<(usize, usize)> {
+        sweep::parts(records).map(|part| (part.marks.len(), part.forgotten.len())).collect()
+    };
+    let large = Records { forgotten: (0..3).map(|n| record(n, 40 << 20)).collect(), ..Records::default() };
+    assert_eq!(count(&large), [(0, 1), (0, 1), (0, 1)]);
+    let marks = (0..=sweep::MARKS_A_FILE).map(mark).collect();
+    let many = Records { marks, forgotten: (0..10).map(|n| record(n, 500)).collect() };
+    assert_eq!(count(&many), [(sweep::MARKS_A_FILE, 10), (1, 0)]);
+    assert_eq!(count(&Records::default()), []);
+
+    let fixture = fixture().await;
+    let (repo, ctx) = (&fixture.repo, Ctx::default());
+    let lots = Records { marks: vec![mark(1)], forgotten: (0..1001).map(|n| record(n, 50)).collect() };
+    sweep::save_records(repo, &lots).await.unwrap();
+    let facts = facts::load(repo, &[], &ctx).await.unwrap();
+    let found: Vec<usize> = facts.records.iter().map(|(_, records)| records.forgotten.len()).collect();
+    assert_eq!((found.iter().max(), found.iter().sum::<usize>()), (Some(&1000), 1001));
+
+    // Locks stand for all that are not snapshots, since theirs are the shortest files.
+    let mut noise = vec![0_u8; 2 << 20];
+    crate::crypto::random(&mut noise).unwrap();
+    let json = serde_json::to_vec(&data_encoding::BASE64.encode(&noise)).unwrap();
+    let json = [b"[".as_slice(), &json, b"]"].concat();
+    let error = crate::pipeline::save(repo, FileKind::Lock, &json).await.unwrap_err();
+    assert!(error.chain().contains("none is read that has more than"), "{}", error.chain());
+    assert!(repo.store().list(FileKind::Lock).await.unwrap().is_empty(), "it was not written");
 }

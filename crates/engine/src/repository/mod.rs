@@ -178,8 +178,21 @@ impl Repository {
         }
     }
 
-    /// Checks and opens the bytes of such a file. Computes; belongs on a worker thread.
+    /// Checks and opens the bytes of such a file; refuses what no store would give back because it is longer than any that is
+    /// read, so that none is written. Computes; belongs on a worker thread.
     pub(crate) fn open_unpacked(&self, kind: FileKind, id: &Id, sealed: &[u8]) -> Result<Vec<u8>> {
+        // A list of unreadable files is opened as a snapshot, and may be a little longer than one.
+        if kind != FileKind::Snapshot && sealed.len() as u64 > kind.longest() {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "{} has {} bytes, and none is read that has more than {}",
+                    FileName { kind, id: *id },
+                    sealed.len(),
+                    kind.longest()
+                ),
+            ));
+        }
         match self.open_seal(kind, id, sealed)? {
             Opened::Json(plain) => Ok(plain),
             Opened::Frame(frame) => self
