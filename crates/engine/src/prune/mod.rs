@@ -33,6 +33,7 @@ use crate::reach::BlobSet;
 use crate::read::own_thread;
 use crate::repository::Repository;
 use crate::store::FileKind;
+use crate::write::withdraw;
 
 pub(crate) use facts::walk;
 use facts::{Facts, store_now};
@@ -190,7 +191,7 @@ pub fn prune<'a>(
         // Each half has a context of its own: its lock's loss ends it, not the caller.
         let half = Ctx { cancel: ctx.cancel.child_token(), events: Arc::clone(&ctx.events) };
         if spec.no_lock {
-            let first = first_half(repo, None, spec, &half).await?;
+            let first = first_half(repo, None, spec, &mut Vec::new(), &half).await?;
             return Ok(PruneReport { duration: clock.elapsed(), ..first.report });
         }
         if !spec.dry_run {
@@ -206,7 +207,11 @@ pub fn prune<'a>(
             .lock(mode, &locking.holder, locking.wait, &locking.dead_holders, &half)
             .await
             .map_err(|e| say_full(repo, e))?;
-        let outcome = first_half(repo, Some(&guard), spec, &half).await;
+        let mut moved = Vec::new();
+        let outcome = match first_half(repo, Some(&guard), spec, &mut moved, &half).await {
+            Err(e) => Err(withdraw(repo, &moved, guard.blame(e).await).await),
+            done => done,
+        };
         let mut first = match finish(guard, outcome, spec.instant && !spec.dry_run).await? {
             (first, Some(guard)) => {
                 let outcome =
@@ -280,10 +285,12 @@ struct First {
     due: bool,
 }
 
+/// `written` are the index files of what was moved.
 async fn first_half(
     repo: &Repository,
     lock: Option<&LockGuard>,
     spec: &PruneSpec,
+    written: &mut Vec<Id>,
     ctx: &Ctx,
 ) -> Result<First> {
     ctx.events.event(Event::Phase("index"));
@@ -344,7 +351,11 @@ async fn first_half(
         })
         .await;
         match moved {
-            Ok(moved) => (report.moved_bytes, damaged) = (moved.bytes, moved.damaged),
+            Ok(moved) => {
+                (report.moved_bytes, damaged, *written) = (moved.bytes, moved.damaged, moved.index_files);
+                // Whoever took the lock away took the new packs for remains while no index file named them.
+                lock.confirm().await?;
+            }
             // To make room is what a prune is for: what needs none of it goes on.
             Err(e) if e.kind() == ErrorKind::Full => report.no_room = Some(e.chain()),
             Err(e) => return Err(e),

@@ -21,6 +21,7 @@ use crate::pipeline;
 use crate::repository::Repository;
 use crate::store::{FileKind, FileName};
 use crate::unreadable;
+use crate::write::withdraw;
 
 /// Deletions at a time.
 const PARALLEL: usize = 8;
@@ -173,6 +174,23 @@ pub(super) async fn rewrite_index(
     drop: &HashSet<Id>,
     ctx: &Ctx,
 ) -> Result<HashMap<Id, String>> {
+    let mut written = Vec::new();
+    match replace_index(repo, lock, facts, drop, &mut written, ctx).await {
+        // Another prune, which took the lock away, may have deleted packs that these files name.
+        Err(e) => Err(withdraw(repo, &written, lock.blame(e).await).await),
+        done => done,
+    }
+}
+
+/// As [`rewrite_index`]; the new files are added to `written` as they are there.
+async fn replace_index(
+    repo: &Repository,
+    lock: &LockGuard,
+    facts: &Facts,
+    drop: &HashSet<Id>,
+    written: &mut Vec<Id>,
+    ctx: &Ctx,
+) -> Result<HashMap<Id, String>> {
     let numbers: BTreeSet<u32> =
         drop.iter().filter_map(|id| facts.homes.get(id)).flatten().copied().collect();
     let old: Vec<Id> = numbers.iter().filter_map(|n| facts.files.get(*n as usize)).copied().collect();
@@ -204,14 +222,14 @@ pub(super) async fn rewrite_index(
                 pack.blobs = listings.blobs(&pack.id);
             }
             if !pending.is_empty() && blobs.saturating_add(pack.blobs.len()) > MAX_BLOBS {
-                save_packs(repo, &mut pending).await?;
+                written.extend(save_packs(repo, &mut pending).await?);
                 blobs = 0;
             }
             blobs = blobs.saturating_add(pack.blobs.len());
             pending.push(pack);
         }
     }
-    save_packs(repo, &mut pending).await?;
+    written.extend(save_packs(repo, &mut pending).await?);
     save_records(repo, &records).await?;
     lock.confirm().await?;
     let names = old.iter().map(|id| FileName { kind: FileKind::Index, id: *id });
@@ -303,13 +321,13 @@ struct Gone<'a> {
     all: bool,
 }
 
-async fn save_packs(repo: &Repository, packs: &mut Vec<IndexedPack>) -> Result<()> {
+async fn save_packs(repo: &Repository, packs: &mut Vec<IndexedPack>) -> Result<Option<Id>> {
     if packs.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let json = IndexFile::to_json(packs)?;
     packs.clear();
-    pipeline::save(repo, FileKind::Index, &json).await.map(std::mem::drop)
+    pipeline::save(repo, FileKind::Index, &json).await.map(Some)
 }
 
 /// Drops what is void of our records: marks of packs that lost them or that an earlier sweep deleted, and forgotten

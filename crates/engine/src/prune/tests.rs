@@ -597,3 +597,33 @@ async fn records_are_spread_over_files_that_can_be_read_and_no_other_is_written(
     assert!(error.chain().contains("none is read that has more than"), "{}", error.chain());
     assert!(repo.store().list(FileKind::Lock).await.unwrap().is_empty(), "it was not written");
 }
+
+/// Somebody takes the lock of a sweep away and prunes, after the sweep has read the index and before it writes it.
+#[tokio::test]
+async fn a_sweep_that_lost_its_lock_leaves_no_word_of_packs_that_another_deleted() {
+    let fixture = fixture().await;
+    let (repo, ctx) = (&fixture.repo, Ctx::default());
+    let pack = |number| FileName { kind: FileKind::Pack, id: pack_id(number) };
+    for number in [1, 2, 9] {
+        let body = bytes::Bytes::from_static(b"a pack");
+        repo.store().put(pack(number), body.into(), PutMode::ContentAddressed).await.unwrap();
+    }
+    let old = index_file(repo, &[(1, "a"), (2, "b"), (9, "x")]).await;
+    let lock = alone(repo).await;
+    let facts = facts::load(repo, &[], &ctx).await.unwrap();
+    let puts = fixture.faults.count(Operation::Put, FileKind::Index);
+    let late = Trouble::Delay(Duration::from_millis(500));
+    fixture.faults.add(Fault::once(Operation::Put, FileKind::Index, late));
+    let another = async {
+        while fixture.faults.count(Operation::Put, FileKind::Index) == puts {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        repo.unlock(Unlock::All).await.unwrap();
+        repo.store().delete(FileName { kind: FileKind::Index, id: old }).await.unwrap();
+        repo.store().delete(pack(2)).await.unwrap();
+    };
+    let drop = HashSet::from([pack_id(9)]);
+    let (swept, ()) = tokio::join!(sweep::rewrite_index(repo, &lock, &facts, &drop, &ctx), another);
+    assert_eq!(swept.unwrap_err().kind(), ErrorKind::LockLost);
+    assert_eq!(indexed(repo).await, [(1, "a".to_owned())]);
+}
