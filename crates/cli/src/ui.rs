@@ -178,6 +178,11 @@ impl Ui {
         print(text)
     }
 
+    /// Prints a piece of a line.
+    pub fn print_piece(&self, text: &str) -> Result<()> {
+        write_out(&mut std::io::stdout().lock(), format_args!("{text}"))
+    }
+
     /// Prints a part of what was done or found to standard output, with a line feed at its end; see [`report`].
     pub fn report(&self, text: &str) -> Result<()> {
         report(text)
@@ -224,7 +229,11 @@ pub fn report(text: &str) -> Result<()> {
 }
 
 fn write_line(out: &mut impl Write, text: &str) -> Result<()> {
-    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| Failure {
+    write_out(out, format_args!("{text}\n"))
+}
+
+fn write_out(out: &mut impl Write, text: std::fmt::Arguments<'_>) -> Result<()> {
+    out.write_fmt(text).and_then(|()| out.flush()).map_err(|e| Failure {
         cause: format!("write the result to standard output: {e}"),
         advice: None,
         kind: if e.kind() == IoErrorKind::BrokenPipe { OUTPUT_CLOSED } else { "Output" },

@@ -427,7 +427,7 @@ async fn a_file_with_other_names_is_not_cut_short_for_them() {
 async fn a_name_that_no_file_system_takes_is_told_in_short() {
     let scratch = scratch();
     let mut forger = Forger::new(&scratch.path().join("repo")).await;
-    let root = forger.tree(&[file(&[b'n'; 1 << 20], &[]), file(b"z", &[])]);
+    let root = forger.tree(&[file(&vec![b'n'; 1 << 20], &[]), file(b"z", &[])]);
     let snapshot = forger.snapshot(root).await;
     let target = scratch.path().join("target");
     let report = forger.restore(snapshot, &target).await;
@@ -493,7 +493,7 @@ async fn the_length_of_paths_is_bounded_as_their_depth_is() {
     let mut forger = Forger::new(&scratch.path().join("repo")).await;
     let mut tree = forger.tree(&[]);
     for _ in 0..3 {
-        tree = forger.tree(&[dir(&[b'n'; 30_000], tree)]);
+        tree = forger.tree(&[dir(&vec![b'n'; 30_000], tree)]);
     }
     let snapshot = forger.snapshot(tree).await;
     let loaded = forger.repo.load_snapshot(&snapshot).await.unwrap();

@@ -296,7 +296,9 @@ async fn a_marked_pack_that_is_gone_is_an_error_where_a_snapshot_needs_it() {
         if again {
             try_unforget(&repo).await.unwrap();
         }
-        marked.iter().for_each(|id| memory.remove(FileKind::Pack, *id));
+        for id in &marked {
+            memory.remove(FileKind::Pack, *id);
+        }
         let report = read_all(&repo).await;
         assert!(report.notes >= marked.len() as u64, "{:?}", report.findings);
         assert_eq!(report.errors > 0, again, "{:?}", report.findings);

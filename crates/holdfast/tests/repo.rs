@@ -320,9 +320,9 @@ fn a_reader_that_has_gone_away_changes_no_verdict() {
         let output = child.wait_with_output().unwrap();
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     };
-    let target = place.text("out");
-    let (code, said) = unread(&["restore", &second, "--target", &target, "--include", "/in/none"]);
+    let (code, said) = unread(&["backup", &place.text("source"), &place.text("nowhere")]);
     assert_eq!(code, 3, "{said}");
+    assert_eq!(place.snapshots(), 3);
     assert_eq!(unread(&["dump", &second, "/"]), (1, String::new()), "what came is not whole");
     assert_eq!(unread(&["tag", "--add", "held-by-a-test", &second]).0, 0);
     assert_eq!(unread(&["forget", "--keep-tag", "held-by-a-test", "--group-by", "", "--prune"]).0, 0);

@@ -69,8 +69,7 @@ async fn perform(command: Command) -> u8 {
         Command::Doctor(args) => Box::pin(doctor::run(args)).await,
     };
     match result {
-        Ok(code) => code,
-        Err(Failure { kind: OUTPUT_CLOSED, code, .. }) => code,
+        Ok(code) | Err(Failure { kind: OUTPUT_CLOSED, code, .. }) => code,
         Err(failure) => {
             ui::complain(&failure);
             failure.code

@@ -111,7 +111,11 @@ impl Printed<'_> {
                 let line = if long_form { long(path, node) } else { safe(&path.to_string_lossy()) };
                 Ok(if hits == 1 { format!("{}\n{line}", head(id, snapshot, before > 0)) } else { line })
             };
-            told.and_then(|told| session.ui.print(&told)).map_err(|failure| {
+            let print = |told: &String| {
+                // One line, as of restic, whose readers go by lines.
+                if session.ui.json() { session.ui.print_piece(told) } else { session.ui.print(told) }
+            };
+            told.and_then(|told| print(&told)).map_err(|failure| {
                 broken = Some(failure);
                 Error::new(ErrorKind::Cancelled, "the output was closed")
             })
@@ -124,7 +128,7 @@ impl Printed<'_> {
         if hits > 0 {
             self.snapshots += 1;
             if session.ui.json() {
-                session.ui.print(&format!("],\"hits\":{hits},\"snapshot\":{}}}", json!(id)))?;
+                session.ui.print_piece(&format!("],\"hits\":{hits},\"snapshot\":{}}}", json!(id)))?;
             }
         }
         Ok(())

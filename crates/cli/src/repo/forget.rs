@@ -214,7 +214,7 @@ pub(super) async fn run(session: &Session<'_>, args: &Args) -> Result<u8> {
 
 /// What was to go and stays makes it a part. A policy keeps what is held, as it keeps others; a name asks for it.
 fn code(report: &ForgetReport, named: bool) -> u8 {
-    let whole = report.retained.is_empty() && !(named && !report.held.is_empty());
+    let whole = report.retained.is_empty() && (!named || report.held.is_empty());
     if whole { exit::OK } else { exit::PARTIAL }
 }
 

@@ -169,8 +169,7 @@ async fn perform(args: RepoArgs) -> u8 {
     };
     ui.close();
     match result {
-        Ok(code) => code,
-        Err(Failure { kind: OUTPUT_CLOSED, code, .. }) => code,
+        Ok(code) | Err(Failure { kind: OUTPUT_CLOSED, code, .. }) => code,
         Err(failure) => {
             ui.fail(&failure);
             failure.code

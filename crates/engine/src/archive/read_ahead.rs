@@ -143,9 +143,11 @@ impl ReadAhead {
 mod tests {
     use super::*;
 
-    fn ahead(sent: Vec<Result<Piece>>, cancel: &CancellationToken) -> ReadAhead {
-        let (send, pieces) = mpsc::channel(sent.len().max(1));
-        sent.into_iter().for_each(|piece| send.try_send(piece).unwrap());
+    fn ahead(given: Vec<Result<Piece>>, cancel: &CancellationToken) -> ReadAhead {
+        let (send, pieces) = mpsc::channel(given.len().max(1));
+        for piece in given {
+            send.try_send(piece).unwrap();
+        }
         let stop = cancel.child_token().drop_guard();
         ReadAhead { pieces, cancel: cancel.clone(), ended: false, _stop: stop }
     }

@@ -31,7 +31,6 @@ fn distant_past() -> Timestamp {
     Timestamp::MIN
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's way to ask")]
 fn is_distant_past(since: &Timestamp) -> bool {
     *since == Timestamp::MIN
 }

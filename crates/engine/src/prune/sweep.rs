@@ -61,8 +61,8 @@ pub(super) async fn carry_out(
     let left = rewrite_index(repo, lock, facts, &drop, ctx).await?;
     // Packs that an index file lists must not go.
     let still_listed = |pack: &Id| {
-        let homes = facts.homes.get(pack).into_iter().flatten();
-        homes.filter_map(|number| left.get(facts.files.get(*number as usize)?)).next()
+        let mut homes = facts.homes.get(pack).into_iter().flatten();
+        homes.find_map(|number| left.get(facts.files.get(*number as usize)?))
     };
     let mut delete: Vec<Id> = Vec::with_capacity(sweep.delete.len());
     for id in &sweep.delete {

@@ -536,7 +536,7 @@ async fn sweep_beside_refusals(fixture: &Fixture, refused: u32) -> (Vec<usize>, 
     let mut left: Vec<usize> =
         listed.iter().map(|e| (0..99).find(|n| pack_id(*n) == e.id).unwrap()).collect();
     left.sort_unstable();
-    assert_eq!(swept.packs as usize + swept.retained.len(), plan.delete.len());
+    assert_eq!(usize::try_from(swept.packs).unwrap() + swept.retained.len(), plan.delete.len());
     (left, repo.store().list(FileKind::Index).await.unwrap().len())
 }
 

@@ -364,7 +364,7 @@ impl Work<'_> {
 fn kept_bytes(path: &[u8], node: &Node) -> usize {
     node.xattrs
         .iter()
-        .map(|xattr| xattr.name.as_bytes().len().saturating_add(xattr.value.len()))
+        .map(|xattr| xattr.name.len().saturating_add(xattr.value.len()))
         .fold(path.len(), usize::saturating_add)
 }
 

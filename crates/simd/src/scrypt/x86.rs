@@ -49,12 +49,12 @@ const PAGE: usize = 2 << 20;
 
 /// As [`super::ro_mix`], for blocks of one length.
 pub(super) fn ro_mix<const LANES: usize>(blocks: [&mut [u8]; LANES], n: usize) -> bool {
+    static WORKS: OnceLock<bool> = OnceLock::new();
     let length = blocks.first().map_or(0, |block| block.len());
     let even = length > 0 && length.is_multiple_of(128) && blocks.iter().all(|block| block.len() == length);
     if !even || !n.is_power_of_two() || n < 2 {
         return false;
     }
-    static WORKS: OnceLock<bool> = OnceLock::new();
     let works = WORKS.get_or_init(|| gives(|blocks| best(blocks, 16), |blocks| best(blocks, 16)));
     if *works {
         best(blocks, n);

@@ -257,7 +257,7 @@ mod tests {
         let thousand = paths(&(0..1000).map(|n| format!("f{n:04}")).collect::<Vec<_>>());
         let directories = |names: &[&str]| paths(&names.iter().map(ToString::to_string).collect::<Vec<_>>());
         let mut below = Below::new(&own, 3);
-        let pages = (0..).find(|_| below.has_enough(&[], thousand.iter())).unwrap();
+        let pages = (0..MOST_BELOW).find(|_| below.has_enough(&[], thousand.iter())).unwrap();
         assert_eq!((pages + 1) * 1000, MOST_BELOW, "it ends though there is more");
         assert_eq!(below.files.len(), 3);
         assert_eq!(below.names(), ["f0000", "f0001", "f0002"]);
