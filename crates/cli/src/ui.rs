@@ -173,7 +173,7 @@ impl Ui {
         state.take_lines().iter().for_each(|line| say(self.style, line));
     }
 
-    /// Prints a part of a listing to standard output, with a line feed at its end; see [`print`].
+    /// Prints a part of a listing to standard output, with a line feed at its end; see [`print()`].
     pub fn print(&self, text: &str) -> Result<()> {
         print(text)
     }
