@@ -324,9 +324,10 @@ fn a_reader_that_has_gone_away_changes_no_verdict() {
     assert_eq!(code, 3, "{said}");
     assert_eq!(place.snapshots(), 3);
     assert_eq!(unread(&["dump", &second, "/"]), (1, String::new()), "what came is not whole");
-    assert_eq!(unread(&["tag", "--add", "held-by-a-test", &second]).0, 0);
-    assert_eq!(unread(&["forget", "--keep-tag", "held-by-a-test", "--group-by", "", "--prune"]).0, 0);
-    assert_eq!(place.snapshots(), 1);
+    assert_eq!(unread(&["tag", "--add", "read", &second]).0, 0);
+    let (code, said) = unread(&["forget", "--keep-last", "1", "--prune"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(place.snapshots(), 2);
 }
 
 #[test]
