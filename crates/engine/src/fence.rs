@@ -15,7 +15,7 @@ use crate::event::{Ctx, Event};
 use crate::id::Id;
 use crate::index::Index;
 use crate::lock::LockGuard;
-use crate::prune::repack::{self, Wanted};
+use crate::prune::repack::{self, How, IndexFiles, Wanted, written_so_far};
 use crate::prune::walk;
 use crate::reach::{BlobSet, place};
 use crate::read::own_thread;
@@ -167,17 +167,20 @@ async fn confirm_looked(
             return Ok(done);
         }
         let (repo, runtime) = (repo.clone(), tokio::runtime::Handle::current());
-        let moved = own_thread("fence", ctx, move |ctx| {
-            repack::copy(&repo, &index, at_risk, UPLOADS, false, &runtime, ctx)
-        })
-        .await?;
-        written.extend(&moved.index_files);
+        let copied = IndexFiles::default();
+        let how = How { uploads: UPLOADS, alone: false, written: Arc::clone(&copied) };
+        let moved =
+            own_thread("fence", ctx, move |ctx| repack::copy(&repo, &index, at_risk, how, &runtime, ctx))
+                .await;
+        let copied = written_so_far(&copied);
+        written.extend(&copied);
+        let moved = moved?;
         if let Some(why) = moved.damaged.into_values().next() {
             return Err(Error::new(ErrorKind::Missing, why));
         }
         done.saved_blobs = done.saved_blobs.saturating_add(moved.blobs);
         // Ours are no surprise in the next look.
-        known.extend(moved.index_files);
+        known.extend(copied);
     }
     Err(Error::new(
         ErrorKind::Listing,

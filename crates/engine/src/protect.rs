@@ -275,7 +275,9 @@ async fn walk_apart(
     let needed = Arc::new(BlobSet::new(index));
     let mut broken = Vec::new();
     for (id, snapshot) in snapshots {
-        match prune::walk(repo, index, listed, vec![snapshot.tree], Arc::clone(&needed), ctx).await {
+        // What a broken one has in common with others was seen by then, and would count as whole with them.
+        let seen = if broken.is_empty() { Arc::clone(&needed) } else { Arc::new(BlobSet::new(index)) };
+        match prune::walk(repo, index, listed, vec![snapshot.tree], seen, ctx).await {
             Ok(_) => {}
             Err(e) if is_damage(&e) => {
                 let why = format!("{}; what it needs is not known, so all packs are protected", e.chain());

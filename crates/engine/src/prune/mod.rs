@@ -34,6 +34,7 @@ use crate::read::own_thread;
 use crate::repository::Repository;
 use crate::store::FileKind;
 use crate::write::withdraw;
+use repack::{How, IndexFiles, written_so_far};
 
 pub(crate) use facts::walk;
 use facts::{Facts, store_now};
@@ -191,7 +192,7 @@ pub fn prune<'a>(
         // Each half has a context of its own: its lock's loss ends it, not the caller.
         let half = Ctx { cancel: ctx.cancel.child_token(), events: Arc::clone(&ctx.events) };
         if spec.no_lock {
-            let first = first_half(repo, None, spec, &mut Vec::new(), &half).await?;
+            let first = first_half(repo, None, spec, &IndexFiles::default(), &half).await?;
             return Ok(PruneReport { duration: clock.elapsed(), ..first.report });
         }
         if !spec.dry_run {
@@ -207,9 +208,9 @@ pub fn prune<'a>(
             .lock(mode, &locking.holder, locking.wait, &locking.dead_holders, &half)
             .await
             .map_err(|e| say_full(repo, e))?;
-        let mut moved = Vec::new();
-        let outcome = match first_half(repo, Some(&guard), spec, &mut moved, &half).await {
-            Err(e) => Err(withdraw(repo, &moved, guard.blame(e).await).await),
+        let moved = IndexFiles::default();
+        let outcome = match first_half(repo, Some(&guard), spec, &moved, &half).await {
+            Err(e) => Err(withdraw(repo, &written_so_far(&moved), guard.blame(e).await).await),
             done => done,
         };
         let mut first = match finish(guard, outcome, spec.instant && !spec.dry_run).await? {
@@ -290,7 +291,7 @@ async fn first_half(
     repo: &Repository,
     lock: Option<&LockGuard>,
     spec: &PruneSpec,
-    written: &mut Vec<Id>,
+    written: &IndexFiles,
     ctx: &Ctx,
 ) -> Result<First> {
     ctx.events.event(Event::Phase("index"));
@@ -341,18 +342,16 @@ async fn first_half(
     let mut damaged = std::collections::BTreeMap::new();
     if !moves.is_empty() {
         ctx.events.event(Event::Phase("repack"));
-        let (repo, index, wanted, uploads) =
-            (repo.clone(), Arc::clone(&facts.index), moves.clone(), spec.uploads);
+        let (repo, index, wanted) = (repo.clone(), Arc::clone(&facts.index), moves.clone());
         let runtime = tokio::runtime::Handle::current();
         // An instant prune holds an exclusive lock from its beginning.
-        let alone = spec.instant;
-        let moved = own_thread("repack", ctx, move |ctx| {
-            repack::copy(&repo, &index, wanted, uploads, alone, &runtime, ctx)
-        })
-        .await;
+        let how = How { uploads: spec.uploads, alone: spec.instant, written: Arc::clone(written) };
+        let moved =
+            own_thread("repack", ctx, move |ctx| repack::copy(&repo, &index, wanted, how, &runtime, ctx))
+                .await;
         match moved {
             Ok(moved) => {
-                (report.moved_bytes, damaged, *written) = (moved.bytes, moved.damaged, moved.index_files);
+                (report.moved_bytes, damaged) = (moved.bytes, moved.damaged);
                 // Whoever took the lock away took the new packs for remains while no index file named them.
                 lock.confirm().await?;
             }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Ctx, Event, Progress};
@@ -16,7 +17,7 @@ use crate::format::index_file::{IndexFile, IndexedPack, MAX_BLOBS};
 use crate::format::pack::BlobKind;
 use crate::id::Id;
 use crate::index::Index;
-use crate::pipeline::{self, OpenPacks, SealedBlob, SealedPack};
+use crate::pipeline::{self, OpenPacks, Proved, SealedBlob, SealedPack, is_due};
 use crate::reach::on_threads;
 use crate::read::fetch::{self, Fetched, Place};
 use crate::read::{BlobOpener, is_damage};
@@ -34,6 +35,24 @@ pub(crate) struct Wanted {
     pub(crate) uncompressed: Option<u32>,
 }
 
+/// How blobs are moved.
+pub(crate) struct How {
+    /// Packs on their way at a time.
+    pub(crate) uploads: usize,
+    /// Nobody else works on the repository.
+    pub(crate) alone: bool,
+    /// Gets the index files.
+    pub(crate) written: IndexFiles,
+}
+
+/// Index files that name what was moved, as they are written: they are there, or may be, also when the move broke off.
+pub(crate) type IndexFiles = Arc<Mutex<Vec<Id>>>;
+
+/// Those that were written so far.
+pub(crate) fn written_so_far(files: &IndexFiles) -> Vec<Id> {
+    files.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 /// What was moved.
 #[derive(Debug, Default)]
 pub(crate) struct Moved {
@@ -43,8 +62,6 @@ pub(crate) struct Moved {
     pub(crate) packs: u64,
     /// Bytes of the new packs.
     pub(crate) pack_bytes: u64,
-    /// Index files that list them.
-    pub(crate) index_files: Vec<Id>,
     /// Packs of which a blob could not be read, and why: they must stay.
     pub(crate) damaged: BTreeMap<u32, String>,
 }
@@ -59,11 +76,11 @@ pub(crate) fn copy(
     repo: &Repository,
     index: &Arc<Index>,
     mut wanted: Vec<Wanted>,
-    uploads: usize,
-    alone: bool,
+    how: How,
     runtime: &Handle,
     ctx: &Ctx,
 ) -> Result<Moved> {
+    let How { uploads, alone, written } = how;
     if wanted.is_empty() {
         return Ok(Moved::default());
     }
@@ -89,6 +106,7 @@ pub(crate) fn copy(
         open: Arc::clone(&open),
         moved: Moved::default(),
         alone,
+        written,
         index_unsure: false,
     };
     let uploading = runtime.spawn(uploader.run(queue));
@@ -266,6 +284,7 @@ struct Uploader {
     moved: Moved,
     /// Nobody else works on the repository.
     alone: bool,
+    written: IndexFiles,
     /// Whether an index file lists the packs that have arrived cannot be told.
     index_unsure: bool,
 }
@@ -302,7 +321,7 @@ impl Uploader {
         flying: &mut JoinSet<Flight>,
         arrived: &mut Vec<IndexedPack>,
     ) -> Result<()> {
-        let mut blobs = 0_usize;
+        let (mut blobs, mut bytes, mut since) = (0_usize, 0_u64, Instant::now());
         let mut feeding = true;
         while feeding || !flying.is_empty() {
             tokio::select! {
@@ -314,10 +333,18 @@ impl Uploader {
                     self.moved.pack_bytes = self.moved.pack_bytes.saturating_add(size);
                     if !arrived.is_empty() && blobs.saturating_add(pack.blobs.len()) > MAX_BLOBS {
                         self.flush(arrived).await?;
-                        blobs = 0;
+                        (blobs, bytes) = (0, 0);
+                    }
+                    if arrived.is_empty() {
+                        since = Instant::now();
                     }
                     blobs = blobs.saturating_add(pack.blobs.len());
+                    bytes = bytes.saturating_add(size);
                     arrived.push(pack);
+                    if is_due(blobs, bytes, since) {
+                        self.flush(arrived).await?;
+                        (blobs, bytes) = (0, 0);
+                    }
                 }
                 pack = queue.recv(), if feeding => match pack {
                     Some(pack) => {
@@ -340,9 +367,10 @@ impl Uploader {
         if packs.is_empty() {
             return Ok(());
         }
-        let json = IndexFile::to_json(packs)?;
+        let file = Proved::seal(&self.repo, FileKind::Index, &IndexFile::to_json(packs)?)?;
         self.index_unsure = true;
-        self.moved.index_files.push(pipeline::save(&self.repo, FileKind::Index, &json).await?);
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).push(file.name.id);
+        file.put(&self.repo).await?;
         self.index_unsure = false;
         packs.clear();
         Ok(())

@@ -21,7 +21,7 @@ use crate::pipeline;
 use crate::repository::Repository;
 use crate::store::{FileKind, FileName};
 use crate::unreadable;
-use crate::write::withdraw;
+use crate::write::withdraw_restated;
 
 /// Deletions at a time.
 const PARALLEL: usize = 8;
@@ -177,7 +177,7 @@ pub(super) async fn rewrite_index(
     let mut written = Vec::new();
     match replace_index(repo, lock, facts, drop, &mut written, ctx).await {
         // Another prune, which took the lock away, may have deleted packs that these files name.
-        Err(e) => Err(withdraw(repo, &written, lock.blame(e).await).await),
+        Err(e) => Err(withdraw_restated(repo, &written, lock.blame(e).await).await),
         done => done,
     }
 }

@@ -619,11 +619,16 @@ async fn a_sweep_that_lost_its_lock_leaves_no_word_of_packs_that_another_deleted
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         repo.unlock(Unlock::All).await.unwrap();
+        let at_work = alone(repo).await;
         repo.store().delete(FileName { kind: FileKind::Index, id: old }).await.unwrap();
         repo.store().delete(pack(2)).await.unwrap();
+        at_work
     };
     let drop = HashSet::from([pack_id(9)]);
-    let (swept, ()) = tokio::join!(sweep::rewrite_index(repo, &lock, &facts, &drop, &ctx), another);
+    let (swept, at_work) = tokio::join!(sweep::rewrite_index(repo, &lock, &facts, &drop, &ctx), another);
     assert_eq!(swept.unwrap_err().kind(), ErrorKind::LockLost);
     assert_eq!(indexed(repo).await, [(1, "a".to_owned())]);
+    let index = repo.load_index(&ctx).await.unwrap();
+    assert!(index.packs().iter().all(|pack| !pack.marked), "it would be all of the repository");
+    at_work.release().await.unwrap();
 }

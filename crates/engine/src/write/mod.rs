@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 pub(crate) use seal::{NewBlob, Sealer, seal_stored};
-pub(crate) use withdraw::withdraw;
+pub(crate) use withdraw::{withdraw, withdraw_restated};
 
 use crate::backup::check_committed;
 use crate::crypto::OVERHEAD;

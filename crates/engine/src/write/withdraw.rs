@@ -27,11 +27,21 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// is returned, with what to do when that did not work. For other reasons than a lost lock and what came of it, all is as it
 /// should be.
 pub(crate) async fn withdraw(repo: &Repository, files: &[Id], why: Error) -> Error {
+    take_back(repo, files, true, why).await
+}
+
+/// As [`withdraw`], for files that say anew what others have said: who deletes one of their packs has marked it before, so
+/// they need no marks of ours, and would be all of the repository.
+pub(crate) async fn withdraw_restated(repo: &Repository, files: &[Id], why: Error) -> Error {
+    take_back(repo, files, false, why).await
+}
+
+async fn take_back(repo: &Repository, files: &[Id], new: bool, why: Error) -> Error {
     if files.is_empty() || !matches!(why.kind(), ErrorKind::LockLost | ErrorKind::SnapshotInvalid) {
         return why;
     }
     // The run's own cancellation, which the loss has caused, must not keep it from this.
-    let cause = match tokio::time::timeout(PATIENCE, replace(repo, files)).await {
+    let cause = match tokio::time::timeout(PATIENCE, replace(repo, files, new)).await {
         Ok(Ok(())) => return why,
         Ok(Err(e)) => e.chain(),
         Err(_) => "the store did not answer in time".to_owned(),
@@ -46,7 +56,7 @@ pub(crate) async fn withdraw(repo: &Repository, files: &[Id], why: Error) -> Err
     )
 }
 
-async fn replace(repo: &Repository, files: &[Id]) -> Result<()> {
+async fn replace(repo: &Repository, files: &[Id], new: bool) -> Result<()> {
     // Locks before packs. A prune that read the index before these files were written held its lock before that, and
     // holds it until it has deleted the last pack: where no lock is seen now, the listing shows all that it did.
     let settled = match repo.locks().await {
@@ -55,7 +65,7 @@ async fn replace(repo: &Repository, files: &[Id]) -> Result<()> {
     };
     let listed: HashSet<Id> =
         repo.store().list(FileKind::Pack).await?.into_iter().map(|entry| entry.id).collect();
-    if !settled {
+    if new && !settled {
         mark(repo, files, &listed).await?;
     }
     for id in files {
