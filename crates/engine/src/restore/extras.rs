@@ -7,6 +7,7 @@ use std::io;
 
 use rustix::fs::FileType;
 
+use super::names::Unlisted;
 use super::select::{Selection, Verdict};
 use super::target::{Dir, Fate, Target, is_temp_name};
 use super::walk::Visit;
@@ -43,16 +44,31 @@ impl Extras<'_> {
         {
             return Ok(Vec::new());
         }
-        let mut extras = dir.list()?;
-        extras.retain(|(name, _)| {
-            let mut names = path.clone();
-            names.push(name);
+        let listed = dir.list()?;
+        let is_extra = |name: &[u8]| {
+            let names: Vec<&[u8]> = path.iter().copied().chain([name]).collect();
             visit.tree.find(name).is_none()
                 // ext4 keeps this for fsck in the root of each file system; it belongs to no backup.
                 && !(path.is_empty() && name == b"lost+found")
                 && self.fate(&names) != Fate::Stays
+        };
+        let mut extras: Vec<&(Vec<u8>, FileType)> =
+            listed.iter().filter(|(name, _)| is_extra(name)).collect();
+        if extras.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Where names are not told apart, it may be what was restored, by the name that it had before.
+        let unlisted =
+            Unlisted::find(dir, &visit.tree.nodes, listed.iter().map(|(name, _)| name.as_slice()))?;
+        let mut failed = Ok(());
+        extras.retain(|(name, _)| match unlisted.is(dir, name) {
+            Ok(stands) => !stands,
+            Err(e) => {
+                failed = Err(e);
+                false
+            }
         });
-        Ok(extras)
+        failed.map(|()| extras.into_iter().cloned().collect())
     }
 
     /// Adds to `counts` what [`Self::list`] has, with all that is in it and goes. Marks in `excluded` the exclude patterns

@@ -12,6 +12,7 @@ use rustix::fs::FileType;
 use super::attributes::Handle;
 use super::extras::Extras;
 use super::file::{Attributes, put_in_place};
+use super::names;
 use super::plan::{Found, compare};
 use super::run::{Links, Run, count};
 use super::select::Selection;
@@ -194,8 +195,26 @@ fn make_rest(
                 Err((action, e)) => run.write_failed(&path, action, &e),
             }
         }
+        for (one, other) in names::alike(visit.selected()) {
+            let Some(dir) = opened(&mut here, run, &visit.path) else { break };
+            let path = join(&visit.path, &other.name);
+            match names::are_one(dir, one, other) {
+                Ok(false) => {}
+                Ok(true) => run.fault(&path, "restore", merged(one)),
+                Err(e) => run.fault(&path, "stat", e.to_string()),
+            }
+        }
     }
     run.go_on()
+}
+
+/// What is said of a name that the target takes for that of `first`.
+fn merged(first: &Node) -> String {
+    format!(
+        "the file system of the target takes it for {}, so that one of the two is lost: restore to one that tells capitals \
+         apart",
+        shown(&first.name).display()
+    )
 }
 
 /// The directory, opened the first time that it is asked for.

@@ -11,6 +11,7 @@ mod compare;
 mod extras;
 mod file;
 mod finish;
+mod names;
 mod plan;
 mod run;
 mod select;
