@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use holdfast_engine::backup::{BackupSpec, backup};
 use holdfast_engine::check::{CheckSpec, ReadData, check};
+use holdfast_engine::error::Error;
 use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::lock::{Holder, LockGuard, LockMode};
 use holdfast_engine::rewrite::{Files, NewSnapshot, Patterns, Rewrite, Rewriter, Rewritten};
@@ -277,6 +278,16 @@ fn count_files(at: &Path) -> usize {
 /// the same directories again must not rely on that index.
 #[tokio::test(flavor = "multi_thread")]
 async fn directories_that_a_prune_deleted_after_it_took_the_lock_away_are_written_again() {
+    written_again(false).await;
+}
+
+/// The same where the store does not answer to the index file that it got.
+#[tokio::test(flavor = "multi_thread")]
+async fn they_are_also_when_nobody_said_that_the_index_file_is_there() {
+    written_again(true).await;
+}
+
+async fn written_again(silent: bool) {
     let dir = scratch();
     let (memory, repo) = memory::repository(PASSWORD).await;
     let ctx = Ctx::default();
@@ -290,12 +301,16 @@ async fn directories_that_a_prune_deleted_after_it_took_the_lock_away_are_writte
     let hook: Hook = {
         let memory = Arc::clone(&memory);
         Box::new(move |call, kind, after| {
+            let mut result = Ok(());
             if (call, kind, after) == (Call::Put, FileKind::Index, true) {
                 memory.ids(FileKind::Lock).into_iter().for_each(|id| memory.remove(FileKind::Lock, id));
                 let new = memory.ids(FileKind::Pack).into_iter().filter(|id| !before.contains(id));
                 new.for_each(|id| memory.remove(FileKind::Pack, id));
+                if silent {
+                    result = Err(Error::new(ErrorKind::Unreachable, "no answer"));
+                }
             }
-            Box::pin(async { Ok(()) })
+            Box::pin(async { result })
         })
     };
     let how = Rewrite { files: without(&["secret"], &[]), ..NOTHING };

@@ -88,54 +88,67 @@ pub fn recover<'a>(
         // What a damaged one needs no other may reach, and then it is what is to be recovered.
         let snapshots = ctx.run(repo.list_snapshots()).await?.readable_only(ctx);
         let (found, unreadable) = roots(repo, &index, &snapshots, ctx).await?;
-        let mut report = RecoverReport { unreadable, ..RecoverReport::default() };
+        let report = RecoverReport { unreadable, ..RecoverReport::default() };
         let mut trees = TreeRewriter::new(repo, index, false, ctx)?;
-        let mut nodes = Vec::with_capacity(found.len());
-        let mut mending = Mending::new(Arc::clone(trees.index()));
-        for (name, tree) in named(found) {
-            let mended = trees.rewrite(tree, &mut mending).await?;
-            let losses = mending.take_losses();
-            let Some(mended) = mended else { continue };
-            let now = Time::from(how.time);
-            nodes.push(Node {
-                name: name.clone().into_bytes(),
-                kind: NodeType::Dir,
-                mode: go_mode::DIR | PERMISSIONS,
-                mtime: now,
-                atime: now,
-                ctime: now,
-                subtree: Some(mended),
-                ..Node::default()
-            });
-            report.roots.push(RecoveredRoot { tree, name, losses });
-        }
-        if nodes.is_empty() {
-            return Ok(report);
-        }
-        let tree = trees.save(&nodes).await?;
-        trees.commit().await?;
-        let snapshot = Snapshot {
-            time: OffsetTime::utc(how.time),
-            parent: None,
-            tree,
-            paths: vec![PATH.to_owned()],
-            hostname: how.host.clone(),
-            username: how.username.clone(),
-            uid: how.uid,
-            gid: how.gid,
-            excludes: Vec::new(),
-            tags: vec![RECOVERED.to_owned()],
-            original: None,
-            program_version: how.program_version.clone(),
-            summary: None,
-            other: serde_json::Map::new(),
-        };
-        // No index file counts as known: nothing kept a prune from marking these blobs before we came, so the snapshot is
-        // walked, and what lies in marked packs is saved from them.
-        let outcome = commit_snapshot(repo, lock, &snapshot, &[], ctx).await;
-        report.snapshot = Some(trees.settle(lock, outcome).await?);
-        Ok(report)
+        let outcome = gather(repo, lock, how, (found, report), &mut trees, ctx).await;
+        trees.settle(lock, outcome).await
     })
+}
+
+/// Makes a snapshot of the directories that were found.
+async fn gather(
+    repo: &Repository,
+    lock: &LockGuard,
+    how: &Recover,
+    (found, mut report): (Vec<Id>, RecoverReport),
+    trees: &mut TreeRewriter<'_>,
+    ctx: &Ctx,
+) -> Result<RecoverReport> {
+    let mut nodes = Vec::with_capacity(found.len());
+    let mut mending = Mending::new(Arc::clone(trees.index()));
+    for (name, tree) in named(found) {
+        let mended = trees.rewrite(tree, &mut mending).await?;
+        let losses = mending.take_losses();
+        let Some(mended) = mended else { continue };
+        let now = Time::from(how.time);
+        nodes.push(Node {
+            name: name.clone().into_bytes(),
+            kind: NodeType::Dir,
+            mode: go_mode::DIR | PERMISSIONS,
+            mtime: now,
+            atime: now,
+            ctime: now,
+            subtree: Some(mended),
+            ..Node::default()
+        });
+        report.roots.push(RecoveredRoot { tree, name, losses });
+    }
+    if nodes.is_empty() {
+        return Ok(report);
+    }
+    let tree = trees.save(&nodes).await?;
+    trees.commit().await?;
+    let snapshot = Snapshot {
+        time: OffsetTime::utc(how.time),
+        parent: None,
+        tree,
+        paths: vec![PATH.to_owned()],
+        hostname: how.host.clone(),
+        username: how.username.clone(),
+        uid: how.uid,
+        gid: how.gid,
+        excludes: Vec::new(),
+        tags: vec![RECOVERED.to_owned()],
+        original: None,
+        program_version: how.program_version.clone(),
+        summary: None,
+        other: serde_json::Map::new(),
+    };
+    // No index file counts as known: nothing kept a prune from marking these blobs before we came, so the snapshot is
+    // walked, and what lies in marked packs is saved from them.
+    report.snapshot = Some(commit_snapshot(repo, lock, &snapshot, &[], ctx).await?);
+    trees.rely();
+    Ok(report)
 }
 
 /// Directories with something in them that no directory and no snapshot refers to, and those that cannot be read.

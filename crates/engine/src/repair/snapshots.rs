@@ -107,51 +107,66 @@ pub fn repair_snapshots<'a>(
         let index = repo.load_index(ctx).await?;
         ctx.events.event(Event::Phase("mend"));
         let mut trees = TreeRewriter::new(repo, index, how.dry_run, ctx)?;
-        let mut report = Vec::new();
-        let mut mending = Mending::new(Arc::clone(trees.index()));
-        for (id, snapshot) in snapshots {
-            ctx.check()?;
-            let tree = trees.rewrite(snapshot.tree, &mut mending).await?;
-            let losses = mending.take_losses();
-            let mended = match tree {
-                Some(tree) if tree == snapshot.tree => continue,
-                Some(_) if how.dry_run => Mended::Rewritten(None),
-                Some(tree) => {
-                    let known = trees.commit().await?;
-                    let original = Some(snapshot.original.unwrap_or(*id));
-                    let mut new = Snapshot { tree, original, ..snapshot.clone() };
-                    if let Some(tell) = how.tell_losses {
-                        tell(&mut new.tags, losses.total);
-                    }
-                    let outcome = if how.forget {
-                        replace(repo, lock, *id, new, &known, &there, ctx).await
-                    } else {
-                        if !new.tags.iter().any(|t| t == REPAIRED) {
-                            new.tags.push(REPAIRED.to_owned());
-                        }
-                        commit_snapshot(repo, lock, &new, &known, ctx).await
-                    };
-                    Mended::Rewritten(Some(trees.settle(lock, outcome).await?))
-                }
-                None => {
-                    if forgets {
-                        repo.refuse_append_only()?;
-                        repo.store().delete(FileName { kind: FileKind::Snapshot, id: *id }).await?;
-                    }
-                    Mended::Lost
-                }
-            };
-            for loss in &losses.first {
-                ctx.events.event(Event::Fault(Fault {
-                    path: loss.path.clone(),
-                    action: "mend",
-                    error: loss.what.to_owned(),
-                }));
-            }
-            report.push(RepairedSnapshot { id: *id, mended, losses });
-        }
-        Ok(report)
+        let outcome = mend_all(repo, lock, snapshots, &there, &how, &mut trees, ctx).await;
+        trees.settle(lock, outcome).await
     })
+}
+
+/// `there` are the snapshots that could be read, where originals go.
+async fn mend_all(
+    repo: &Repository,
+    lock: &LockGuard,
+    snapshots: &[(Id, Snapshot)],
+    there: &[(Id, Snapshot)],
+    how: &RepairSnapshots,
+    trees: &mut TreeRewriter<'_>,
+    ctx: &Ctx,
+) -> Result<Vec<RepairedSnapshot>> {
+    let mut report = Vec::new();
+    let mut mending = Mending::new(Arc::clone(trees.index()));
+    for (id, snapshot) in snapshots {
+        ctx.check()?;
+        let tree = trees.rewrite(snapshot.tree, &mut mending).await?;
+        let losses = mending.take_losses();
+        let mended = match tree {
+            Some(tree) if tree == snapshot.tree => continue,
+            Some(_) if how.dry_run => Mended::Rewritten(None),
+            Some(tree) => {
+                let known = trees.commit().await?;
+                let original = Some(snapshot.original.unwrap_or(*id));
+                let mut new = Snapshot { tree, original, ..snapshot.clone() };
+                if let Some(tell) = how.tell_losses {
+                    tell(&mut new.tags, losses.total);
+                }
+                let id = if how.forget {
+                    replace(repo, lock, *id, new, &known, there, ctx).await?
+                } else {
+                    if !new.tags.iter().any(|t| t == REPAIRED) {
+                        new.tags.push(REPAIRED.to_owned());
+                    }
+                    commit_snapshot(repo, lock, &new, &known, ctx).await?
+                };
+                trees.rely();
+                Mended::Rewritten(Some(id))
+            }
+            None => {
+                if how.forget && !how.dry_run {
+                    repo.refuse_append_only()?;
+                    repo.store().delete(FileName { kind: FileKind::Snapshot, id: *id }).await?;
+                }
+                Mended::Lost
+            }
+        };
+        for loss in &losses.first {
+            ctx.events.event(Event::Fault(Fault {
+                path: loss.path.clone(),
+                action: "mend",
+                error: loss.what.to_owned(),
+            }));
+        }
+        report.push(RepairedSnapshot { id: *id, mended, losses });
+    }
+    Ok(report)
 }
 
 /// Takes out what is lost, and notes it.

@@ -123,54 +123,55 @@ impl<'a> Rewriter<'a> {
         snapshot: &'b Snapshot,
     ) -> BoxFuture<'b, Result<Rewritten>> {
         Box::pin(async move {
-            let mut edit = Filtering::new(&self.filter);
-            let looked = self.how.summary || !matches!(self.filter, Filter::All);
-            let tree = if looked {
-                self.trees.rewrite(snapshot.tree, &mut edit).await?
-            } else {
-                Some(snapshot.tree)
-            };
-            let Filtering { files, bytes, excluded, excluded_total, .. } = edit;
-            let Some(tree) = tree else { return Ok(Rewritten::NothingStays) };
-            let mut new = Snapshot { tree, ..snapshot.clone() };
-            let lacks_files = tree != snapshot.tree;
-            if lacks_files || self.how.summary {
-                new.summary = Some(counted(snapshot.summary.as_ref(), files, bytes)?);
-            }
-            if let Some(host) = &self.how.host {
-                new.hostname.clone_from(host);
-            }
-            if let Some(time) = self.how.time {
-                new.time = time;
-            }
-            if new == *snapshot {
-                return Ok(Rewritten::Unchanged);
-            }
-            let mut dropped_tags = Vec::new();
-            if lacks_files {
-                (dropped_tags, new.tags) = new.tags.into_iter().partition(|tag| (self.how.says_whole)(tag));
-            }
-            // The first one, also of a snapshot that was rewritten before: by it the list of what could not be read is
-            // found, and a copy of it in another repository.
-            new.original.get_or_insert(id);
-            let id = match (self.how.dry_run, self.how.forget) {
-                (true, _) => None,
-                (false, true) => {
-                    let known = self.trees.commit().await?;
-                    let outcome = replace(self.repo, lock, id, new, &known, &self.there, self.ctx).await;
-                    Some(self.trees.settle(lock, outcome).await?)
-                }
-                (false, false) => {
-                    let known = self.trees.commit().await?;
-                    if !new.tags.iter().any(|tag| tag == REWRITTEN) {
-                        new.tags.push(REWRITTEN.to_owned());
-                    }
-                    let outcome = commit_snapshot(self.repo, lock, &new, &known, self.ctx).await;
-                    Some(self.trees.settle(lock, outcome).await?)
-                }
-            };
-            Ok(Rewritten::Written(NewSnapshot { id, lacks_files, excluded, excluded_total, dropped_tags }))
+            let outcome = self.write(lock, id, snapshot).await;
+            self.trees.settle(lock, outcome).await
         })
+    }
+
+    async fn write(&mut self, lock: &LockGuard, id: Id, snapshot: &Snapshot) -> Result<Rewritten> {
+        let mut edit = Filtering::new(&self.filter);
+        let looked = self.how.summary || !matches!(self.filter, Filter::All);
+        let tree =
+            if looked { self.trees.rewrite(snapshot.tree, &mut edit).await? } else { Some(snapshot.tree) };
+        let Filtering { files, bytes, excluded, excluded_total, .. } = edit;
+        let Some(tree) = tree else { return Ok(Rewritten::NothingStays) };
+        let mut new = Snapshot { tree, ..snapshot.clone() };
+        let lacks_files = tree != snapshot.tree;
+        if lacks_files || self.how.summary {
+            new.summary = Some(counted(snapshot.summary.as_ref(), files, bytes)?);
+        }
+        if let Some(host) = &self.how.host {
+            new.hostname.clone_from(host);
+        }
+        if let Some(time) = self.how.time {
+            new.time = time;
+        }
+        if new == *snapshot {
+            return Ok(Rewritten::Unchanged);
+        }
+        let mut dropped_tags = Vec::new();
+        if lacks_files {
+            (dropped_tags, new.tags) = new.tags.into_iter().partition(|tag| (self.how.says_whole)(tag));
+        }
+        // The first one, also of a snapshot that was rewritten before: by it the list of what could not be read is
+        // found, and a copy of it in another repository.
+        new.original.get_or_insert(id);
+        let id = match (self.how.dry_run, self.how.forget) {
+            (true, _) => None,
+            (false, true) => {
+                let known = self.trees.commit().await?;
+                Some(replace(self.repo, lock, id, new, &known, &self.there, self.ctx).await?)
+            }
+            (false, false) => {
+                let known = self.trees.commit().await?;
+                if !new.tags.iter().any(|tag| tag == REWRITTEN) {
+                    new.tags.push(REWRITTEN.to_owned());
+                }
+                Some(commit_snapshot(self.repo, lock, &new, &known, self.ctx).await?)
+            }
+        };
+        self.trees.rely();
+        Ok(Rewritten::Written(NewSnapshot { id, lacks_files, excluded, excluded_total, dropped_tags }))
     }
 }
 

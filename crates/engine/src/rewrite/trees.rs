@@ -175,16 +175,19 @@ impl<'a> TreeRewriter<'a> {
         Ok(self.index.files().iter().chain(writer.index_files()).copied().collect())
     }
 
-    /// What came of writing a snapshot that relies on what was made durable. When the lock was lost, what the index says of
-    /// it is taken back.
-    pub(crate) async fn settle<T>(&mut self, lock: &LockGuard, outcome: Result<T>) -> Result<T> {
-        match (outcome, &mut self.writer) {
-            (Ok(done), Some(writer)) => {
-                writer.rely();
-                Ok(done)
-            }
+    /// A snapshot was written that relies on what was made durable.
+    pub(crate) fn rely(&mut self) {
+        if let Some(writer) = &mut self.writer {
+            writer.rely();
+        }
+    }
+
+    /// What came of the work. When the lock was lost, what the index says of it is taken back, but for what a snapshot
+    /// relies on.
+    pub(crate) async fn settle<T>(&self, lock: &LockGuard, outcome: Result<T>) -> Result<T> {
+        match (outcome, &self.writer) {
             (Err(e), Some(writer)) => Err(writer.withdraw(lock, e).await),
-            (outcome, None) => outcome,
+            (outcome, _) => outcome,
         }
     }
 

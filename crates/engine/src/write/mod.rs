@@ -5,6 +5,8 @@
 mod seal;
 mod withdraw;
 
+use std::time::Duration;
+
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -21,12 +23,14 @@ use crate::format::pack::{BlobKind, LENGTH_FIELD, PackedBlob, encode_header};
 use crate::format::snapshot::Snapshot;
 use crate::id::Id;
 use crate::lock::LockGuard;
-use crate::pipeline::{self, check_size, is_due};
+use crate::pipeline::{self, Proved, check_size, is_due};
 use crate::repository::Repository;
 use crate::store::{FileKind, FileName, PutMode};
 
 /// A pack is closed when it reaches this size, in bytes.
 const TARGET_SIZE: usize = 16 << 20;
+/// How long a run that failed looks for its lock.
+const LOOK: Duration = Duration::from_secs(30);
 /// Packs that are uploaded at a time.
 const UPLOADS: usize = 2;
 
@@ -126,10 +130,17 @@ impl PackWriter {
     /// Why a run ended before it committed what it wrote. When it lost its lock, what the index says of that is taken back.
     pub(crate) async fn withdraw(&self, lock: &LockGuard, why: Error) -> Error {
         let open = self.index_files.get(self.relied_on..).unwrap_or_default();
-        // A lost lock cancels the run; that is the reason to name then, unless there is a snapshot to be warned of.
-        let why =
-            if why.kind() == ErrorKind::SnapshotInvalid { why } else { lock.check().err().unwrap_or(why) };
-        withdraw(&self.repo, open, why).await
+        // A lost lock cancels the run; that is the reason to name then, unless there is a snapshot to be warned of. Where
+        // something is to be taken back, the store is asked: what ended the run may have come before the loss was seen.
+        let lost = match lock.check() {
+            Ok(()) if !open.is_empty() => {
+                tokio::time::timeout(LOOK, lock.confirm()).await.ok().and_then(Result::err)
+            }
+            checked => checked.err(),
+        };
+        let lost =
+            lost.filter(|e| e.kind() == ErrorKind::LockLost && why.kind() != ErrorKind::SnapshotInvalid);
+        withdraw(&self.repo, open, lost.unwrap_or(why)).await
     }
 
     /// Takes a blob. Waits while too many packs are on their way.
@@ -219,33 +230,40 @@ impl PackWriter {
 
     async fn write_index(&mut self) -> Result<()> {
         (self.arrived_blobs, self.arrived_bytes) = (0, 0);
-        let packs = std::mem::take(&mut self.arrived);
-        self.index_files.extend(save_index(&self.repo, packs).await?);
+        for packs in in_files(std::mem::take(&mut self.arrived)) {
+            let file = Proved::seal(&self.repo, FileKind::Index, &IndexFile::to_json(&packs)?)?;
+            // It may be there also when its writing fails.
+            self.index_files.push(file.name.id);
+            file.put(&self.repo).await?;
+        }
         Ok(())
     }
 }
 
-/// Lists packs in index files of at most [`MAX_BLOBS`] blobs, unless one pack alone has more; the files' ids.
+/// Lists packs in index files; the files' ids.
 pub(crate) async fn save_index(repo: &Repository, packs: Vec<IndexedPack>) -> Result<Vec<Id>> {
     let mut ids = Vec::new();
-    let (mut file, mut blobs) = (Vec::new(), 0);
-    for pack in packs {
-        if blobs + pack.blobs.len() > MAX_BLOBS && !file.is_empty() {
-            ids.push(save_index_file(repo, &file).await?);
-            file.clear();
-            blobs = 0;
-        }
-        blobs += pack.blobs.len();
-        file.push(pack);
-    }
-    if !file.is_empty() {
-        ids.push(save_index_file(repo, &file).await?);
+    for file in in_files(packs) {
+        ids.push(pipeline::save(repo, FileKind::Index, &IndexFile::to_json(&file)?).await?);
     }
     Ok(ids)
 }
 
-async fn save_index_file(repo: &Repository, packs: &[IndexedPack]) -> Result<Id> {
-    pipeline::save(repo, FileKind::Index, &IndexFile::to_json(packs)?).await
+/// Packs by the index files that list them: of at most [`MAX_BLOBS`] blobs, unless one pack alone has more.
+fn in_files(packs: Vec<IndexedPack>) -> Vec<Vec<IndexedPack>> {
+    let mut files: Vec<Vec<IndexedPack>> = Vec::new();
+    let mut blobs = 0;
+    for pack in packs {
+        blobs += pack.blobs.len();
+        match files.last_mut() {
+            Some(file) if blobs <= MAX_BLOBS => file.push(pack),
+            _ => {
+                blobs = pack.blobs.len();
+                files.push(vec![pack]);
+            }
+        }
+    }
+    files
 }
 
 /// Writes a snapshot whose blobs are all durable and listed. Our lock must be there before and after, and a prune that
@@ -271,8 +289,6 @@ pub(crate) async fn commit_snapshot(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::repository::testing::fixture;
     use crate::store::fault::{Fault, Operation, Trouble};
