@@ -370,6 +370,11 @@ impl Password {
         first.ok_or_else(empty)
     }
 
+    /// Whether a person is asked on the terminal.
+    pub(super) fn is_asked(&self) -> bool {
+        matches!(self, Self::Ask)
+    }
+
     /// What may be meant, most likely first: a repository was made with one of them.
     pub(super) fn read_all(&self, twice: bool) -> Result<Vec<SecretString>> {
         let mut all = match self {

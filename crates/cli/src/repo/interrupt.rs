@@ -2,6 +2,7 @@
 //! nothing: with it `restic unlock` on the same machine asks whether the owner of a lock still lives.
 
 use std::future::Future;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use holdfast_engine::error::{Error, ErrorKind, Result};
@@ -15,20 +16,25 @@ use crate::failure::Failure;
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Whether somebody wants the command to end.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Interrupt {
     once: CancellationToken,
     twice: CancellationToken,
+    listening: Arc<OnceLock<()>>,
 }
 
 impl Interrupt {
-    /// Listens from now on.
-    pub(super) fn listen() -> Self {
-        let interrupt = Self { once: CancellationToken::new(), twice: CancellationToken::new() };
+    /// Listens from now on. Before that a signal ends the process at once, as it does with any program: also while it waits
+    /// for a command that prints the password, or for a list of files, when there is nothing yet to put in order.
+    pub(super) fn listen(&self) {
+        self.listening.get_or_init(|| self.start());
+    }
+
+    fn start(&self) {
         for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
-            // Without a listener the signal ends the process at once, as it does with any program.
+            // Without a listener all stays as it was.
             let Ok(mut stream) = signal(kind) else { continue };
-            let Self { once, twice } = interrupt.clone();
+            let (once, twice) = (self.once.clone(), self.twice.clone());
             tokio::spawn(async move {
                 while stream.recv().await.is_some() {
                     if once.is_cancelled() {
@@ -41,7 +47,6 @@ impl Interrupt {
         if let Ok(mut stream) = signal(SignalKind::hangup()) {
             tokio::spawn(async move { while stream.recv().await.is_some() {} });
         }
-        interrupt
     }
 
     /// Cancelled by the first.

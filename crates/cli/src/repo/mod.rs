@@ -132,7 +132,7 @@ pub fn run(args: RepoArgs) -> std::pin::Pin<Box<dyn Future<Output = u8>>> {
 async fn perform(args: RepoArgs) -> u8 {
     let RepoArgs { access, command } = args;
     let ui = Ui::new(access.json, access.quiet);
-    let interrupt = interrupt::Interrupt::listen();
+    let interrupt = interrupt::Interrupt::default();
     let work = async {
         let session = session::Session::new(&access, &ui, &interrupt)?;
         let code = match command {

@@ -91,7 +91,15 @@ impl<'a> Session<'a> {
 
     /// The password for a new repository.
     pub(super) fn new_password(&self) -> Result<SecretString> {
+        self.spare_terminal();
         self.resolved.password.read(true)
+    }
+
+    /// A signal must not end the process while a terminal hides what is typed.
+    fn spare_terminal(&self) {
+        if self.resolved.password.is_asked() {
+            self.interrupt.listen();
+        }
     }
 
     /// How hard to compress.
@@ -104,6 +112,7 @@ impl<'a> Session<'a> {
         let store = self.store()?;
         let hint = self.resolved.key_hint.as_deref();
         let mut opened = None;
+        self.spare_terminal();
         for password in self.resolved.password.read_all(false)? {
             let result =
                 self.bound(Repository::open_hinted(Arc::clone(&store), &password, hint, &self.ctx)).await;
@@ -158,6 +167,7 @@ impl<'a> Session<'a> {
 
     /// Waits for work of the engine, and not much longer once the command is interrupted.
     pub(super) async fn bound<T>(&self, work: impl Future<Output = holdfast_engine::Result<T>>) -> Result<T> {
+        self.interrupt.listen();
         let result = Interrupt::bound(&self.ctx.cancel, work).await;
         if result.is_err() && self.interrupt.token().is_cancelled() {
             return Err(interrupted());
