@@ -7,7 +7,7 @@ use std::io;
 
 use rustix::fs::FileType;
 
-use super::names::Unlisted;
+use super::names::Listing;
 use super::select::{Selection, Verdict};
 use super::target::{Dir, Fate, Target, is_temp_name};
 use super::walk::Visit;
@@ -52,23 +52,20 @@ impl Extras<'_> {
                 && !(path.is_empty() && name == b"lost+found")
                 && self.fate(&names) != Fate::Stays
         };
-        let mut extras: Vec<&(Vec<u8>, FileType)> =
-            listed.iter().filter(|(name, _)| is_extra(name)).collect();
-        if extras.is_empty() {
+        let candidates: Vec<_> = listed.iter().filter(|(name, _)| is_extra(name)).collect();
+        if candidates.is_empty() {
             return Ok(Vec::new());
         }
-        // Where names are not told apart, it may be what was restored, by the name that it had before.
-        let unlisted =
-            Unlisted::find(dir, &visit.tree.nodes, listed.iter().map(|(name, _)| name.as_slice()))?;
-        let mut failed = Ok(());
-        extras.retain(|(name, _)| match unlisted.is(dir, name) {
-            Ok(stands) => !stands,
-            Err(e) => {
-                failed = Err(e);
-                false
+        // Where names are not told apart, it may be what was restored, by another spelling of its name.
+        let listing = Listing::new(dir, listed.iter().map(|(name, _)| name.as_slice()));
+        let unlisted = listing.unlisted(&visit.tree.nodes)?;
+        let mut extras = Vec::new();
+        for (name, kind) in candidates {
+            if !unlisted.is(dir, name)? {
+                extras.push((name.clone(), *kind));
             }
-        });
-        failed.map(|()| extras.into_iter().cloned().collect())
+        }
+        Ok(extras)
     }
 
     /// Adds to `counts` what [`Self::list`] has, with all that is in it and goes. Marks in `excluded` the exclude patterns

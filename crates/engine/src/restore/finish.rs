@@ -12,7 +12,7 @@ use rustix::fs::FileType;
 use super::attributes::Handle;
 use super::extras::Extras;
 use super::file::{Attributes, put_in_place};
-use super::names;
+use super::names::{self, Listing};
 use super::plan::{Found, compare};
 use super::run::{Links, Run, count};
 use super::select::Selection;
@@ -195,25 +195,38 @@ fn make_rest(
                 Err((action, e)) => run.write_failed(&path, action, &e),
             }
         }
-        for (one, other) in names::alike(visit.selected()) {
-            let Some(dir) = opened(&mut here, run, &visit.path) else { break };
-            let path = join(&visit.path, &other.name);
-            match names::are_one(dir, one, other) {
-                Ok(false) => {}
-                Ok(true) => run.fault(&path, "restore", merged(one)),
-                Err(e) => run.fault(&path, "stat", e.to_string()),
-            }
+        let made = visit.selected().filter(|node| node.kind != NodeType::Socket);
+        let alike = names::alike(made);
+        if !alike.is_empty()
+            && let Some(dir) = opened(&mut here, run, &visit.path)
+            && let Err(e) = tell_merged(run, dir, &visit, &alike)
+        {
+            run.fault(&visit.path, "list", e.to_string());
         }
     }
     run.go_on()
 }
 
-/// What is said of a name that the target takes for that of `first`.
-fn merged(first: &Node) -> String {
+/// Tells of those that the target takes for one.
+fn tell_merged(run: &Run<'_>, dir: &Dir, visit: &Visit, alike: &[(&Node, &Node)]) -> io::Result<()> {
+    let names = dir.list()?;
+    let listing = Listing::new(dir, names.iter().map(|(name, _)| name.as_slice()));
+    let lost: Vec<_> = alike.iter().filter(|(one, other)| !listing.has_both(one, other)).collect();
+    if lost.is_empty() || !listing.folds(&visit.tree.nodes)? {
+        return Ok(());
+    }
+    for (one, other) in lost {
+        run.fault(&join(&visit.path, &other.name), "restore", merged(&join(&visit.path, &one.name)));
+    }
+    Ok(())
+}
+
+/// What is said of a name that is one file with that of `first`.
+fn merged(first: &[u8]) -> String {
     format!(
-        "the file system of the target takes it for {}, so that one of the two is lost: restore to one that tells capitals \
-         apart",
-        shown(&first.name).display()
+        "it is one file with {}, and they were two: a file system that does not tell capitals apart keeps only one of them; \
+         restore to another one",
+        shown(first).display()
     )
 }
 

@@ -22,6 +22,12 @@ pub(crate) fn folded(name: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
+/// A name with small letters for capitals, and capitals for small letters, of the Latin ones.
+fn flipped(name: &[u8]) -> Vec<u8> {
+    let flip = |byte: &u8| if byte.is_ascii_alphabetic() { byte ^ 0x20 } else { *byte };
+    name.iter().map(flip).collect()
+}
+
 /// Pairs of nodes of one directory whose names differ in capitals only; of three, the second and the third with the first.
 pub(crate) fn alike<'n>(nodes: impl Iterator<Item = &'n Node>) -> Vec<(&'n Node, &'n Node)> {
     let mut all: Vec<(Cow<'n, [u8]>, &'n Node)> = nodes.map(|node| (folded(&node.name), node)).collect();
@@ -32,39 +38,62 @@ pub(crate) fn alike<'n>(nodes: impl Iterator<Item = &'n Node>) -> Vec<(&'n Node,
         .collect()
 }
 
-/// Whether both names lead to one file, though they were two in the snapshot.
-pub(crate) fn are_one(dir: &Dir, one: &Node, other: &Node) -> io::Result<bool> {
-    let linked =
-        one.links > 1 && one.inode != 0 && (one.device_id, one.inode) == (other.device_id, other.inode);
-    if linked {
-        return Ok(false);
-    }
-    let place = |node: &Node| Ok::<_, io::Error>(dir.stat(&node.name)?.map(|s| (s.st_dev, s.st_ino)));
-    let first = place(one)?;
-    Ok(first.is_some() && first == place(other)?)
+/// What a directory of the target finds by names of the snapshot, and lists otherwise or not at all.
+pub(crate) struct Listing<'a> {
+    dir: &'a Dir,
+    listed: HashSet<&'a [u8]>,
 }
 
-/// What a directory finds by names of the snapshot that it does not list: it calls these files otherwise.
-pub(crate) struct Unlisted(HashSet<(u64, u64)>);
-
-impl Unlisted {
+impl<'a> Listing<'a> {
     /// Of a directory that lists these names.
-    pub(crate) fn find<'a>(
-        dir: &Dir,
-        nodes: &[Node],
-        listed: impl Iterator<Item = &'a [u8]>,
-    ) -> io::Result<Self> {
-        let listed: HashSet<&[u8]> = listed.collect();
-        let mut found = HashSet::new();
-        for node in nodes.iter().filter(|node| !listed.contains(node.name.as_slice())) {
-            found.extend(dir.stat(&node.name)?.map(|s| (s.st_dev, s.st_ino)));
-        }
-        Ok(Self(found))
+    pub(crate) fn new(dir: &'a Dir, listed: impl Iterator<Item = &'a [u8]>) -> Self {
+        Self { dir, listed: listed.collect() }
     }
 
-    /// Whether `name` is how the directory calls one of them.
+    /// Whether both are listed, as two.
+    pub(crate) fn has_both(&self, one: &Node, other: &Node) -> bool {
+        [one, other].iter().all(|node| self.listed.contains(node.name.as_slice()))
+    }
+
+    /// Whether the directory finds a name with other capitals than it lists it by. That is asked with a spelling that none of
+    /// these nodes has, if there is one: what the kernel remembers of theirs may be older than the files.
+    pub(crate) fn folds(&self, nodes: &[Node]) -> io::Result<bool> {
+        let names: HashSet<&[u8]> = nodes.iter().map(|node| node.name.as_slice()).collect();
+        let others = self.listed.iter().map(|name| flipped(name));
+        let unlisted = others.filter(|name| !self.listed.contains(name.as_slice()));
+        match unlisted.min_by_key(|name| names.contains(name.as_slice())) {
+            Some(name) => Ok(self.dir.stat(&name)?.is_some()),
+            None => Ok(false),
+        }
+    }
+
+    /// Those of the nodes that are found and not listed: the directory calls them otherwise.
+    pub(crate) fn unlisted<'n>(&self, nodes: &'n [Node]) -> io::Result<Unlisted<'n>> {
+        let mut unlisted = Unlisted::default();
+        for node in nodes.iter().filter(|node| !self.listed.contains(node.name.as_slice())) {
+            if let Some(stat) = self.dir.stat(&node.name)? {
+                unlisted.names.insert(folded(&node.name));
+                unlisted.files.insert((stat.st_dev, stat.st_ino));
+            }
+        }
+        Ok(unlisted)
+    }
+}
+
+/// What a directory calls otherwise than the snapshot.
+#[derive(Default)]
+pub(crate) struct Unlisted<'n> {
+    names: HashSet<Cow<'n, [u8]>>,
+    files: HashSet<(u64, u64)>,
+}
+
+impl Unlisted<'_> {
+    /// Whether `name` may be how the directory calls one of them: by its letters, or by its file.
     pub(crate) fn is(&self, dir: &Dir, name: &[u8]) -> io::Result<bool> {
-        Ok(!self.0.is_empty() && dir.stat(name)?.is_some_and(|s| self.0.contains(&(s.st_dev, s.st_ino))))
+        if self.names.is_empty() || self.names.contains(&folded(name)) {
+            return Ok(!self.names.is_empty());
+        }
+        Ok(dir.stat(name)?.is_some_and(|s| self.files.contains(&(s.st_dev, s.st_ino))))
     }
 }
 
@@ -92,22 +121,24 @@ mod tests {
         assert_eq!(folded(b"\xffA"), Cow::from(&b"\xffa"[..]));
     }
 
-    /// A further hard link looks as a name does that a file system does not tell from another.
     #[test]
-    fn two_names_of_one_file_are_seen() {
+    fn a_directory_that_tells_capitals_apart_is_known_by_a_spelling_that_nobody_has() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let target = Target::create(temp.path()).expect("target");
         let dir = target.dir(b"").expect("root");
-        let at = |name: &str| temp.path().join(name);
-        std::fs::write(at("name"), "one").expect("write");
-        assert!(!are_one(&dir, &node("name"), &node("NAME")).expect("stat"));
-        std::fs::hard_link(at("name"), at("NAME")).expect("link");
-        assert!(are_one(&dir, &node("name"), &node("NAME")).expect("stat"));
-        let linked = |name| Node { links: 2, inode: 7, ..node(name) };
-        assert!(!are_one(&dir, &linked("name"), &linked("NAME")).expect("stat"));
-        std::fs::remove_file(at("NAME")).expect("remove");
-        std::fs::write(at("NAME"), "other").expect("write");
-        assert!(!are_one(&dir, &node("name"), &node("NAME")).expect("stat"));
+        let folds = |listed: &[&str], nodes: &[&str]| {
+            let nodes: Vec<Node> = nodes.iter().map(|name| node(name)).collect();
+            Listing::new(&dir, listed.iter().map(|name| name.as_bytes())).folds(&nodes).expect("stat")
+        };
+        std::fs::write(temp.path().join("name"), "").expect("write");
+        std::fs::write(temp.path().join("other"), "").expect("write");
+        assert!(!folds(&["name", "other"], &["name", "NAME"]));
+        // Further names that are not listed look as those do that a file system does not tell from others.
+        std::fs::write(temp.path().join("OTHER"), "").expect("write");
+        assert!(folds(&["name", "other"], &["name", "NAME"]), "asked by OTHER");
+        assert!(!folds(&["name"], &["name", "NAME"]), "there is only NAME to ask by");
+        assert!(!folds(&["other", "OTHER"], &["other"]), "both are listed");
+        assert!(!folds(&["1", "2"], &["1"]), "no letters");
     }
 
     /// A further hard link, left out of what is listed, looks as a name does by which a file is found and not listed.
@@ -118,17 +149,21 @@ mod tests {
         let dir = target.dir(b"").expect("root");
         let at = |name: &str| temp.path().join(name);
         std::fs::write(at("File"), "x").expect("write");
-        std::fs::hard_link(at("File"), at("FILE")).expect("link");
-        std::fs::write(at("other"), "y").expect("write");
+        std::fs::hard_link(at("File"), at("composed")).expect("link");
+        for name in ["FILE", "other"] {
+            std::fs::write(at(name), "y").expect("write");
+        }
         let nodes = [node("File"), node("gone")];
         let stands = |listed: &[&str], name: &str| {
-            let unlisted = Unlisted::find(&dir, &nodes, listed.iter().map(|name| name.as_bytes()));
-            unlisted.and_then(|unlisted| unlisted.is(&dir, name.as_bytes())).expect("stat")
+            let listing = Listing::new(&dir, listed.iter().map(|name| name.as_bytes()));
+            listing.unlisted(&nodes).and_then(|unlisted| unlisted.is(&dir, name.as_bytes())).expect("stat")
         };
-        assert!(stands(&["FILE", "other"], "FILE"), "found by its name, and listed by another");
-        assert!(!stands(&["FILE", "other"], "other"));
-        assert!(!stands(&["FILE", "File", "other"], "FILE"), "both are listed");
+        let listed = ["FILE", "composed", "other"];
+        assert!(stands(&listed, "FILE"), "by its letters, whatever number the kernel remembers");
+        assert!(stands(&listed, "composed"), "by its file");
+        assert!(!stands(&listed, "other"));
+        assert!(!stands(&["FILE", "File"], "FILE"), "both are listed");
         std::fs::remove_file(at("File")).expect("remove");
-        assert!(!stands(&["FILE", "other"], "FILE"), "not found");
+        assert!(!stands(&listed, "FILE"), "not found");
     }
 }
