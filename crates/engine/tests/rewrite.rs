@@ -23,10 +23,13 @@ use holdfast_engine::check::{CheckSpec, ReadData, check};
 use holdfast_engine::error::Error;
 use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::lock::{Holder, LockGuard, LockMode};
+use holdfast_engine::repair::{
+    Recover, RepairIndex, RepairSnapshots, recover, repair_index, repair_snapshots,
+};
 use holdfast_engine::rewrite::{Files, NewSnapshot, Patterns, Rewrite, Rewriter, Rewritten};
 use holdfast_engine::store::{FileKind, FileName};
 use holdfast_engine::{Ctx, ErrorKind, Id, Repository};
-use memory::{Actor, Call, Hook};
+use memory::{Actor, Call, Hook, Memory};
 use restoring::{back_up, init, scratch};
 use stock::{PASSWORD, Restic, build_source, noise, settle};
 
@@ -274,58 +277,119 @@ fn count_files(at: &Path) -> usize {
         .sum()
 }
 
-/// Somebody takes the lock away and prunes when the new directories are in the index, but in no snapshot yet. Whoever writes
-/// the same directories again must not rely on that index.
-#[tokio::test(flavor = "multi_thread")]
-async fn directories_that_a_prune_deleted_after_it_took_the_lock_away_are_written_again() {
-    written_again(false).await;
+/// The repository of one whom somebody takes the lock from, and prunes, when what is new is in the index and in no snapshot
+/// yet. `silent` is whether the store then does not answer to the index file that it got.
+async fn robbed(memory: &Arc<Memory>, silent: bool) -> Repository {
+    let before = memory.ids(FileKind::Pack);
+    let there = Arc::clone(memory);
+    let hook: Hook = Box::new(move |call, kind, after| {
+        let mut result = Ok(());
+        if (call, kind, after) == (Call::Put, FileKind::Index, true) {
+            there.ids(FileKind::Lock).into_iter().for_each(|id| there.remove(FileKind::Lock, id));
+            let new = there.ids(FileKind::Pack).into_iter().filter(|id| !before.contains(id));
+            new.for_each(|id| there.remove(FileKind::Pack, id));
+            if silent {
+                result = Err(Error::new(ErrorKind::Unreachable, "no answer"));
+            }
+        }
+        Box::pin(async { result })
+    });
+    let store = Actor::with(memory, false, hook);
+    Repository::open(store, &PASSWORD.to_owned().into(), &Ctx::default()).await.unwrap()
 }
 
-/// The same where the store does not answer to the index file that it got.
-#[tokio::test(flavor = "multi_thread")]
-async fn they_are_also_when_nobody_said_that_the_index_file_is_there() {
-    written_again(true).await;
+/// The lock is lost, and the index names no pack that is gone: whoever writes the same again must not rely on it.
+async fn assert_taken_back(memory: &Memory, repo: &Repository, lost: &Error) {
+    assert_eq!(lost.kind(), ErrorKind::LockLost, "{}", lost.chain());
+    let there = memory.ids(FileKind::Pack);
+    let index = repo.load_index(&Ctx::default()).await.unwrap();
+    assert!(index.packs().iter().all(|pack| there.contains(&pack.id)), "{:?}", index.packs());
 }
 
-async fn written_again(silent: bool) {
-    let dir = scratch();
+/// A repository in memory with one snapshot of two files.
+async fn of_two_files(dir: &Path) -> (Arc<Memory>, Repository, Id) {
     let (memory, repo) = memory::repository(PASSWORD).await;
-    let ctx = Ctx::default();
-    let source = dir.path().join("source");
+    let source = dir.join("source");
     fs::create_dir(&source).unwrap();
     for name in ["kept", "secret"] {
         fs::write(source.join(name), name).unwrap();
     }
     let id = back_up(&repo, &source).await.snapshot;
-    let before = memory.ids(FileKind::Pack);
-    let hook: Hook = {
-        let memory = Arc::clone(&memory);
-        Box::new(move |call, kind, after| {
-            let mut result = Ok(());
-            if (call, kind, after) == (Call::Put, FileKind::Index, true) {
-                memory.ids(FileKind::Lock).into_iter().for_each(|id| memory.remove(FileKind::Lock, id));
-                let new = memory.ids(FileKind::Pack).into_iter().filter(|id| !before.contains(id));
-                new.for_each(|id| memory.remove(FileKind::Pack, id));
-                if silent {
-                    result = Err(Error::new(ErrorKind::Unreachable, "no answer"));
-                }
-            }
-            Box::pin(async { result })
-        })
-    };
-    let how = Rewrite { files: without(&["secret"], &[]), ..NOTHING };
-    let store = Actor::with(&memory, false, hook);
-    let robbed = Repository::open(store, &PASSWORD.to_owned().into(), &ctx).await.unwrap();
-    let guard = lock(&robbed, LockMode::Shared).await;
-    let snapshot = robbed.load_snapshot(&id).await.unwrap();
-    let mut rewriter = Rewriter::new(&robbed, &how, &ctx).await.unwrap();
-    let lost = rewriter.rewrite(&guard, id, &snapshot).await.unwrap_err();
-    assert_eq!(lost.kind(), ErrorKind::LockLost, "{}", lost.chain());
-    drop(guard.release().await);
-    assert_eq!(memory.ids(FileKind::Snapshot), [id]);
+    (memory, repo, id)
+}
 
-    rewrite(&repo, &how, id).await;
+async fn assert_sound(repo: &Repository) {
     let all = CheckSpec { read_data: ReadData::All };
-    let report = check(&repo, None, &all, &ctx).await.unwrap();
+    let report = check(repo, None, &all, &Ctx::default()).await.unwrap();
     assert!(report.is_sound(), "{:?}", report.findings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_rewrite_said_in_the_index_before_it_lost_its_lock_is_taken_back() {
+    let how = Rewrite { files: without(&["secret"], &[]), ..NOTHING };
+    let ctx = Ctx::default();
+    for silent in [false, true] {
+        let dir = scratch();
+        let (memory, repo, id) = of_two_files(dir.path()).await;
+        let robbed = robbed(&memory, silent).await;
+        let guard = lock(&robbed, LockMode::Shared).await;
+        let snapshot = robbed.load_snapshot(&id).await.unwrap();
+        let mut rewriter = Rewriter::new(&robbed, &how, &ctx).await.unwrap();
+        let lost = rewriter.rewrite(&guard, id, &snapshot).await.unwrap_err();
+        drop(guard.release().await);
+        assert_taken_back(&memory, &repo, &lost).await;
+        assert_eq!(memory.ids(FileKind::Snapshot), [id]);
+
+        rewrite(&repo, &how, id).await;
+        assert_sound(&repo).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_recovery_said_in_the_index_before_it_lost_its_lock_is_taken_back() {
+    let (how, ctx) =
+        (Recover { host: "h".into(), username: "u".into(), ..Recover::default() }, Ctx::default());
+    for silent in [false, true] {
+        let dir = scratch();
+        let (memory, repo, id) = of_two_files(dir.path()).await;
+        memory.remove(FileKind::Snapshot, id);
+        let robbed = robbed(&memory, silent).await;
+        let guard = lock(&robbed, LockMode::Exclusive).await;
+        let lost = recover(&robbed, &guard, &how, &ctx).await.unwrap_err();
+        drop(guard.release().await);
+        assert_taken_back(&memory, &repo, &lost).await;
+
+        let guard = lock(&repo, LockMode::Exclusive).await;
+        assert_eq!(recover(&repo, &guard, &how, &ctx).await.unwrap().roots.len(), 1);
+        guard.release().await.unwrap();
+        assert_sound(&repo).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_repair_said_in_the_index_before_it_lost_its_lock_is_taken_back() {
+    let (how, ctx) = (RepairSnapshots { forget: true, ..RepairSnapshots::default() }, Ctx::default());
+    for silent in [false, true] {
+        let dir = scratch();
+        let (memory, repo, id) = of_two_files(dir.path()).await;
+        let index = repo.load_index(&ctx).await.unwrap();
+        let files = index.packs().iter().find(|pack| pack.has_data).unwrap().id;
+        memory.remove(FileKind::Pack, files);
+        let guard = lock(&repo, LockMode::Exclusive).await;
+        repair_index(&repo, &guard, RepairIndex::Mend, &ctx).await.unwrap();
+        guard.release().await.unwrap();
+        let all = repo.snapshots().await.unwrap();
+
+        let robbed = robbed(&memory, silent).await;
+        let guard = lock(&robbed, LockMode::Exclusive).await;
+        let lost = repair_snapshots(&robbed, &guard, &all, how, &ctx).await.unwrap_err();
+        drop(guard.release().await);
+        assert_taken_back(&memory, &repo, &lost).await;
+        assert_eq!(memory.ids(FileKind::Snapshot), [id], "the damaged one stays until the other is there");
+
+        let guard = lock(&repo, LockMode::Exclusive).await;
+        assert_eq!(repair_snapshots(&repo, &guard, &all, how, &ctx).await.unwrap()[0].losses.total, 2);
+        guard.release().await.unwrap();
+        assert_sound(&repo).await;
+    }
 }

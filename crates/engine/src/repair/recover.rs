@@ -90,7 +90,7 @@ pub fn recover<'a>(
         let (found, unreadable) = roots(repo, &index, &snapshots, ctx).await?;
         let report = RecoverReport { unreadable, ..RecoverReport::default() };
         let mut trees = TreeRewriter::new(repo, index, false, ctx)?;
-        let outcome = gather(repo, lock, how, (found, report), &mut trees, ctx).await;
+        let outcome = gather(repo, lock, how, found, report, &mut trees, ctx).await;
         trees.settle(lock, outcome).await
     })
 }
@@ -100,7 +100,8 @@ async fn gather(
     repo: &Repository,
     lock: &LockGuard,
     how: &Recover,
-    (found, mut report): (Vec<Id>, RecoverReport),
+    found: Vec<Id>,
+    mut report: RecoverReport,
     trees: &mut TreeRewriter<'_>,
     ctx: &Ctx,
 ) -> Result<RecoverReport> {
