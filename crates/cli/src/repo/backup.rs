@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use holdfast_engine::backup::{self, Ahead, BackupReport, BackupSpec, Parent, Trust, Unreadable};
+use holdfast_engine::backup::{
+    self, Ahead, BackupReport, BackupSpec, Checkpoints, Parent, Trust, Unreadable,
+};
 use holdfast_engine::event::Event;
 use holdfast_engine::format::snapshot::Snapshot;
 use holdfast_engine::id::Id;
@@ -173,6 +175,8 @@ fn spec(session: &Session<'_>, args: &Args, sources: &Sources) -> Result<BackupS
         program_version: concat!("holdfast ", env!("CARGO_PKG_VERSION")).to_owned(),
         compression: session.compression(),
         readers: readers(args.read_concurrency, &process_environment)?,
+        // Nothing goes on with a run that was killed.
+        checkpoints: Checkpoints::NEVER,
         ..BackupSpec::default()
     })
 }
