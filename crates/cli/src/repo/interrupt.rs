@@ -2,7 +2,7 @@
 //! nothing: with it `restic unlock` on the same machine asks whether the owner of a lock still lives.
 
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use holdfast_engine::error::{Error, ErrorKind, Result};
@@ -16,11 +16,11 @@ use crate::failure::Failure;
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Whether somebody wants the command to end.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Interrupt {
     once: CancellationToken,
     twice: CancellationToken,
-    listening: Arc<OnceLock<()>>,
+    listening: OnceLock<()>,
 }
 
 impl Interrupt {
